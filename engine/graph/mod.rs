@@ -1,0 +1,3 @@
+//! Graph files: from text to a plan.
+
+pub mod plan;

@@ -1,0 +1,109 @@
+//! The physical plan: what runs where, and what each source must deliver.
+//!
+//! A *tap* is one edge out of a source: it has its own sampler, bounded queue, budget and overflow policy, so a branch
+//! that drops never slows another. A `sample` right behind a source has no node of its own: it is part of its taps and
+//! runs on the source's thread.
+
+use std::sync::Arc;
+
+use operators::item::Kind;
+use operators::lease::Limits;
+use operators::operator::{InlineOperator, PoolOperator, Sink, Source};
+use operators::transforms::sample::Sampling;
+use serde::Serialize;
+
+/// A graph, ready to run.
+pub struct Plan {
+    pub graph: Arc<str>,
+    pub sources: Vec<PlannedSource>,
+    pub taps: Vec<PlannedTap>,
+    /// Every operator stands behind its inputs.
+    pub operators: Vec<PlannedOperator>,
+    pub sinks: Vec<PlannedSink>,
+    pub workers: usize,
+    pub pool_threads: usize,
+}
+
+pub struct PlannedSource {
+    pub name: Arc<str>,
+    pub type_name: &'static str,
+    pub source: Arc<dyn Source>,
+    /// Decoder threads that one stream uses.
+    pub decoder_threads: usize,
+}
+
+pub struct PlannedTap {
+    /// Index into [`Plan::sources`].
+    pub source: usize,
+    /// What flows out of it.
+    pub kind: Kind,
+    /// The `sample` node that was pushed down, with its name.
+    pub sample: Option<(Arc<str>, Sampling)>,
+    pub overflow: Overflow,
+    /// What one stream may have in memory behind this tap.
+    pub limits: Limits,
+}
+
+pub struct PlannedOperator {
+    pub name: Arc<str>,
+    pub type_name: &'static str,
+    pub work: Work,
+    pub inputs: Vec<Input>,
+    pub on_error: OnError,
+    /// A bound of its own in front of this node; only for nodes in the middle of a graph.
+    pub entry: Option<Entry>,
+}
+
+pub struct PlannedSink {
+    pub name: Arc<str>,
+    pub type_name: &'static str,
+    pub sink: Arc<dyn Sink>,
+    pub inputs: Vec<Input>,
+    pub on_error: OnError,
+    pub entry: Option<Entry>,
+}
+
+/// What runs a node's work.
+#[derive(Clone)]
+pub enum Work {
+    Inline(Arc<dyn InlineOperator>),
+    Pool(Arc<dyn PoolOperator>),
+}
+
+/// Where a node's items come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Index into [`Plan::taps`].
+    Tap(usize),
+    /// Index into [`Plan::operators`].
+    Operator(usize),
+}
+
+/// A dropping branch in the middle of a graph: it returns the source's credit at its entry and pays from its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub overflow: Overflow,
+    pub limits: Limits,
+}
+
+/// What happens to items when a queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// The producer waits.
+    Block,
+    /// The oldest waiting item is dropped.
+    DropOldest,
+    /// Arriving video is dropped until the next keyframe.
+    DropGop,
+}
+
+/// What an operator's error means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The item is rejected, an error record takes its place.
+    Reject,
+    /// The graph stops, with a failure.
+    Stop,
+}

@@ -1,0 +1,6 @@
+//! Turns a graph file into a running dataflow.
+
+pub mod cli;
+pub mod control;
+pub mod graph;
+pub mod runtime;

@@ -1,0 +1,3 @@
+//! Runs plans: workers, taps, offload, sinks, supervision.
+
+pub mod stats;

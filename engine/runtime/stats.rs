@@ -1,0 +1,148 @@
+//! What a running engine says of itself: the types behind `/stats`, `/health`, the live view and the summary.
+
+use std::collections::BTreeMap;
+
+use operators::lease::Counts;
+use serde::Serialize;
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub graphs: Vec<GraphReport>,
+    pub process: ProcessReport,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ProcessReport {
+    pub uptime_seconds: f64,
+    /// User and system time of the whole process.
+    pub cpu_seconds: f64,
+    pub resident_bytes: u64,
+    pub peak_resident_bytes: u64,
+    pub threads: u64,
+    pub workers: usize,
+    pub pool_threads: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphState {
+    /// Models load and warm up, sinks open.
+    Starting,
+    Running,
+    /// Told to stop: what is in flight is still delivered.
+    Draining,
+    Finished,
+    Failed,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct GraphReport {
+    pub name: String,
+    pub state: GraphState,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub running_seconds: f64,
+    /// The plan's worst-case memory of media in flight.
+    pub streams: Vec<StreamReport>,
+    pub nodes: Vec<NodeReport>,
+    pub total: Counts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamState {
+    Connecting,
+    Running,
+    Retrying,
+    Ended,
+    Stopped,
+    Failed,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamReport {
+    pub stream: String,
+    pub source: String,
+    pub location: String,
+    pub state: StreamState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Pictures that came out of the decoder, that were converted for somebody, and that were never decoded.
+    pub decoded: u64,
+    pub converted: u64,
+    pub skipped: u64,
+    /// Repairs by what was wrong (timestamps, corrupt packets).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub repaired: BTreeMap<&'static str, u64>,
+    /// Means since the stream started, of pictures read and of items delivered.
+    pub fps_in: f64,
+    pub fps_delivered: f64,
+    /// From decoded to accepted by the sink.
+    pub age_ms: Quantiles,
+    /// Milliseconds since the source last made progress.
+    pub idle_ms: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drops: Vec<Drops>,
+    /// Tap whose full budget keeps this source waiting just now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked_by: Option<String>,
+    /// Items and bytes in memory behind this stream's taps, now and at most.
+    pub held_items: u64,
+    pub held_bytes: u64,
+    pub held_bytes_peak: u64,
+    pub held_bytes_limit: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Quantiles {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Drops {
+    pub node: String,
+    pub reason: &'static str,
+    pub count: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeReport {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// `tap`, `inline`, `pool` or `sink`.
+    pub role: &'static str,
+    /// Items that came in, by worker.
+    pub items: Vec<u64>,
+    pub errors: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Time spent working, summed over threads.
+    pub busy_ms: f64,
+    /// Items waiting in front of it.
+    pub queued: u64,
+}
+
+/// Whether it works, and if not, what does not.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    pub ok: bool,
+    /// `starting`, `ok`, `failing` or `draining`.
+    pub status: &'static str,
+    /// One line for each thing that is wrong, naming graph, stream or node, and cause.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// Something that can be asked how it is doing. The control plane and the live view know the engine only by this.
+pub trait Observe: Send + Sync {
+    fn report(&self) -> Report;
+    fn health(&self) -> Health;
+}

@@ -1,0 +1,87 @@
+//! Errors of building and running nodes. Each carries the coordinates of its evidence; the runtime adds graph, node
+//! and stream where the operator does not know them.
+
+use std::time::Duration;
+
+/// A field of a node's configuration that cannot be used. `engine check` points at it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct FieldError {
+    /// Path inside the node's table, such as `model` or `has.person`; empty for the whole node.
+    pub field: String,
+    pub message: String,
+    /// What to do next, in one sentence.
+    pub hint: Option<String>,
+}
+
+impl FieldError {
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> FieldError {
+        FieldError { field: field.into(), message: message.into(), hint: None }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> FieldError {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// A node could not be made ready (a model does not load, a path cannot be created). The graph does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StartError {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl StartError {
+    pub fn new(message: impl Into<String>) -> StartError {
+        StartError { message: message.into(), hint: None }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> StartError {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// An operator failed on one item; the item is rejected and an error record takes its place.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ItemError {
+    #[error("{0}")]
+    Failed(String),
+    #[error("panicked: {0}")]
+    Panicked(String),
+    #[error("gave no answer within {0:?}")]
+    Late(Duration),
+}
+
+/// A sink could not take a batch; what was in it is lost.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SinkError {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// A source cannot go on with a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The input cannot be opened or read; `hint` says what to do.
+    #[error("{message}")]
+    Input { message: String, hint: Option<String> },
+    /// The outlet closed: the stream was stopped while the source was emitting. Not a failure.
+    #[error("the stream was stopped")]
+    Stopped,
+}
+
+impl SourceError {
+    pub fn input(message: impl Into<String>) -> SourceError {
+        SourceError::Input { message: message.into(), hint: None }
+    }
+
+    pub fn input_with_hint(message: impl Into<String>, hint: impl Into<String>) -> SourceError {
+        SourceError::Input { message: message.into(), hint: Some(hint.into()) }
+    }
+}

@@ -1,0 +1,1 @@
+//! The pool: threads that run CPU jobs for [`PoolOperator`]s.

@@ -1,0 +1,5 @@
+//! ONNX Runtime sessions, one for each model and thread.
+
+/// The sessions of one pool thread, shared between the nodes that run the same model.
+#[derive(Default)]
+pub struct Sessions {}

@@ -1,0 +1,552 @@
+//! What flows: items with their payloads, and the signals between them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Serialize, Serializer};
+
+use crate::lease::Lease;
+use crate::time::{MediaTime, TimeBase};
+
+/// The id of a stream: 1 to 128 of `A-Z a-z 0-9 _ . -`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(Arc<str>);
+
+impl StreamId {
+    pub fn new(id: &str) -> Option<StreamId> {
+        is_name(id).then(|| StreamId(id.into()))
+    }
+
+    /// The id of a stream that was given only as a path or URL: every other character becomes `_`.
+    pub fn sanitised(text: &str) -> StreamId {
+        let allowed = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '_' };
+        let id: String = text.chars().map(allowed).take(128).collect();
+        StreamId(if id.is_empty() { "stream".into() } else { id.into() })
+    }
+}
+
+/// Whether `text` may name a stream, a node or a graph.
+pub fn is_name(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+impl Deref for StreamId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for StreamId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, formatter)
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Serialize for StreamId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
+
+/// What a port carries. Checked before anything runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Encoded audio or video, as demuxed.
+    Packet,
+    /// A decoded picture.
+    Frame,
+    /// Decoded audio.
+    Samples,
+    /// What a model eats.
+    Tensor,
+    /// A finished media file.
+    Segment,
+    /// What people read.
+    Record,
+}
+
+impl Kind {
+    /// The plural that diagnostics use: "`sse` takes records, but `cam` makes frames".
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Kind::Packet => "packets",
+            Kind::Frame => "frames",
+            Kind::Samples => "samples",
+            Kind::Tensor => "tensors",
+            Kind::Segment => "segments",
+            Kind::Record => "records",
+        }
+    }
+}
+
+/// One thing that flows, with its share of memory and its claim on a fate.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub stream: StreamId,
+    /// The source's count of items of this port for the stream, from 0, before sampling, skipped pictures included.
+    pub seq: u64,
+    /// Time since the stream's first frame, in the stream's native ticks.
+    pub pts: MediaTime,
+    /// When the picture was decoded (wall clock).
+    pub time: SystemTime,
+    pub payload: Payload,
+    pub lease: Lease,
+}
+
+impl Item {
+    /// An item that was derived from this one: same stream, seq and times, the lease of something small.
+    pub fn derive(&self, payload: Payload) -> Item {
+        self.with(payload, self.lease.derived())
+    }
+
+    /// The same item with another payload of about the same size: it keeps the whole lease.
+    pub fn replace(&self, payload: Payload) -> Item {
+        self.with(payload, self.lease.clone())
+    }
+
+    fn with(&self, payload: Payload, lease: Lease) -> Item {
+        Item { stream: self.stream.clone(), seq: self.seq, pts: self.pts, time: self.time, payload, lease }
+    }
+}
+
+/// What an [`Item`] carries. One enum, so that one edge type serves every graph.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    Frame(Arc<Frame>),
+    Tensor(Arc<Tensor>),
+    Record(Arc<Record>),
+}
+
+impl Payload {
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Payload::Frame(_) => Kind::Frame,
+            Payload::Tensor(_) => Kind::Tensor,
+            Payload::Record(_) => Kind::Record,
+        }
+    }
+}
+
+/// What flows on an edge: items, and the signals between them, in order per stream. Signals need no lease and are
+/// never dropped.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The stream starts, or goes on in another format.
+    Open {
+        stream: StreamId,
+        info: Arc<StreamInfo>,
+    },
+    Item(Item),
+    /// Something is missing here: an interruption, a discarded state, drops.
+    Gap {
+        stream: StreamId,
+        gap: Gap,
+    },
+    /// Nothing more will come.
+    End {
+        stream: StreamId,
+        reason: EndReason,
+    },
+}
+
+impl Event {
+    pub fn stream(&self) -> &StreamId {
+        match self {
+            Event::Item(item) => &item.stream,
+            Event::Open { stream, .. } | Event::Gap { stream, .. } | Event::End { stream, .. } => stream,
+        }
+    }
+}
+
+/// Why a stretch of a stream is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// In plain words, for the record.
+    pub reason: String,
+    /// The next sequence number after the gap, where known.
+    pub seq: Option<u64>,
+}
+
+/// Why a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndReason {
+    /// The input is finished.
+    Eof,
+    /// Somebody stopped the stream, the graph or the engine.
+    Stopped,
+    /// The source cannot go on; the text says why.
+    Failed(String),
+}
+
+/// What is known when a stream opens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamInfo {
+    pub tracks: Vec<Track>,
+    /// Length of one tick of the `pts` of the video track's items.
+    pub time_base: TimeBase,
+    /// Seconds of media, where the container says so.
+    pub duration: Option<f64>,
+}
+
+/// One selected track of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Track {
+    /// The track's index in its container.
+    pub index: usize,
+    pub codec: String,
+    pub format: TrackFormat,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrackFormat {
+    /// `frame_rate` is the container's claim, frames a second, where it makes one.
+    Video {
+        width: u32,
+        height: u32,
+        frame_rate: Option<f64>,
+        has_b_frames: bool,
+    },
+    Audio {
+        sample_rate: u32,
+        channels: u32,
+    },
+}
+
+/// How the samples of a picture lie in memory. Chroma planes of subsampled formats have `ceil(size / 2)` samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PixelFormat {
+    /// Planes Y, U, V; chroma halved in both directions.
+    Yuv420p,
+    /// Planes Y, U, V; chroma halved horizontally.
+    Yuv422p,
+    /// Planes Y, U, V; all of full size.
+    Yuv444p,
+    /// Planes Y and interleaved UV; chroma halved in both directions.
+    Nv12,
+    /// One plane of luma.
+    Gray8,
+    /// One plane of interleaved R, G, B.
+    Rgb24,
+}
+
+impl PixelFormat {
+    pub const fn planes(self) -> usize {
+        match self {
+            PixelFormat::Yuv420p | PixelFormat::Yuv422p | PixelFormat::Yuv444p => 3,
+            PixelFormat::Nv12 => 2,
+            PixelFormat::Gray8 | PixelFormat::Rgb24 => 1,
+        }
+    }
+
+    /// Visible bytes a row and rows of plane `index` for a picture of `width` x `height` pixels.
+    pub const fn plane_size(self, index: usize, width: u32, height: u32) -> (usize, usize) {
+        let (w, h) = (width as usize, height as usize);
+        match (self, index) {
+            (PixelFormat::Rgb24, _) => (w * 3, h),
+            (_, 0) | (PixelFormat::Yuv444p, _) => (w, h),
+            (PixelFormat::Yuv420p, _) => (w.div_ceil(2), h.div_ceil(2)),
+            (PixelFormat::Yuv422p, _) => (w.div_ceil(2), h),
+            (PixelFormat::Nv12, _) => (w.div_ceil(2) * 2, h.div_ceil(2)),
+            (PixelFormat::Gray8, _) => (0, 0),
+        }
+    }
+
+    /// Visible bytes of a whole picture.
+    pub fn bytes(self, width: u32, height: u32) -> u64 {
+        (0..self.planes())
+            .map(|plane| {
+                let (row, rows) = self.plane_size(plane, width, height);
+                row as u64 * rows as u64
+            })
+            .sum()
+    }
+}
+
+/// The matrix of a YUV picture (ITU-R BT.601 or BT.709).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColorMatrix {
+    Bt601,
+    Bt709,
+}
+
+/// Whether luma spans 16..235 or 0..255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColorRange {
+    Limited,
+    Full,
+}
+
+/// Memory of a picture, whoever allocated it.
+pub trait PictureBuffer: Send + Sync {
+    /// All bytes of a plane, `stride` bytes a row, at least as many rows as the picture needs.
+    fn plane(&self, index: usize) -> &[u8];
+    /// Bytes from one row to the next.
+    fn stride(&self, index: usize) -> usize;
+}
+
+/// A decoded picture.
+pub struct Frame {
+    /// Visible size in pixels, cropping applied.
+    pub width: u32,
+    pub height: u32,
+    pub format: PixelFormat,
+    pub matrix: ColorMatrix,
+    pub range: ColorRange,
+    pub buffer: Box<dyn PictureBuffer>,
+    /// The picture's index in presentation order, where the source is finite.
+    pub index: Option<u64>,
+    /// What is really in the picture, where the source made it itself.
+    pub truth: Option<Vec<TrueObject>>,
+}
+
+impl Frame {
+    /// Bytes that this picture holds in memory, strides included.
+    pub fn bytes(&self) -> u64 {
+        (0..self.format.planes()).map(|plane| self.buffer.plane(plane).len() as u64).sum()
+    }
+
+    /// The visible rows of plane `index`.
+    pub fn rows(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        let (row, rows) = self.format.plane_size(index, self.width, self.height);
+        let (plane, stride) = (self.buffer.plane(index), self.buffer.stride(index));
+        (0..rows).map(move |y| &plane[y * stride..y * stride + row])
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Frame({}x{} {:?}", self.width, self.height, self.format)?;
+        match self.index {
+            Some(index) => write!(formatter, " #{index})"),
+            None => formatter.write_str(")"),
+        }
+    }
+}
+
+/// An object that a synthetic source drew, as ground truth.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrueObject {
+    pub label: &'static str,
+    /// `[x1, y1, x2, y2]` in pixels of the picture, clipped to it.
+    #[serde(rename = "box")]
+    pub bounds: [f32; 4],
+}
+
+/// What a model eats: one picture (batch 1).
+#[derive(Debug)]
+pub struct Tensor {
+    /// Without the batch dimension: `[3, H, W]` or `[H, W, 3]`.
+    pub shape: [usize; 3],
+    pub data: TensorData,
+    /// How the source picture lies in the tensor.
+    pub placement: Placement,
+    /// The source picture's index in presentation order, where its source is finite.
+    pub index: Option<u64>,
+}
+
+#[derive(Debug)]
+pub enum TensorData {
+    F32(Vec<f32>),
+    U8(Vec<u8>),
+}
+
+impl Tensor {
+    pub fn bytes(&self) -> u64 {
+        match &self.data {
+            TensorData::F32(values) => values.len() as u64 * 4,
+            TensorData::U8(values) => values.len() as u64,
+        }
+    }
+}
+
+/// How a source picture was placed into a model's input:
+/// `input = source * scale + offset`, per axis, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placement {
+    pub source_width: u32,
+    pub source_height: u32,
+    pub scale: [f32; 2],
+    pub offset: [f32; 2],
+}
+
+impl Placement {
+    /// Maps a box `[x1, y1, x2, y2]` of input pixels back to source pixels, clipped to the picture.
+    pub fn to_source(&self, bounds: [f32; 4]) -> [f32; 4] {
+        let limits = [self.source_width as f32, self.source_height as f32];
+        std::array::from_fn(|i| {
+            let axis = i % 2;
+            ((bounds[i] - self.offset[axis]) / self.scale[axis]).clamp(0.0, limits[axis])
+        })
+    }
+}
+
+/// What people read: one JSON object per result (documented in `docs/record.schema.json`).
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// `graph/node/stream/seq`: the record's identity.
+    pub id: String,
+    pub graph: Arc<str>,
+    pub node: Arc<str>,
+    pub stream: StreamId,
+    /// Absent where the record stands for no item (a gap or a status of the whole stream).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Seconds since the stream's first frame, to the microsecond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pts: Option<f64>,
+    /// RFC 3339, UTC: when the picture was decoded.
+    #[serde(serialize_with = "rfc3339")]
+    pub time: SystemTime,
+    /// Index of the picture in presentation order of a finite source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    #[serde(flatten)]
+    pub body: RecordBody,
+    /// Milliseconds by stage.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub timing_ms: BTreeMap<&'static str, f64>,
+}
+
+/// What a [`Record`] says, by its `kind`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum RecordBody {
+    Classification {
+        model: ModelName,
+        predictions: Vec<Prediction>,
+    },
+    Detection {
+        model: ModelName,
+        detections: Vec<Detection>,
+        counts: BTreeMap<Arc<str>, u64>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        has: BTreeMap<Arc<str>, bool>,
+    },
+    Checksum {
+        /// Hexadecimal MD5 of the visible planes, in order.
+        md5: String,
+    },
+    Gap {
+        reason: String,
+    },
+    Error {
+        message: String,
+    },
+    Status {
+        state: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+}
+
+impl RecordBody {
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            RecordBody::Classification { .. } => "classification",
+            RecordBody::Detection { .. } => "detection",
+            RecordBody::Checksum { .. } => "checksum",
+            RecordBody::Gap { .. } => "gap",
+            RecordBody::Error { .. } => "error",
+            RecordBody::Status { .. } => "status",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelName {
+    pub name: Arc<str>,
+    /// Hexadecimal SHA-256 of the model's file.
+    pub sha256: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    pub label: Arc<str>,
+    pub index: usize,
+    pub score: f32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Detection {
+    pub label: Arc<str>,
+    pub index: usize,
+    pub score: f32,
+    /// `[x1, y1, x2, y2]` in pixels of the source picture.
+    #[serde(rename = "box")]
+    pub bounds: [f32; 4],
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let stamp = jiff::Timestamp::try_from(*time).map_err(serde::ser::Error::custom)?;
+    serializer.collect_str(&format_args!("{stamp:.6}"))
+}
+
+/// Where a record comes from: the graph and the node that make it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub graph: Arc<str>,
+    pub node: Arc<str>,
+}
+
+impl Origin {
+    /// The record of this node for `item`. Size and frame index are those of the item's picture, where it has one.
+    pub fn record(&self, item: &Item, body: RecordBody) -> Record {
+        let (frame, width, height) = match &item.payload {
+            Payload::Frame(frame) => (frame.index, Some(frame.width), Some(frame.height)),
+            Payload::Tensor(tensor) => {
+                (tensor.index, Some(tensor.placement.source_width), Some(tensor.placement.source_height))
+            }
+            Payload::Record(record) => (record.frame, record.width, record.height),
+        };
+        Record {
+            id: format!("{}/{}/{}/{}", self.graph, self.node, item.stream, item.seq),
+            graph: self.graph.clone(),
+            node: self.node.clone(),
+            stream: item.stream.clone(),
+            seq: Some(item.seq),
+            pts: Some(item.pts.as_micros() as f64 / 1e6),
+            time: item.time,
+            frame,
+            width,
+            height,
+            body,
+            timing_ms: BTreeMap::new(),
+        }
+    }
+
+    /// A record of this node about the stream itself; `seq` is the next item's, where known.
+    pub fn signal(&self, stream: &StreamId, seq: Option<u64>, time: SystemTime, body: RecordBody) -> Record {
+        let number = seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string());
+        Record {
+            id: format!("{}/{}/{}/{}:{}", self.graph, self.node, stream, body.kind(), number),
+            graph: self.graph.clone(),
+            node: self.node.clone(),
+            stream: stream.clone(),
+            seq,
+            pts: None,
+            time,
+            frame: None,
+            width: None,
+            height: None,
+            body,
+            timing_ms: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The lease: what bounds memory (credit) and what accounts for every item (ack).
+//!
+//! timely's queues are unbounded. So a source thread takes a [`Lease`] for each item before it emits it, and the lease
+//! travels with the item. Its two halves are independent:
+//!
+//! - **credit**: a count and a number of bytes out of the stream's [`Budget`]. It comes back when the copy leaves
+//!   memory: the bytes when the last holder of the payload drops it, the count when the last item derived from it is
+//!   gone. A record keeps the count of the frame that it came from, so a stalled sink stops its source.
+//! - **ack**: the item's fate. Every branch that holds a clone gives a [`Verdict`], the worst of them counts, and the
+//!   [`Account`] of the stream is settled when the last clone is gone. A clone that is dropped without a verdict is
+//!   `lost`: forgetting an item is never silent.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// How one item ended. The order is the severity: over several branches the worst counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// An operator decided that it is not wanted (sampling, a threshold).
+    Filtered = 1,
+    /// A sink accepted everything that came of it.
+    Delivered = 2,
+    /// A declared overflow policy discarded it.
+    Dropped = 3,
+    /// An operator failed on it; the error record in its place was delivered.
+    Rejected = 4,
+    /// A crash, the drain deadline, a failed sink, or nobody gave a verdict.
+    Lost = 5,
+}
+
+impl Verdict {
+    pub const ALL: [Verdict; 5] =
+        [Verdict::Filtered, Verdict::Delivered, Verdict::Dropped, Verdict::Rejected, Verdict::Lost];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Filtered => "filtered",
+            Verdict::Delivered => "delivered",
+            Verdict::Dropped => "dropped",
+            Verdict::Rejected => "rejected",
+            Verdict::Lost => "lost",
+        }
+    }
+
+    const fn index(self) -> usize {
+        self as usize - 1
+    }
+}
+
+/// The books of one stream of one graph. `read` is raised where the source reads an item, a verdict where the item
+/// ends, `in_flight` by the items that are alive: three independent places, so conservation
+/// (`read == Σ verdicts + in_flight`) is a check and not a definition.
+#[derive(Debug)]
+pub struct Account {
+    read: AtomicU64,
+    in_flight: AtomicU64,
+    verdicts: [AtomicU64; 5],
+    /// Age in microseconds of delivered items, from decoding to the sink's acceptance.
+    ages: Mutex<Histogram<u64>>,
+    drops: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Account {
+            read: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            verdicts: Default::default(),
+            // One microsecond to an hour, two significant digits: about 20 KB a stream.
+            ages: Mutex::new(Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("constant bounds are valid")),
+            drops: Mutex::default(),
+        }
+    }
+}
+
+impl Account {
+    /// A source read `count` items.
+    pub fn read(&self, count: u64) {
+        self.read.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// An item ended that never had a lease (a picture that nobody asked for).
+    pub fn settle(&self, verdict: Verdict, count: u64) {
+        self.verdicts[verdict.index()].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Says where and why an item was dropped; its verdict is settled by its ack.
+    pub fn dropped_by(&self, node: &Arc<str>, reason: &'static str) {
+        *lock(&self.drops).entry((node.clone(), reason)).or_default() += 1;
+    }
+
+    pub fn snapshot(&self) -> Counts {
+        // Verdicts before `read`: while items flow, a snapshot may show more in flight, never more settled than read.
+        let verdict = |which: Verdict| self.verdicts[which.index()].load(Ordering::Acquire);
+        let mut counts = Counts {
+            filtered: verdict(Verdict::Filtered),
+            delivered: verdict(Verdict::Delivered),
+            dropped: verdict(Verdict::Dropped),
+            rejected: verdict(Verdict::Rejected),
+            lost: verdict(Verdict::Lost),
+            ..Counts::default()
+        };
+        counts.in_flight = self.in_flight.load(Ordering::Acquire);
+        counts.read = self.read.load(Ordering::Acquire);
+        counts
+    }
+
+    /// Ages of delivered items so far, in microseconds.
+    pub fn ages(&self) -> Histogram<u64> {
+        lock(&self.ages).clone()
+    }
+
+    /// Forgets the ages seen so far, so that a benchmark's warm-up does not count.
+    pub fn reset_ages(&self) {
+        lock(&self.ages).reset();
+    }
+
+    /// Drops by node and reason.
+    pub fn drops(&self) -> Vec<(Arc<str>, &'static str, u64)> {
+        lock(&self.drops).iter().map(|((node, reason), count)| (node.clone(), *reason, *count)).collect()
+    }
+}
+
+/// One reading of an [`Account`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    pub read: u64,
+    pub delivered: u64,
+    pub filtered: u64,
+    pub dropped: u64,
+    pub rejected: u64,
+    pub lost: u64,
+    pub in_flight: u64,
+}
+
+impl Counts {
+    /// Whether every item that was read is accounted for. Exact once nothing is running.
+    pub fn conserved(&self) -> bool {
+        self.read == self.delivered + self.filtered + self.dropped + self.rejected + self.lost + self.in_flight
+    }
+
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            read: self.read + other.read,
+            delivered: self.delivered + other.delivered,
+            filtered: self.filtered + other.filtered,
+            dropped: self.dropped + other.dropped,
+            rejected: self.rejected + other.rejected,
+            lost: self.lost + other.lost,
+            in_flight: self.in_flight + other.in_flight,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Fate {
+    account: Arc<Account>,
+    /// The worst verdict so far; 0 while there is none.
+    worst: AtomicU8,
+    born: Instant,
+    ended: Mutex<Option<Instant>>,
+}
+
+impl Fate {
+    fn raise(&self, verdict: Verdict) {
+        self.worst.fetch_max(verdict as u8, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Fate {
+    fn drop(&mut self) {
+        let worst = *self.worst.get_mut();
+        let verdict = Verdict::ALL.into_iter().find(|verdict| *verdict as u8 == worst).unwrap_or(Verdict::Lost);
+        if verdict == Verdict::Delivered
+            && let Some(ended) = *self.ended.get_mut().unwrap_or_else(PoisonError::into_inner)
+        {
+            let micros = u64::try_from(ended.saturating_duration_since(self.born).as_micros()).unwrap_or(u64::MAX);
+            lock(&self.account.ages).saturating_record(micros.max(1));
+        }
+        self.account.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.account.settle(verdict, 1);
+    }
+}
+
+/// One branch's claim on the fate of a source item. Cloning makes a further branch. Dropping one that was neither
+/// settled nor released is the verdict [`Verdict::Lost`].
+#[derive(Debug)]
+pub struct Ack {
+    fate: Option<Arc<Fate>>,
+}
+
+impl Ack {
+    /// Opens the books for a source item that is about to be emitted; `born` is when it was decoded.
+    pub fn new(account: &Arc<Account>, born: Instant) -> Ack {
+        account.in_flight.fetch_add(1, Ordering::AcqRel);
+        let fate = Fate { account: account.clone(), worst: AtomicU8::new(0), born, ended: Mutex::new(None) };
+        Ack { fate: Some(Arc::new(fate)) }
+    }
+
+    /// This branch ends here, with `verdict`.
+    pub fn settle(mut self, verdict: Verdict) {
+        if let Some(fate) = self.fate.take() {
+            fate.raise(verdict);
+        }
+    }
+
+    /// This branch ends here: a sink accepted it at `now`.
+    pub fn deliver(mut self, now: Instant) {
+        if let Some(fate) = self.fate.take() {
+            *lock(&fate.ended) = Some(now);
+            fate.raise(Verdict::Delivered);
+        }
+    }
+
+    /// Raises the verdict without ending the branch: an error record carries the ack of the item that it stands for.
+    pub fn raise(&self, verdict: Verdict) {
+        if let Some(fate) = &self.fate {
+            fate.raise(verdict);
+        }
+    }
+
+    /// Lets go without a vote: other branches (what an operator emitted or holds) speak for the item. If there is no
+    /// other branch and nobody raised a verdict, the item is lost.
+    pub fn release(mut self) {
+        self.fate = None;
+    }
+
+    /// When the source item was decoded.
+    pub fn born(&self) -> Option<Instant> {
+        self.fate.as_ref().map(|fate| fate.born)
+    }
+}
+
+impl Clone for Ack {
+    fn clone(&self) -> Self {
+        Ack { fate: self.fate.clone() }
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        if let Some(fate) = self.fate.take() {
+            fate.raise(Verdict::Lost);
+        }
+    }
+}
+
+/// How much of one stream may be in memory behind one subscription: so many items, so many bytes of payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    pub items: u32,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    items: u32,
+    bytes: u64,
+    high_water_bytes: u64,
+}
+
+/// A stream's credit account: blocks or refuses when what is in memory reaches its [`Limits`].
+#[derive(Debug)]
+pub struct Budget {
+    limits: Limits,
+    used: Mutex<Used>,
+    returned: Condvar,
+}
+
+/// Why no credit was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoCredit {
+    /// Everything is lent out just now.
+    Exhausted,
+    /// The item alone is larger than the whole budget: waiting cannot help.
+    TooLarge,
+}
+
+impl Budget {
+    pub fn new(limits: Limits) -> Arc<Budget> {
+        Arc::new(Budget { limits, used: Mutex::default(), returned: Condvar::new() })
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Items and bytes lent out just now, and the most bytes that ever were.
+    pub fn used(&self) -> (u32, u64, u64) {
+        let used = lock(&self.used);
+        (used.items, used.bytes, used.high_water_bytes)
+    }
+
+    /// Takes credit for one item of `bytes`, at once or not at all.
+    pub fn try_acquire(self: &Arc<Self>, bytes: u64) -> Result<Credit, NoCredit> {
+        self.take(&mut lock(&self.used), bytes)
+    }
+
+    /// As [`Budget::try_acquire`], but waits up to `at_most` (of real time) for credit to come back.
+    pub fn acquire_within(self: &Arc<Self>, bytes: u64, at_most: Duration) -> Result<Credit, NoCredit> {
+        let mut used = lock(&self.used);
+        if !self.fits(&used, bytes) && bytes <= self.limits.bytes {
+            used = self
+                .returned
+                .wait_timeout_while(used, at_most, |used| !self.fits(used, bytes))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        self.take(&mut used, bytes)
+    }
+
+    fn fits(&self, used: &Used, bytes: u64) -> bool {
+        used.items < self.limits.items && used.bytes + bytes <= self.limits.bytes
+    }
+
+    fn take(self: &Arc<Self>, used: &mut Used, bytes: u64) -> Result<Credit, NoCredit> {
+        if bytes > self.limits.bytes {
+            return Err(NoCredit::TooLarge);
+        }
+        if !self.fits(used, bytes) {
+            return Err(NoCredit::Exhausted);
+        }
+        used.items += 1;
+        used.bytes += bytes;
+        used.high_water_bytes = used.high_water_bytes.max(used.bytes);
+        Ok(Credit {
+            count: Arc::new(CountCredit { budget: self.clone() }),
+            bytes: Some(Arc::new(ByteCredit { budget: self.clone(), bytes })),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct CountCredit {
+    budget: Arc<Budget>,
+}
+
+impl Drop for CountCredit {
+    fn drop(&mut self) {
+        lock(&self.budget.used).items -= 1;
+        self.budget.returned.notify_one();
+    }
+}
+
+#[derive(Debug)]
+struct ByteCredit {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for ByteCredit {
+    fn drop(&mut self) {
+        lock(&self.budget.used).bytes -= self.bytes;
+        self.budget.returned.notify_one();
+    }
+}
+
+/// Credit that was taken for one item. Clones share it; it returns when the last one is gone.
+#[derive(Clone, Debug)]
+pub struct Credit {
+    count: Arc<CountCredit>,
+    #[expect(dead_code, reason = "returns the bytes when dropped")]
+    bytes: Option<Arc<ByteCredit>>,
+}
+
+/// What an item carries: its share of memory and its claim on a fate.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    pub credit: Option<Credit>,
+    pub ack: Ack,
+}
+
+impl Lease {
+    pub fn new(credit: Credit, ack: Ack) -> Lease {
+        Lease { credit: Some(credit), ack }
+    }
+
+    /// The lease of something small that was derived from this item (a record): it keeps the count, so that the
+    /// source stops when derived items pile up, and gives up the claim on the payload's bytes.
+    pub fn derived(&self) -> Lease {
+        let credit = self.credit.as_ref().map(|credit| Credit { count: credit.count.clone(), bytes: None });
+        Lease { credit, ack: self.ack.clone() }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here panics while it holds a lock, and counters are valid at every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "ages are not under test here")]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn opened(account: &Arc<Account>) -> Ack {
+        account.read(1);
+        Ack::new(account, Instant::now())
+    }
+
+    #[test]
+    fn an_item_without_a_verdict_is_lost() {
+        let account = Arc::new(Account::default());
+        drop(opened(&account));
+        opened(&account).release();
+        assert_eq!(account.snapshot(), Counts { read: 2, lost: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn an_item_in_hand_is_in_flight() {
+        let account = Arc::new(Account::default());
+        let ack = opened(&account);
+        assert_eq!(account.snapshot(), Counts { read: 1, in_flight: 1, ..Counts::default() });
+        ack.deliver(Instant::now());
+        assert_eq!(account.snapshot(), Counts { read: 1, delivered: 1, ..Counts::default() });
+        assert_eq!(account.ages().len(), 1);
+    }
+
+    #[test]
+    fn forgetting_an_item_breaks_conservation_visibly() {
+        let account = Arc::new(Account::default());
+        std::mem::forget(opened(&account));
+        assert_eq!(account.snapshot().in_flight, 1, "a leaked item stays in flight for ever");
+    }
+
+    #[test]
+    fn bytes_return_with_the_payload_and_the_count_with_the_last_record() {
+        let account = Arc::new(Account::default());
+        let budget = Budget::new(Limits { items: 1, bytes: 100 });
+        let lease = Lease::new(budget.try_acquire(100).unwrap(), opened(&account));
+        assert_eq!(budget.try_acquire(1).unwrap_err(), NoCredit::Exhausted);
+        let record = lease.derived();
+        lease.ack.release();
+        drop(lease.credit);
+        assert_eq!(budget.used(), (1, 0, 100));
+        record.ack.settle(Verdict::Delivered);
+        drop(record.credit);
+        assert_eq!(budget.used(), (0, 0, 100));
+    }
+
+    #[test]
+    fn an_item_larger_than_the_budget_is_refused_at_once() {
+        let budget = Budget::new(Limits { items: 8, bytes: 10 });
+        assert_eq!(budget.acquire_within(11, Duration::from_secs(3600)).unwrap_err(), NoCredit::TooLarge);
+    }
+
+    proptest! {
+        #[test]
+        fn the_worst_branch_counts_in_any_order(mut verdicts in proptest::collection::vec(1u8..=5, 1..8)) {
+            let account = Arc::new(Account::default());
+            let ack = opened(&account);
+            let branches: Vec<_> = verdicts.iter().map(|_| ack.clone()).collect();
+            ack.release();
+            for (branch, verdict) in branches.into_iter().zip(&verdicts) {
+                let verdict = Verdict::ALL[usize::from(*verdict) - 1];
+                if verdict == Verdict::Lost { drop(branch) } else { branch.settle(verdict) }
+            }
+            verdicts.sort_unstable();
+            let worst = Verdict::ALL[usize::from(*verdicts.last().unwrap()) - 1];
+            prop_assert_eq!(account.verdicts[worst.index()].load(Ordering::Relaxed), 1);
+            prop_assert!(account.snapshot().conserved());
+            prop_assert_eq!(account.snapshot().in_flight, 0);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What flows through the engine, and everything that makes, changes or takes it.
+//!
+//! This crate knows neither the dataflow system nor the control plane: `engine` depends on it, never the other way.
+//! Inside, `sources`, `transforms` and `sinks` use `media` and `inference`, and those use `item`. Adding an operator
+//! is one file and one line in [`OPERATORS`].
+
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod inference;
+pub mod item;
+pub mod lease;
+pub mod media;
+pub mod operator;
+pub mod sinks;
+pub mod sources;
+pub mod time;
+pub mod timestamps;
+pub mod transforms;
+
+use operator::Registration;
+
+/// Every type that a graph file may name.
+pub static OPERATORS: &[&Registration] = &[&transforms::sample::REGISTRATION];

@@ -1,0 +1,1 @@
+//! libav, behind safe types: the only place with `unsafe`.

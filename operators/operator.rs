@@ -1,0 +1,329 @@
+//! The contract between the engine and everything that makes, changes or takes items.
+//!
+//! A node of a graph is built once, from its configuration, by its [`Registration`]. What it becomes says how it runs:
+//!
+//! | built | state | runs on | for |
+//! |---|---|---|---|
+//! | [`Source`] | per stream | its own thread, may block | cameras, files |
+//! | [`InlineOperator`] | per stream | a dataflow worker, must not block | cheap work, well under a millisecond |
+//! | [`PoolOperator`] | per pool thread | the inference pool | CPU jobs: one item in, one payload out |
+//! | [`Sink`] | per node | the io runtime | files, networks, subscribers |
+//!
+//! The engine, not the operator, keeps order per stream, deadlines, panics, error records and leases.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::config::Field;
+use crate::error::{FieldError, ItemError, SinkError, SourceError, StartError};
+use crate::inference::model::Catalog;
+use crate::inference::session::Sessions;
+use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Payload, Record, StreamId, StreamInfo};
+use crate::lease::Verdict;
+use crate::time::MediaTime;
+
+/// What part a registered type plays in a graph; the table that it is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    Source,
+    Operator,
+    Sink,
+}
+
+impl Role {
+    /// The top-level table of the graph file: `sources`, `operators` or `sinks`.
+    pub const fn table(self) -> &'static str {
+        match self {
+            Role::Source => "sources",
+            Role::Operator => "operators",
+            Role::Sink => "sinks",
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Source => "source",
+            Role::Operator => "operator",
+            Role::Sink => "sink",
+        }
+    }
+}
+
+/// What comes out of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Produces {
+    Nothing,
+    /// One of these; the consumer's demand chooses.
+    Kinds(&'static [Kind]),
+    /// Whatever came in.
+    SameAsInput,
+}
+
+/// Where a node's work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// A thread for each stream (sources).
+    Thread,
+    /// On the dataflow worker.
+    Inline,
+    /// In the inference pool.
+    Pool,
+    /// On the io runtime (sinks).
+    Io,
+}
+
+/// One line of the registry: everything that `check`, `list` and the reference need to know of a type.
+pub struct Registration {
+    /// What a graph file writes as `type`.
+    pub name: &'static str,
+    pub role: Role,
+    /// One sentence for lists.
+    pub summary: &'static str,
+    pub execution: Execution,
+    pub accepts: &'static [Kind],
+    pub produces: Produces,
+    /// The fields of the node's table, beside those that every node takes (`type`, `inputs`, `budget`, …).
+    pub fields: &'static [Field],
+    /// A complete node table that builds, for the reference.
+    pub example: &'static str,
+    /// Builds the node from its table, in which every value has been substituted and checked against `fields`.
+    pub build: fn(&BuildContext, toml::Table) -> Result<Built, Vec<FieldError>>,
+}
+
+/// What a node may know of its surroundings.
+#[derive(Clone)]
+pub struct BuildContext {
+    pub origin: Origin,
+    /// Relative paths in the graph are relative to this folder (the working directory of the process).
+    pub folder: PathBuf,
+    pub models: Arc<Catalog>,
+    pub clock: Arc<dyn Clock>,
+    /// Where the `sse` sink publishes.
+    pub publisher: Arc<dyn Publisher>,
+}
+
+/// Takes records for subscribers. The control plane implements it; without one, records go nowhere.
+pub trait Publisher: Send + Sync {
+    /// Must not block: a slow subscriber loses its own oldest events.
+    fn publish(&self, record: &Arc<Record>);
+}
+
+/// A publisher without subscribers.
+pub struct NoPublisher;
+
+impl Publisher for NoPublisher {
+    fn publish(&self, _record: &Arc<Record>) {}
+}
+
+/// A node, ready to be planned.
+#[derive(Clone)]
+pub enum Built {
+    Source(Arc<dyn Source>),
+    /// Does its work inline and may be pushed into a source's own thread (see [`crate::transforms::sample`]).
+    Inline(Arc<dyn InlineOperator>),
+    Pool(Arc<dyn PoolOperator>),
+    Sink(Arc<dyn Sink>),
+}
+
+/// Something that a node owns alone, such as a file that it writes. Two owners of one are a mistake in the graph.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Resource {
+    Path(PathBuf),
+}
+
+/// A stream that a source's configuration declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSpec {
+    pub id: StreamId,
+    /// Where it comes from, for people, secrets left out.
+    pub location: String,
+}
+
+/// How much a picture of this source takes, where that is known before it opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ItemSize {
+    /// Bytes of one item.
+    Known(u64),
+    Unknown,
+}
+
+/// Makes items of streams. Blocking calls are allowed, each with a deadline: every stream has a thread of its own.
+pub trait Source: Send + Sync {
+    /// The streams that the configuration declares, in order.
+    fn streams(&self) -> Vec<StreamSpec>;
+
+    /// Whether time passes while it is read (a camera, a file paced by its timestamps): then the default is to drop
+    /// rather than to block.
+    fn is_live(&self) -> bool;
+
+    /// Whether its streams end by themselves.
+    fn is_finite(&self) -> bool;
+
+    /// Bytes of one frame, for the memory bound; the first stream that is known.
+    fn frame_size(&self) -> ItemSize;
+
+    /// Decoder threads that one stream uses, for the plan; `running` streams share the machine.
+    fn decoder_threads(&self, cores: usize, running: usize) -> usize;
+
+    /// Reads `stream` until it ends or [`Outlet::stopping`] says so. Runs on the stream's own thread.
+    fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError>;
+}
+
+/// What became of a frame that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// At least one subscriber got it.
+    Emitted,
+    /// Nobody wanted it, or policy dropped it.
+    NotEmitted,
+}
+
+/// What a source writes to. Implemented by the engine's taps, and by the harness of the unit tests.
+pub trait Outlet {
+    fn clock(&self) -> &Arc<dyn Clock>;
+
+    /// Whether the source should return [`EndReason::Stopped`] soon. Look at least ten times a second.
+    fn stopping(&self) -> bool;
+
+    /// How many decoder threads this stream may use.
+    fn decoder_threads(&self) -> usize;
+
+    /// The stream starts, or goes on in another format.
+    fn open(&mut self, info: StreamInfo);
+
+    /// Something is missing here.
+    fn gap(&mut self, gap: Gap);
+
+    /// Called for each video packet in decoding order, `pts` relative to the first frame: could any subscriber want
+    /// this packet's picture? `false` means: may be left undecoded if no other picture needs it.
+    fn wants_packet(&mut self, pts: MediaTime) -> bool;
+
+    /// `count` pictures were read and left undecoded because nobody wanted them.
+    fn skipped(&mut self, count: u64);
+
+    /// A picture was decoded: called in presentation order, `pts` relative to the first frame, `seq` the picture's
+    /// number with skipped ones counted. Where somebody wants it, `make` is called once to convert it into a frame;
+    /// this may block until there is credit. `Err(Stopped)` when the stream was stopped meanwhile; `make`'s error is
+    /// reported in the frame's place.
+    fn frame(
+        &mut self,
+        seq: u64,
+        pts: MediaTime,
+        make: &mut dyn FnMut() -> Result<Frame, ItemError>,
+    ) -> Result<Offered, SourceError>;
+
+    /// Something in the input was repaired or is corrupt, and the stream goes on: counted by `what`, and logged once.
+    fn repaired(&mut self, what: &'static str, detail: &str);
+}
+
+/// Waits on the outlet's clock until `deadline` or until the stream is told to stop; `false` in the latter case.
+pub fn wait_until(outlet: &dyn Outlet, deadline: Instant) -> bool {
+    while outlet.clock().now() < deadline {
+        if outlet.stopping() {
+            return false;
+        }
+        outlet.clock().wait(deadline, Duration::from_millis(50));
+    }
+    !outlet.stopping()
+}
+
+/// An operator that works on the dataflow worker. Holds configuration; the state is per stream.
+pub trait InlineOperator: Send + Sync {
+    /// The state of one stream.
+    fn start(&self, stream: &StreamId) -> Box<dyn StreamOperator>;
+
+    /// The sampling that this operator does, if that is all it does: the planner pushes it into the source.
+    fn sampling(&self) -> Option<crate::transforms::sample::Sampling> {
+        None
+    }
+}
+
+/// One stream's state in an inline operator. It may be handed to another generation of the graph.
+pub trait StreamOperator: Any + Send {
+    fn open(&mut self, _info: &Arc<StreamInfo>, _out: &mut Output) {}
+
+    /// Works on one item. The engine keeps its own claim on the item until this returns: an error or a panic rejects
+    /// it, `Ok` lets go of it. So an operator emits, holds a clone, or settles a verdict ([`Output::settle`]);
+    /// doing none of these loses the item.
+    fn item(&mut self, item: &Item, out: &mut Output) -> Result<(), ItemError>;
+
+    fn gap(&mut self, _gap: &Gap, _out: &mut Output) {}
+
+    fn end(&mut self, _reason: &EndReason, _out: &mut Output) {}
+}
+
+/// Where an inline operator puts what it makes.
+#[derive(Default)]
+pub struct Output {
+    items: Vec<Item>,
+}
+
+impl Output {
+    /// Passes `item` on. Emit a clone of the input, or something derived from it.
+    pub fn emit(&mut self, item: Item) {
+        self.items.push(item);
+    }
+
+    /// The input ends here, with `verdict`.
+    pub fn settle(&mut self, item: &Item, verdict: Verdict) {
+        item.lease.ack.raise(verdict);
+    }
+
+    /// Takes what was emitted so far.
+    pub fn drain(&mut self) -> impl Iterator<Item = Item> {
+        self.items.drain(..)
+    }
+}
+
+/// An operator whose work is a CPU job: one payload for each item, in any order; the engine puts results back in
+/// stream order.
+pub trait PoolOperator: Send + Sync {
+    /// Makes what one pool thread needs (a session, scratch memory) and warms it up. Called on that thread, before
+    /// the graph counts as running. Sessions are shared between the nodes of one thread through `sessions`.
+    fn runner(&self, sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError>;
+
+    /// A job that takes longer is given up: an error record takes its place.
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    /// Upper bound, in bytes, of what one pool thread allocates for this node, for the plan.
+    fn memory(&self) -> u64;
+
+    /// The model that it runs, for the plan and for statistics.
+    fn model(&self) -> Option<Arc<str>> {
+        None
+    }
+}
+
+/// One pool thread's part of a [`PoolOperator`]. Not `Send`: it lives and dies on its thread.
+pub trait Runner {
+    fn run(&mut self, item: &Item) -> Result<Payload, ItemError>;
+}
+
+/// Takes what comes out of a graph.
+pub trait Sink: Send + Sync {
+    /// Opens it (creates the file, connects). Called once, before the graph counts as running.
+    fn start(&self) -> Result<Box<dyn SinkWriter>, StartError>;
+
+    /// What it owns alone.
+    fn resources(&self) -> Vec<Resource> {
+        Vec::new()
+    }
+}
+
+/// The open end of a [`Sink`]; one for each node, fed by all workers, in order per stream.
+#[async_trait::async_trait]
+pub trait SinkWriter: Send {
+    /// Takes a batch, signals included. `Ok`: all of it is accepted, and the engine acknowledges its items as
+    /// delivered. `Err`: none of it counts as accepted, and its items are lost.
+    async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError>;
+
+    /// Nothing more comes: flush what is buffered.
+    async fn close(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,5 @@
+//! Sinks: what takes items out of a graph.
+
+pub mod blackhole;
+pub mod file;
+pub mod sse;

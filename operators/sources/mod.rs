@@ -1,0 +1,4 @@
+//! Sources: what makes items.
+
+pub mod file;
+pub mod synthetic;

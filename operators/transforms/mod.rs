@@ -1,0 +1,7 @@
+//! Operators: what changes items.
+
+pub mod checksum;
+pub mod classify;
+pub mod detect;
+pub mod preprocess;
+pub mod sample;

@@ -23,4 +23,5 @@ pub mod transforms;
 use operator::Registration;
 
 /// Every type that a graph file may name.
-pub static OPERATORS: &[&Registration] = &[&transforms::sample::REGISTRATION];
+pub static OPERATORS: &[&Registration] =
+    &[&sources::file::REGISTRATION, &transforms::checksum::REGISTRATION, &transforms::sample::REGISTRATION];

@@ -1,4 +1,5 @@
 //! Sources: what makes items.
 
 pub mod file;
+mod playback;
 pub mod synthetic;

@@ -21,4 +21,4 @@ pub mod transforms;
 use operator::Registration;
 
 /// Every type that a graph file may name.
-pub static OPERATORS: &[&Registration] = &[&transforms::sample::REGISTRATION];
+pub static OPERATORS: &[&Registration] = &[&sources::synthetic::REGISTRATION, &transforms::sample::REGISTRATION];

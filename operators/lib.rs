@@ -14,6 +14,8 @@ pub mod media;
 pub mod operator;
 pub mod sinks;
 pub mod sources;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod timestamps;
 pub mod transforms;

@@ -1,5 +1,3 @@
-//! ONNX Runtime sessions, one for each model and thread.
-
-/// The sessions of one pool thread, shared between the nodes that run the same model.
+//! x
 #[derive(Default)]
 pub struct Sessions {}

@@ -25,6 +25,7 @@ use operator::Registration;
 /// Every type that a graph file may name.
 pub static OPERATORS: &[&Registration] = &[
     &sources::file::REGISTRATION,
+    &sources::synthetic::REGISTRATION,
     &transforms::checksum::REGISTRATION,
     &transforms::classify::REGISTRATION,
     &transforms::detect::REGISTRATION,

@@ -14,6 +14,8 @@ pub mod media;
 pub mod operator;
 pub mod sinks;
 pub mod sources;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod timestamps;
 pub mod transforms;
@@ -21,4 +23,12 @@ pub mod transforms;
 use operator::Registration;
 
 /// Every type that a graph file may name.
-pub static OPERATORS: &[&Registration] = &[&transforms::sample::REGISTRATION];
+pub static OPERATORS: &[&Registration] = &[
+    &sources::file::REGISTRATION,
+    &sources::synthetic::REGISTRATION,
+    &transforms::checksum::REGISTRATION,
+    &transforms::classify::REGISTRATION,
+    &transforms::detect::REGISTRATION,
+    &transforms::preprocess::REGISTRATION,
+    &transforms::sample::REGISTRATION,
+];

@@ -1,5 +1,9 @@
-//! Models, sessions and the pool.
+//! Models: their manifests, their sessions, what their outputs mean, and the pool that runs them.
 
+pub mod decode;
+pub mod hashes;
+pub mod manifest;
 pub mod model;
 pub mod pool;
+pub mod runtime;
 pub mod session;

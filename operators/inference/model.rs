@@ -1,5 +1,507 @@
-//! The catalog of models: manifests, found by name.
+//! The catalog of models: manifests found by name, their files found and verified, their labels read.
+//!
+//! A catalog searches a list of folders. The first folder that holds `NAME.toml` defines the model; the files that the
+//! manifest names lie beside it or in any folder of the list, so that manifests may be kept apart from weights.
 
-/// Every model that graphs may name.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::FieldError;
+use crate::inference::hashes::HashCache;
+use crate::inference::manifest::{Defaults, InputFields, InputSpec, LabelSource, Manifest, OutputSpec};
+use crate::item::ModelName;
+
+/// The environment variable that lists folders of models, separated as in `PATH`.
+pub const SEARCH_VARIABLE: &str = "ENGINE_MODELS";
+
+/// A model that is ready to be loaded: its file is there and is the one that its manifest means.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub name: ModelName,
+    /// The ONNX file.
+    pub path: PathBuf,
+    /// Size of the ONNX file in bytes.
+    pub bytes: u64,
+    pub licence: String,
+    pub summary: Option<String>,
+    /// Name of the model's input.
+    pub input_name: String,
+    /// The input as the manifest writes it, for nodes that override parts of it.
+    pub input_fields: InputFields,
+    pub input: InputSpec,
+    pub output: OutputSpec,
+    pub labels: Labels,
+    pub defaults: Defaults,
+    pub evaluation: Option<toml::Table>,
+}
+
+impl Model {
+    /// Upper bound, in bytes, of what one session takes: the weights as they are, once more rearranged for the CPU,
+    /// and what lies between the layers.
+    pub fn memory(&self) -> u64 {
+        3 * self.bytes + 12 * self.input.bytes() + (16 << 20)
+    }
+}
+
+/// The classes of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    names: Vec<Arc<str>>,
+    /// The model's own numbers, where they are not positions.
+    ids: Option<BTreeMap<i64, usize>>,
+}
+
+impl Labels {
+    /// Labels whose numbers are their positions.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Labels {
+        Labels { names: names.into_iter().map(label).collect(), ids: None }
+    }
+
+    pub fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Position of the label `name`.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|label| **label == *name)
+    }
+
+    /// Position of the class that the model calls `id`.
+    pub fn position_of_id(&self, id: i64) -> Option<usize> {
+        match &self.ids {
+            Some(ids) => ids.get(&id).copied(),
+            None => usize::try_from(id).ok().filter(|index| *index < self.names.len()),
+        }
+    }
+}
+
+/// A label is what stands before the first comma: synonyms follow it.
+fn label(line: &str) -> Arc<str> {
+    line.split(',').next().unwrap_or_default().trim().into()
+}
+
+/// Why a model cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelError {
+    /// No folder holds a manifest of that name.
+    Unknown { name: String, known: Vec<String>, searched: Vec<PathBuf> },
+    /// The manifest is not what a manifest should be.
+    Manifest { name: String, path: PathBuf, message: String },
+    /// The manifest names a file that no folder holds.
+    FileMissing { name: String, file: String, searched: Vec<PathBuf> },
+    /// A file is there but cannot be read.
+    Unreadable { name: String, path: PathBuf, message: String },
+    /// The file is another one than the manifest means.
+    HashWrong { name: String, path: PathBuf, expected: String, actual: String },
+    /// The label file does not fit the model.
+    LabelCount { name: String, path: PathBuf, expected: usize, actual: usize },
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelError::Unknown { name, .. } => write!(formatter, "there is no model `{name}`"),
+            ModelError::Manifest { name, path, message } => {
+                write!(formatter, "the manifest of model `{name}`, {}, cannot be used: {message}", path.display())
+            }
+            ModelError::FileMissing { name, file, searched } => {
+                write!(formatter, "model `{name}` needs the file `{file}`, which is in none of {}", folders(searched))
+            }
+            ModelError::Unreadable { name, path, message } => {
+                write!(formatter, "model `{name}`: {} cannot be read: {message}", path.display())
+            }
+            ModelError::HashWrong { name, path, expected, actual } => write!(
+                formatter,
+                "model `{name}`: {} has the SHA-256 {actual}, but its manifest expects {expected}",
+                path.display()
+            ),
+            ModelError::LabelCount { name, path, expected, actual } => write!(
+                formatter,
+                "model `{name}`: the labels in {} are {actual}, but the model has {expected} classes",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ModelError {}
+
+impl ModelError {
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        match self {
+            ModelError::Unknown { name, known, searched } => {
+                let closest = closest(name, known.iter().map(String::as_str));
+                match (closest, known.is_empty()) {
+                    (Some(closest), _) => format!("did you mean `{closest}`?"),
+                    (None, false) => format!("known models: {}", known.join(", ")),
+                    (None, true) => format!(
+                        "no manifests are in {}; set {SEARCH_VARIABLE} to the folders of your models",
+                        folders(searched)
+                    ),
+                }
+            }
+            ModelError::Manifest { .. } => "correct the manifest; `models/` has examples".into(),
+            ModelError::FileMissing { file, .. } => {
+                format!("put `{file}` beside the manifest, or set {SEARCH_VARIABLE} to the folder that holds it")
+            }
+            ModelError::Unreadable { .. } => "make the file readable for this user".into(),
+            ModelError::HashWrong { .. } => {
+                "fetch the file again, or put the new hash into the manifest if the change is meant".into()
+            }
+            ModelError::LabelCount { .. } => "use the label file that belongs to this model".into(),
+        }
+    }
+
+    /// The same as a mistake in a node's field `field`.
+    pub fn at(&self, field: &str) -> FieldError {
+        FieldError::new(field, self.to_string()).hint(self.hint())
+    }
+}
+
+fn folders(folders: &[PathBuf]) -> String {
+    if folders.is_empty() {
+        return "the search path (it is empty)".into();
+    }
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The candidate that `name` may be a misspelling of.
+pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(similarity, _)| *similarity >= 0.8)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Every model that graphs may name. The default one is empty.
 #[derive(Debug, Default)]
-pub struct Catalog {}
+pub struct Catalog {
+    folders: Vec<PathBuf>,
+    manifests: BTreeMap<String, PathBuf>,
+    hashes: HashCache,
+    /// Models that were asked for and are sound.
+    loaded: Mutex<BTreeMap<String, Arc<Model>>>,
+}
+
+impl Catalog {
+    /// The catalog of `folders`, first come first served; folders that are not there are passed over. Remembers
+    /// hashes in the user's cache folder.
+    pub fn open(folders: impl IntoIterator<Item = PathBuf>) -> Catalog {
+        Catalog::with_hashes(folders, HashCache::open(HashCache::user_file()))
+    }
+
+    /// As [`Catalog::open`], with a cache of hashes of the caller's choice.
+    pub fn with_hashes(folders: impl IntoIterator<Item = PathBuf>, hashes: HashCache) -> Catalog {
+        let mut unique: Vec<PathBuf> = Vec::new();
+        for folder in folders {
+            if folder.is_dir() && !unique.contains(&folder) {
+                unique.push(folder);
+            }
+        }
+        let mut manifests = BTreeMap::new();
+        for folder in &unique {
+            let Ok(entries) = fs::read_dir(folder) else { continue };
+            for path in entries.flatten().map(|entry| entry.path()) {
+                let is_manifest = path.extension().is_some_and(|extension| extension == "toml");
+                if let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
+                    && is_manifest
+                {
+                    manifests.entry(name.to_owned()).or_insert(path);
+                }
+            }
+        }
+        Catalog { folders: unique, manifests, hashes, loaded: Mutex::default() }
+    }
+
+    /// Where models are looked for: the folders of `ENGINE_MODELS`, `models` of the working directory, and those of
+    /// the installation: `models` beside the binary or in a folder above it, and `../share/engine/models`.
+    pub fn search_path() -> Vec<PathBuf> {
+        let mut folders: Vec<PathBuf> = std::env::var_os(SEARCH_VARIABLE)
+            .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
+            .unwrap_or_default();
+        folders.push(PathBuf::from("models"));
+        if let Ok(binary) = std::env::current_exe() {
+            folders.extend(binary.ancestors().skip(1).map(|folder| folder.join("models")).find(|path| path.is_dir()));
+            folders.extend(binary.parent().and_then(Path::parent).map(|prefix| prefix.join("share/engine/models")));
+        }
+        folders
+    }
+
+    /// The names of all manifests, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.manifests.keys().map(String::as_str)
+    }
+
+    /// The folders that are searched.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// The model `name`, with its file verified and its labels read.
+    pub fn get(&self, name: &str) -> Result<Arc<Model>, ModelError> {
+        if let Some(model) = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(self.load(name)?);
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), model.clone());
+        Ok(model)
+    }
+
+    /// The manifest of `name`, without looking at the files that it names.
+    pub fn manifest(&self, name: &str) -> Result<Manifest, ModelError> {
+        let path = self.manifests.get(name).ok_or_else(|| ModelError::Unknown {
+            name: name.to_owned(),
+            known: self.names().map(str::to_owned).collect(),
+            searched: self.folders.clone(),
+        })?;
+        let text = fs::read_to_string(path).map_err(|error| unreadable(name, path, &error))?;
+        toml::from_str(&text).map_err(|error| ModelError::Manifest {
+            name: name.to_owned(),
+            path: path.clone(),
+            message: error.to_string().trim_end().to_owned(),
+        })
+    }
+
+    fn load(&self, name: &str) -> Result<Model, ModelError> {
+        let manifest = self.manifest(name)?;
+        let manifest_path = &self.manifests[name];
+        let wrong =
+            |message: String| ModelError::Manifest { name: name.to_owned(), path: manifest_path.clone(), message };
+
+        let input = manifest.input.resolve().map_err(|mistakes| {
+            let messages: Vec<String> = mistakes.into_iter().map(|mistake| mistake.message).collect();
+            wrong(format!("[input]: {}", messages.join("; ")))
+        })?;
+        let input_name = manifest.input.name.clone().ok_or_else(|| wrong("[input] has no `name`".into()))?;
+        check_output(&manifest, &input).map_err(wrong)?;
+        let labels = self.labels(name, manifest_path, &manifest.labels)?;
+
+        let path = self.find(name, manifest_path, &manifest.file)?;
+        let bytes = fs::metadata(&path).map_err(|error| unreadable(name, &path, &error))?.len();
+        let actual = self.hashes.sha256(&path).map_err(|error| unreadable(name, &path, &error))?;
+        let expected = manifest.sha256.to_ascii_lowercase();
+        if actual != expected {
+            return Err(ModelError::HashWrong { name: name.to_owned(), path, expected, actual });
+        }
+        Ok(Model {
+            name: ModelName { name: name.into(), sha256: actual.into() },
+            path,
+            bytes,
+            licence: manifest.licence,
+            summary: manifest.summary,
+            input_name,
+            input_fields: manifest.input,
+            input,
+            output: manifest.output,
+            labels,
+            defaults: manifest.defaults,
+            evaluation: manifest.evaluation,
+        })
+    }
+
+    fn labels(&self, name: &str, manifest: &Path, source: &LabelSource) -> Result<Labels, ModelError> {
+        let wrong = |message: &str| ModelError::Manifest {
+            name: name.to_owned(),
+            path: manifest.to_owned(),
+            message: format!("[labels]: {message}"),
+        };
+        let (mut labels, path) = match (&source.file, &source.names) {
+            (Some(file), None) => {
+                let path = self.find(name, manifest, file)?;
+                let text = fs::read_to_string(&path).map_err(|error| unreadable(name, &path, &error))?;
+                (Labels::new(text.lines().filter(|line| !line.trim().is_empty())), path)
+            }
+            (None, Some(names)) => (Labels::new(names.iter().map(String::as_str)), manifest.to_owned()),
+            _ => return Err(wrong("write either `file` or `names`")),
+        };
+        let count_wrong = |expected| ModelError::LabelCount {
+            name: name.to_owned(),
+            path: path.clone(),
+            expected,
+            actual: labels.len(),
+        };
+        if let Some(expected) = source.count.filter(|count| *count != labels.len()) {
+            return Err(count_wrong(expected));
+        }
+        if labels.is_empty() {
+            return Err(wrong("a model has at least one class"));
+        }
+        if let Some(ids) = &source.ids {
+            if ids.len() != labels.len() {
+                return Err(count_wrong(ids.len()));
+            }
+            let by_id: BTreeMap<i64, usize> = ids.iter().copied().zip(0..).collect();
+            if by_id.len() != ids.len() {
+                return Err(wrong("`ids` holds a number twice"));
+            }
+            labels.ids = Some(by_id);
+        }
+        Ok(labels)
+    }
+
+    /// The file that a manifest names: beside it, or in the first folder of the search path that holds it.
+    fn find(&self, name: &str, manifest: &Path, file: &str) -> Result<PathBuf, ModelError> {
+        let beside = manifest.parent().map(Path::to_owned);
+        let mut searched = Vec::new();
+        for folder in beside.into_iter().chain(self.folders.iter().cloned()) {
+            let path = folder.join(file);
+            if path.is_file() {
+                return Ok(path);
+            }
+            if !searched.contains(&folder) {
+                searched.push(folder);
+            }
+        }
+        Err(ModelError::FileMissing { name: name.to_owned(), file: file.to_owned(), searched })
+    }
+}
+
+fn unreadable(name: &str, path: &Path, error: &std::io::Error) -> ModelError {
+    ModelError::Unreadable { name: name.to_owned(), path: path.to_owned(), message: error.to_string() }
+}
+
+/// Whether outputs and defaults make sense together with the input.
+fn check_output(manifest: &Manifest, input: &InputSpec) -> Result<(), String> {
+    use crate::inference::manifest::InputSize;
+
+    let Defaults { threshold, nms } = manifest.defaults;
+    for (field, value) in [("threshold", threshold), ("nms", nms)] {
+        if value.is_some_and(|value| !(0.0..=1.0).contains(&value)) {
+            return Err(format!("[defaults]: `{field}` must be 0 to 1"));
+        }
+    }
+    if let OutputSpec::Yolox { strides, .. } = &manifest.output {
+        let InputSize::Fixed { width, height } = input.size else {
+            return Err("[output]: `yolox` needs an input with `width` and `height`".into());
+        };
+        if strides.is_empty() {
+            return Err("[output]: `strides` is empty".into());
+        }
+        if let Some(stride) =
+            strides.iter().find(|stride| **stride == 0 || width % **stride != 0 || height % **stride != 0)
+        {
+            return Err(format!(
+                "[output]: the input of {width}x{height} pixels is no multiple of the stride {stride}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn manifest(changes: &[(&str, &str)]) -> String {
+        let mut text = format!(
+            "file = \"m.onnx\"\nsha256 = \"{ABC}\"\nlicence = \"MIT\"\n[input]\nname = \"x\"\nwidth = 64\nheight = 32\n\
+             [output]\ndecode = \"yolox\"\nname = \"y\"\nstrides = [8, 16]\n[labels]\nfile = \"l.txt\"\ncount = 2\n"
+        );
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from}");
+            text = text.replace(from, to);
+        }
+        text
+    }
+
+    /// A catalog of two folders: manifests in one, weights in the other.
+    fn catalog(text: &str, labels: &str) -> (tempfile::TempDir, Catalog) {
+        let folder = tempfile::tempdir().unwrap();
+        let (manifests, weights) = (folder.path().join("manifests"), folder.path().join("weights"));
+        fs::create_dir(&manifests).unwrap();
+        fs::create_dir(&weights).unwrap();
+        fs::write(manifests.join("small.toml"), text).unwrap();
+        fs::write(weights.join("m.onnx"), "abc").unwrap();
+        fs::write(weights.join("l.txt"), labels).unwrap();
+        let catalog = Catalog::with_hashes([manifests, weights, folder.path().join("none")], HashCache::default());
+        (folder, catalog)
+    }
+
+    #[test]
+    fn a_manifest_and_its_files_may_lie_in_different_folders() {
+        let (_folder, catalog) = catalog(&manifest(&[]), "cat, Felis catus\ndog\n");
+        assert_eq!(catalog.names().collect::<Vec<_>>(), ["small"]);
+        let model = catalog.get("small").unwrap();
+        assert_eq!(&*model.name.sha256, ABC);
+        assert_eq!(model.labels.names().iter().map(|label| &**label).collect::<Vec<_>>(), ["cat", "dog"]);
+        assert_eq!(model.labels.position("dog"), Some(1));
+        assert_eq!((model.labels.position_of_id(1), model.labels.position_of_id(2)), (Some(1), None));
+        assert_eq!(model.labels.position_of_id(-1), None);
+        assert!(Arc::ptr_eq(&model, &catalog.get("small").unwrap()));
+    }
+
+    #[test]
+    fn a_models_own_numbers_are_mapped() {
+        let (_folder, catalog) = catalog(&manifest(&[("count = 2", "ids = [1, 18]")]), "person\ndog\n");
+        let model = catalog.get("small").unwrap();
+        assert_eq!(model.labels.position_of_id(18), Some(1));
+        assert_eq!(model.labels.position_of_id(0), None);
+    }
+
+    #[test]
+    fn each_way_to_be_unusable_has_its_own_error() {
+        let (_folder, found) = catalog(&manifest(&[]), "a\nb\n");
+        let error = found.get("smal").unwrap_err();
+        assert!(matches!(&error, ModelError::Unknown { known, .. } if known == &["small"]));
+        assert_eq!(error.hint(), "did you mean `small`?");
+        assert!(Catalog::default().get("small").unwrap_err().hint().contains(SEARCH_VARIABLE));
+
+        let (_folder, found) = catalog(&manifest(&[]), "a\nb\nc\n");
+        assert!(matches!(found.get("small"), Err(ModelError::LabelCount { expected: 2, actual: 3, .. })));
+
+        let (_folder, found) = catalog(&manifest(&[(ABC, &ABC.replace('b', "c"))]), "a\nb\n");
+        let error = found.get("small").unwrap_err();
+        assert!(matches!(&error, ModelError::HashWrong { actual, .. } if actual == ABC));
+        assert!(error.to_string().contains(ABC) && error.to_string().contains(&ABC.replace('b', "c")));
+
+        let (_folder, found) = catalog(&manifest(&[("m.onnx", "n.onnx")]), "a\nb\n");
+        let error = found.get("small").unwrap_err();
+        assert!(matches!(&error, ModelError::FileMissing { searched, .. } if searched.len() == 2));
+        assert!(error.hint().contains(SEARCH_VARIABLE));
+
+        for (changes, says) in [
+            (("width = 64", "wdith = 64"), "wdith"),
+            (("width = 64", "width = 60"), "no multiple of the stride 8"),
+            (("strides = [8, 16]", "strides = [0]"), "stride 0"),
+            (("strides = [8, 16]", "strides = []"), "empty"),
+            (("name = \"x\"\n", ""), "no `name`"),
+            (("file = \"l.txt\"\n", ""), "either `file` or `names`"),
+            (("count = 2", "ids = [3, 3]"), "twice"),
+            (("count = 2", "[defaults]\nnms = 2.0"), "0 to 1"),
+            (("licence = \"MIT\"\n", ""), "licence"),
+        ] {
+            let (_folder, found) = catalog(&manifest(&[changes]), "a\nb\n");
+            let error = found.get("small").unwrap_err();
+            assert!(matches!(error, ModelError::Manifest { .. }), "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_shipped_manifest_can_be_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+        let catalog = Catalog::with_hashes([folder], HashCache::default());
+        assert!(catalog.names().count() >= 5);
+        for name in catalog.names() {
+            let manifest = catalog.manifest(name).unwrap();
+            manifest.input.resolve().unwrap();
+            assert_eq!(manifest.sha256.len(), 64, "{name}");
+        }
+    }
+}

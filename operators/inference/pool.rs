@@ -191,7 +191,6 @@ impl PoolThread {
             }
             Control::Remove(operator) => {
                 self.operators.remove(&operator);
-                self.sessions.release_unused();
             }
         }
     }

@@ -1,0 +1,372 @@
+//! From a graph file to a graph that can be planned, or to everything that is wrong with it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use operators::clock::{Clock, SystemClock};
+use operators::config::{FieldType, format_size};
+use operators::error::FieldError;
+use operators::inference::model::Catalog;
+use operators::item::{Kind, Origin, is_name};
+use operators::operator::{
+    BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Resource, Role, StreamSpec,
+};
+
+use super::demand::{self, Edge, Node};
+use super::diagnostics::{Code, Diagnostic, Severity, listed};
+use super::fields::FieldChecker;
+use super::nodes::{self, Declaration};
+use super::parse;
+use super::plan::Overflow;
+use super::substitute::{self, Environment, Secrets, Setting};
+use super::wiring::{self, Wiring};
+
+/// What nodes are built with, and where references look.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub registry: &'static [&'static Registration],
+    /// Relative paths are relative to this folder.
+    pub folder: PathBuf,
+    pub models: Arc<Catalog>,
+    pub clock: Arc<dyn Clock>,
+    pub publisher: Arc<dyn Publisher>,
+    /// The value of an environment variable.
+    pub variable: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+}
+
+impl Surroundings {
+    /// The process's own environment and working directory, with nobody subscribed to records.
+    pub fn of_process(models: Arc<Catalog>) -> Surroundings {
+        Surroundings {
+            registry: operators::OPERATORS,
+            folder: PathBuf::from("."),
+            models,
+            clock: Arc::new(SystemClock),
+            publisher: Arc::new(NoPublisher),
+            variable: Arc::new(|name| std::env::var(name).ok()),
+        }
+    }
+}
+
+/// A graph without mistakes. Nodes that lead to no sink are part of it, but not of its plan.
+pub struct Graph {
+    pub name: Arc<str>,
+    /// Each node stands behind its inputs.
+    pub nodes: Vec<Node>,
+    /// What plans and messages must not show.
+    pub secrets: Secrets,
+}
+
+/// What came of checking a file.
+pub struct Checked {
+    /// In the order of the file; what is about the file as a whole comes first.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Present where no diagnostic is an error.
+    pub graph: Option<Graph>,
+}
+
+impl Checked {
+    pub fn count(&self, severity: Severity) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == severity).count()
+    }
+}
+
+/// Checks the bytes of a graph file. `name` is the graph's: the file's stem, or what it was put under.
+pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surroundings) -> Checked {
+    let failed = |diagnostics| Checked { diagnostics, graph: None };
+    let text = match parse::decode(bytes) {
+        Ok(text) => text,
+        Err(diagnostic) => return failed(vec![diagnostic]),
+    };
+    let mut document = match parse::parse(text) {
+        Ok(document) => document,
+        Err(diagnostics) => return failed(diagnostics),
+    };
+    let mut found = Vec::new();
+    if !is_name(name) {
+        let message = format!("`{}` cannot name a graph", name.escape_debug());
+        let hint = "rename the file: a graph is called like its file, with 1 to 128 of `A-Z a-z 0-9 _ . -`";
+        found.push(Diagnostic::of_file(Code::BadName, message).hint(hint));
+    }
+    let environment = Environment { variable: &*surroundings.variable, folder: surroundings.folder.clone() };
+    let secrets = substitute::substitute(&mut document, text, settings, &environment, &mut found);
+    // A reference that leads nowhere leaves its own text behind: what else is said of that value would be noise.
+    let unresolved: Vec<Range<usize>> = found
+        .iter()
+        .filter(|diagnostic| diagnostic.severity() == Severity::Error)
+        .filter_map(|diagnostic| diagnostic.span.clone())
+        .collect();
+    let mut checker = FieldChecker { text, folder: &surroundings.folder, diagnostics: Vec::new() };
+    let mut declared = nodes::declarations(document, surroundings.registry, &mut checker);
+    let noise = |diagnostic: &Diagnostic| {
+        let span = diagnostic.span.clone().unwrap_or(0..0);
+        unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
+    };
+    found.extend(checker.diagnostics.into_iter().filter(|diagnostic| !noise(diagnostic)));
+    if !unresolved.is_empty() {
+        // What a node would be built from may be missing.
+        declared.iter_mut().for_each(|node| node.sound = false);
+    }
+    let mut wrong = Vec::new();
+    let wiring = wiring::wire(&declared, surroundings.registry, &mut wrong);
+    found.extend(wrong.into_iter().filter(|diagnostic| !noise(diagnostic)));
+    let graph: Arc<str> = name.into();
+    let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
+    report_streams(&declared, &built, &mut found);
+    report_resources(&declared, &built, &surroundings.folder, &mut found);
+    let (nodes, origins) = assemble(&declared, built, &wiring);
+    report_overflow(&declared, &wiring, &mut found);
+    report_bounds(&nodes, &origins, &mut found);
+    report_shared_fate(&nodes, &origins, &mut found);
+    for diagnostic in &mut found {
+        redact(diagnostic, &secrets);
+    }
+    found.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| (span.start, span.end)));
+    let sound = found.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
+    Checked { diagnostics: found, graph: sound.then_some(Graph { name: graph, nodes, secrets }) }
+}
+
+fn redact(diagnostic: &mut Diagnostic, secrets: &Secrets) {
+    diagnostic.message = secrets.redact(&diagnostic.message);
+    diagnostic.hint = diagnostic.hint.as_deref().map(|hint| secrets.redact(hint));
+    for (_, what) in &mut diagnostic.related {
+        *what = secrets.redact(what);
+    }
+}
+
+fn build(
+    graph: &Arc<str>,
+    node: &Declaration,
+    surroundings: &Surroundings,
+    found: &mut Vec<Diagnostic>,
+) -> Option<Built> {
+    let registration = node.registration.filter(|_| node.sound)?;
+    let context = BuildContext {
+        origin: Origin { graph: graph.clone(), node: node.name.as_str().into() },
+        folder: surroundings.folder.clone(),
+        models: surroundings.models.clone(),
+        clock: surroundings.clock.clone(),
+        publisher: surroundings.publisher.clone(),
+    };
+    match (registration.build)(&context, node.table.to_toml()) {
+        Ok(built) => Some(built),
+        Err(errors) => {
+            found.extend(errors.into_iter().map(|error| field_error(node, registration, error)));
+            None
+        }
+    }
+}
+
+fn field_error(node: &Declaration, registration: &Registration, error: FieldError) -> Diagnostic {
+    let field = registration.fields.iter().find(|field| field.name == error.field);
+    let code = match field.map(|field| field.value) {
+        Some(FieldType::Model) => Code::UnknownModel,
+        _ => Code::InvalidNode,
+    };
+    let message = error.message.trim_end_matches('.').to_owned();
+    Diagnostic::new(code, node.place(&error.field), message).maybe_hint(error.hint)
+}
+
+/// Two streams of one id could not be told apart behind the sources.
+fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
+    let mut first: HashMap<String, (usize, StreamSpec)> = HashMap::new();
+    for (index, built) in built.iter().enumerate() {
+        let Some(Built::Source(source)) = built else { continue };
+        for spec in source.streams() {
+            let Some((other, spec)) = first.insert(spec.id.to_string(), (index, spec.clone())) else { continue };
+            let message = format!(
+                "two streams are called `{}`: of `{}` and of `{}`",
+                spec.id,
+                declared[other].path(),
+                declared[index].path()
+            );
+            let hint = "give one of them another id: `streams.ID = …`";
+            let place = |node: &Declaration| match node.table.get("streams").map(|streams| &streams.data) {
+                Some(parse::Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
+                _ => None,
+            };
+            let at = place(&declared[index]).unwrap_or(declared[index].span.clone());
+            let mut diagnostic = Diagnostic::new(Code::DuplicateStream, at.clone(), message).hint(hint);
+            let elsewhere = place(&declared[other]).unwrap_or(declared[other].span.clone());
+            if elsewhere != at {
+                diagnostic = diagnostic.related(elsewhere, "the other");
+            }
+            found.push(diagnostic);
+        }
+    }
+}
+
+fn report_resources(declared: &[Declaration], built: &[Option<Built>], folder: &Path, found: &mut Vec<Diagnostic>) {
+    let mut owners: HashMap<PathBuf, usize> = HashMap::new();
+    for (index, built) in built.iter().enumerate() {
+        let Some(Built::Sink(sink)) = built else { continue };
+        for Resource::Path(path) in sink.resources() {
+            let Some(other) = owners.insert(normalised(&folder.join(&path)), index) else { continue };
+            let message = format!(
+                "`{}` and `{}` would both write `{}`",
+                declared[other].path(),
+                declared[index].path(),
+                path.display().to_string().escape_debug()
+            );
+            let place = |node: &Declaration| if node.table.get("path").is_some() { "path" } else { "" };
+            let (at, elsewhere) =
+                (declared[index].place(place(&declared[index])), declared[other].place(place(&declared[other])));
+            let hint = "give each a path of its own, or give one sink both inputs";
+            let diagnostic = Diagnostic::new(Code::SharedResource, at, message).hint(hint);
+            found.push(diagnostic.related(elsewhere, "the other owner"));
+        }
+    }
+}
+
+/// The same for all ways to write the path of one file that need not exist yet.
+fn normalised(path: &Path) -> PathBuf {
+    let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
+    if let (Some(parent), Some(name)) = (parent, path.file_name()) {
+        let full = parent.join(name);
+        return full.canonicalize().unwrap_or(full);
+    }
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !clean.pop() {
+                    clean.push(component);
+                }
+            }
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+/// The nodes that could be ordered, in that order, and with their inputs renumbered; beside each, its declaration.
+fn assemble<'a>(
+    declared: &'a [Declaration],
+    mut built: Vec<Option<Built>>,
+    wiring: &Wiring,
+) -> (Vec<Node>, Vec<&'a Declaration>) {
+    let mut places = vec![usize::MAX; declared.len()];
+    let (mut nodes, mut origins) = (Vec::new(), Vec::new());
+    for &index in &wiring.order {
+        let declaration = &declared[index];
+        let Some(registration) = declaration.registration else { continue };
+        places[index] = nodes.len();
+        let inputs = wiring.links[index]
+            .iter()
+            .filter(|link| places[link.from] != usize::MAX)
+            .filter_map(|link| Some(Edge { from: places[link.from], kind: link.kind? }))
+            .collect();
+        origins.push(declaration);
+        nodes.push(Node {
+            name: declaration.name.as_str().into(),
+            registration,
+            built: built[index].take(),
+            inputs,
+            budget: declaration.budget.as_ref().map(|(budget, _)| *budget).unwrap_or_default(),
+            overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
+            on_error: declaration.on_error,
+        });
+    }
+    (nodes, origins)
+}
+
+/// What may be dropped where: a lost packet spoils every picture until the next keyframe.
+fn report_overflow(declared: &[Declaration], wiring: &Wiring, found: &mut Vec<Diagnostic>) {
+    for (index, node) in declared.iter().enumerate() {
+        let Some((overflow, span)) = &node.overflow else { continue };
+        let flows = |kind: Kind, exactly: bool| {
+            let mut kinds = wiring
+                .links
+                .iter()
+                .enumerate()
+                .flat_map(|(consumer, links)| links.iter().map(move |link| (consumer, link)))
+                .filter(
+                    |(consumer, link)| if node.role == Role::Source { link.from == index } else { *consumer == index },
+                )
+                .filter_map(|(_, link)| link.kind);
+            kinds.any(|other| (other == kind) == exactly)
+        };
+        match overflow {
+            Overflow::DropOldest if flows(Kind::Packet, true) => {
+                let message = "`drop_oldest` would drop packets, and every picture up to the next keyframe with them";
+                let hint = "write `overflow = \"drop_gop\"`, which drops whole groups of pictures";
+                found.push(Diagnostic::new(Code::DropOldestPackets, span.clone(), message).hint(hint));
+            }
+            Overflow::DropGop if flows(Kind::Packet, false) => {
+                let message = "`drop_gop` drops packets up to the next keyframe, but no packets flow here";
+                let hint = "write `overflow = \"drop_oldest\"`";
+                found.push(Diagnostic::new(Code::DropGopWithoutPackets, span.clone(), message).hint(hint));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Budgets that hold not even one item, and budgets that bound nothing.
+fn report_bounds(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagnostic>) {
+    let mut too_small = |source: usize, reader: usize, bytes: u64| {
+        let Some(ItemSize::Known(size)) = nodes[source].source().map(|source| source.frame_size()) else { return };
+        if bytes >= size {
+            return;
+        }
+        // The one that says how much: the reader, or else the source, or else nobody.
+        let by = [reader, source].into_iter().find(|index| nodes[*index].budget.bytes.is_some()).unwrap_or(source);
+        let declaration = origins[by];
+        let at = declaration.budget.as_ref().map_or(declaration.span.clone(), |(_, span)| span.clone());
+        let message = format!(
+            "a budget of {} is smaller than one frame of `{}`, which takes {}",
+            format_size(bytes),
+            nodes[source].name,
+            format_size(size)
+        );
+        let hint = format!("allow at least `budget = {{ bytes = {size} }}`, and better several times that");
+        let diagnostic = Diagnostic::new(Code::BudgetTooSmall, at, message).hint(hint);
+        if !found.contains(&diagnostic) {
+            found.push(diagnostic);
+        }
+    };
+    for tap in demand::taps(nodes).iter().filter(|tap| tap.kind == Kind::Frame) {
+        too_small(tap.source, tap.reader, tap.limits.bytes);
+    }
+    let roots = demand::roots(nodes);
+    for (index, node) in nodes.iter().enumerate() {
+        let Some(entry) = demand::entry(nodes, index) else { continue };
+        if node.inputs.iter().any(|edge| edge.kind == Kind::Frame) {
+            roots[index].iter().for_each(|source| too_small(*source, index, entry.limits.bytes));
+        }
+    }
+    for (index, node) in nodes.iter().enumerate().filter(|(index, _)| !demand::has_bound(nodes, *index)) {
+        let Some((_, span)) = origins[index].budget.as_ref().filter(|_| !node.inputs.is_empty()) else { continue };
+        let message = format!("the budget of `{}` bounds nothing: it pays with its source's", node.name);
+        let hint = "add `overflow = \"drop_oldest\"` to give it a bound of its own, or move the budget to the node \
+                    that stands right behind the source";
+        found.push(Diagnostic::new(Code::BudgetWithoutEffect, span.clone(), message).hint(hint));
+    }
+}
+
+/// A branch that blocks holds up its source, and so every other branch of it.
+fn report_shared_fate(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagnostic>) {
+    let taps = demand::taps(nodes);
+    for (index, node) in nodes.iter().enumerate() {
+        let own: Vec<_> = taps.iter().filter(|tap| tap.source == index).collect();
+        let blocking: Vec<&str> =
+            own.iter().filter(|tap| tap.overflow == Overflow::Block).map(|tap| &*nodes[tap.reader].name).collect();
+        if own.len() < 2 || blocking.is_empty() {
+            continue;
+        }
+        let all: Vec<&str> = own.iter().map(|tap| &*nodes[tap.reader].name).collect();
+        let (verb, those) = if blocking.len() == 1 { ("blocks", "it is") } else { ("block", "one of them is") };
+        let message = format!(
+            "{} share the fate of `{}`: {} {verb}, so while {those} full the source waits and no branch gets anything",
+            listed(&all),
+            node.name,
+            listed(&blocking)
+        );
+        let hint = "that is right where nothing may be lost; a branch with `overflow = \"drop_oldest\"` holds up no \
+                    other";
+        found.push(Diagnostic::new(Code::SharedFate, origins[index].span.clone(), message).hint(hint));
+    }
+}

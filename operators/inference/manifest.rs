@@ -1,0 +1,468 @@
+//! The manifest of a model, `models/NAME.toml`: what its file is, what it eats, and what its outputs mean.
+//!
+//! This module owns the text format alone; [`crate::inference::model`] finds files and verifies them.
+//!
+//! ```toml
+//! file = "yolox_nano.onnx"      # beside the manifest, or in any folder of the search path
+//! sha256 = "d39bee73…"
+//! licence = "Apache-2.0"
+//!
+//! [input]                       # see `InputFields`
+//! name = "images"
+//! width = 416
+//! height = 416
+//! color = "bgr"
+//! range = "byte"
+//! resize = "letterbox"
+//! anchor = "top_left"
+//! antialias = false
+//!
+//! [output]                      # see `OutputSpec`
+//! decode = "yolox"
+//! name = "output"
+//! strides = [8, 16, 32]
+//!
+//! [labels]
+//! file = "coco_labels_80.txt"
+//! count = 80
+//!
+//! [defaults]
+//! threshold = 0.3
+//! nms = 0.45
+//! ```
+
+use serde::Deserialize;
+
+/// A manifest as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Name of the ONNX file.
+    pub file: String,
+    /// Hexadecimal SHA-256 of that file.
+    pub sha256: String,
+    /// SPDX expression of the weights' licence.
+    pub licence: String,
+    /// Where the weights come from, for people.
+    pub source: Option<String>,
+    /// What the model does, for people.
+    pub summary: Option<String>,
+    /// The recipe that made the weights, a path relative to the manifest.
+    pub recipe: Option<String>,
+    pub input: InputFields,
+    pub output: OutputSpec,
+    pub labels: LabelSource,
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// What was measured with these weights, and on what; free form, for people and for the test that repeats it.
+    pub evaluation: Option<toml::Table>,
+}
+
+/// What stands in for the fields of `classify` and `detect` that a graph leaves out.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// Boxes below this score are not reported.
+    pub threshold: Option<f32>,
+    /// Boxes of one class that overlap a better one by more than this IoU are not reported.
+    pub nms: Option<f32>,
+}
+
+/// Where the names of the classes come from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelSource {
+    /// A text file with one class a line, found like the model's file. Only the part before the first comma counts.
+    pub file: Option<String>,
+    /// The classes themselves.
+    pub names: Option<Vec<String>>,
+    /// How many there must be.
+    pub count: Option<usize>,
+    /// The model's own number of each class, in the order of the names, where it is not simply the position.
+    pub ids: Option<Vec<i64>>,
+}
+
+/// What the outputs mean.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "decode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OutputSpec {
+    /// Logits `[1, classes]`; scores are their softmax.
+    Softmax { name: String },
+    /// Scores `[1, classes]`, ready to use.
+    None { name: String },
+    /// Rows `[1, cells, 5 + classes]` of the YOLOX head: for each stride, row-major over its grid, the columns
+    /// tx, ty, tw, th, objectness, class scores (sigmoid applied).
+    Yolox { name: String, strides: Vec<u32> },
+    /// The interface of Faster R-CNN and SSD with NMS in the graph: boxes `[n, 4]` as x1 y1 x2 y2 in pixels of the
+    /// input, labels `[n]` as int64, scores `[n]`.
+    BoxesLabelsScores { boxes: String, labels: String, scores: String },
+}
+
+impl OutputSpec {
+    pub const fn is_classifier(&self) -> bool {
+        matches!(self, OutputSpec::Softmax { .. } | OutputSpec::None { .. })
+    }
+}
+
+/// Order of a tensor's dimensions, batch 1 in front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// `[1, 3, height, width]`
+    Nchw,
+    /// `[1, height, width, 3]`
+    Nhwc,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ElementType {
+    F32,
+    U8,
+}
+
+impl ElementType {
+    pub const fn bytes(self) -> u64 {
+        match self {
+            ElementType::F32 => 4,
+            ElementType::U8 => 1,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            ElementType::F32 => "f32",
+            ElementType::U8 => "u8",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColorOrder {
+    Rgb,
+    Bgr,
+}
+
+/// What a sample of 0..255 becomes before mean and standard deviation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValueRange {
+    /// 0..1
+    Unit,
+    /// 0..255
+    Byte,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResizeMode {
+    /// Both sides to the input's, whatever the aspect.
+    Stretch,
+    /// The whole picture inside the input, the rest padded.
+    Letterbox,
+    /// The shorter side to `shorter_side`, then the centre.
+    Crop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Anchor {
+    #[serde(alias = "center")]
+    Centre,
+    TopLeft,
+}
+
+/// How a picture becomes a tensor, as a manifest's `[input]` and the fields of a `preprocess` node write it. What is
+/// left out takes the default that [`InputFields::resolve`] names.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputFields {
+    /// Name of the model's input; manifests only.
+    pub name: Option<String>,
+    pub layout: Option<Layout>,
+    pub dtype: Option<ElementType>,
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    /// `[width, height]`: for a model that takes any size, pictures larger than this are made smaller first.
+    pub largest: Option<[u32; 2]>,
+    pub color: Option<ColorOrder>,
+    pub range: Option<ValueRange>,
+    /// Subtracted from each channel, in the tensor's order of channels and in the unit that `range` names.
+    pub mean: Option<[f32; 3]>,
+    /// What is left is divided by this.
+    pub std: Option<[f32; 3]>,
+    pub resize: Option<ResizeMode>,
+    pub shorter_side: Option<u32>,
+    pub anchor: Option<Anchor>,
+    /// Sample of the padding, 0..255.
+    pub pad: Option<u8>,
+    pub antialias: Option<bool>,
+}
+
+/// The largest side of a tensor.
+pub const LARGEST_SIDE: u32 = 8192;
+
+/// How a picture becomes a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    pub layout: Layout,
+    pub dtype: ElementType,
+    pub size: InputSize,
+    pub color: ColorOrder,
+    /// A sample `x` of 0..255 becomes `x * scale + bias`, for each channel in the tensor's order.
+    pub scale: [f32; 3],
+    pub bias: [f32; 3],
+    pub resize: Resize,
+    /// Whether every source pixel counts when a picture is made smaller (a triangle filter as wide as the step), or
+    /// only the four nearest (as OpenCV does by default).
+    pub antialias: bool,
+}
+
+/// Width and height of a tensor in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputSize {
+    Fixed {
+        width: u32,
+        height: u32,
+    },
+    /// The picture's own size, made smaller (aspect kept) where it is larger than this.
+    Source {
+        width: u32,
+        height: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resize {
+    Stretch,
+    Letterbox { anchor: Anchor, pad: u8 },
+    Crop { shorter_side: u32 },
+}
+
+impl InputSpec {
+    /// Most bytes of one tensor.
+    pub fn bytes(&self) -> u64 {
+        let (InputSize::Fixed { width, height } | InputSize::Source { width, height }) = self.size;
+        u64::from(width) * u64::from(height) * 3 * self.dtype.bytes()
+    }
+
+    /// Shape without the batch dimension, for an input of `width` x `height`.
+    pub fn shape(&self, width: u32, height: u32) -> [usize; 3] {
+        match self.layout {
+            Layout::Nchw => [3, height as usize, width as usize],
+            Layout::Nhwc => [height as usize, width as usize, 3],
+        }
+    }
+}
+
+/// A field of an input that cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputMistake {
+    pub field: &'static str,
+    pub message: String,
+}
+
+impl InputFields {
+    /// These fields, and `base`'s where they are left out.
+    #[must_use]
+    pub fn over(self, base: &InputFields) -> InputFields {
+        InputFields {
+            name: self.name.or_else(|| base.name.clone()),
+            layout: self.layout.or(base.layout),
+            dtype: self.dtype.or(base.dtype),
+            width: self.width.or(base.width),
+            height: self.height.or(base.height),
+            largest: self.largest.or(base.largest),
+            color: self.color.or(base.color),
+            range: self.range.or(base.range),
+            mean: self.mean.or(base.mean),
+            std: self.std.or(base.std),
+            resize: self.resize.or(base.resize),
+            shorter_side: self.shorter_side.or(base.shorter_side),
+            anchor: self.anchor.or(base.anchor),
+            pad: self.pad.or(base.pad),
+            antialias: self.antialias.or(base.antialias),
+        }
+    }
+
+    /// Checks the fields against each other and fills in the defaults: NCHW, f32, RGB, 0..1, mean 0, standard
+    /// deviation 1, stretched, antialiased; a letterbox is centred and padded with 114; any size up to 1920x1080
+    /// where neither width nor height is given.
+    pub fn resolve(&self) -> Result<InputSpec, Vec<InputMistake>> {
+        let mut mistakes = Vec::new();
+        let mut wrong = |field: &'static str, message: String| mistakes.push(InputMistake { field, message });
+
+        let side = 1..=LARGEST_SIDE;
+        let size = match (self.width, self.height) {
+            (Some(width), Some(height)) => {
+                for (field, value) in [("width", width), ("height", height)] {
+                    if !side.contains(&value) {
+                        wrong(field, format!("`{field}` is {value}, but must be 1 to {LARGEST_SIDE}"));
+                    }
+                }
+                if self.largest.is_some() {
+                    wrong("largest", "`largest` is for inputs of any size; this one has a width and a height".into());
+                }
+                InputSize::Fixed { width, height }
+            }
+            (None, None) => {
+                let [width, height] = self.largest.unwrap_or([1920, 1080]);
+                if !side.contains(&width) || !side.contains(&height) {
+                    wrong("largest", format!("both sides of `largest` must be 1 to {LARGEST_SIDE}"));
+                }
+                if self.resize.is_some_and(|mode| mode != ResizeMode::Stretch) {
+                    wrong("resize", "a letterbox and a crop need `width` and `height`".into());
+                }
+                InputSize::Source { width, height }
+            }
+            (Some(_), None) => {
+                wrong("width", "`width` is given without `height`".into());
+                InputSize::Source { width: 1, height: 1 }
+            }
+            (None, Some(_)) => {
+                wrong("height", "`height` is given without `width`".into());
+                InputSize::Source { width: 1, height: 1 }
+            }
+        };
+
+        let mode = self.resize.unwrap_or(ResizeMode::Stretch);
+        if mode != ResizeMode::Letterbox {
+            for (field, given) in [("anchor", self.anchor.is_some()), ("pad", self.pad.is_some())] {
+                if given {
+                    wrong(field, format!("`{field}` is for `resize = \"letterbox\"` only"));
+                }
+            }
+        }
+        if mode != ResizeMode::Crop && self.shorter_side.is_some() {
+            wrong("shorter_side", "`shorter_side` is for `resize = \"crop\"` only".into());
+        }
+        let resize = match mode {
+            ResizeMode::Stretch => Resize::Stretch,
+            ResizeMode::Letterbox => {
+                Resize::Letterbox { anchor: self.anchor.unwrap_or(Anchor::Centre), pad: self.pad.unwrap_or(114) }
+            }
+            ResizeMode::Crop => {
+                let larger = self.width.unwrap_or(1).max(self.height.unwrap_or(1));
+                let shorter_side = self.shorter_side.unwrap_or(larger);
+                if !(larger..=LARGEST_SIDE).contains(&shorter_side) {
+                    let message = format!(
+                        "`shorter_side` is {shorter_side}, but the crop of {larger} pixels must fit into it (at most \
+                         {LARGEST_SIDE})"
+                    );
+                    wrong("shorter_side", message);
+                }
+                Resize::Crop { shorter_side }
+            }
+        };
+
+        let dtype = self.dtype.unwrap_or(ElementType::F32);
+        let mean = self.mean.unwrap_or([0.0; 3]);
+        let std = self.std.unwrap_or([1.0; 3]);
+        if mean.iter().any(|value| !value.is_finite()) {
+            wrong("mean", "every mean must be a finite number".into());
+        }
+        if std.iter().any(|value| !value.is_normal() || *value < 0.0) {
+            wrong("std", "every standard deviation must be a positive number".into());
+        }
+        let range = self.range.unwrap_or(match dtype {
+            ElementType::F32 => ValueRange::Unit,
+            ElementType::U8 => ValueRange::Byte,
+        });
+        if dtype == ElementType::U8 {
+            if range == ValueRange::Unit {
+                wrong("range", "whole numbers (`dtype = \"u8\"`) span 0..255: write `range = \"byte\"`".into());
+            }
+            for (field, given) in [("mean", self.mean.is_some()), ("std", self.std.is_some())] {
+                if given {
+                    wrong(field, format!("`{field}` needs `dtype = \"f32\"`"));
+                }
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let unit = match range {
+            ValueRange::Unit => 1.0 / 255.0,
+            ValueRange::Byte => 1.0,
+        };
+        Ok(InputSpec {
+            layout: self.layout.unwrap_or(Layout::Nchw),
+            dtype,
+            size,
+            color: self.color.unwrap_or(ColorOrder::Rgb),
+            scale: std.map(|std| unit / std),
+            bias: std::array::from_fn(|channel| -mean[channel] / std[channel]),
+            resize,
+            antialias: self.antialias.unwrap_or(true),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> InputFields {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_takes_its_default() {
+        let spec = fields("width = 224\nheight = 200").resolve().unwrap();
+        assert_eq!(spec.size, InputSize::Fixed { width: 224, height: 200 });
+        assert_eq!((spec.layout, spec.dtype, spec.color), (Layout::Nchw, ElementType::F32, ColorOrder::Rgb));
+        assert_eq!((spec.scale, spec.bias), ([1.0 / 255.0; 3], [0.0; 3]));
+        assert_eq!((spec.resize, spec.antialias), (Resize::Stretch, true));
+        assert_eq!(spec.shape(224, 200), [3, 200, 224]);
+        assert_eq!(spec.bytes(), 224 * 200 * 3 * 4);
+    }
+
+    #[test]
+    fn mean_and_deviation_become_one_multiplication_and_one_addition() {
+        let spec = fields("width = 8\nheight = 8\nmean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]")
+            .resolve()
+            .unwrap();
+        let value = 200.0 * spec.scale[1] + spec.bias[1];
+        assert!((value - (200.0 / 255.0 - 0.456) / 0.224).abs() < 1e-5);
+    }
+
+    #[test]
+    fn fields_that_contradict_each_other_are_named() {
+        for (text, field) in [
+            ("width = 8", "width"),
+            ("height = 8", "height"),
+            ("width = 0\nheight = 8", "width"),
+            ("width = 8\nheight = 100000", "height"),
+            ("width = 8\nheight = 8\nlargest = [9, 9]", "largest"),
+            ("resize = \"letterbox\"", "resize"),
+            ("width = 8\nheight = 8\npad = 3", "pad"),
+            ("width = 8\nheight = 8\nanchor = \"centre\"", "anchor"),
+            ("width = 8\nheight = 8\nshorter_side = 9", "shorter_side"),
+            ("width = 8\nheight = 8\nresize = \"crop\"\nshorter_side = 7", "shorter_side"),
+            ("width = 8\nheight = 8\nstd = [1, 0, 1]", "std"),
+            ("width = 8\nheight = 8\nmean = [1, nan, 1]", "mean"),
+            ("width = 8\nheight = 8\ndtype = \"u8\"\nrange = \"unit\"", "range"),
+            ("width = 8\nheight = 8\ndtype = \"u8\"\nmean = [1, 1, 1]", "mean"),
+        ] {
+            let mistakes = fields(text).resolve().unwrap_err();
+            assert_eq!(mistakes.iter().map(|mistake| mistake.field).collect::<Vec<_>>(), [field], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_a_node_wins_over_the_manifest() {
+        let base = fields("width = 8\nheight = 8\ncolor = \"bgr\"\nresize = \"letterbox\"\npad = 1");
+        let spec = fields("width = 16\nheight = 16\npad = 2").over(&base).resolve().unwrap();
+        assert_eq!(spec.size, InputSize::Fixed { width: 16, height: 16 });
+        assert_eq!(spec.color, ColorOrder::Bgr);
+        assert_eq!(spec.resize, Resize::Letterbox { anchor: Anchor::Centre, pad: 2 });
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        assert!(toml::from_str::<InputFields>("witdh = 8").unwrap_err().to_string().contains("witdh"));
+        let output = "decode = \"yolox\"\nname = \"output\"\nstrides = [8]\nanchors = 3";
+        assert!(toml::from_str::<OutputSpec>(output).is_err());
+    }
+}

@@ -21,4 +21,9 @@ pub mod transforms;
 use operator::Registration;
 
 /// Every type that a graph file may name.
-pub static OPERATORS: &[&Registration] = &[&transforms::sample::REGISTRATION];
+pub static OPERATORS: &[&Registration] = &[
+    &transforms::sample::REGISTRATION,
+    &sinks::file::REGISTRATION,
+    &sinks::sse::REGISTRATION,
+    &sinks::blackhole::REGISTRATION,
+];

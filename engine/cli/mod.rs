@@ -1,1 +1,5 @@
 //! The command line: one file for each subcommand.
+
+pub mod live;
+pub mod logging;
+pub mod summary;

@@ -2,7 +2,10 @@
 
 pub mod check;
 pub mod input;
+pub mod live;
+pub mod logging;
 pub mod plan;
+pub mod summary;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,9 @@
-//! The documentation agrees with the repository: every dependency has its reason, every link leads somewhere.
+//! The documentation agrees with the repository: every dependency has its reason, every link leads somewhere, and every
+//! graph that a reader may copy passes `engine check`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -80,4 +82,64 @@ fn every_relative_link_leads_to_a_file() {
         }
     }
     assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
+}
+
+/// The folder of videos and models, or `None` where tests that need it are to be skipped.
+fn material() -> Option<PathBuf> {
+    let folder = std::env::var_os("ENGINE_MATERIAL")
+        .map_or_else(|| repository().join("../shared/material"), |folder| repository().join(folder));
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    let required = std::env::var("ENGINE_REQUIRE_MATERIAL").is_ok_and(|value| value == "1");
+    assert!(!required, "ENGINE_REQUIRE_MATERIAL=1, but there is no {}", folder.display());
+    println!("skipped: there is no {}; set ENGINE_MATERIAL", folder.display());
+    None
+}
+
+/// The whole graphs among the fenced `toml` blocks of a page.
+fn graphs(page: &str) -> impl Iterator<Item = &str> {
+    page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).filter(|block| block.contains("[sinks."))
+}
+
+/// Runs `engine check` on a graph, with every parameter that names a video set to one that exists.
+fn check(graph: &Path, material: &Path) -> Result<(), String> {
+    let text = read(graph);
+    let table: toml::Table = text.parse().map_err(|error| format!("{}: {error}", graph.display()))?;
+    let video = material.join("videos/car-detection.mp4");
+    let parameters = table.get("params").and_then(toml::Value::as_table).into_iter().flatten();
+    let settings = parameters
+        .filter(|(_, value)| value.as_str().is_some_and(|value| value.ends_with(".mp4")))
+        .flat_map(|(name, _)| ["--set".to_owned(), format!("{name}={}", video.display())]);
+    let output = Command::new(env!("CARGO_BIN_EXE_engine"))
+        .arg("check")
+        .arg(graph)
+        .args(settings)
+        .env("ENGINE_MODELS", material.join("models"))
+        .current_dir(repository())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    if output.status.success() { Ok(()) } else { Err(format!("{}: {said}", graph.display())) }
+}
+
+#[test]
+fn graphs_that_readers_copy_pass_the_check() {
+    let Some(material) = material() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut candidates = Vec::new();
+    for page in pages() {
+        for (number, graph) in graphs(&read(&page)).enumerate() {
+            let stem = page.file_stem().unwrap().to_string_lossy().into_owned();
+            let path = folder.path().join(format!("{stem}-{number}.toml"));
+            std::fs::write(&path, graph).unwrap();
+            candidates.push(path);
+        }
+    }
+    assert!(!candidates.is_empty(), "the README shows a graph");
+    let benchmarks = std::fs::read_dir(repository().join("benches/graphs")).unwrap();
+    candidates.extend(benchmarks.map(|entry| entry.unwrap().path()));
+
+    let failures: Vec<_> = candidates.iter().filter_map(|graph| check(graph, &material).err()).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

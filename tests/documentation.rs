@@ -99,7 +99,10 @@ fn material() -> Option<PathBuf> {
 
 /// The whole graphs among the fenced `toml` blocks of a page.
 fn graphs(page: &str) -> impl Iterator<Item = &str> {
-    page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).filter(|block| block.contains("[sinks."))
+    page.split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .filter(|block| block.contains("[sinks."))
 }
 
 /// Runs `engine check` on a graph, with every parameter that names a video set to one that exists.

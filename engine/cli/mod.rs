@@ -5,6 +5,7 @@ pub mod input;
 pub mod live;
 pub mod logging;
 pub mod plan;
+pub mod run;
 pub mod summary;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Arguments),
     Check(check::Arguments),
     Plan(plan::Arguments),
 }
@@ -35,6 +37,7 @@ enum Command {
 /// Reads the process's arguments and does what they say.
 pub fn main() -> ExitCode {
     let code = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
     };

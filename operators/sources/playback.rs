@@ -318,3 +318,126 @@ fn undecodable(path: &Path, error: &DecodeError) -> SourceError {
         "convert it first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::path::PathBuf;
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::Rate;
+    use crate::testing::RecordingOutlet;
+    use crate::transforms::checksum::md5;
+    use crate::transforms::sample::Sampler;
+
+    fn plain() -> Settings {
+        Settings { tracks: Tracks::Best, repeat: false, realtime: false, skip: true }
+    }
+
+    fn twice_a_second() -> Sampler {
+        Sampler::new(Rate { numerator: 2, denominator: 1 }, Duration::ZERO)
+    }
+
+    /// The folder of reference material; `None` where it is not there and need not be.
+    fn material() -> Option<PathBuf> {
+        let folder = std::env::var_os("ENGINE_MATERIAL")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/material"), PathBuf::from);
+        if folder.join("reference/videos.json").is_file() {
+            return Some(folder);
+        }
+        assert!(std::env::var_os("ENGINE_REQUIRE_MATERIAL").is_none_or(|value| value != "1"), "no {folder:?}");
+        eprintln!("skipped: there is no reference material in {}", folder.display());
+        None
+    }
+
+    /// One sampled picture: number, microseconds, checksum.
+    type Sampled = (u64, i64, String);
+
+    fn sampled(path: &Path, settings: &Settings, threads: usize) -> (Vec<Sampled>, RecordingOutlet) {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let sink = seen.clone();
+        let mut outlet =
+            RecordingOutlet::default().threads(threads).sampling(twice_a_second()).observe(move |seq, pts, frame| {
+                assert_eq!(frame.index, Some(seq));
+                sink.borrow_mut().push((seq, pts.as_micros(), md5(&frame)));
+            });
+        assert_eq!(play(path, settings, &mut outlet).unwrap(), EndReason::Eof, "{}", path.display());
+        (seen.take(), outlet)
+    }
+
+    #[test]
+    fn sampled_pictures_equal_the_reference_with_and_without_skipping() {
+        let Some(material) = material() else { return };
+        let text = std::fs::read_to_string(material.join("reference/videos.json")).unwrap();
+        let reference: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut skipped_somewhere = 0;
+        for (name, video) in reference.as_object().unwrap() {
+            let expected: Vec<(u64, f64, &str)> = video["samples"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|sample| {
+                    let md5 = sample["md5_yuv420p"].as_str().unwrap();
+                    (sample["frame_index"].as_u64().unwrap(), sample["pts_s"].as_f64().unwrap(), md5)
+                })
+                .collect();
+            let path = material.join("videos").join(name);
+            for (skip, threads) in [(true, 1), (true, 4), (false, 1), (false, 4)] {
+                let label = format!("{name}, skip {skip}, {threads} threads");
+                let (got, outlet) = sampled(&path, &Settings { skip, ..plain() }, threads);
+                assert_eq!(got.len(), expected.len(), "{label}");
+                for ((seq, micros, md5), (index, seconds, reference)) in got.iter().zip(&expected) {
+                    assert_eq!((*seq, md5.as_str()), (*index, *reference), "{label} at {seconds} s");
+                    assert!((*micros as f64 / 1e6 - seconds).abs() < 2e-6, "{label}: {micros} µs, {seconds} s");
+                }
+                let total = video["frames_decoded"].as_u64().unwrap();
+                assert_eq!(outlet.offered.len() as u64 + outlet.skipped, total, "{label}");
+                assert_eq!(outlet.repaired, [], "{label}");
+                assert_eq!(outlet.opens.len(), 1, "{label}");
+                assert_eq!(outlet.opens[0].tracks[0].index as u64, video["video_stream_index"].as_u64().unwrap());
+                if skip {
+                    eprintln!("{label}: {} of {total} left undecoded", outlet.skipped);
+                    skipped_somewhere += outlet.skipped;
+                } else {
+                    assert_eq!(outlet.skipped, 0, "{label}");
+                }
+            }
+        }
+        assert!(skipped_somewhere > 1000, "only {skipped_somewhere} pictures were left undecoded");
+    }
+
+    #[test]
+    fn a_loop_shows_the_same_pictures_again_and_time_goes_on() {
+        let Some(material) = material() else { return };
+        for name in ["asl-again.mkv", "people_bframes_offset.ts", "people_hevc_vfr.mp4"] {
+            let path = material.join("videos").join(name);
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let sink = seen.clone();
+            let mut outlet = RecordingOutlet::default()
+                .threads(4)
+                .observe(move |seq, pts, frame| sink.borrow_mut().push((seq, pts, md5(&frame))));
+            play(&path, &plain(), &mut outlet).unwrap();
+            let once = seen.take();
+            let sink = seen.clone();
+            let mut outlet = RecordingOutlet::default()
+                .threads(4)
+                .stop_after(once.len() * 2 + 10)
+                .observe(move |seq, pts, frame| sink.borrow_mut().push((seq, pts, md5(&frame))));
+            let settings = Settings { repeat: true, ..plain() };
+            assert_eq!(play(&path, &settings, &mut outlet).unwrap(), EndReason::Stopped);
+            let looped = seen.take();
+            for (index, (seq, pts, md5)) in looped.iter().enumerate() {
+                assert_eq!((*seq, md5), (index as u64, &once[index % once.len()].2), "{name}");
+                assert!(index == 0 || *pts > looped[index - 1].1, "{name} at {index}");
+            }
+            let round = once.len();
+            let step = looped[round].1.as_micros() - looped[round - 1].1.as_micros();
+            assert!((20_000..=1_000_000).contains(&step), "{name}: the second round starts {step} µs after the first");
+            assert_eq!(outlet.repaired, [], "{name}");
+        }
+    }
+}

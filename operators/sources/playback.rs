@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::error::SourceError;
 use crate::item::{EndReason, StreamInfo, TrackFormat};
-use crate::media::decode::{DecodeError, Decoder, Picture};
+use crate::media::decode::{DecodeError, Decoder, Picture, Skippable};
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
 use crate::media::ledger::{Fate, Ledger};
 use crate::media::picture;
@@ -53,8 +53,8 @@ struct Playback<'a> {
     info: StreamInfo,
     /// Number of the next picture.
     seq: u64,
-    /// Whether packets may be left undecoded from here on.
-    skipping: bool,
+    /// What may be left undecoded from here on.
+    skippable: Skippable,
     /// When the first picture was emitted, for pacing.
     started: Option<Instant>,
     /// Pictures that came out in this round of the loop.
@@ -72,7 +72,7 @@ impl<'a> Playback<'a> {
         let info = StreamInfo { tracks: demuxer.tracks().to_vec(), time_base: base, duration: demuxer.duration() };
         let fallback = i64::from(base.denominator()) / i64::from(base.numerator()) / i64::from(FALLBACK_RATE);
         let sanitiser = Sanitiser::new(base, demuxer.nominal_duration().unwrap_or(fallback));
-        let skipping = settings.skip && decoder.can_skip();
+        let skippable = if settings.skip { decoder.skippable() } else { Skippable::Nothing };
         Ok(Playback {
             path,
             settings,
@@ -83,7 +83,7 @@ impl<'a> Playback<'a> {
             sanitiser,
             info,
             seq: 0,
-            skipping,
+            skippable,
             started: None,
             pictures: 0,
             trouble: None,
@@ -142,7 +142,10 @@ impl<'a> Playback<'a> {
         }
         let fate = self.fate(&packet);
         let ordinal = self.ledger.packet(packet.pts(), packet.duration(), fate);
-        let spare = self.skipping && fate != Fate::Wanted;
+        let spare = fate != Fate::Wanted && self.skippable != Skippable::Nothing;
+        if spare && self.skippable == Skippable::Everything {
+            return Ok(());
+        }
         if let Err(error) = self.decoder.send(packet, ordinal, spare) {
             self.corrupt(&error.to_string());
         }
@@ -162,7 +165,7 @@ impl<'a> Playback<'a> {
         if packet.is_hidden() {
             return Fate::Hidden;
         }
-        if !self.skipping {
+        if self.skippable == Skippable::Nothing {
             return Fate::Wanted;
         }
         // Until the first picture is out, nobody knows where a packet lies in time.
@@ -209,7 +212,7 @@ impl<'a> Playback<'a> {
         // Packets before the first picture may lack what they refer to: that is how recordings start.
         let surprising = entry.surprising && self.seq > 0;
         if stamp.repair.is_some() || surprising || picture.is_interlaced() {
-            self.skipping = false;
+            self.skippable = Skippable::Nothing;
         }
         self.note_size(picture.size());
         if self.settings.realtime && !self.wait_for(pts) {
@@ -733,6 +736,8 @@ mod tests {
             (format!("{x265}:open-gop=0:temporal-layers=3 layers.mp4"), true),
             ("-c:v mpeg2video -bf 2 -g 12 old.ts".to_owned(), true),
             ("-c:v mpeg4 -bf 2 -g 12 old.avi".to_owned(), false),
+            ("-c:v mjpeg -q:v 3 -pix_fmt yuvj420p stills.mkv".to_owned(), true),
+            ("-c:v prores -pix_fmt yuv422p10le stills.mov".to_owned(), true),
             ("-c:v libvpx-vp9 -auto-alt-ref 1 -lag-in-frames 16 -g 40 hidden.webm".to_owned(), false),
             ("-c:v libvpx -auto-alt-ref 1 -lag-in-frames 16 -g 40 hidden8.webm".to_owned(), false),
         ];
@@ -757,7 +762,9 @@ mod tests {
                 let (got, outlet) = sampled(&path, &settings(skip), threads);
                 assert_eq!(got, baseline, "{label}");
                 assert_eq!(outlet.offered.len() as u64 + outlet.skipped, reference.len() as u64, "{label}");
-                for (seq, _, md5) in &got {
+                // The command's sums are of ten bits.
+                let reference = if name == "stills.mov" { &[] } else { &reference[..] };
+                for (seq, _, md5) in got.iter().filter(|_| !reference.is_empty()) {
                     assert_eq!(*md5, reference[*seq as usize], "{label}: picture {seq}");
                 }
                 assert_eq!(outlet.skipped > 0, skip && skips, "{label}: {} left undecoded", outlet.skipped);

@@ -5,6 +5,8 @@
 
 pub mod geometry;
 pub mod kernel;
+#[cfg(test)]
+pub(crate) mod pictures;
 
 use std::sync::Arc;
 

@@ -238,3 +238,65 @@ fn expected_outputs(model: &Model) -> Vec<Expected<'_>> {
         ],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::manifest::Layout;
+    use crate::transforms::reference::{context, material};
+
+    /// The message for a model whose manifest was changed by `change`.
+    fn refusal(name: &str, change: impl FnOnce(&mut Model)) -> Option<String> {
+        let material = material()?;
+        let mut model = Model::clone(&*context(&material).models.get(name).unwrap());
+        change(&mut model);
+        let error = ModelSession::open(Arc::new(model)).err().expect("the model is refused");
+        assert!(error.hint.is_some());
+        Some(error.message)
+    }
+
+    fn refused(name: &str, says: &[&str], change: impl FnOnce(&mut Model)) {
+        if let Some(message) = refusal(name, change) {
+            for part in says {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_of_another_shape_is_refused_with_every_difference() {
+        refused("mobilenet_v3_small", &["no input `pixels`, only `input`"], |model| model.input_name = "pixels".into());
+        refused("mobilenet_v3_small", &["elements of", "input `input`"], |model| model.input.dtype = ElementType::U8);
+        refused("mobilenet_v3_small", &["[1, 224, 224, 3]"], |model| model.input.layout = Layout::Nhwc);
+        refused("yolox_nano", &["[1, 3, 416, 416], not [1, 3, 320, 416]", "3549", "2730"], |model| {
+            model.input.size = InputSize::Fixed { width: 416, height: 320 };
+        });
+        refused("yolox_nano", &["no output `rows`"], |model| {
+            model.output = OutputSpec::Yolox { name: "rows".into(), strides: vec![8, 16, 32] };
+        });
+        refused("mobilenet_v2", &["1000], not [1, 1]"], |model| {
+            model.labels = crate::inference::model::Labels::new(["cat"]);
+        });
+    }
+
+    #[test]
+    fn a_file_that_is_no_model_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let garbage = folder.path().join("garbage.onnx");
+        std::fs::write(&garbage, b"not a model").unwrap();
+        refused("mobilenet_v2", &["garbage.onnx", "cannot be loaded"], |model| model.path = garbage);
+    }
+
+    #[test]
+    fn nodes_of_one_thread_share_a_session_as_long_as_one_lives() {
+        let Some(material) = material() else { return };
+        let model = context(&material).models.get("mobilenet_v3_small").unwrap();
+        let mut sessions = Sessions::default();
+        let first = sessions.get(&model).unwrap();
+        assert!(Rc::ptr_eq(&first, &sessions.get(&model).unwrap()));
+        let gone = Rc::downgrade(&first);
+        drop(first);
+        assert_eq!(gone.strong_count(), 0);
+        assert!(sessions.get(&model).is_ok());
+    }
+}

@@ -135,3 +135,142 @@ pub static REGISTRATION: Registration = Registration {
     example: "[operators.what]\ntype = \"classify\"\ninputs = [\"cameras\"]\nmodel = \"mobilenet_v3_small\"\n",
     build,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::session::InputValues;
+    use crate::transforms::reference::{GOLDEN, context, golden, material, operator, pictures, record, run, runner};
+
+    /// The tolerances that the reference gives: the same first label where it is sure (0.5 or more), else its label
+    /// among the first five or a score within 0.2. Ours resizes as the reference does, so scores are close as well.
+    fn agrees(model: &str, reference: &str) {
+        let Some(material) = material() else { return };
+        let mut runner = runner(&context(&material), &REGISTRATION, &format!("model = \"{model}\""));
+        for (name, frame, expected) in pictures(&material) {
+            let (_, json) = record(&mut *runner, frame);
+            let predictions = json["predictions"].as_array().unwrap();
+            assert_eq!(predictions.len(), 5);
+            let best = &expected[reference][0];
+            let (label, score) = (best["index"].as_u64().unwrap(), best["score"].as_f64().unwrap());
+            let found = predictions.iter().find(|prediction| prediction["index"] == label);
+            let found = found.unwrap_or_else(|| panic!("{name}: {best} is not in {predictions:?}"));
+            assert!((found["score"].as_f64().unwrap() - score).abs() < 0.1, "{name}: {found} for {best}");
+            if score >= 0.5 {
+                assert_eq!(predictions[0]["index"], label, "{name}");
+            }
+            let full = best["label"].as_str().unwrap();
+            assert_eq!(found["label"], full.split(',').next().unwrap(), "a label is the part before the first comma");
+        }
+    }
+
+    #[test]
+    fn mobilenet_v3_small_agrees_with_the_reference() {
+        agrees("mobilenet_v3_small", "mobilenet_v3_small");
+    }
+
+    #[test]
+    fn the_same_weights_behind_another_interface_agree_with_the_reference() {
+        agrees("mobilenet_v3_small_nhwc_probs", "mobilenet_v3_small");
+    }
+
+    #[test]
+    fn mobilenet_v2_agrees_with_the_reference() {
+        agrees("mobilenet_v2", "mobilenet_v2");
+    }
+
+    #[test]
+    fn golden_crops_give_the_golden_logits() {
+        let Some(material) = material() else { return };
+        let model = context(&material).models.get("mobilenet_v3_small").unwrap();
+        let session = Sessions::default().get(&model).unwrap();
+        for (name, _) in GOLDEN {
+            let crop: Vec<u8> = golden(&material, &format!("{name}_crop224_rgb_u8"));
+            let logits: Vec<f32> = golden(&material, &format!("{name}_v3_logits"));
+            let pixels = crop.as_chunks::<3>().0;
+            let normalised = |channel: usize| {
+                let (scale, bias) = (model.input.scale[channel], model.input.bias[channel]);
+                pixels.iter().map(move |pixel| f32::from(pixel[channel]) * scale + bias)
+            };
+            let input: Vec<f32> = (0..3).flat_map(normalised).collect();
+            let found = session
+                .borrow_mut()
+                .run([3, 224, 224], InputValues::F32(&input), |outputs| Ok(outputs.f32("logits")?.to_vec()))
+                .unwrap();
+            assert_eq!(found.len(), logits.len());
+            for (found, expected) in found.iter().zip(&logits) {
+                assert!((found - expected).abs() < 1e-3, "{name}: {found} for {expected}");
+            }
+        }
+    }
+
+    /// The record as documented, and a tensor of a `preprocess` node in the place of the frame.
+    #[test]
+    fn a_tensor_gives_the_same_record_as_its_frame() {
+        let Some(material) = material() else { return };
+        let context = context(&material);
+        let mut classify = runner(&context, &REGISTRATION, "model = \"mobilenet_v3_small\"\ntop_k = 2");
+        let mut preprocess =
+            runner(&context, &crate::transforms::preprocess::REGISTRATION, "model = \"mobilenet_v3_small\"");
+        let frame = crate::transforms::reference::picture(&material, "coral_parrot.jpg");
+        let (_, json) = record(&mut *classify, frame);
+        assert_eq!((&json["id"], &json["kind"]), (&"graph/node/test/7".into(), &"classification".into()));
+        assert_eq!((&json["width"], &json["height"], &json["frame"]), (&512.into(), &929.into(), &0.into()));
+        assert_eq!((&json["model"]["name"], &json["pts"]), (&"mobilenet_v3_small".into(), &1.5.into()));
+        assert_eq!(json["predictions"].as_array().unwrap().len(), 2);
+        assert_eq!(json["predictions"][0]["label"], "macaw");
+        let stages =
+            |json: &serde_json::Value| json["timing_ms"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(stages(&json), ["decode", "infer", "preprocess"]);
+
+        let frame = crate::transforms::reference::picture(&material, "coral_parrot.jpg");
+        let tensor = run(&mut *preprocess, Payload::Frame(Arc::new(frame)));
+        assert_eq!(tensor.kind(), Kind::Tensor);
+        let Payload::Record(from_tensor) = run(&mut *classify, tensor) else { panic!("no record") };
+        let from_tensor = serde_json::to_value(&*from_tensor).unwrap();
+        assert_eq!(stages(&from_tensor), ["decode", "infer"]);
+        for field in ["predictions", "width", "height", "frame", "id"] {
+            assert_eq!(from_tensor[field], json[field], "{field}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_is_refused() {
+        let Some(material) = material() else { return };
+        let context = context(&material);
+        let mut classify = runner(&context, &REGISTRATION, "model = \"mobilenet_v3_small\"");
+        let preprocess = &crate::transforms::preprocess::REGISTRATION;
+        for table in ["model = \"mobilenet_v3_small_nhwc_probs\"", "width = 224\nheight = 224\ndtype = \"u8\""] {
+            let mut preprocess = runner(&context, preprocess, table);
+            let frame = crate::transforms::reference::picture(&material, "coral_parrot.jpg");
+            let tensor = run(&mut *preprocess, Payload::Frame(Arc::new(frame)));
+            let (item, _account) = crate::testing::item(0, crate::time::MediaTime::ZERO, tensor);
+            let error = classify.run(&item).unwrap_err().to_string();
+            assert!(
+                error.contains("[3, 224, 224] of f32") && error.contains("model = \"mobilenet_v3_small\""),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn softmax_may_be_left_out() {
+        let Some(material) = material() else { return };
+        let context = context(&material);
+        let mut raw = runner(&context, &REGISTRATION, "model = \"mobilenet_v3_small\"\nsoftmax = false");
+        let (_, json) = record(&mut *raw, crate::transforms::reference::picture(&material, "coral_parrot.jpg"));
+        assert_eq!(json["predictions"][0]["score"], 1.0, "a logit above 1 is clamped");
+        assert_eq!(
+            operator(&context, &REGISTRATION, "model = \"mobilenet_v2\"").model().as_deref(),
+            Some("mobilenet_v2")
+        );
+    }
+
+    #[test]
+    fn a_detector_is_refused() {
+        let Some(material) = material() else { return };
+        let table = toml::from_str("model = \"yolox_nano\"").unwrap();
+        let errors = build(&context(&material), table).err().unwrap();
+        assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("detect"));
+    }
+}

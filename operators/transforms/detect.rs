@@ -236,3 +236,150 @@ pub static REGISTRATION: Registration = Registration {
               labels = [\"person\"]\nhas = { person = 0.6 }\n",
     build,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::session::InputValues;
+    use crate::transforms::preprocess::pictures::rgb;
+    use crate::transforms::reference::{GOLDEN, context, golden, material, picture, pictures, record, runner};
+    use serde_json::Value;
+
+    fn bounds(value: &Value) -> [f32; 4] {
+        let sides: Vec<f32> =
+            value["box"].as_array().unwrap().iter().map(|side| side.as_f64().unwrap() as f32).collect();
+        sides.try_into().unwrap()
+    }
+
+    /// Whether every sure detection of one side has its like on the other.
+    fn covered(name: &str, these: &[Value], those: &[Value], slack: f64) {
+        for this in these.iter().filter(|this| this["score"].as_f64().unwrap() >= 0.3 + slack) {
+            let like = |that: &&Value| {
+                that["label"] == this["label"]
+                    && (that["score"].as_f64().unwrap() - this["score"].as_f64().unwrap()).abs() <= slack
+                    && nms::intersection_over_union(bounds(that), bounds(this)) >= 0.85
+            };
+            assert!(those.iter().any(|that| like(&that)), "{name}: nothing like {this} in {those:?}");
+        }
+    }
+
+    fn agrees(model: &str, reference: &str) {
+        let Some(material) = material() else { return };
+        let table = format!("model = \"{model}\"\nthreshold = 0.3\nhas = {{ person = 0.6 }}");
+        let mut runner = runner(&context(&material), &REGISTRATION, &table);
+        let person = format!("{reference}_person");
+        for (name, frame, expected) in pictures(&material) {
+            let (width, height) = (frame.width as f32, frame.height as f32);
+            let (_, json) = record(&mut *runner, frame);
+            let found = json["detections"].as_array().unwrap();
+            let wanted = expected[reference].as_array().unwrap();
+            covered(&name, wanted, found, 0.1);
+            covered(&name, found, wanted, 0.1);
+            for detection in found {
+                let [x1, y1, x2, y2] = bounds(detection);
+                assert!(0.0 <= x1 && x1 < x2 && x2 <= width && 0.0 <= y1 && y1 < y2 && y2 <= height, "{name}");
+                assert!(detection["score"].as_f64().unwrap() >= 0.3);
+            }
+            let counted =
+                json["counts"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>();
+            assert_eq!(counted, found.len() as u64);
+            let best = expected[&person]["max_score"].as_f64().unwrap();
+            if !(0.5..0.7).contains(&best) {
+                assert_eq!(json["has"]["person"], expected[&person]["has_person_at_0.6"], "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn yolox_nano_agrees_with_the_reference() {
+        agrees("yolox_nano", "yolox_nano");
+    }
+
+    #[test]
+    fn person_agrees_with_the_reference() {
+        agrees("person", "person_detector_e2e");
+    }
+
+    /// From the golden input to the golden output, and from that to the reference's detections.
+    #[test]
+    fn golden_tensors_give_the_reference_detections() {
+        let Some(material) = material() else { return };
+        let model = context(&material).models.get("yolox_nano").unwrap();
+        let session = Sessions::default().get(&model).unwrap();
+        let text = std::fs::read_to_string(material.join("reference/images.json")).unwrap();
+        let references: Value = serde_json::from_str(&text).unwrap();
+        for (name, file) in GOLDEN {
+            let input: Vec<u8> = golden(&material, &format!("{name}_yolox_input_bgr_u8_chw"));
+            let raw: Vec<f32> = golden(&material, &format!("{name}_yolox_raw"));
+            let input: Vec<f32> = input.into_iter().map(f32::from).collect();
+            let found = session
+                .borrow_mut()
+                .run([3, 416, 416], InputValues::F32(&input), |outputs| Ok(outputs.f32("output")?.to_vec()))
+                .unwrap();
+            assert_eq!(found.len(), raw.len());
+            for (found, expected) in found.iter().zip(&raw) {
+                assert!((found - expected).abs() < 1e-3, "{name}: {found} for {expected}");
+            }
+
+            let mut candidates = yolox::decode(&raw, [416, 416], &[8, 16, 32], 80, 0.3).unwrap();
+            nms::suppress(&mut candidates, 0.45);
+            let expected = references[file]["yolox_nano"].as_array().unwrap();
+            assert_eq!(candidates.len(), expected.len(), "{name}");
+            let (width, height) =
+                (references[file]["width"].as_f64().unwrap(), references[file]["height"].as_f64().unwrap());
+            let ratio = (416.0 / width).min(416.0 / height) as f32;
+            for (candidate, expected) in candidates.iter().zip(expected) {
+                assert_eq!(candidate.class as u64, expected["class_id"].as_u64().unwrap());
+                assert!((f64::from(candidate.score) - expected["score"].as_f64().unwrap()).abs() < 1e-3);
+                for (side, expected) in candidate.bounds.iter().zip(bounds(expected)) {
+                    assert!((side / ratio - expected).abs() < 0.1, "{name}: {candidate:?} for {expected:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_asked_labels_are_reported_and_has_looks_at_all() {
+        let Some(material) = material() else { return };
+        let table = "model = \"yolox_nano\"\nlabels = [\"dog\"]\nthreshold = 0.87\nhas = { person = 0.8, cat = 0.1, horse = 0.95 }";
+        let mut runner = runner(&context(&material), &REGISTRATION, table);
+        let (_, json) = record(&mut *runner, picture(&material, "darknet_person.jpg"));
+        assert_eq!(json["counts"], serde_json::json!({ "dog": 1 }));
+        assert_eq!(json["detections"][0]["index"], 16);
+        assert_eq!(json["has"], serde_json::json!({ "cat": false, "horse": false, "person": true }));
+    }
+
+    #[test]
+    fn nothing_found_is_a_record_too() {
+        let Some(material) = material() else { return };
+        for (model, width, height) in
+            [("yolox_nano", 1, 1), ("yolox_nano", 64, 48), ("person", 1, 1), ("person", 33, 17)]
+        {
+            let mut runner = runner(&context(&material), &REGISTRATION, &format!("model = \"{model}\""));
+            let (record, json) = record(&mut *runner, rgb(width, height, &vec![90; (width * height * 3) as usize]));
+            assert_eq!(record.body.kind(), "detection");
+            assert_eq!((&json["detections"], &json["counts"]), (&serde_json::json!([]), &serde_json::json!({})));
+            assert!(json.get("has").is_none());
+        }
+    }
+
+    #[test]
+    fn a_label_that_the_model_does_not_know_is_pointed_at() {
+        let Some(material) = material() else { return };
+        let table = "model = \"yolox_nano\"\nlabels = [\"persn\", \"cat\"]\nhas = { dgo = 0.5, zyxwv = 0.5 }";
+        let errors = build(&context(&material), toml::from_str(table).unwrap()).err().unwrap();
+        let found: Vec<(&str, &str)> =
+            errors.iter().map(|error| (error.field.as_str(), error.hint.as_deref().unwrap())).collect();
+        assert_eq!(found[0], ("labels", "did you mean `person`?"));
+        assert_eq!(found[1], ("has.dgo", "did you mean `dog`?"));
+        assert_eq!(found[2].0, "has.zyxwv");
+        assert!(found[2].1.contains("80 labels"));
+    }
+
+    #[test]
+    fn a_classifier_is_refused() {
+        let Some(material) = material() else { return };
+        let errors = build(&context(&material), toml::from_str("model = \"mobilenet_v2\"").unwrap()).err().unwrap();
+        assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("classify"));
+    }
+}

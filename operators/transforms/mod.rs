@@ -5,4 +5,6 @@ pub mod classify;
 pub mod detect;
 pub mod model_runner;
 pub mod preprocess;
+#[cfg(test)]
+pub(crate) mod reference;
 pub mod sample;

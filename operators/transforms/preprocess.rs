@@ -5,6 +5,8 @@
 
 pub mod geometry;
 pub mod kernel;
+#[cfg(test)]
+pub(crate) mod pictures;
 
 use std::sync::Arc;
 
@@ -141,3 +143,48 @@ pub static REGISTRATION: Registration = Registration {
               resize = \"crop\"\nshorter_side = 256\n",
     build,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::item::{PixelFormat, TensorData};
+    use crate::transforms::preprocess::pictures::picture;
+    use crate::transforms::reference::{context, run, runner};
+    use std::path::Path;
+
+    fn mistakes(table: &str) -> Vec<FieldError> {
+        build(&context(Path::new("")), toml::from_str(table).unwrap()).err().unwrap()
+    }
+
+    #[test]
+    fn a_frame_becomes_a_tensor_that_knows_its_way_back() {
+        let table = "width = 64\nheight = 64\nresize = \"letterbox\"\nlayout = \"nhwc\"\ndtype = \"u8\"";
+        let mut runner = runner(&context(Path::new("")), &REGISTRATION, table);
+        let frame = picture(PixelFormat::Yuv420p, 128, 64, 3, |plane, _, _| [235, 128, 128][plane]);
+        let Payload::Tensor(tensor) = run(&mut *runner, Payload::Frame(Arc::new(frame))) else { panic!("no tensor") };
+        assert_eq!((tensor.shape, tensor.index), ([64, 64, 3], Some(0)));
+        assert_eq!(tensor.placement.to_source([0.0, 16.0, 64.0, 48.0]), [0.0, 0.0, 128.0, 64.0]);
+        let TensorData::U8(samples) = &tensor.data else { panic!("asked for u8") };
+        let at = |x: usize, y: usize| &samples[(y * 64 + x) * 3..][..3];
+        assert_eq!(
+            (at(0, 0), at(5, 16), at(63, 47), at(63, 48)),
+            (&[114; 3][..], &[255; 3][..], &[255; 3][..], &[114; 3][..])
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once() {
+        let errors = mistakes("width = 64\nheight = 64\npad = 3\nshorter_side = 100");
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["pad", "shorter_side"]);
+        assert_eq!(mistakes("model = \"yolox_nanu\"")[0].hint.as_deref(), Some("did you mean `yolox_nano`?"));
+    }
+
+    #[test]
+    fn the_example_builds() {
+        let example: toml::Table = toml::from_str(REGISTRATION.example).unwrap();
+        let mut table = example["operators"]["tensors"].as_table().unwrap().clone();
+        table.retain(|key, _| !["type", "inputs"].contains(&key));
+        assert!(build(&context(Path::new("")), table).is_ok());
+    }
+}

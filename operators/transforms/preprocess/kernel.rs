@@ -384,3 +384,233 @@ impl Colors {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::manifest::InputFields;
+    use crate::transforms::preprocess::pictures::{picture, rgb};
+    use proptest::prelude::*;
+
+    fn spec(text: &str) -> InputSpec {
+        toml::from_str::<InputFields>(text).unwrap().resolve().unwrap()
+    }
+
+    fn tensor(spec: &InputSpec, frame: &Frame) -> (Geometry, TensorData) {
+        let mut preprocessor = Preprocessor::new(spec.clone());
+        let mut data = preprocessor.buffer();
+        let geometry = preprocessor.run(frame, &mut data).unwrap();
+        (geometry, data)
+    }
+
+    fn floats(spec: &InputSpec, frame: &Frame) -> Vec<f32> {
+        match tensor(spec, frame).1 {
+            TensorData::F32(values) => values,
+            TensorData::U8(_) => panic!("asked for f32"),
+        }
+    }
+
+    /// One value of a plane, resized: the triangle filter at the centre of output pixel (x, y), in f64.
+    fn resampled(
+        sample: &dyn Fn(i64, i64) -> f64,
+        size: [i64; 2],
+        crop: [f64; 4],
+        inner: [u32; 2],
+        antialias: bool,
+        at: [u32; 2],
+    ) -> f64 {
+        let weights: [Vec<(i64, f64)>; 2] = std::array::from_fn(|axis| {
+            let step = crop[2 + axis] / f64::from(inner[axis]);
+            let radius = if antialias { step.max(1.0) } else { 1.0 };
+            let centre = crop[axis] + (f64::from(at[axis]) + 0.5) * step;
+            let weight = |index: i64| (1.0 - ((index as f64 + 0.5 - centre) / radius).abs()).max(0.0);
+            let weighed: Vec<(i64, f64)> =
+                (0..size[axis]).map(|index| (index, weight(index))).filter(|(_, w)| *w > 0.0).collect();
+            let sum: f64 = weighed.iter().map(|(_, weight)| weight).sum();
+            weighed.into_iter().map(|(index, weight)| (index, weight / sum)).collect()
+        });
+        let mut value = 0.0;
+        for (y, down) in &weights[1] {
+            for (x, across) in &weights[0] {
+                value += sample(*x, *y) * down * across;
+            }
+        }
+        value
+    }
+
+    /// R, G, B of 0..255 at a pixel of the tensor, by the definition.
+    fn reference(spec: &InputSpec, frame: &Frame, geometry: &Geometry, at: [u32; 2]) -> [f64; 3] {
+        let (w, h) = (i64::from(frame.width), i64::from(frame.height));
+        let byte = |plane: usize, x: i64, y: i64| {
+            f64::from(frame.buffer.plane(plane)[y as usize * frame.buffer.stride(plane) + x as usize])
+        };
+        let resized = |plane: usize, step: i64, first: i64, across: i64, down: i64| {
+            let size = [(w + across - 1) / across, (h + down - 1) / down];
+            let [left, top, width, height] = geometry.source;
+            let crop = [left / across as f64, top / down as f64, width / across as f64, height / down as f64];
+            resampled(&|x, y| byte(plane, x * step + first, y), size, crop, geometry.inner, spec.antialias, at)
+        };
+        let [luma, u, v] = match frame.format {
+            PixelFormat::Rgb24 => return std::array::from_fn(|channel| resized(0, 3, channel as i64, 1, 1)),
+            PixelFormat::Gray8 => [resized(0, 1, 0, 1, 1), 128.0, 128.0],
+            PixelFormat::Yuv420p => [resized(0, 1, 0, 1, 1), resized(1, 1, 0, 2, 2), resized(2, 1, 0, 2, 2)],
+            PixelFormat::Yuv422p => [resized(0, 1, 0, 1, 1), resized(1, 1, 0, 2, 1), resized(2, 1, 0, 2, 1)],
+            PixelFormat::Yuv444p => [resized(0, 1, 0, 1, 1), resized(1, 1, 0, 1, 1), resized(2, 1, 0, 1, 1)],
+            PixelFormat::Nv12 => [resized(0, 1, 0, 1, 1), resized(1, 2, 0, 2, 2), resized(1, 2, 1, 2, 2)],
+        };
+        // The definition of the standards: E'Y = Kr R + Kg G + Kb B, Cb = (B - E'Y) / (2 (1 - Kb)), Cr likewise.
+        let (kr, kb) = match frame.matrix {
+            ColorMatrix::Bt601 => (0.299, 0.114),
+            ColorMatrix::Bt709 => (0.2126, 0.0722),
+        };
+        let (y, cb, cr) = match frame.range {
+            ColorRange::Limited => ((luma - 16.0) / 219.0, (u - 128.0) / 224.0, (v - 128.0) / 224.0),
+            ColorRange::Full => (luma / 255.0, (u - 128.0) / 255.0, (v - 128.0) / 255.0),
+        };
+        let red = y + 2.0 * (1.0 - kr) * cr;
+        let blue = y + 2.0 * (1.0 - kb) * cb;
+        let green = (y - kr * red - kb * blue) / (1.0 - kr - kb);
+        [red, green, blue].map(|value| (value * 255.0).clamp(0.0, 255.0))
+    }
+
+    const FORMATS: [PixelFormat; 6] = [
+        PixelFormat::Yuv420p,
+        PixelFormat::Yuv422p,
+        PixelFormat::Yuv444p,
+        PixelFormat::Nv12,
+        PixelFormat::Gray8,
+        PixelFormat::Rgb24,
+    ];
+
+    /// Smooth structure with some noise, so that a wrong place, plane or stride shows.
+    fn scene(format: PixelFormat, width: u32, height: u32, gap: usize, seed: u32) -> Frame {
+        picture(format, width, height, gap, |plane, x, y| {
+            let wave =
+                (x as f64 * 0.11 + f64::from(seed)).sin() * 60.0 + (y as f64 * 0.07 * (plane + 1) as f64).cos() * 50.0;
+            let noise = (x as u32).wrapping_mul(2_654_435_761).wrapping_add(y as u32).wrapping_mul(seed | 1) >> 28;
+            (120.0 + wave + f64::from(noise)) as u8
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        /// Every format, layout, matrix, range and way to resize against the definition in f64. The resizer rounds each
+        /// plane to whole samples after each of its two passes, and the matrix multiplies that by 2.02 at most.
+        #[test]
+        fn equals_the_definition(
+            format in prop::sample::select(FORMATS.to_vec()),
+            matrix in prop::sample::select(vec![ColorMatrix::Bt601, ColorMatrix::Bt709]),
+            range in prop::sample::select(vec![ColorRange::Limited, ColorRange::Full]),
+            (width, height) in (1u32..200, 1u32..200),
+            gap in 0usize..5,
+            seed in 0u32..1000,
+            antialias: bool,
+            layout in prop::sample::select(vec!["nchw", "nhwc"]),
+            color in prop::sample::select(vec!["rgb", "bgr"]),
+            resize in prop::sample::select(vec![
+                "stretch\"", "letterbox\"\npad = 7", "letterbox\"\nanchor = \"top_left\"", "crop\"\nshorter_side = 50",
+            ]),
+        ) {
+            let mut frame = scene(format, width, height, gap, seed);
+            (frame.matrix, frame.range) = (matrix, range);
+            let text = format!(
+                "width = 40\nheight = 32\nlayout = \"{layout}\"\ncolor = \"{color}\"\nresize = \"{resize}\n\
+                 antialias = {antialias}\nmean = [0.1, 0.2, 0.3]\nstd = [0.5, 0.25, 2.0]"
+            );
+            let float = spec(&text);
+            let (geometry, data) = tensor(&float, &frame);
+            let TensorData::F32(values) = data else { panic!("asked for f32") };
+            let bytes = spec(&text.replace("mean = [0.1, 0.2, 0.3]\nstd = [0.5, 0.25, 2.0]", "dtype = \"u8\""));
+            let TensorData::U8(samples) = tensor(&bytes, &frame).1 else { panic!("asked for u8") };
+            let [w, h] = geometry.tensor;
+            let mut error = 0.0;
+            let mut count = 0.0;
+            for y in 0..h {
+                for x in 0..w {
+                    let inside = (geometry.at[0]..geometry.at[0] + geometry.inner[0]).contains(&x)
+                        && (geometry.at[1]..geometry.at[1] + geometry.inner[1]).contains(&y);
+                    let expected = if inside {
+                        reference(&float, &frame, &geometry, [x - geometry.at[0], y - geometry.at[1]])
+                    } else {
+                        [f64::from(geometry.pad); 3]
+                    };
+                    for channel in 0..3 {
+                        let index = match float.layout {
+                            Layout::Nchw => ((channel * h as usize) + y as usize) * w as usize + x as usize,
+                            Layout::Nhwc => (y as usize * w as usize + x as usize) * 3 + channel,
+                        };
+                        let expected = expected[if color == "rgb" { channel } else { 2 - channel }];
+                        let mean = [0.1, 0.2, 0.3][channel];
+                        let std = [0.5, 0.25, 2.0][channel];
+                        let value = (f64::from(values[index]) * std + mean) * 255.0;
+                        let slack = if inside { 4.0 } else { 0.001 };
+                        prop_assert!((value - expected).abs() <= slack, "{value} for {expected} at {x}, {y}, {channel}");
+                        prop_assert!((f64::from(samples[index]) - value).abs() <= 0.501);
+                        error += (value - expected).abs();
+                        count += 1.0;
+                    }
+                }
+            }
+            prop_assert!(error / count < 1.0, "mean error {}", error / count);
+        }
+    }
+
+    /// One pixel of known colour: studio-range BT.709 red (ITU-R BT.709-6 table 4.6: Y 63, Cb 102, Cr 240).
+    #[test]
+    fn red_is_red() {
+        let mut frame = picture(PixelFormat::Yuv444p, 1, 1, 0, |plane, _, _| [63, 102, 240][plane]);
+        frame.matrix = ColorMatrix::Bt709;
+        let values = floats(&spec("width = 1\nheight = 1\nrange = \"byte\""), &frame);
+        for (value, expected) in values.iter().zip([255.0, 0.0, 0.0]) {
+            assert!((value - expected).abs() < 1.5, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn tiny_and_huge_pictures_are_resized() {
+        for (width, height) in [(1, 1), (1, 5000), (5000, 1), (7680, 4320), (3, 2)] {
+            for format in [PixelFormat::Yuv420p, PixelFormat::Rgb24] {
+                let frame = picture(format, width, height, 0, |_, _, _| 128);
+                for resize in ["stretch", "letterbox", "crop"] {
+                    let values = floats(&spec(&format!("width = 32\nheight = 32\nresize = \"{resize}\"")), &frame);
+                    assert_eq!(values.len(), 32 * 32 * 3);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_is_reused_and_leaves_no_trace() {
+        let spec = spec("width = 32\nheight = 32\nresize = \"letterbox\"");
+        let mut preprocessor = Preprocessor::new(spec.clone());
+        let mut data = preprocessor.buffer();
+        let wide = scene(PixelFormat::Yuv420p, 64, 32, 3, 1);
+        let tall = scene(PixelFormat::Nv12, 32, 64, 0, 2);
+        for frame in [&wide, &tall, &wide] {
+            preprocessor.run(frame, &mut data).unwrap();
+            let TensorData::F32(values) = &data else { panic!("asked for f32") };
+            assert_eq!(*values, floats(&spec, frame));
+        }
+    }
+
+    #[test]
+    fn a_picture_that_is_too_short_is_an_error() {
+        struct Short;
+        impl crate::item::PictureBuffer for Short {
+            fn plane(&self, _index: usize) -> &[u8] {
+                &[0; 10]
+            }
+            fn stride(&self, _index: usize) -> usize {
+                12
+            }
+        }
+        let mut frame = rgb(4, 4, &[0; 48]);
+        frame.buffer = Box::new(Short);
+        let mut preprocessor = Preprocessor::new(spec("width = 8\nheight = 8"));
+        let mut data = preprocessor.buffer();
+        assert!(preprocessor.run(&frame, &mut data).unwrap_err().to_string().contains("too few"));
+        frame.width = 0;
+        assert!(preprocessor.run(&frame, &mut data).is_err());
+    }
+}

@@ -31,4 +31,7 @@ pub static OPERATORS: &[&Registration] = &[
     &transforms::detect::REGISTRATION,
     &transforms::preprocess::REGISTRATION,
     &transforms::sample::REGISTRATION,
+    &sinks::blackhole::REGISTRATION,
+    &sinks::file::REGISTRATION,
+    &sinks::sse::REGISTRATION,
 ];

@@ -100,7 +100,7 @@ impl GraphFile {
 
 /// Where the process stands: its environment, its folder, the models that it finds.
 pub fn surroundings() -> Surroundings {
-    Surroundings::of_process(Arc::new(Catalog::default()))
+    Surroundings::of_process(Arc::new(Catalog::open(Catalog::search_path())))
 }
 
 /// Whether to colour what goes to a stream: on a terminal, unless `NO_COLOR` says otherwise.

@@ -18,7 +18,7 @@ use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
 use super::nodes::{self, Declaration};
-use super::parse;
+use super::parse::{self, Data};
 use super::plan::Overflow;
 use super::substitute::{self, Environment, Secrets, Setting};
 use super::wiring::{self, Wiring};
@@ -153,16 +153,20 @@ fn build(
     match (registration.build)(&context, node.table.to_toml()) {
         Ok(built) => Some(built),
         Err(errors) => {
-            found.extend(errors.into_iter().map(|error| field_error(node, registration, error)));
+            let models = &surroundings.models;
+            found.extend(errors.into_iter().map(|error| field_error(node, registration, models, error)));
             None
         }
     }
 }
 
-fn field_error(node: &Declaration, registration: &Registration, error: FieldError) -> Diagnostic {
+fn field_error(node: &Declaration, registration: &Registration, models: &Catalog, error: FieldError) -> Diagnostic {
     let field = registration.fields.iter().find(|field| field.name == error.field);
-    let code = match field.map(|field| field.value) {
-        Some(FieldType::Model) => Code::UnknownModel,
+    let code = match (field.map(|field| field.value), node.table.get(&error.field).map(|value| &value.data)) {
+        (Some(FieldType::Model), Some(Data::String(name))) if !models.names().any(|known| known == name) => {
+            Code::UnknownModel
+        }
+        (Some(FieldType::Model), _) => Code::UnusableModel,
         _ => Code::InvalidNode,
     };
     let message = error.message.trim_end_matches('.').to_owned();
@@ -184,7 +188,7 @@ fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut
             );
             let hint = "give one of them another id: `streams.ID = …`";
             let place = |node: &Declaration| match node.table.get("streams").map(|streams| &streams.data) {
-                Some(parse::Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
+                Some(Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
                 _ => None,
             };
             let at = place(&declared[index]).unwrap_or(declared[index].span.clone());

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use operators::clock::{Clock, SystemClock};
@@ -18,7 +18,7 @@ use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
 use super::nodes::{self, Declaration};
-use super::parse;
+use super::parse::{self, Data};
 use super::plan::Overflow;
 use super::substitute::{self, Environment, Secrets, Setting};
 use super::wiring::{self, Wiring};
@@ -115,7 +115,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
     let graph: Arc<str> = name.into();
     let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
     report_streams(&declared, &built, &mut found);
-    report_resources(&declared, &built, &surroundings.folder, &mut found);
+    report_resources(&declared, &built, &mut found);
     let (nodes, origins) = assemble(&declared, built, &wiring);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
@@ -153,16 +153,20 @@ fn build(
     match (registration.build)(&context, node.table.to_toml()) {
         Ok(built) => Some(built),
         Err(errors) => {
-            found.extend(errors.into_iter().map(|error| field_error(node, registration, error)));
+            let models = &surroundings.models;
+            found.extend(errors.into_iter().map(|error| field_error(node, registration, models, error)));
             None
         }
     }
 }
 
-fn field_error(node: &Declaration, registration: &Registration, error: FieldError) -> Diagnostic {
+fn field_error(node: &Declaration, registration: &Registration, models: &Catalog, error: FieldError) -> Diagnostic {
     let field = registration.fields.iter().find(|field| field.name == error.field);
-    let code = match field.map(|field| field.value) {
-        Some(FieldType::Model) => Code::UnknownModel,
+    let code = match (field.map(|field| field.value), node.table.get(&error.field).map(|value| &value.data)) {
+        (Some(FieldType::Model), Some(Data::String(name))) if !models.names().any(|known| known == name) => {
+            Code::UnknownModel
+        }
+        (Some(FieldType::Model), _) => Code::UnusableModel,
         _ => Code::InvalidNode,
     };
     let message = error.message.trim_end_matches('.').to_owned();
@@ -184,7 +188,7 @@ fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut
             );
             let hint = "give one of them another id: `streams.ID = …`";
             let place = |node: &Declaration| match node.table.get("streams").map(|streams| &streams.data) {
-                Some(parse::Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
+                Some(Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
                 _ => None,
             };
             let at = place(&declared[index]).unwrap_or(declared[index].span.clone());
@@ -198,18 +202,14 @@ fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut
     }
 }
 
-fn report_resources(declared: &[Declaration], built: &[Option<Built>], folder: &Path, found: &mut Vec<Diagnostic>) {
+fn report_resources(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
     let mut owners: HashMap<PathBuf, usize> = HashMap::new();
     for (index, built) in built.iter().enumerate() {
         let Some(Built::Sink(sink)) = built else { continue };
         for Resource::Path(path) in sink.resources() {
-            let Some(other) = owners.insert(normalised(&folder.join(&path)), index) else { continue };
-            let message = format!(
-                "`{}` and `{}` would both write `{}`",
-                declared[other].path(),
-                declared[index].path(),
-                path.display().to_string().escape_debug()
-            );
+            let Some(other) = owners.insert(path, index) else { continue };
+            let (first, second) = (declared[other].path(), declared[index].path());
+            let message = format!("`{first}` and `{second}` would both write the same file");
             let place = |node: &Declaration| if node.table.get("path").is_some() { "path" } else { "" };
             let (at, elsewhere) =
                 (declared[index].place(place(&declared[index])), declared[other].place(place(&declared[other])));
@@ -218,28 +218,6 @@ fn report_resources(declared: &[Declaration], built: &[Option<Built>], folder: &
             found.push(diagnostic.related(elsewhere, "the other owner"));
         }
     }
-}
-
-/// The same for all ways to write the path of one file that need not exist yet.
-fn normalised(path: &Path) -> PathBuf {
-    let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
-    if let (Some(parent), Some(name)) = (parent, path.file_name()) {
-        let full = parent.join(name);
-        return full.canonicalize().unwrap_or(full);
-    }
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                if !clean.pop() {
-                    clean.push(component);
-                }
-            }
-            other => clean.push(other),
-        }
-    }
-    clean
 }
 
 /// The nodes that could be ordered, in that order, and with their inputs renumbered; beside each, its declaration.
@@ -331,11 +309,12 @@ fn report_bounds(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagn
     for tap in demand::taps(nodes).iter().filter(|tap| tap.kind == Kind::Frame) {
         too_small(tap.source, tap.reader, tap.limits.bytes);
     }
-    let roots = demand::roots(nodes);
     for (index, node) in nodes.iter().enumerate() {
         let Some(entry) = demand::entry(nodes, index) else { continue };
         if node.inputs.iter().any(|edge| edge.kind == Kind::Frame) {
-            roots[index].iter().for_each(|source| too_small(*source, index, entry.limits.bytes));
+            for source in demand::roots(nodes, index) {
+                too_small(source, index, entry.limits.bytes);
+            }
         }
     }
     for (index, node) in nodes.iter().enumerate().filter(|(index, _)| !demand::has_bound(nodes, *index)) {
@@ -368,5 +347,147 @@ fn report_shared_fate(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<
         let hint = "that is right where nothing may be lost; a branch with `overflow = \"drop_oldest\"` holds up no \
                     other";
         found.push(Diagnostic::new(Code::SharedFate, origins[index].span.clone(), message).hint(hint));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::planner::{PlanOptions, build_plan};
+    use super::super::testing::{REGISTRY, surroundings};
+    use super::*;
+
+    fn found(text: &str) -> Vec<&'static str> {
+        let checked = check("test", text.as_bytes(), &[], &surroundings());
+        assert_eq!(checked.graph.is_some(), checked.count(Severity::Error) == 0);
+        checked.diagnostics.iter().map(|diagnostic| diagnostic.code.text()).collect()
+    }
+
+    fn rendered(text: &str) -> String {
+        let checked = check("test", text.as_bytes(), &[], &surroundings());
+        let all: Vec<String> = checked.diagnostics.iter().map(|found| found.render("test.toml", text, false)).collect();
+        all.join("\n")
+    }
+
+    const CAMERA: &str = "[sources.cam]\ntype = \"camera\"\n";
+
+    #[test]
+    fn the_oldest_packets_may_not_be_dropped() {
+        let on_the_sink =
+            format!("{CAMERA}[sinks.disk]\ntype = \"recorder\"\ninputs = [\"cam\"]\noverflow = \"drop_oldest\"\n");
+        insta::assert_snapshot!(rendered(&on_the_sink), @r#"
+        error[drop-oldest-packets]: `drop_oldest` would drop packets, and every picture up to the next keyframe with them
+         --> test.toml:6:12
+          |
+        6 | overflow = "drop_oldest"
+          |            ^^^^^^^^^^^^^
+          |
+          = hint: write `overflow = "drop_gop"`, which drops whole groups of pictures
+        "#);
+        let on_the_source =
+            format!("{CAMERA}overflow = \"drop_oldest\"\n[sinks.disk]\ntype = \"recorder\"\ninputs = [\"cam\"]\n");
+        insta::assert_snapshot!(rendered(&on_the_source), @r#"
+        error[drop-oldest-packets]: `drop_oldest` would drop packets, and every picture up to the next keyframe with them
+         --> test.toml:3:12
+          |
+        3 | overflow = "drop_oldest"
+          |            ^^^^^^^^^^^^^
+          |
+          = hint: write `overflow = "drop_gop"`, which drops whole groups of pictures
+        "#);
+        assert!(found(&on_the_sink.replace("drop_oldest", "drop_gop")).is_empty());
+    }
+
+    #[test]
+    fn a_live_packet_tap_drops_groups_and_a_frame_tap_the_oldest() {
+        let text = format!(
+            "{CAMERA}[sinks.disk]\ntype = \"recorder\"\ninputs = [\"cam\"]\n[sinks.screen]\ntype = \"screen\"\ninputs = [\"cam\"]\n"
+        );
+        let checked = check("test", text.as_bytes(), &[], &surroundings());
+        let plan = build_plan(&checked.graph.unwrap(), PlanOptions { workers: None, pool_threads: None, cores: 17 });
+        let taps: Vec<_> = plan.taps.iter().map(|tap| (tap.kind, tap.overflow)).collect();
+        assert_eq!(taps, [(Kind::Packet, Overflow::DropGop), (Kind::Frame, Overflow::DropOldest)]);
+        assert_eq!((plan.workers, plan.pool_threads), (2, 17));
+    }
+
+    #[test]
+    fn a_chain_as_long_as_a_file_can_hold_is_no_trouble() {
+        let mut text = CAMERA.to_owned();
+        for n in 0..10_000 {
+            let input = if n == 0 { "cam".to_owned() } else { format!("n{}", n - 1) };
+            text.push_str(&format!("[operators.n{n}]\ntype=\"sample\"\nfps=1\ninputs=[\"{input}\"]\n"));
+        }
+        text.push_str("[sinks.s]\ntype = \"screen\"\ninputs = [\"n9999\"]\n");
+        assert_eq!(found(&text), [""; 0]);
+        let looped = text.replace("inputs=[\"cam\"]", "inputs=[\"n9999\"]");
+        assert_eq!(found(&looped), ["unused-node", "cycle"]);
+    }
+
+    #[test]
+    fn kinds_pass_through_what_passes_them_on() {
+        let text = format!(
+            "{CAMERA}[operators.few]\ntype = \"sample\"\nfps = 1\ninputs = [\"cam\"]\n[sinks.disk]\ntype = \"recorder\"\ninputs = [\"few\"]\n"
+        );
+        assert_eq!(found(&text), ["wrong-kind"]);
+    }
+
+    #[test]
+    fn a_broken_node_says_nothing_of_its_neighbours() {
+        let text = "[sources.cam]\ntype = \"camrea\"\n[operators.few]\ntype = \"sample\"\nfps = 1\ninputs = [\"cam\"]\n[sinks.s]\ntype = \"screen\"\ninputs = [\"few\"]\n";
+        assert_eq!(found(text), ["unknown-type"]);
+    }
+
+    const VALID: &str = "[params]\nrate = 2\n[sources.cam]\ntype = \"camera\"\nbudget = { items = 3, bytes = \"64MiB\" }\n[operators.few]\ntype = \"sample\"\nfps = \"${rate}\"\ninputs = [\"cam\"]\n[sinks.screen]\ntype = \"screen\"\ninputs = [\"few\"]\noverflow = \"drop_oldest\"\non_error = \"stop\"\n";
+
+    #[test]
+    fn the_graph_that_is_mutated_is_valid() {
+        assert_eq!(found(VALID), [""; 0]);
+    }
+
+    fn survives(bytes: &[u8]) {
+        let checked = check("test", bytes, &[], &surroundings());
+        let text = String::from_utf8_lossy(bytes);
+        for diagnostic in &checked.diagnostics {
+            assert!(diagnostic.render("test.toml", &text, false).contains(diagnostic.code.text()));
+            serde_json::to_string(&diagnostic.to_json(&text)).unwrap();
+        }
+        if let Some(graph) = checked.graph {
+            let plan = build_plan(&graph, PlanOptions { workers: None, pool_threads: None, cores: 2 });
+            assert!(!plan.sinks.is_empty());
+            super::super::explain::explain(&plan, &graph.secrets).text();
+        }
+    }
+
+    #[test]
+    fn fuzzed_bytes_never_panic() {
+        bolero::check!().with_iterations(2000).with_max_len(512).for_each(survives);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn mutated_graphs_never_panic(
+            cuts in proptest::collection::vec((0usize..VALID.len(), 0usize..12, "[\\[\\]a-z\"\\.=\\$\\{\\}0-9\n ]{0,6}"), 1..5),
+        ) {
+            let mut bytes = VALID.as_bytes().to_vec();
+            for (at, length, insert) in cuts {
+                let at = at.min(bytes.len());
+                let end = (at + length).min(bytes.len());
+                bytes.splice(at..end, insert.bytes());
+            }
+            survives(&bytes);
+        }
+
+        #[test]
+        fn lines_in_another_order_never_panic(order in proptest::collection::vec(0usize..14, 1..24)) {
+            let lines: Vec<&str> = VALID.lines().collect();
+            let text: Vec<&str> = order.into_iter().map(|line| lines[line % lines.len()]).collect();
+            survives(text.join("\n").as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_registry_of_these_tests_has_no_type_twice() {
+        for (index, one) in REGISTRY.iter().enumerate() {
+            assert!(REGISTRY[..index].iter().all(|other| (other.role, other.name) != (one.role, one.name)));
+        }
     }
 }

@@ -138,17 +138,18 @@ pub fn has_bound(nodes: &[Node], index: usize) -> bool {
     node.registration.role == Role::Source || reads_source || node.drops()
 }
 
-/// For each node, the sources that its items come from, as indices of nodes in ascending order.
-pub fn roots(nodes: &[Node]) -> Vec<Vec<usize>> {
-    let mut roots: Vec<Vec<usize>> = Vec::with_capacity(nodes.len());
-    for (index, node) in nodes.iter().enumerate() {
-        let mut own: Vec<usize> = node.inputs.iter().flat_map(|edge| roots[edge.from].iter().copied()).collect();
-        if node.registration.role == Role::Source {
-            own.push(index);
+/// The sources that a node's items come from, as indices of nodes in ascending order.
+pub fn roots(nodes: &[Node], index: usize) -> Vec<usize> {
+    let (mut waiting, mut seen, mut sources) = (vec![index], vec![false; nodes.len()], Vec::new());
+    while let Some(at) = waiting.pop() {
+        if std::mem::replace(&mut seen[at], true) {
+            continue;
         }
-        own.sort_unstable();
-        own.dedup();
-        roots.push(own);
+        if nodes[at].registration.role == Role::Source {
+            sources.push(at);
+        }
+        waiting.extend(nodes[at].inputs.iter().map(|edge| edge.from));
     }
-    roots
+    sources.sort_unstable();
+    sources
 }

@@ -70,6 +70,8 @@ codes! {
     BadChoice = "bad-choice" Error,
     MissingFile = "missing-file" Error,
     UnknownModel = "unknown-model" Error,
+    /// The model is known, but its files are missing or are not what its manifest says.
+    UnusableModel = "unusable-model" Error,
     /// A type's own check of its table failed.
     InvalidNode = "invalid-node" Error,
     MissingInputs = "missing-inputs" Error,

@@ -11,4 +11,6 @@ pub mod parse;
 pub mod plan;
 pub mod planner;
 pub mod substitute;
+#[cfg(test)]
+mod testing;
 pub mod wiring;

@@ -460,15 +460,22 @@ pub(crate) mod tests {
         RecordBody::Detection { model, detections: labels.iter().map(found).collect(), counts, has: BTreeMap::new() }
     }
 
-    /// A terminal of 100 columns that never scrolls: its rows, and where the cursor is.
+    /// A terminal of 100 columns that never scrolls.
     #[derive(Clone, Debug, Default)]
-    struct Screen(Arc<Mutex<(Vec<Vec<char>>, usize, usize)>>);
+    struct Screen(Arc<Mutex<Cells>>);
+
+    #[derive(Debug, Default)]
+    struct Cells {
+        rows: Vec<Vec<char>>,
+        row: usize,
+        column: usize,
+    }
 
     impl Screen {
         fn contents(&self) -> String {
             let screen = lock(&self.0);
             let rows: Vec<_> =
-                screen.0.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
+                screen.rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
             rows.join("\n").trim_end().to_owned()
         }
     }
@@ -479,23 +486,23 @@ pub(crate) mod tests {
         }
 
         fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-            let row = &mut lock(&self.0).1;
+            let row = &mut lock(&self.0).row;
             *row = row.saturating_sub(n);
             Ok(())
         }
 
         fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-            lock(&self.0).1 += n;
+            lock(&self.0).row += n;
             Ok(())
         }
 
         fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-            lock(&self.0).2 += n;
+            lock(&self.0).column += n;
             Ok(())
         }
 
         fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-            let column = &mut lock(&self.0).2;
+            let column = &mut lock(&self.0).column;
             *column = column.saturating_sub(n);
             Ok(())
         }
@@ -506,7 +513,7 @@ pub(crate) mod tests {
         }
 
         fn write_str(&self, text: &str) -> io::Result<()> {
-            let (rows, row, column) = &mut *lock(&self.0);
+            let Cells { rows, row, column } = &mut *lock(&self.0);
             for letter in text.chars() {
                 match letter {
                     '\n' => (*row, *column) = (*row + 1, 0),
@@ -528,7 +535,7 @@ pub(crate) mod tests {
         }
 
         fn clear_line(&self) -> io::Result<()> {
-            let (rows, row, column) = &mut *lock(&self.0);
+            let Cells { rows, row, column } = &mut *lock(&self.0);
             if let Some(cells) = rows.get_mut(*row) {
                 cells.clear();
             }

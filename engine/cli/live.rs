@@ -460,15 +460,22 @@ pub(crate) mod tests {
         RecordBody::Detection { model, detections: labels.iter().map(found).collect(), counts, has: BTreeMap::new() }
     }
 
-    /// A terminal of 100 columns that never scrolls: its rows, and where the cursor is.
+    /// A terminal of 100 columns that never scrolls.
     #[derive(Clone, Debug, Default)]
-    struct Screen(Arc<Mutex<(Vec<Vec<char>>, usize, usize)>>);
+    struct Screen(Arc<Mutex<Cells>>);
+
+    #[derive(Debug, Default)]
+    struct Cells {
+        rows: Vec<Vec<char>>,
+        row: usize,
+        column: usize,
+    }
 
     impl Screen {
         fn contents(&self) -> String {
             let screen = lock(&self.0);
             let rows: Vec<_> =
-                screen.0.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
+                screen.rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
             rows.join("\n").trim_end().to_owned()
         }
     }
@@ -479,23 +486,23 @@ pub(crate) mod tests {
         }
 
         fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-            let row = &mut lock(&self.0).1;
+            let row = &mut lock(&self.0).row;
             *row = row.saturating_sub(n);
             Ok(())
         }
 
         fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-            lock(&self.0).1 += n;
+            lock(&self.0).row += n;
             Ok(())
         }
 
         fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-            lock(&self.0).2 += n;
+            lock(&self.0).column += n;
             Ok(())
         }
 
         fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-            let column = &mut lock(&self.0).2;
+            let column = &mut lock(&self.0).column;
             *column = column.saturating_sub(n);
             Ok(())
         }
@@ -506,20 +513,21 @@ pub(crate) mod tests {
         }
 
         fn write_str(&self, text: &str) -> io::Result<()> {
-            let (rows, row, column) = &mut *lock(&self.0);
+            let Cells { rows, row, column } = &mut *lock(&self.0);
             for letter in text.chars() {
                 match letter {
                     '\n' => (*row, *column) = (*row + 1, 0),
                     '\r' => *column = 0,
                     _ => {
+                        // As real terminals do, it wraps with the letter after the last column, not with the last.
+                        if *column == 100 {
+                            (*row, *column) = (*row + 1, 0);
+                        }
                         rows.resize(rows.len().max(*row + 1), Vec::new());
                         let cells = &mut rows[*row];
                         cells.resize(cells.len().max(*column + 1), ' ');
                         cells[*column] = letter;
                         *column += 1;
-                        if *column == 100 {
-                            (*row, *column) = (*row + 1, 0);
-                        }
                     }
                 }
             }
@@ -527,7 +535,7 @@ pub(crate) mod tests {
         }
 
         fn clear_line(&self) -> io::Result<()> {
-            let (rows, row, column) = &mut *lock(&self.0);
+            let Cells { rows, row, column } = &mut *lock(&self.0);
             if let Some(cells) = rows.get_mut(*row) {
                 cells.clear();
             }
@@ -561,8 +569,16 @@ pub(crate) mod tests {
                 ..record(4, RecordBody::Status { state: "failed".to_owned(), reason: Some("no such file".to_owned()) })
             }),
         ];
-        insta::assert_snapshot!(lines.join("\n"), @r"
-        ");
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        12.40 s demo: 2 circle, 1 square | circle 0.99 [10 20 42 52], square 0.99 [10 20 42 52], circle 0.99 [10 20 42 52]
+        12.44 s demo: 7 circle | circle 0.99 [10 20 42 52], circle 0.99 [10 20 42 52], circle 0.99 [10 20 42 52], circle 0.99 [10 20 42 52], 3 more
+        12.48 s demo: nothing
+        0.00 s demo: tabby cat 0.91, tiger cat 0.05
+        0.04 s demo: md5 d41d8cd9
+        demo: gap: the camera went away
+        0.12 s demo: error in `people`: gave no answer within 30s
+        demo: failed: no such file
+        "#);
     }
 
     #[test]
@@ -585,8 +601,12 @@ pub(crate) mod tests {
             (counts.read, counts.delivered) = (650, 600);
         }
         let later = lines.draw(&engine, clock.now());
-        insta::assert_snapshot!([first, later].concat().join("\n"), @r"
-        ");
+        insta::assert_snapshot!([first, later].concat().join("\n"), @r#"
+        door      running     in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10
+        backyard  retrying    in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        door      running     in   25.0/s  out   15.0/s  age 4/13 ms  dropped 10
+        backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        "#);
     }
 
     #[test]

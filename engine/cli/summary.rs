@@ -34,8 +34,8 @@ pub fn summary(report: &GraphReport) -> String {
             "lost",
             "in/s",
             "out/s",
-            "age p50",
-            "p99",
+            "age p50 ms",
+            "p99 ms",
             "max ms",
         ],
     );
@@ -91,7 +91,8 @@ pub fn summary(report: &GraphReport) -> String {
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    if !report.total.conserved() {
+    let ended = matches!(report.state, GraphState::Finished | GraphState::Failed);
+    if ended && !report.total.conserved() {
         let _ = writeln!(text, "the counts do not add up: please report this as a mistake of the engine");
     }
     text
@@ -101,8 +102,11 @@ pub fn summary(report: &GraphReport) -> String {
 fn table(words: usize, header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.iter().copied());
-    for column in table.column_iter_mut().skip(words) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= words {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table
 }
@@ -119,8 +123,21 @@ mod tests {
     #[test]
     fn a_finished_graph() {
         let report = graph(vec![stream("door"), stream("a_camera_with_a_long_name")]);
-        insta::assert_snapshot!(summary(&report), @r"
-        ");
+        insta::assert_snapshot!(summary(&report), @r#"
+        graph `door` finished after 20.0 s
+
+        stream                     read  delivered  filtered  dropped  rejected  lost  in/s  out/s  age p50 ms  p99 ms  max ms
+        door                        600        570        20       10         0     0  30.0   28.5         4.4    12.8    40.0
+        a_camera_with_a_long_name   600        570        20       10         0     0  30.0   28.5         4.4    12.8    40.0
+
+        node     type    runs in  items  errors  busy s  busy ms/item
+        cameras  file    tap        580       0    1.23         2.128
+        people   detect  pool       580       3   15.60        26.897
+        events   sse     sink       580       0    0.00         0.004
+
+        stream `door`: `people` dropped 10 (full)
+        stream `a_camera_with_a_long_name`: `people` dropped 10 (full)
+        "#);
     }
 
     #[test]
@@ -138,7 +155,21 @@ mod tests {
         report.reason = Some("node `people` failed".to_owned());
         report.nodes[1].last_error = Some("the model takes 3 channels".to_owned());
         report.nodes[2].items = vec![0];
-        insta::assert_snapshot!(summary(&report), @r"
-        ");
+        insta::assert_snapshot!(summary(&report), @r#"
+        graph `door` failed after 20.0 s: node `people` failed
+
+        stream  read  delivered  filtered  dropped  rejected  lost  in/s  out/s  age p50 ms  p99 ms  max ms
+        door       3          0         0        0         1     1  30.0   28.5         4.4    12.8    40.0
+
+        node     type    runs in  items  errors  busy s  busy ms/item
+        cameras  file    tap        580       0    1.23         2.128
+        people   detect  pool       580       3   15.60        26.897
+        events   sse     sink         0       0    0.00             -
+
+        stream `door`: cannot open `gone.mp4`: no such file
+        stream `door`: 2 repaired (timestamp jumps)
+        node `people`, last error: the model takes 3 channels
+        the counts do not add up: please report this as a mistake of the engine
+        "#);
     }
 }

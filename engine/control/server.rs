@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use operators::error::StartError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -128,12 +129,32 @@ pub fn start(
         max_subscribers: config.max_subscribers,
         allow_origin,
     });
+    allow_descriptors(config.max_connections);
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || runtime.block_on(serve(listener, config, routes, stopped)))
         .map_err(|error| StartError::new(format!("cannot start the control thread: {error}")))?;
     Ok(ControlHandle { address, stop: Some(stop), thread: Some(thread) })
+}
+
+/// Every connection takes a file descriptor, and the usual soft limit of a process is 1024 where the hard one is half a
+/// million: raises the soft limit where connections need it.
+fn allow_descriptors(connections: usize) {
+    /// What files, cameras and the engine itself may take beside connections.
+    const OTHERS: u64 = 2048;
+    let needed = connections as u64 + OTHERS;
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match needed.min(hard) {
+        wanted if soft < wanted => setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).map(|()| wanted),
+        _ => Ok(soft),
+    });
+    match raised {
+        Ok(limit) if limit < needed => {
+            tracing::warn!(limit, needed, "few file descriptors are allowed: many connections may be refused");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot learn how many file descriptors are allowed"),
+    }
 }
 
 fn cannot_listen(listen: &str, error: &io::Error) -> StartError {
@@ -470,6 +491,19 @@ mod tests {
         let first = circles.next();
         assert_eq!((first.name.as_str(), &first.data["stream"]), ("detection", &"b".into()));
         assert_eq!(circles.seqs(1), [3]);
+    }
+
+    /// The other tests read HTTP/1.0, which is not chunked.
+    #[test]
+    fn a_common_client_reads_events() {
+        let plane = plane();
+        let url = format!("http://{}/events?last_event_id=1f.0", plane.handle.address());
+        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
+        plane.hub.publish(&detection("a", 0, "square"));
+        let mut answer = agent.get(url).call().unwrap();
+        let lines = BufReader::new(answer.body_mut().as_reader()).lines().map(Result::unwrap);
+        let events: Vec<_> = lines.filter(|line| line.starts_with("event: ")).take(2).collect();
+        assert_eq!(events, ["event: gap", "event: detection"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -101,6 +102,13 @@ fn create(written: &str, path: &Path) -> Result<fs::File, StartError> {
         let message = format!("cannot make the folder of `{written}`: {}", reason(&error));
         return Err(StartError::new(message).hint("make the folder yourself, or choose another `path`"));
     }
+    // Opening a named pipe waits for its reader, perhaps for ever; without blocking it fails where there is none.
+    let probe = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
+    if probe.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO)) {
+        let error = StartError::new(format!("cannot write to the pipe `{written}`: nobody reads it"));
+        return Err(error.hint("start its reader first"));
+    }
+    // `probe` stays open until the end of this: a reader must not take its closing for the end of everything.
     fs::File::create(path).map_err(|error| {
         let (why, hint) = match error.kind() {
             ErrorKind::IsADirectory => {
@@ -340,6 +348,18 @@ mod tests {
             assert_eq!(errors[0].field, "path");
             assert!(errors[0].hint.is_some(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_does_not_hang_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = refusal(folder.path(), "pipe");
+        assert_eq!(error.message, "cannot write to the pipe `pipe`: nobody reads it");
+        let reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
+        assert!(sink(folder.path(), "pipe").unwrap().start().is_ok());
+        drop(reader);
     }
 
     #[test]

@@ -23,4 +23,12 @@ pub mod transforms;
 use operator::Registration;
 
 /// Every type that a graph file may name.
-pub static OPERATORS: &[&Registration] = &[&sources::synthetic::REGISTRATION, &transforms::sample::REGISTRATION];
+pub static OPERATORS: &[&Registration] = &[
+    &sources::file::REGISTRATION,
+    &sources::synthetic::REGISTRATION,
+    &transforms::checksum::REGISTRATION,
+    &transforms::classify::REGISTRATION,
+    &transforms::detect::REGISTRATION,
+    &transforms::preprocess::REGISTRATION,
+    &transforms::sample::REGISTRATION,
+];

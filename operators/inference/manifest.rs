@@ -66,8 +66,6 @@ pub struct Defaults {
     pub threshold: Option<f32>,
     /// Boxes of one class that overlap a better one by more than this IoU are not reported.
     pub nms: Option<f32>,
-    /// Number of predictions.
-    pub top_k: Option<usize>,
 }
 
 /// Where the names of the classes come from.

@@ -38,6 +38,14 @@ pub struct Model {
     pub evaluation: Option<toml::Table>,
 }
 
+impl Model {
+    /// Upper bound, in bytes, of what one session takes: the weights as they are, once more rearranged for the CPU,
+    /// and what lies between the layers.
+    pub fn memory(&self) -> u64 {
+        3 * self.bytes + 12 * self.input.bytes() + (16 << 20)
+    }
+}
+
 /// The classes of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
@@ -370,14 +378,11 @@ fn unreadable(name: &str, path: &Path, error: &std::io::Error) -> ModelError {
 fn check_output(manifest: &Manifest, input: &InputSpec) -> Result<(), String> {
     use crate::inference::manifest::InputSize;
 
-    let Defaults { threshold, nms, top_k } = manifest.defaults;
+    let Defaults { threshold, nms } = manifest.defaults;
     for (field, value) in [("threshold", threshold), ("nms", nms)] {
         if value.is_some_and(|value| !(0.0..=1.0).contains(&value)) {
             return Err(format!("[defaults]: `{field}` must be 0 to 1"));
         }
-    }
-    if top_k == Some(0) {
-        return Err("[defaults]: `top_k` must be at least 1".into());
     }
     if let OutputSpec::Yolox { strides, .. } = &manifest.output {
         let InputSize::Fixed { width, height } = input.size else {

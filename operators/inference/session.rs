@@ -1,3 +1,240 @@
-//! x
+//! ONNX Runtime sessions, one for each model and thread.
+//!
+//! A session runs one picture on the thread that calls it (intra-op 1, inter-op 1): the pool's threads are the
+//! parallelism. When it is made, its inputs and outputs are compared with the manifest and it is warmed up.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use ort::logging::LogLevel;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{Session, SessionOutputs};
+use ort::value::{Outlet, TensorElementType, TensorRef};
+
+use crate::error::{ItemError, StartError};
+use crate::inference::decode::yolox;
+use crate::inference::manifest::{ElementType, InputSize, OutputSpec};
+use crate::inference::model::Model;
+use crate::inference::runtime;
+
+/// The sessions of one pool thread, shared between the nodes that run the same model. A session goes when the last
+/// node that uses it goes.
 #[derive(Default)]
-pub struct Sessions {}
+pub struct Sessions {
+    /// By name and hash of the model.
+    open: BTreeMap<(Arc<str>, Arc<str>), Weak<RefCell<ModelSession>>>,
+}
+
+impl Sessions {
+    /// The session of `model` on this thread: made, checked and warmed up by the first caller.
+    pub fn get(&mut self, model: &Arc<Model>) -> Result<Rc<RefCell<ModelSession>>, StartError> {
+        let key = (model.name.name.clone(), model.name.sha256.clone());
+        if let Some(session) = self.open.get(&key).and_then(Weak::upgrade) {
+            return Ok(session);
+        }
+        let session = Rc::new(RefCell::new(ModelSession::open(model.clone())?));
+        self.open.retain(|_, session| session.strong_count() > 0);
+        self.open.insert(key, Rc::downgrade(&session));
+        Ok(session)
+    }
+}
+
+/// The values of one input tensor, in the order of its shape.
+#[derive(Clone, Copy, Debug)]
+pub enum InputValues<'a> {
+    F32(&'a [f32]),
+    U8(&'a [u8]),
+}
+
+/// A loaded model on one thread.
+pub struct ModelSession {
+    model: Arc<Model>,
+    session: Session,
+}
+
+impl ModelSession {
+    /// Loads `model`, checks it against its manifest and runs it once on an empty picture.
+    pub fn open(model: Arc<Model>) -> Result<ModelSession, StartError> {
+        let environment = runtime::environment()?;
+        let build = || -> ort::Result<Session> {
+            Session::builder(environment)?
+                .with_log_level(LogLevel::Warning)?
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                .with_intra_threads(1)?
+                .with_inter_threads(1)?
+                .commit_from_file(&model.path)
+        };
+        let session = build().map_err(|error| {
+            StartError::new(format!("model `{}`, {}, cannot be loaded: {error}", model.name.name, model.path.display()))
+                .hint("the file must be an ONNX model that this version of ONNX Runtime knows")
+        })?;
+        let differences = differences(&model, session.inputs(), session.outputs());
+        if !differences.is_empty() {
+            let message = format!(
+                "model `{}` has another shape than its manifest says: {}",
+                model.name.name,
+                differences.join("; ")
+            );
+            return Err(StartError::new(message).hint(format!(
+                "correct [input] and [output] of the manifest of `{}`, or use the file that belongs to it",
+                model.name.name
+            )));
+        }
+        let mut session = ModelSession { model, session };
+        session.warm_up().map_err(|error| {
+            StartError::new(format!("model `{}` fails on an empty picture: {error}", session.model.name.name))
+                .hint("the file is damaged, or its manifest does not describe its input")
+        })?;
+        Ok(session)
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    fn warm_up(&mut self) -> Result<(), ItemError> {
+        let (width, height) = match self.model.input.size {
+            InputSize::Fixed { width, height } => (width, height),
+            InputSize::Source { width, height } => (width.min(640), height.min(360)),
+        };
+        let shape = self.model.input.shape(width, height);
+        let count = shape.iter().product();
+        match self.model.input.dtype {
+            ElementType::F32 => self.run(shape, InputValues::F32(&vec![0.0; count]), |_| Ok(())),
+            ElementType::U8 => self.run(shape, InputValues::U8(&vec![0; count]), |_| Ok(())),
+        }
+    }
+
+    /// Runs the model on one picture of `shape` (without the batch dimension) and hands its outputs to `read`. The
+    /// input is not copied.
+    pub fn run<R>(
+        &mut self,
+        shape: [usize; 3],
+        values: InputValues<'_>,
+        read: impl FnOnce(&Outputs<'_>) -> Result<R, ItemError>,
+    ) -> Result<R, ItemError> {
+        let name = &self.model.name.name;
+        let failed = |error: ort::Error| ItemError::Failed(format!("model `{name}` failed: {error}"));
+        let batch = [1, shape[0], shape[1], shape[2]];
+        let outputs = match values {
+            InputValues::F32(values) => {
+                let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
+                self.session.run(ort::inputs![input])
+            }
+            InputValues::U8(values) => {
+                let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
+                self.session.run(ort::inputs![input])
+            }
+        };
+        read(&Outputs { model: &self.model, outputs: outputs.map_err(failed)? })
+    }
+}
+
+/// What a model answered to one picture.
+pub struct Outputs<'a> {
+    model: &'a Model,
+    outputs: SessionOutputs<'a>,
+}
+
+impl Outputs<'_> {
+    /// The values of the output `name`.
+    pub fn f32(&self, name: &str) -> Result<&[f32], ItemError> {
+        self.values(name)
+    }
+
+    /// The values of the output `name`.
+    pub fn i64(&self, name: &str) -> Result<&[i64], ItemError> {
+        self.values(name)
+    }
+
+    fn values<T: ort::value::PrimitiveTensorElementType>(&self, name: &str) -> Result<&[T], ItemError> {
+        let failed = |why: &dyn std::fmt::Display| {
+            ItemError::Failed(format!("output `{name}` of model `{}` cannot be read: {why}", self.model.name.name))
+        };
+        let value = self.outputs.get(name).ok_or_else(|| failed(&"there is none"))?;
+        value.try_extract_tensor::<T>().map(|(_, values)| values).map_err(|error| failed(&error))
+    }
+}
+
+/// What a tensor of a model should be; `None` stands for any length.
+struct Expected<'a> {
+    what: &'static str,
+    name: &'a str,
+    element: TensorElementType,
+    shape: Vec<Option<usize>>,
+}
+
+impl Expected<'_> {
+    /// How the real tensor differs, in words.
+    fn difference(&self, real: &[Outlet]) -> Option<String> {
+        let Expected { what, name, element, shape } = self;
+        let Some(outlet) = real.iter().find(|outlet| outlet.name() == *name) else {
+            let names: Vec<String> = real.iter().map(|outlet| format!("`{}`", outlet.name())).collect();
+            return Some(format!("there is no {what} `{name}`, only {}", names.join(", ")));
+        };
+        let (Some(real_element), Some(real_shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape())
+        else {
+            return Some(format!("{what} `{name}` is no tensor"));
+        };
+        if real_element != *element {
+            return Some(format!("{what} `{name}` has elements of {real_element}, not {element}"));
+        }
+        // A negative length of the model is one that it leaves open.
+        let fits = real_shape.len() == shape.len()
+            && real_shape.iter().zip(shape).all(|(real, expected)| {
+                expected.is_none_or(|expected| *real < 0 || usize::try_from(*real) == Ok(expected))
+            });
+        let written = |length: &Option<usize>| length.map_or_else(|| "?".to_owned(), |length| length.to_string());
+        (!fits).then(|| {
+            let real: Vec<String> = real_shape.iter().map(|length| written(&usize::try_from(*length).ok())).collect();
+            let expected: Vec<String> = shape.iter().map(written).collect();
+            format!("{what} `{name}` is [{}], not [{}]", real.join(", "), expected.join(", "))
+        })
+    }
+}
+
+/// Everything in which a model differs from its manifest.
+fn differences(model: &Model, inputs: &[Outlet], outputs: &[Outlet]) -> Vec<String> {
+    let mut differences = Vec::new();
+    if inputs.len() != 1 {
+        let names: Vec<String> = inputs.iter().map(|outlet| format!("`{}`", outlet.name())).collect();
+        differences.push(format!("it has {} inputs ({}), not one", inputs.len(), names.join(", ")));
+    }
+    let element = match model.input.dtype {
+        ElementType::F32 => TensorElementType::Float32,
+        ElementType::U8 => TensorElementType::Uint8,
+    };
+    let side = match model.input.size {
+        InputSize::Fixed { width, height } => model.input.shape(width, height).map(Some),
+        // The sides stay open: 3 is the only length that is known.
+        InputSize::Source { .. } => model.input.shape(0, 0).map(|length| (length > 0).then_some(length)),
+    };
+    let shape = std::iter::once(Some(1)).chain(side).collect();
+    differences.extend(Expected { what: "input", name: &model.input_name, element, shape }.difference(inputs));
+    differences.extend(expected_outputs(model).into_iter().filter_map(|expected| expected.difference(outputs)));
+    differences
+}
+
+fn expected_outputs(model: &Model) -> Vec<Expected<'_>> {
+    let classes = model.labels.len();
+    let output = |name, element, shape| Expected { what: "output", name, element, shape };
+    match &model.output {
+        OutputSpec::Softmax { name } | OutputSpec::None { name } => {
+            vec![output(name, TensorElementType::Float32, vec![Some(1), Some(classes)])]
+        }
+        OutputSpec::Yolox { name, strides } => {
+            let rows = match model.input.size {
+                InputSize::Fixed { width, height } => Some(yolox::rows(width, height, strides)),
+                InputSize::Source { .. } => None,
+            };
+            vec![output(name, TensorElementType::Float32, vec![Some(1), rows, Some(classes + yolox::BOX_COLUMNS)])]
+        }
+        OutputSpec::BoxesLabelsScores { boxes, labels, scores } => vec![
+            output(boxes, TensorElementType::Float32, vec![None, Some(4)]),
+            output(labels, TensorElementType::Int64, vec![None]),
+            output(scores, TensorElementType::Float32, vec![None]),
+        ],
+    }
+}

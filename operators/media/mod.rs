@@ -1,1 +1,28 @@
 //! libav, behind safe types: the only place with `unsafe`.
+//!
+//! A demuxer ([`demux`]) reads packets of a chosen track, a decoder ([`decode`]) turns them into pictures, a ledger
+//! ([`ledger`]) numbers the pictures and those that were left out, and a picture becomes a [`crate::item::Frame`]
+//! without being copied ([`picture`]) or, where its format is none of ours, converted ([`scale`]).
+
+#![allow(unsafe_code, reason = "libav is a C library; each block says why it is sound")]
+
+pub mod decode;
+pub mod demux;
+pub mod ledger;
+pub mod picture;
+pub mod scale;
+
+use std::sync::Once;
+
+/// Makes libav ready; every entry into this module calls it first. Its own messages are silenced: they go straight to
+/// standard error and name no stream; what matters comes back as errors and counted repairs.
+fn initialise() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        ffmpeg_next::util::log::set_level(ffmpeg_next::util::log::Level::Quiet);
+        // Fills the table of error texts. It fails in no version of libav.
+        if let Err(error) = ffmpeg_next::init() {
+            tracing::warn!("libav could not be initialised: {error}");
+        }
+    });
+}

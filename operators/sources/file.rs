@@ -1,1 +1,355 @@
-//! (see the registry)
+//! `file`: decodes video files, as fast as consumers take the pictures or paced by their timestamps.
+//!
+//! Owns the configuration and the choice of files; [`super::playback`] plays one.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use serde::Deserialize;
+
+use crate::config::{self, Field, FieldType, OneOrMany, Presence};
+use crate::error::{FieldError, SourceError};
+use crate::item::{EndReason, Kind, StreamId};
+use crate::media::demux::{Demuxer, Tracks};
+use crate::media::picture;
+use crate::operator::{
+    BuildContext, Built, Execution, ItemSize, Outlet, Produces, Registration, Role, Source, StreamSpec,
+};
+
+use super::playback::{self, Settings};
+
+/// More frame threads than this only cost memory.
+const MOST_DECODER_THREADS: usize = 16;
+
+#[derive(Deserialize)]
+struct Config {
+    path: Option<OneOrMany<String>>,
+    #[serde(default)]
+    streams: toml::Table,
+    #[serde(flatten)]
+    settings: SettingsConfig,
+}
+
+/// What a node says for all its streams, and a stream for itself.
+#[derive(Clone, Default, Deserialize)]
+struct SettingsConfig {
+    #[serde(rename = "loop")]
+    repeat: Option<bool>,
+    realtime: Option<bool>,
+    tracks: Option<TracksConfig>,
+    skip: Option<bool>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum TracksConfig {
+    Word(String),
+    Indices(Vec<usize>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StreamConfig {
+    Path(String),
+    Table {
+        path: String,
+        #[serde(flatten)]
+        settings: SettingsConfig,
+    },
+}
+
+impl SettingsConfig {
+    /// These settings, with those of the node where they say nothing.
+    fn resolve(&self, node: &SettingsConfig, field: &str) -> Result<Settings, FieldError> {
+        let tracks = match self.tracks.as_ref().or(node.tracks.as_ref()) {
+            None => Tracks::Best,
+            Some(TracksConfig::Word(word)) if word == "best" => Tracks::Best,
+            Some(TracksConfig::Word(word)) => {
+                let error = FieldError::new(field, format!("`{word}` is no choice of tracks"));
+                return Err(error.hint("write `tracks = \"best\"`, or a list of indices such as `tracks = [0, 1]`"));
+            }
+            Some(TracksConfig::Indices(indices)) if indices.is_empty() => {
+                return Err(FieldError::new(field, "an empty list chooses no track").hint("write `tracks = \"best\"`"));
+            }
+            Some(TracksConfig::Indices(indices)) => Tracks::Indices(indices.clone()),
+        };
+        Ok(Settings {
+            tracks,
+            repeat: self.repeat.or(node.repeat).unwrap_or(false),
+            realtime: self.realtime.or(node.realtime).unwrap_or(false),
+            skip: self.skip.or(node.skip).unwrap_or(true),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct FileStream {
+    id: StreamId,
+    path: PathBuf,
+    settings: Settings,
+}
+
+struct FileSource {
+    streams: Vec<FileStream>,
+    size: OnceLock<ItemSize>,
+}
+
+impl Source for FileSource {
+    fn streams(&self) -> Vec<StreamSpec> {
+        let spec =
+            |stream: &FileStream| StreamSpec { id: stream.id.clone(), location: stream.path.display().to_string() };
+        self.streams.iter().map(spec).collect()
+    }
+
+    fn is_live(&self) -> bool {
+        self.streams.iter().any(|stream| stream.settings.realtime)
+    }
+
+    fn is_finite(&self) -> bool {
+        self.streams.iter().all(|stream| !stream.settings.repeat)
+    }
+
+    /// Looks into the first file, once.
+    fn frame_size(&self) -> ItemSize {
+        *self.size.get_or_init(|| {
+            let probe = |stream: &FileStream| {
+                let demuxer = Demuxer::open(&stream.path, &stream.settings.tracks, &|| false).ok()?;
+                picture::expected_bytes(&demuxer.parameters())
+            };
+            self.streams.iter().find_map(probe).map_or(ItemSize::Unknown, ItemSize::Known)
+        })
+    }
+
+    fn decoder_threads(&self, cores: usize, running: usize) -> usize {
+        if self.is_live() {
+            // Each further thread would delay by a picture.
+            return 1;
+        }
+        (2 * cores / running.max(1)).clamp(1, MOST_DECODER_THREADS)
+    }
+
+    fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
+        let known = self.streams.iter().find(|known| known.id == *stream);
+        let known = known.ok_or_else(|| SourceError::input(format!("this source has no stream `{stream}`")))?;
+        playback::play(&known.path, &known.settings, outlet)
+    }
+}
+
+fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    let config: Config = config::read(table)?;
+    let streams = choose(&context.folder, config)?;
+    Ok(Built::Source(Arc::new(FileSource { streams, size: OnceLock::new() })))
+}
+
+/// The streams of `config`, or every mistake in it. Relative paths are relative to `folder`.
+fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldError>> {
+    let mut streams: Vec<FileStream> = Vec::new();
+    let mut mistakes = Vec::new();
+    let paths = match (config.path, config.streams.is_empty()) {
+        (None, true) => {
+            let error = FieldError::new("", "`file` needs to know which files to play");
+            return Err(vec![error.hint("add `path = \"video.mp4\"` or `streams.NAME = \"video.mp4\"`")]);
+        }
+        (Some(_), false) => {
+            let error = FieldError::new("streams", "`path` and `streams` both say which files to play");
+            return Err(vec![error.hint("keep one of them")]);
+        }
+        (paths, _) => paths.map(OneOrMany::into_vec).unwrap_or_default(),
+    };
+    let node = &config.settings;
+    match SettingsConfig::default().resolve(node, "tracks") {
+        Err(mistake) => mistakes.push(mistake),
+        Ok(settings) => {
+            let mut taken = BTreeSet::new();
+            for text in &paths {
+                match expand(folder, "path", text) {
+                    Ok(files) => streams.extend(files.into_iter().map(|path| FileStream {
+                        id: unique(&path, &mut taken),
+                        path,
+                        settings: settings.clone(),
+                    })),
+                    Err(mistake) => mistakes.push(mistake),
+                }
+            }
+        }
+    }
+    for (name, value) in config.streams {
+        match named(folder, node, &name, value) {
+            Ok(stream) => streams.push(stream),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    if mistakes.is_empty() && streams.is_empty() {
+        mistakes.push(FieldError::new("path", "an empty list names no file").hint("name at least one file"));
+    }
+    if mistakes.is_empty() { Ok(streams) } else { Err(mistakes) }
+}
+
+/// One entry of `streams`.
+fn named(folder: &Path, node: &SettingsConfig, name: &str, value: toml::Value) -> Result<FileStream, FieldError> {
+    let field = format!("streams.{name}");
+    let id = StreamId::new(name).ok_or_else(|| {
+        FieldError::new(&field, format!("`{name}` cannot be the name of a stream"))
+            .hint("use 1 to 128 of the characters A-Z a-z 0-9 _ . -")
+    })?;
+    let (path, field, settings) = match value.try_into() {
+        Ok(StreamConfig::Path(path)) => (path, field, SettingsConfig::default()),
+        Ok(StreamConfig::Table { path, settings }) => (path, format!("{field}.path"), settings),
+        Err(_) => {
+            let hint =
+                format!("write `{field} = \"video.mp4\"` or `{field} = {{ path = \"video.mp4\", loop = true }}`");
+            return Err(FieldError::new(field, "a stream is a path, or a table with a `path`").hint(hint));
+        }
+    };
+    let path = folder.join(path);
+    check(&path, &field)?;
+    let settings = settings.resolve(node, &format!("streams.{name}.tracks"))?;
+    Ok(FileStream { id, path, settings })
+}
+
+/// The files that `text` names: itself, or what matches it as a glob, sorted.
+fn expand(folder: &Path, field: &str, text: &str) -> Result<Vec<PathBuf>, FieldError> {
+    let path = folder.join(text);
+    let is_glob = text.contains(['*', '?', '[']);
+    // A file whose name looks like a glob is meant itself.
+    if !is_glob || path.exists() {
+        check(&path, field)?;
+        return Ok(vec![path]);
+    }
+    // What stands before the pattern is a plain path, whatever characters it has.
+    let pattern = format!("{}/{text}", glob::Pattern::escape(&folder.to_string_lossy()));
+    let pattern = if Path::new(text).is_absolute() || folder.as_os_str().is_empty() { text } else { &pattern };
+    let matches = glob::glob(pattern).map_err(|error| {
+        FieldError::new(field, format!("`{text}` is not a valid glob: {error}"))
+            .hint("write it like \"videos/*.mp4\"; ** stands for any folders")
+    })?;
+    let files: Vec<PathBuf> = matches.filter_map(Result::ok).filter(|path| path.is_file()).collect();
+    if files.is_empty() {
+        let error = FieldError::new(field, format!("no file matches `{text}`"));
+        return Err(error.hint(format!("it is looked for in `{}`; check folder and ending", folder.display())));
+    }
+    files.iter().try_for_each(|file| check(file, field))?;
+    Ok(files)
+}
+
+/// Whether `path` is a file that can be read.
+fn check(path: &Path, field: &str) -> Result<(), FieldError> {
+    let name = path.display();
+    if path.to_str().is_none() {
+        return Err(FieldError::new(field, format!("the path `{name}` is not valid UTF-8")).hint("rename the file"));
+    }
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let hint = match nearest(path) {
+                Some(similar) => format!("did you mean `{similar}`?"),
+                None => "relative paths start at the working directory of the process".to_owned(),
+            };
+            return Err(FieldError::new(field, format!("there is no file `{name}`")).hint(hint));
+        }
+        Err(error) => {
+            let error = FieldError::new(field, format!("`{name}` cannot be opened: {error}"));
+            return Err(error.hint("check the path and its permissions"));
+        }
+        Ok(data) if data.is_dir() => {
+            let error = FieldError::new(field, format!("`{name}` is a folder"));
+            return Err(error.hint(format!("for all its files write \"{}/*\"", name.to_string().trim_end_matches('/'))));
+        }
+        Ok(data) if !data.is_file() => {
+            let error = FieldError::new(field, format!("`{name}` is not a regular file"));
+            return Err(error.hint("pipes and devices cannot be played: name a file"));
+        }
+        Ok(_) => {}
+    }
+    File::open(path).map(drop).map_err(|error| {
+        FieldError::new(field, format!("`{name}` cannot be opened: {error}")).hint("check its permissions")
+    })
+}
+
+/// The name in the same folder that differs only in case or ending.
+fn nearest(path: &Path) -> Option<String> {
+    let stem = path.file_stem()?.to_str()?.to_lowercase();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut similar: Vec<PathBuf> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|other| other.file_stem().is_some_and(|other| other.to_string_lossy().to_lowercase() == stem))
+        .collect();
+    similar.sort();
+    Some(similar.first()?.display().to_string())
+}
+
+/// The id of a file without a name of its own: its stem; further files of the same stem get `-2`, `-3`.
+fn unique(path: &Path, taken: &mut BTreeSet<StreamId>) -> StreamId {
+    let stem = StreamId::sanitised(&path.file_stem().unwrap_or_default().to_string_lossy());
+    let mut id = stem.clone();
+    let mut number = 1u64;
+    while !taken.insert(id.clone()) {
+        number += 1;
+        let suffix = format!("-{number}");
+        let kept: String = stem.chars().take(128 - suffix.len()).collect();
+        id = StreamId::sanitised(&format!("{kept}{suffix}"));
+    }
+    id
+}
+
+const STREAM_SETTING: FieldType = FieldType::Either(&[
+    FieldType::Boolean,
+    FieldType::InputPath,
+    FieldType::List(&FieldType::Integer { minimum: 0, maximum: 65_535 }),
+]);
+
+pub static REGISTRATION: Registration = Registration {
+    name: "file",
+    role: Role::Source,
+    summary: "Decodes video files, as fast as they are consumed or paced by their timestamps.",
+    execution: Execution::Thread,
+    accepts: &[],
+    produces: Produces::Kinds(&[Kind::Frame]),
+    fields: &[
+        Field {
+            name: "path",
+            value: FieldType::OneOrList(&FieldType::InputPath),
+            presence: Presence::Optional,
+            summary: "A file, a glob, or a list of them; each file is a stream named after it. This or `streams`.",
+        },
+        Field {
+            name: "streams",
+            value: FieldType::Map(&FieldType::Either(&[FieldType::InputPath, FieldType::Map(&STREAM_SETTING)])),
+            presence: Presence::Optional,
+            summary: "Named streams: each a path, or a table with `path` and settings of its own (`loop`, \
+                      `realtime`, `tracks`, `skip`). This or `path`.",
+        },
+        Field {
+            name: "loop",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Start again at the end of the file; time and numbers go on.",
+        },
+        Field {
+            name: "realtime",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Emit each picture when it is due, as a camera would.",
+        },
+        Field {
+            name: "tracks",
+            value: FieldType::Either(&[
+                FieldType::Choice(&["best"]),
+                FieldType::List(&FieldType::Integer { minimum: 0, maximum: 65_535 }),
+            ]),
+            presence: Presence::Default("\"best\""),
+            summary: "The best video and audio track, or a list of track indices; the first video track among them \
+                      is decoded.",
+        },
+        Field {
+            name: "skip",
+            value: FieldType::Boolean,
+            presence: Presence::Default("true"),
+            summary: "Leave undecoded what nobody asked for, where that changes no other picture.",
+        },
+    ],
+    example: "[sources.clips]\ntype = \"file\"\npath = \"videos/*.mp4\"\n",
+    build,
+};

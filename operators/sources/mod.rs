@@ -1,5 +1,6 @@
 //! Sources: what makes items.
 
 pub mod file;
+mod playback;
 pub mod scene;
 pub mod synthetic;

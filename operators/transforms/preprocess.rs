@@ -1,1 +1,143 @@
-//! (see the registry)
+//! `preprocess`: turns a picture into the tensor that a model eats.
+//!
+//! `classify` and `detect` do this by themselves, as their model's manifest says. A node of its own is for another way
+//! than the manifest's, or for one tensor that several models share.
+
+pub mod geometry;
+pub mod kernel;
+
+use std::sync::Arc;
+
+use crate::config::{self, Field, FieldType, Presence};
+use crate::error::{FieldError, ItemError, StartError};
+use crate::inference::manifest::{InputFields, InputSpec, LARGEST_SIDE};
+use crate::inference::session::Sessions;
+use crate::item::{Item, Kind, Payload, Tensor};
+use crate::operator::{BuildContext, Built, Execution, PoolOperator, Produces, Registration, Role, Runner};
+use crate::transforms::preprocess::kernel::Preprocessor;
+
+struct Preprocess {
+    spec: InputSpec,
+}
+
+impl PoolOperator for Preprocess {
+    fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+        Ok(Box::new(PreprocessRunner { preprocessor: Preprocessor::new(self.spec.clone()) }))
+    }
+
+    fn memory(&self) -> u64 {
+        Preprocessor::memory(&self.spec)
+    }
+}
+
+struct PreprocessRunner {
+    preprocessor: Preprocessor,
+}
+
+impl Runner for PreprocessRunner {
+    fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+        let Payload::Frame(frame) = &item.payload else {
+            return Err(ItemError::Failed(format!("`preprocess` takes frames, not {}", item.payload.kind().plural())));
+        };
+        let mut data = self.preprocessor.buffer();
+        let geometry = self.preprocessor.run(frame, &mut data)?;
+        let [width, height] = geometry.tensor;
+        let shape = self.preprocessor.spec().shape(width, height);
+        Ok(Payload::Tensor(Arc::new(Tensor { shape, data, placement: geometry.placement, index: frame.index })))
+    }
+}
+
+fn build(context: &BuildContext, mut table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    let model = match table.remove("model") {
+        Some(toml::Value::String(name)) => Some(context.models.get(&name).map_err(|error| vec![error.at("model")])?),
+        Some(_) => return Err(vec![FieldError::new("model", "`model` is the name of a model")]),
+        None => None,
+    };
+    let own: InputFields = config::read(table)?;
+    let fields = match &model {
+        Some(model) => own.over(&model.input_fields),
+        None => own,
+    };
+    let as_error = |mistake: crate::inference::manifest::InputMistake| {
+        FieldError::new(mistake.field, mistake.message)
+            .hint("see `engine list preprocess` for the fields and their defaults")
+    };
+    let spec = fields.resolve().map_err(|mistakes| mistakes.into_iter().map(as_error).collect::<Vec<_>>())?;
+    Ok(Built::Pool(Arc::new(Preprocess { spec })))
+}
+
+const SIDE: FieldType = FieldType::Integer { minimum: 1, maximum: LARGEST_SIDE as i64 };
+const NUMBER: FieldType = FieldType::Number { minimum: f64::MIN, maximum: f64::MAX };
+
+const fn optional(name: &'static str, value: FieldType, summary: &'static str) -> Field {
+    Field { name, value, presence: Presence::Optional, summary }
+}
+
+pub static REGISTRATION: Registration = Registration {
+    name: "preprocess",
+    role: Role::Operator,
+    summary: "Turns a picture into the tensor that a model eats.",
+    execution: Execution::Pool,
+    accepts: &[Kind::Frame],
+    produces: Produces::Kinds(&[Kind::Tensor]),
+    fields: &[
+        optional("model", FieldType::Model, "Takes what is left out here from the manifest of this model."),
+        optional("width", SIDE, "Width of the tensor in pixels. Left out with `height`: the picture's own size."),
+        optional("height", SIDE, "Height of the tensor in pixels."),
+        optional(
+            "largest",
+            FieldType::List(&SIDE),
+            "Without `width` and `height`: pictures larger than this [width, height] are made smaller. Left out: \
+             [1920, 1080].",
+        ),
+        optional(
+            "layout",
+            FieldType::Choice(&["nchw", "nhwc"]),
+            "Order of the dimensions: channels first or last. Left out: nchw.",
+        ),
+        optional("dtype", FieldType::Choice(&["f32", "u8"]), "Type of the numbers. Left out: f32."),
+        optional("color", FieldType::Choice(&["rgb", "bgr"]), "Order of the channels. Left out: rgb."),
+        optional(
+            "range",
+            FieldType::Choice(&["unit", "byte"]),
+            "What samples span before `mean` and `std`: unit is 0..1, byte is 0..255. Left out: unit for f32, byte for \
+             u8.",
+        ),
+        optional(
+            "mean",
+            FieldType::List(&NUMBER),
+            "Subtracted from the three channels, in the tensor's order and in the unit of `range`. Left out: 0.",
+        ),
+        optional("std", FieldType::List(&NUMBER), "What is left is divided by this. Left out: 1."),
+        optional(
+            "resize",
+            FieldType::Choice(&["stretch", "letterbox", "crop"]),
+            "stretch: both sides, whatever the aspect; letterbox: the whole picture, the rest padded; crop: the shorter \
+             side to `shorter_side`, then the centre. Left out: stretch.",
+        ),
+        optional(
+            "shorter_side",
+            SIDE,
+            "For `crop`: the picture's shorter side, in pixels, before the centre is cut out. Left out: the larger of \
+             width and height.",
+        ),
+        optional(
+            "anchor",
+            FieldType::Choice(&["centre", "center", "top_left"]),
+            "For `letterbox`: where the picture lies. Left out: centre.",
+        ),
+        optional(
+            "pad",
+            FieldType::Integer { minimum: 0, maximum: 255 },
+            "For `letterbox`: the sample of the padding. Left out: 114.",
+        ),
+        optional(
+            "antialias",
+            FieldType::Boolean,
+            "Whether every source pixel counts when a picture is made smaller, or only the four nearest. Left out: true.",
+        ),
+    ],
+    example: "[operators.tensors]\ntype = \"preprocess\"\ninputs = [\"cameras\"]\nwidth = 224\nheight = 224\n\
+              resize = \"crop\"\nshorter_side = 256\n",
+    build,
+};

@@ -8,7 +8,7 @@
 use crate::inference::decode::{Candidate, WrongLength};
 
 /// Columns in front of the class scores.
-const BOX_COLUMNS: usize = 5;
+pub const BOX_COLUMNS: usize = 5;
 
 /// Rows that a model of that input and those strides gives.
 pub fn rows(width: u32, height: u32, strides: &[u32]) -> usize {

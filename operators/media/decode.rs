@@ -1,0 +1,132 @@
+//! Turns packets of one video track into pictures.
+
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::ffi;
+
+use super::demux::Packet;
+use super::initialise;
+use crate::time::TimeBase;
+
+/// Larger pictures are refused: 16384 x 16384 in memory is 400 MB, and such sizes come from damaged headers.
+const MOST_PIXELS: u64 = 16_384 * 16_384;
+
+/// Why a decoder could not be made, or a packet not be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("there is no decoder for {0}")]
+    NoDecoder(&'static str),
+    /// libav's words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<ffmpeg::Error> for DecodeError {
+    fn from(error: ffmpeg::Error) -> DecodeError {
+        DecodeError::Failed(error.to_string())
+    }
+}
+
+/// A decoded picture, with what is known of its packet.
+pub struct Picture {
+    pub(super) video: ffmpeg::frame::Video,
+}
+
+impl Picture {
+    /// The ordinal of its packet, as given to [`Decoder::send`].
+    pub fn ordinal(&self) -> Option<i64> {
+        self.video.pts()
+    }
+
+    /// Decoding time of the packet that pushed it out, in native ticks: its place in time where its own stamp is
+    /// missing.
+    pub fn dts(&self) -> Option<i64> {
+        Some(self.video.packet().dts).filter(|dts| *dts != ffi::AV_NOPTS_VALUE)
+    }
+
+    /// Visible size in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        (self.video.width(), self.video.height())
+    }
+
+    /// Whether it is made of two fields.
+    pub fn is_interlaced(&self) -> bool {
+        self.video.is_interlaced()
+    }
+
+    /// Whether parts of it could not be decoded and were concealed.
+    pub fn is_damaged(&self) -> bool {
+        self.video.is_corrupt() || self.video.has_decode_errors()
+    }
+}
+
+/// A video decoder. Send a packet, then receive until there is nothing more, then send the next one: so each packet
+/// is decoded under its own `spare`.
+pub struct Decoder {
+    decoder: ffmpeg::decoder::Opened,
+    id: ffmpeg::codec::Id,
+}
+
+impl Decoder {
+    /// Opens the decoder for `parameters`. With one thread nothing is delayed but by the reordering of the codec;
+    /// each further thread delays by one picture.
+    pub fn open(parameters: ffmpeg::codec::Parameters, base: TimeBase, threads: usize) -> Result<Decoder, DecodeError> {
+        initialise();
+        let id = parameters.id();
+        let codec = ffmpeg::decoder::find(id).ok_or(DecodeError::NoDecoder(id.name()))?;
+        let mut context = ffmpeg::codec::Context::from_parameters(parameters)?.decoder();
+        let part = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+        context.set_packet_time_base(ffmpeg::Rational(part(base.numerator()), part(base.denominator())));
+        let mut options = ffmpeg::Dictionary::new();
+        options.set("threads", &threads.max(1).to_string());
+        options.set("thread_type", "frame+slice");
+        options.set("max_pixels", &MOST_PIXELS.to_string());
+        // Cropping to the pixel, not only to what keeps planes aligned: nothing here needs alignment.
+        options.set("flags", "+unaligned");
+        // `open_with` cannot find the codec of a context that was made from parameters.
+        let decoder = context.open_as_with(codec, options)?;
+        Ok(Decoder { decoder, id })
+    }
+
+    /// Whether one packet is one picture and the decoder can leave out pictures that no other needs. Elsewhere
+    /// packets may hold hidden or several pictures, and what was left out could not be counted.
+    pub fn can_skip(&self) -> bool {
+        use ffmpeg::codec::Id;
+        let progressive = {
+            // SAFETY: the context is valid and owned; only a plain field is read.
+            let order = unsafe { (*self.decoder.as_ptr()).field_order };
+            matches!(order, ffi::AVFieldOrder::AV_FIELD_PROGRESSIVE | ffi::AVFieldOrder::AV_FIELD_UNKNOWN)
+        };
+        progressive && matches!(self.id, Id::H264 | Id::HEVC | Id::MPEG1VIDEO | Id::MPEG2VIDEO)
+    }
+
+    /// Sends one packet. `ordinal` comes back with its picture. `spare`: leave its picture out if no other needs it.
+    pub fn send(&mut self, mut packet: Packet, ordinal: i64, spare: bool) -> Result<(), DecodeError> {
+        // libav copies `skip_frame` to the thread that decodes the packet, so it holds for this packet alone.
+        self.decoder.skip_frame(if spare { ffmpeg::Discard::NonReference } else { ffmpeg::Discard::Default });
+        // The decoder hands stamps through and does not interpret them: the ordinal travels in their place.
+        packet.packet.set_pts(Some(ordinal));
+        Ok(self.decoder.send_packet(&packet.packet)?)
+    }
+
+    /// Nothing more comes: what is still inside comes out.
+    pub fn send_end(&mut self) -> Result<(), DecodeError> {
+        self.decoder.skip_frame(ffmpeg::Discard::Default);
+        Ok(self.decoder.send_eof()?)
+    }
+
+    /// The next picture in presentation order; `None` when it needs more packets, or has no more.
+    pub fn receive(&mut self) -> Result<Option<Picture>, DecodeError> {
+        let mut video = ffmpeg::frame::Video::empty();
+        match self.decoder.receive_frame(&mut video) {
+            Ok(()) => Ok(Some(Picture { video })),
+            Err(ffmpeg::Error::Eof) => Ok(None),
+            Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets everything that was sent, so that another pass over the track can start.
+    pub fn flush(&mut self) {
+        self.decoder.flush();
+    }
+}

@@ -1,0 +1,312 @@
+//! Reads packets of one video track out of a file, with the other tracks left unread.
+//!
+//! Every call that may block polls the caller's `stop`, on the calling thread. libav's error codes do not tell an
+//! abort from other failures, so the abort is remembered here.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::ffi;
+
+use super::initialise;
+use crate::item::{Track, TrackFormat};
+use crate::time::TimeBase;
+
+/// Packets that cannot be read are passed over, but not for ever: a demuxer that reports the same damage again and
+/// again makes no progress.
+const MOST_UNREADABLE_IN_A_ROW: u32 = 1000;
+
+/// Why a file cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DemuxError {
+    /// `stop` said so.
+    #[error("it was stopped")]
+    Stopped,
+    /// libav's words.
+    #[error("{0}")]
+    Failed(String),
+    #[error("its path is not valid UTF-8")]
+    Path,
+    /// Describes what there is instead.
+    #[error("it has no video track; its tracks are: {0}")]
+    NoVideo(String),
+    #[error("it has no track {index}; its tracks are: {tracks}")]
+    NoTrack { index: usize, tracks: String },
+    #[error("it has no tracks at all")]
+    Empty,
+}
+
+/// Which tracks of a file are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tracks {
+    /// The best video track and the best audio track, as libav ranks them.
+    Best,
+    /// These, by index; the first video track among them is decoded.
+    Indices(Vec<usize>),
+}
+
+/// The outcome of reading on.
+pub enum Read {
+    Packet(Packet),
+    /// One stretch could not be read; the text says why. The next call reads on behind it.
+    Unreadable(String),
+    End,
+}
+
+/// An encoded picture, or a part of one.
+pub struct Packet {
+    pub(super) packet: ffmpeg::Packet,
+}
+
+impl Packet {
+    /// Native ticks.
+    pub fn pts(&self) -> Option<i64> {
+        self.packet.pts()
+    }
+
+    /// Native ticks, where known.
+    pub fn duration(&self) -> Option<i64> {
+        Some(self.packet.duration()).filter(|ticks| *ticks > 0)
+    }
+
+    /// Whether the container says that its picture is not to be shown (an edit list).
+    pub fn is_hidden(&self) -> bool {
+        // SAFETY: the packet is valid for as long as `self`; reading its flags has no preconditions.
+        let flags = unsafe { (*ffmpeg::packet::Ref::as_ptr(&self.packet)).flags };
+        flags & ffi::AV_PKT_FLAG_DISCARD != 0
+    }
+
+    /// Whether the container knows that parts are missing.
+    pub fn is_corrupt(&self) -> bool {
+        self.packet.is_corrupt()
+    }
+}
+
+/// An open file.
+pub struct Demuxer {
+    input: ffmpeg::format::context::Input,
+    video: usize,
+    tracks: Vec<Track>,
+    unreadable: u32,
+}
+
+impl Demuxer {
+    /// Opens the file at `path` and chooses its tracks. While it works, `stop` is polled.
+    pub fn open(path: &Path, tracks: &Tracks, stop: &dyn Fn() -> bool) -> Result<Demuxer, DemuxError> {
+        initialise();
+        let text = path.to_str().filter(|text| !text.contains('\0')).ok_or(DemuxError::Path)?;
+        // The prefix keeps a name such as `http:x` or `concat:a` from being taken for another protocol.
+        let location = format!("file:{text}");
+        let opened = interrupt::while_polling(stop, || {
+            ffmpeg::format::input_with_interrupt_and_dictionary(&location, interrupt::poll, ffmpeg::Dictionary::new())
+        });
+        let mut input = match opened {
+            (_, true) => return Err(DemuxError::Stopped),
+            (Ok(input), false) => input,
+            (Err(error), false) => return Err(DemuxError::Failed(error.to_string())),
+        };
+        let chosen = choose(&input, tracks)?;
+        let described = chosen.iter().filter_map(|index| describe(&input, *index)).collect();
+        let video = chosen[0];
+        for index in 0..input.nb_streams() as usize {
+            let discard =
+                if index == video { ffi::AVDiscard::AVDISCARD_DEFAULT } else { ffi::AVDiscard::AVDISCARD_ALL };
+            if let Some(mut stream) = input.stream_mut(index) {
+                // SAFETY: the stream belongs to `input`, which is borrowed exclusively; `discard` is set by users.
+                unsafe { (*stream.as_mut_ptr()).discard = discard };
+            }
+        }
+        Ok(Demuxer { input, video, tracks: described, unreadable: 0 })
+    }
+
+    /// The tracks that were chosen, the decoded one first.
+    pub fn tracks(&self) -> &[Track] {
+        &self.tracks
+    }
+
+    /// Ticks of the video track.
+    pub fn time_base(&self) -> TimeBase {
+        let base = self.stream().time_base();
+        let part = |value: i32| u32::try_from(value).unwrap_or(0);
+        TimeBase::new(part(base.numerator()), part(base.denominator())).unwrap_or(TimeBase::MICROSECONDS)
+    }
+
+    /// Seconds of media, where the container says so.
+    pub fn duration(&self) -> Option<f64> {
+        let ticks = self.input.duration();
+        (ticks > 0).then(|| ticks as f64 / f64::from(ffi::AV_TIME_BASE))
+    }
+
+    /// Ticks from one picture of the video track to the next, by its frame rate.
+    pub fn nominal_duration(&self) -> Option<i64> {
+        let rate = frame_rate(&self.stream())?;
+        let base = self.time_base();
+        let ticks = f64::from(base.denominator()) / f64::from(base.numerator()) / rate;
+        (ticks.is_finite() && ticks < 1e15).then(|| (ticks.round() as i64).max(1))
+    }
+
+    /// What the video track's decoder needs to know.
+    pub fn parameters(&self) -> ffmpeg::codec::Parameters {
+        self.stream().parameters()
+    }
+
+    /// Reads the video track's next packet. While it works, `stop` is polled.
+    pub fn read(&mut self, stop: &dyn Fn() -> bool) -> Result<Read, DemuxError> {
+        loop {
+            let mut packet = ffmpeg::Packet::empty();
+            let (result, stopped) = interrupt::while_polling(stop, || packet.read(&mut self.input));
+            match result {
+                _ if stopped => return Err(DemuxError::Stopped),
+                Ok(()) if packet.stream() == self.video => {
+                    self.unreadable = 0;
+                    return Ok(Read::Packet(Packet { packet }));
+                }
+                Ok(()) => {}
+                Err(ffmpeg::Error::Eof) => return Ok(Read::End),
+                Err(ffmpeg::Error::InvalidData) if self.unreadable < MOST_UNREADABLE_IN_A_ROW => {
+                    self.unreadable += 1;
+                    return Ok(Read::Unreadable(ffmpeg::Error::InvalidData.to_string()));
+                }
+                Err(error) => return Err(DemuxError::Failed(error.to_string())),
+            }
+        }
+    }
+
+    fn stream(&self) -> ffmpeg::Stream<'_> {
+        // SAFETY: `video` was an index of this input when it was opened, and streams are never removed.
+        unsafe { ffmpeg::Stream::wrap(&self.input, self.video) }
+    }
+}
+
+/// Indices of the chosen tracks, the video track to decode first.
+fn choose(input: &ffmpeg::format::context::Input, tracks: &Tracks) -> Result<Vec<usize>, DemuxError> {
+    use ffmpeg::media::Type;
+    if input.nb_streams() == 0 {
+        return Err(DemuxError::Empty);
+    }
+    let no_video = || DemuxError::NoVideo(list(input));
+    let chosen = match tracks {
+        Tracks::Best => {
+            let streams = input.streams();
+            // The cover of an audio file is no video.
+            let best = streams.best(Type::Video).filter(is_video);
+            let video = best.or_else(|| input.streams().find(is_video)).ok_or_else(no_video)?.index();
+            let audio = input.streams().best(Type::Audio).map(|stream| stream.index());
+            std::iter::once(video).chain(audio).collect()
+        }
+        Tracks::Indices(indices) => {
+            let mut chosen = Vec::new();
+            for index in indices {
+                let stream = input
+                    .streams()
+                    .find(|stream| stream.index() == *index)
+                    .ok_or_else(|| DemuxError::NoTrack { index: *index, tracks: list(input) })?;
+                let first_video = stream.parameters().medium() == Type::Video
+                    && !chosen.iter().any(|index| {
+                        input.stream(*index).is_some_and(|stream| stream.parameters().medium() == Type::Video)
+                    });
+                if first_video { chosen.insert(0, *index) } else { chosen.push(*index) }
+            }
+            let first = chosen.first().and_then(|index| input.stream(*index));
+            if first.is_none_or(|stream| stream.parameters().medium() != Type::Video) {
+                return Err(no_video());
+            }
+            chosen
+        }
+    };
+    Ok(chosen)
+}
+
+fn is_video(stream: &ffmpeg::Stream<'_>) -> bool {
+    stream.parameters().medium() == ffmpeg::media::Type::Video
+        && !stream.disposition().contains(ffmpeg::format::stream::Disposition::ATTACHED_PIC)
+}
+
+fn frame_rate(stream: &ffmpeg::Stream<'_>) -> Option<f64> {
+    [stream.avg_frame_rate(), stream.rate()]
+        .into_iter()
+        .find(|rate| rate.numerator() > 0 && rate.denominator() > 0)
+        .map(|rate| f64::from(rate.numerator()) / f64::from(rate.denominator()))
+}
+
+/// The tracks of `input` in words.
+fn list(input: &ffmpeg::format::context::Input) -> String {
+    let describe = |stream: ffmpeg::Stream<'_>| {
+        let parameters = stream.parameters();
+        let medium = match parameters.medium() {
+            ffmpeg::media::Type::Video if is_video(&stream) => "video",
+            ffmpeg::media::Type::Video => "attached picture",
+            ffmpeg::media::Type::Audio => "audio",
+            ffmpeg::media::Type::Subtitle => "subtitles",
+            _ => "data",
+        };
+        format!("{} {medium} ({})", stream.index(), parameters.id().name())
+    };
+    input.streams().map(describe).collect::<Vec<_>>().join(", ")
+}
+
+fn describe(input: &ffmpeg::format::context::Input, index: usize) -> Option<Track> {
+    let stream = input.stream(index)?;
+    let parameters = stream.parameters();
+    // SAFETY: the parameters are those of a stream of `input` and live as long as it; only plain fields are read.
+    let raw = unsafe { &*parameters.as_ptr() };
+    let size = |value: i32| u32::try_from(value).unwrap_or(0);
+    let format = match parameters.medium() {
+        ffmpeg::media::Type::Video => TrackFormat::Video {
+            width: size(raw.width),
+            height: size(raw.height),
+            frame_rate: frame_rate(&stream),
+            has_b_frames: raw.video_delay > 0,
+        },
+        ffmpeg::media::Type::Audio => {
+            TrackFormat::Audio { sample_rate: size(raw.sample_rate), channels: size(raw.ch_layout.nb_channels) }
+        }
+        _ => return None,
+    };
+    Some(Track { index, codec: parameters.id().name().to_owned(), format })
+}
+
+/// Lets libav ask, deep inside a call, whether it should give up.
+mod interrupt {
+    use super::Cell;
+
+    type Stop<'a> = &'a dyn Fn() -> bool;
+
+    thread_local! {
+        /// The question of the call that this thread is in.
+        static STOP: Cell<Option<Stop<'static>>> = const { Cell::new(None) };
+        /// Whether it was answered with yes.
+        static STOPPED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    struct Reset;
+
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            STOP.set(None);
+        }
+    }
+
+    /// Runs `call`, during which [`poll`] asks `stop`. Answers also whether `stop` ever said yes.
+    pub fn while_polling<T>(stop: Stop<'_>, call: impl FnOnce() -> T) -> (T, bool) {
+        // SAFETY: only the lifetime changes. The reference is taken back by `Reset` before this function returns or
+        // unwinds, and a thread-local is seen by no other thread.
+        let unbounded = unsafe { std::mem::transmute::<Stop<'_>, Stop<'static>>(stop) };
+        STOPPED.set(false);
+        STOP.set(Some(unbounded));
+        let reset = Reset;
+        let result = call();
+        drop(reset);
+        (result, STOPPED.get())
+    }
+
+    /// What libav calls: `true` means give up. Outside of [`while_polling`], and on other threads, never.
+    pub fn poll() -> bool {
+        let stop = STOP.get().is_some_and(|stop| stop());
+        if stop {
+            STOPPED.set(true);
+        }
+        stop
+    }
+}

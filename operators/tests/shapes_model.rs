@@ -60,7 +60,9 @@ fn average_precision(pictures: &[Judged], label: &str) -> f64 {
     ranked.sort_by(|left, right| right.1.score.total_cmp(&left.1.score));
     let mut open: Vec<Vec<[f32; 4]>> = pictures
         .iter()
-        .map(|picture| picture.truth.iter().filter(|object| object.label == label).map(|object| object.bounds).collect())
+        .map(|picture| {
+            picture.truth.iter().filter(|object| object.label == label).map(|object| object.bounds).collect()
+        })
         .collect();
     let objects = open.iter().map(Vec::len).sum::<usize>() as f64;
     assert!(objects > 0.0, "there is no {label} in the held-out pictures");

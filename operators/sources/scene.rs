@@ -295,7 +295,7 @@ fn background(seed: u64, width: u32, height: u32) -> Planes {
             coarse.row(y, &mut first);
             fine.row(y, &mut second);
             let slope = base + down * (2 * y as i32 - rows as i32) / rows as i32 - across;
-            let step = (2 * across << 16) / columns as i32;
+            let step = ((2 * across) << 16) / columns as i32;
             let mut gradient = slope << 16;
             for ((sample, a), b) in planes.row(plane, y as i64).iter_mut().zip(&first).zip(&second) {
                 let grain = if luma { (random.next() >> 61) as i32 - 4 } else { 0 };
@@ -350,7 +350,7 @@ impl Random {
 
     /// A number under `limit`, which is small: the bias is under `limit` / 2^64.
     fn below(&mut self, limit: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(limit) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 }
 

@@ -295,7 +295,7 @@ fn background(seed: u64, width: u32, height: u32) -> Planes {
             coarse.row(y, &mut first);
             fine.row(y, &mut second);
             let slope = base + down * (2 * y as i32 - rows as i32) / rows as i32 - across;
-            let step = (2 * across << 16) / columns as i32;
+            let step = ((2 * across) << 16) / columns as i32;
             let mut gradient = slope << 16;
             for ((sample, a), b) in planes.row(plane, y as i64).iter_mut().zip(&first).zip(&second) {
                 let grain = if luma { (random.next() >> 61) as i32 - 4 } else { 0 };
@@ -350,7 +350,7 @@ impl Random {
 
     /// A number under `limit`, which is small: the bias is under `limit` / 2^64.
     fn below(&mut self, limit: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(limit) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 }
 
@@ -363,4 +363,166 @@ fn mix(value: u64) -> u64 {
 /// The seed of a named stream of a source that has several: other streams of the same `seed` show other scenes.
 pub fn stream_seed(seed: u64, stream: &str) -> u64 {
     stream.bytes().fold(mix(seed ^ 0x7374_7265_616d), |state, byte| mix(state ^ u64::from(byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use md5::{Digest, Md5};
+    use proptest::prelude::*;
+
+    const RATE: Rate = Rate { numerator: 30, denominator: 1 };
+
+    fn md5(picture: &Frame) -> String {
+        let mut hash = Md5::new();
+        for plane in 0..3 {
+            picture.rows(plane).for_each(|row| hash.update(row));
+        }
+        hex::encode(hash.finalize())
+    }
+
+    fn truth(picture: &Frame) -> &[TrueObject] {
+        picture.truth.as_deref().unwrap()
+    }
+
+    /// A scene with these objects alone, on a background of zeros, so that every drawn sample stands out.
+    fn bare(width: u32, height: u32, objects: Vec<Object>) -> Scene {
+        Scene { width, height, rate: RATE, objects, background: Planes::new(width, height) }
+    }
+
+    fn still(shape: Shape, side: i64, center: [i64; 2]) -> Object {
+        let start = center.map(|pixels| pixels * UNIT);
+        Object { shape, upside_down: false, color: PALETTE[0], half: side * UNIT / 2, start, speed: [0; 2] }
+    }
+
+    /// The box round every luma sample that was drawn on a bare scene.
+    fn drawn(picture: &Frame) -> [f32; 4] {
+        let mut bounds = [f32::MAX, f32::MAX, f32::MIN, f32::MIN];
+        for (y, row) in picture.rows(0).enumerate() {
+            for (x, _) in row.iter().enumerate().filter(|(_, sample)| **sample != 0) {
+                let (x, y) = (x as f32, y as f32);
+                bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x + 1.0), bounds[3].max(y + 1.0)];
+            }
+        }
+        bounds
+    }
+
+    #[test]
+    fn the_same_seed_and_number_give_the_same_bytes_on_every_machine() {
+        let digests = [(0, 640, 360, 0), (0, 640, 360, 1000), (7, 641, 361, 1 << 40), (1, 1, 1, 3)]
+            .map(|(seed, width, height, n)| md5(&Scene::new(seed, width, height, RATE).picture(n)));
+        assert_eq!(
+            digests,
+            [
+                "703be708b6d59449508e666d6f8141b8",
+                "c4b51e31c052783c49d5093743fd4dd6",
+                "a35399a5de5f9a29fc60652743afec39",
+                "8309d5c6659aee62c813577836972181"
+            ]
+        );
+    }
+
+    #[test]
+    fn pictures_do_not_depend_on_which_were_drawn_before() {
+        let scene = Scene::new(3, 320, 180, RATE);
+        let late = md5(&scene.picture(500));
+        scene.picture(2);
+        assert_eq!(md5(&scene.picture(500)), late);
+        assert_ne!(md5(&scene.picture(501)), late);
+    }
+
+    #[test]
+    fn other_seeds_show_other_scenes() {
+        let digests: std::collections::HashSet<String> =
+            (0..50).map(|seed| md5(&Scene::new(seed, 64, 36, RATE).picture(0))).collect();
+        assert_eq!(digests.len(), 50);
+        assert_ne!(stream_seed(0, "a"), stream_seed(0, "b"));
+        assert_ne!(stream_seed(0, "a"), stream_seed(1, "a"));
+    }
+
+    #[test]
+    fn motion_depends_on_time_alone() {
+        let slow = Scene::new(5, 320, 180, RATE).picture(300);
+        let fast = Scene::new(5, 320, 180, Rate { numerator: 60, denominator: 1 }).picture(600);
+        assert_eq!(md5(&slow), md5(&fast));
+    }
+
+    #[test]
+    fn a_box_encloses_exactly_what_was_drawn() {
+        for shape in [Shape::Circle, Shape::Square, Shape::Triangle] {
+            for (side, center) in [(20, [50, 40]), (21, [49, 33]), (30, [0, 40]), (30, [97, 70]), (13, [60, 2])] {
+                let picture = bare(100, 80, vec![still(shape, side, center)]).picture(0);
+                let [object] = truth(&picture) else { panic!("{shape:?} {side} {center:?}: {picture:?}") };
+                assert_eq!(object.bounds, drawn(&picture), "{shape:?} {side} {center:?}");
+                assert_eq!(object.label, LABELS[shape as usize]);
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_have_their_area() {
+        let area = |shape| {
+            let picture = bare(200, 200, vec![still(shape, 100, [100, 100])]).picture(0);
+            picture.rows(0).flatten().filter(|sample| **sample != 0).count() as f64
+        };
+        assert_eq!(area(Shape::Square), 10_000.0);
+        assert!((area(Shape::Triangle) - 5_000.0).abs() < 60.0);
+        assert!((area(Shape::Circle) - std::f64::consts::PI * 2_500.0).abs() < 60.0);
+    }
+
+    #[test]
+    fn colours_cover_their_shape_in_every_plane() {
+        let picture = bare(100, 80, vec![still(Shape::Square, 20, [50, 40])]).picture(0);
+        for (plane, color) in [(1, PALETTE[0][1]), (2, PALETTE[0][2])] {
+            let samples: Vec<u8> = picture.rows(plane).flatten().copied().filter(|sample| *sample != 0).collect();
+            assert_eq!(samples, vec![color; 100], "plane {plane}");
+        }
+    }
+
+    #[test]
+    fn what_is_mostly_hidden_is_not_part_of_the_truth() {
+        let front = still(Shape::Square, 40, [50, 40]);
+        let labels = |back: Object| {
+            let picture = bare(100, 80, vec![back, front]).picture(0);
+            truth(&picture).iter().map(|object| object.label).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(still(Shape::Circle, 20, [50, 40])), ["square"], "behind the square");
+        assert_eq!(labels(still(Shape::Circle, 20, [70, 40])), ["circle", "square"], "half behind the square");
+        assert_eq!(labels(still(Shape::Circle, 20, [90, 40])), ["circle", "square"], "beside the square");
+        assert_eq!(labels(still(Shape::Circle, 20, [100, 80])), ["square"], "three quarters outside");
+    }
+
+    #[test]
+    fn covers_that_overlap_count_once() {
+        assert_eq!(uncovered(&(0..10), &mut [4..6, 2..5, -3..1, 9..20]), 1 + 3);
+        assert_eq!(uncovered(&(0..10), &mut []), 10);
+        assert_eq!(uncovered(&(0..10), &mut [-5..30]), 0);
+        assert_eq!(uncovered(&(3..7), &mut [0..2, 8..9]), 4);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_picture_is_legal(
+            seed: u64,
+            n: u64,
+            width in 1u32..130,
+            height in 1u32..130,
+            numerator in 1u64..60_000,
+            denominator in 1u64..2_000,
+        ) {
+            let picture = Scene::new(seed, width, height, Rate { numerator, denominator }).picture(n);
+            prop_assert_eq!(picture.bytes(), PixelFormat::Yuv420p.bytes(width, height));
+            for plane in 0..3 {
+                let highest = if plane == 0 { 235 } else { 240 };
+                prop_assert!(picture.rows(plane).flatten().all(|sample| (16..=highest).contains(sample)));
+            }
+            for object in truth(&picture) {
+                let [x1, y1, x2, y2] = object.bounds;
+                prop_assert!(0.0 <= x1 && x1 < x2 && x2 <= width as f32);
+                prop_assert!(0.0 <= y1 && y1 < y2 && y2 <= height as f32);
+            }
+        }
+    }
 }

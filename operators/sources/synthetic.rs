@@ -246,3 +246,180 @@ pub static REGISTRATION: Registration = Registration {
     example: "[sources.scene]\ntype = \"synthetic\"\nwidth = 640\nheight = 360\nfps = 30\n",
     build,
 };
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::clock::{Clock, SimulatedClock};
+    use crate::inference::model::Catalog;
+    use crate::item::Origin;
+    use crate::operator::NoPublisher;
+    use crate::testing::RecordingOutlet;
+    use crate::transforms::sample::Sampler;
+
+    fn built(text: &str) -> Result<Arc<dyn Source>, Vec<FieldError>> {
+        let context = BuildContext {
+            origin: Origin { graph: "test".into(), node: "scene".into() },
+            folder: ".".into(),
+            models: Arc::new(Catalog::default()),
+            clock: Arc::new(SimulatedClock::default()),
+            publisher: Arc::new(NoPublisher),
+        };
+        match (REGISTRATION.build)(&context, toml::from_str(text).unwrap())? {
+            Built::Source(source) => Ok(source),
+            _ => panic!("not a source"),
+        }
+    }
+
+    fn only_stream(source: &dyn Source) -> StreamId {
+        source.streams()[0].id.clone()
+    }
+
+    #[test]
+    fn says_what_it_is_before_it_runs() {
+        let source = built("").unwrap();
+        assert!(source.is_live() && !source.is_finite());
+        assert_eq!(source.frame_size(), ItemSize::Known(640 * 360 * 3 / 2));
+        assert_eq!(&*only_stream(&*source), "synthetic");
+        let source = built("realtime = false\nframes = 3\nwidth = 3\nheight = 5").unwrap();
+        assert!(!source.is_live() && source.is_finite());
+        assert_eq!(source.frame_size(), ItemSize::Known(15 + 2 * 2 * 3));
+    }
+
+    #[test]
+    fn a_finite_stream_ends_after_its_frames() {
+        let source = built("realtime = false\nframes = 4\nwidth = 64\nheight = 36\nfps = \"30000/1001\"").unwrap();
+        let mut outlet = RecordingOutlet::default();
+        assert_eq!(source.run(&only_stream(&*source), &mut outlet).unwrap(), EndReason::Eof);
+        let base = TimeBase::new(1001, 30_000).unwrap();
+        assert_eq!(outlet.offered, (0..4).map(|n| (n, MediaTime::new(n as i64, base))).collect::<Vec<_>>());
+        assert_eq!(outlet.frames.iter().map(|frame| frame.frame.index).collect::<Vec<_>>(), [0, 1, 2, 3].map(Some));
+        assert_eq!(outlet.opens.len(), 1);
+        assert_eq!(outlet.opens[0].time_base, base);
+        assert_eq!(outlet.opens[0].duration, Some(4.0 * 1001.0 / 30_000.0));
+    }
+
+    #[test]
+    fn streams_show_scenes_of_their_own() {
+        let source = built("realtime = false\nframes = 1\nstreams = [\"a\", \"b\"]").unwrap();
+        let pictures: Vec<Vec<u8>> = source
+            .streams()
+            .iter()
+            .map(|stream| {
+                let mut outlet = RecordingOutlet::default();
+                source.run(&stream.id, &mut outlet).unwrap();
+                outlet.frames[0].frame.buffer.plane(0).to_vec()
+            })
+            .collect();
+        assert_eq!(pictures.len(), 2);
+        assert_ne!(pictures[0], pictures[1]);
+        assert!(source.run(&StreamId::sanitised("c"), &mut RecordingOutlet::default()).is_err());
+    }
+
+    #[test]
+    fn only_wanted_pictures_are_drawn() {
+        let source = built("realtime = false\nframes = 60\nwidth = 64\nheight = 36").unwrap();
+        let sampler = Sampler::new(Rate { numerator: 2, denominator: 1 }, Duration::ZERO);
+        let mut outlet = RecordingOutlet::default().sampling(sampler);
+        source.run(&only_stream(&*source), &mut outlet).unwrap();
+        assert_eq!(outlet.frames.iter().map(|frame| frame.seq).collect::<Vec<_>>(), [0, 15, 30, 45]);
+        assert_eq!(outlet.offered.len(), 60);
+    }
+
+    #[test]
+    fn an_endless_stream_stops_when_told() {
+        let source = built("realtime = false\nwidth = 16\nheight = 16").unwrap();
+        let mut outlet = RecordingOutlet::default().stop_after(5);
+        assert_eq!(source.run(&only_stream(&*source), &mut outlet).unwrap(), EndReason::Stopped);
+        assert_eq!(outlet.emitted, 5);
+    }
+
+    #[test]
+    fn a_live_stream_stops_while_it_waits() {
+        // One picture an hour, on a clock that stands still: it can only end by being told.
+        let source = built("width = 16\nheight = 16\nfps = \"1/3600\"").unwrap();
+        let mut outlet = RecordingOutlet::default().stop_after(1);
+        assert_eq!(source.run(&only_stream(&*source), &mut outlet).unwrap(), EndReason::Stopped);
+        assert_eq!(outlet.offered.len(), 1);
+    }
+
+    /// A clock on which a wait takes no time: whoever waits finds the deadline come.
+    struct PatientClock(SimulatedClock);
+
+    impl Clock for PatientClock {
+        fn now(&self) -> std::time::Instant {
+            self.0.now()
+        }
+
+        fn wall(&self) -> SystemTime {
+            self.0.wall()
+        }
+
+        fn wait(&self, deadline: std::time::Instant, _at_most: Duration) {
+            self.0.advance(deadline.saturating_duration_since(self.now()));
+        }
+    }
+
+    /// When each picture of `source` came, in milliseconds since the start, where the consumer of picture n takes
+    /// `delays[n]` milliseconds.
+    fn paced(source: &dyn Source, delays: &'static [u64]) -> Vec<u128> {
+        let time = SimulatedClock::default();
+        let start = time.now();
+        let (sender, receiver) = sync_channel(1000);
+        let observed = time.clone();
+        let mut outlet = RecordingOutlet::new(Arc::new(PatientClock(time))).observe(move |n, _, _| {
+            sender.send((observed.now() - start).as_millis()).unwrap();
+            observed.advance(Duration::from_millis(delays.get(n as usize).copied().unwrap_or(0)));
+        });
+        source.run(&only_stream(source), &mut outlet).unwrap();
+        drop(outlet);
+        receiver.iter().collect()
+    }
+
+    #[test]
+    fn pictures_come_when_they_are_due() {
+        let source = built("width = 16\nheight = 16\nfps = 10\nframes = 4").unwrap();
+        assert_eq!(paced(&*source, &[]), [0, 100, 200, 300]);
+    }
+
+    #[test]
+    fn a_short_delay_is_caught_up() {
+        let source = built("width = 16\nheight = 16\nfps = 10\nframes = 6").unwrap();
+        assert_eq!(paced(&*source, &[0, 250]), [0, 100, 350, 350, 400, 500]);
+    }
+
+    #[test]
+    fn a_long_delay_moves_the_schedule_instead_of_a_burst() {
+        let source = built("width = 16\nheight = 16\nfps = 10\nframes = 5").unwrap();
+        assert_eq!(paced(&*source, &[0, 60_000]), [0, 100, 60_100, 60_200, 60_300]);
+    }
+
+    #[test]
+    fn unusable_streams_are_named() {
+        for (text, part) in [
+            ("streams = []", "at least one"),
+            ("streams = [\"a\", \"b\", \"a\"]", "two streams `a`"),
+            ("streams = [\"a b\"]", "`a b` cannot name"),
+        ] {
+            let Err(errors) = built(text) else { panic!("{text} was accepted") };
+            assert_eq!(errors.len(), 1, "{text}");
+            assert_eq!(errors[0].field, "streams");
+            assert!(errors[0].message.contains(part) && errors[0].hint.is_some(), "{}", errors[0]);
+        }
+        for (text, field) in [("width = 0", "width"), ("height = 0", "height")] {
+            let Err(errors) = built(text) else { panic!("{text} was accepted") };
+            assert_eq!(errors[0].field, field);
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_reference_builds() {
+        let example: toml::Table = toml::from_str(REGISTRATION.example).unwrap();
+        let mut node = example["sources"]["scene"].as_table().unwrap().clone();
+        node.remove("type");
+        assert!(built(&node.to_string()).is_ok());
+    }
+}

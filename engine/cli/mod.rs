@@ -2,4 +2,5 @@
 
 pub mod live;
 pub mod logging;
+pub mod results;
 pub mod summary;

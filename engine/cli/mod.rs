@@ -6,6 +6,7 @@ pub mod live;
 pub mod logging;
 pub mod plan;
 pub mod run;
+pub mod results;
 pub mod summary;
 
 use std::process::ExitCode;

@@ -10,13 +10,14 @@ use operators::config::parse_duration;
 use operators::error::StartError;
 
 use super::input::{self, GraphFile, Settings};
-use super::live::{LiveView, Publishers, Results, Terminal};
+use super::live::{LiveView, Terminal};
 use super::logging::{self, LogFormat};
 use super::plan::Threads;
+use super::results::{Publishers, Results};
 use super::summary::summary;
 use super::{FAILURE, SUCCESS, USAGE};
 use crate::control::events::{EventHub, EventLimits};
-use crate::control::server::{self, ControlConfig};
+use crate::control::{self, ControlConfig};
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
 use crate::runtime::stats::Observe;
@@ -110,8 +111,8 @@ fn serve(
     })?);
     let observe: Arc<dyn Observe> = engine.clone();
     let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
-    let control = server::start(config, observe.clone(), hub)?;
-    tracing::info!("listening on http://{}", control.address());
+    let control_plane = control::start(config, observe.clone(), hub)?;
+    tracing::info!("listening on http://{}", control_plane.address());
     let requests = requests(arguments.time)?;
     let view = LiveView::start(terminal, observe, clock, Some(results))?;
     let name = plan.graph.clone();
@@ -133,7 +134,7 @@ fn serve(
         drop(view);
         input::print_error(&summary(&counters.report()));
     }
-    control.shutdown(Duration::from_secs(2));
+    control_plane.shutdown(Duration::from_secs(2));
     if let Some(engine) = Arc::into_inner(engine) {
         engine.shutdown()?;
     }

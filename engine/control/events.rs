@@ -118,22 +118,28 @@ impl EventHub {
         if subscribers.closed {
             return None;
         }
-        let ring = lock(&self.ring);
-        let mut waiting = Waiting { position: ring.latest, ..Waiting::default() };
-        if let Some(last_id) = last_id {
-            let known = self.counter_of(last_id).filter(|counter| *counter <= ring.latest);
-            let (missing, events) = ring.after(known.unwrap_or(0));
-            match known {
-                Some(_) if missing == 0 => {}
-                Some(_) => waiting.lost = Some(Lost::Counted { events: missing, filtered: false }),
-                None => waiting.lost = Some(Lost::Unknown),
-            }
-            for event in events.filter(|event| filter.wants(&event.record)) {
+        // Publishers wait for the ring's lock, so nothing is filtered under it.
+        let (latest, missed) = {
+            let ring = lock(&self.ring);
+            let missed = last_id.map(|last_id| {
+                let known = self.counter_of(last_id).filter(|counter| *counter <= ring.latest);
+                let (missing, events) = ring.after(known.unwrap_or(0));
+                let lost = match known {
+                    Some(_) => (missing > 0).then_some(Lost::Counted { events: missing, filtered: false }),
+                    None => Some(Lost::Unknown),
+                };
+                (lost, events.cloned().collect::<Vec<_>>())
+            });
+            (ring.latest, missed)
+        };
+        let mut waiting = Waiting { position: latest, ..Waiting::default() };
+        if let Some((lost, events)) = missed {
+            waiting.lost = lost;
+            for event in events.iter().filter(|event| filter.wants(&event.record)) {
                 waiting.push(event, self.limits);
             }
         }
-        let queue = Arc::new(Queue { filter, after: ring.latest, waiting: Mutex::new(waiting) });
-        drop(ring);
+        let queue = Arc::new(Queue { filter, after: latest, waiting: Mutex::new(waiting) });
         let key = subscribers.next_key;
         subscribers.next_key += 1;
         subscribers.queues.insert(key, queue.clone());

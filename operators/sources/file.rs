@@ -296,6 +296,7 @@ fn unique(path: &Path, taken: &mut BTreeSet<StreamId>) -> StreamId {
 
 const STREAM_SETTING: FieldType = FieldType::Either(&[
     FieldType::Boolean,
+    FieldType::Choice(&["best"]),
     FieldType::InputPath,
     FieldType::List(&FieldType::Integer { minimum: 0, maximum: 65_535 }),
 ]);
@@ -435,6 +436,22 @@ mod tests {
         let (_, message, _) = mistake(root, "path = \"a\\u0000b.mp4\"");
         assert!(message.contains("cannot be opened"), "{message}");
         assert_eq!(chosen(root, "path = ['x', 'y', 'a.mp4']").unwrap_err().len(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_without_permission_is_a_mistake() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = folder();
+        let path = folder.path().join("a.mp4");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
+        if File::open(&path).is_ok() {
+            eprintln!("skipped: this user may read every file");
+            return;
+        }
+        let (field, message, hint) = mistake(folder.path(), "path = 'a.mp4'");
+        assert_eq!(field, "path");
+        assert!(message.contains("cannot be opened") && hint.contains("permissions"), "{message}: {hint}");
     }
 
     #[test]

@@ -137,6 +137,15 @@ impl Payload {
             Payload::Record(_) => Kind::Record,
         }
     }
+
+    /// Bytes that it holds in memory; for a record, a generous guess.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Payload::Frame(frame) => frame.bytes(),
+            Payload::Tensor(tensor) => tensor.bytes(),
+            Payload::Record(_) => 1024,
+        }
+    }
 }
 
 /// What flows on an edge: items, and the signals between them, in order per stream. Signals need no lease and are

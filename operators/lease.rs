@@ -218,6 +218,14 @@ impl Ack {
         }
     }
 
+    /// This branch ends here: the policy of `node` dropped it for `reason`.
+    pub fn drop_at(mut self, node: &Arc<str>, reason: &'static str) {
+        if let Some(fate) = self.fate.take() {
+            fate.account.dropped_by(node, reason);
+            fate.raise(Verdict::Dropped);
+        }
+    }
+
     /// Raises the verdict without ending the branch: an error record carries the ack of the item that it stands for.
     pub fn raise(&self, verdict: Verdict) {
         if let Some(fate) = &self.fate {

@@ -25,9 +25,13 @@ use operator::Registration;
 /// Every type that a graph file may name.
 pub static OPERATORS: &[&Registration] = &[
     &sources::file::REGISTRATION,
+    &sources::synthetic::REGISTRATION,
     &transforms::checksum::REGISTRATION,
     &transforms::classify::REGISTRATION,
     &transforms::detect::REGISTRATION,
     &transforms::preprocess::REGISTRATION,
     &transforms::sample::REGISTRATION,
+    &sinks::file::REGISTRATION,
+    &sinks::sse::REGISTRATION,
+    &sinks::blackhole::REGISTRATION,
 ];

@@ -1,1 +1,45 @@
-//! The command line: one file for each subcommand.
+//! The command line. Each subcommand is one file here and one line in [`Command`].
+
+pub mod check;
+pub mod input;
+pub mod live;
+pub mod logging;
+pub mod plan;
+pub mod run;
+pub mod summary;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Everything is fine.
+pub const SUCCESS: u8 = 0;
+/// Mistakes were found, or something failed.
+pub const FAILURE: u8 = 1;
+/// The command line is wrong, or a file cannot be read. `clap` exits with the same.
+pub const USAGE: u8 = 2;
+
+/// A dataflow engine for live video and audio, driven by declarative graph files.
+#[derive(Parser)]
+#[command(name = "engine", version, after_help = "Each command has examples: engine COMMAND --help")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Plan(plan::Arguments),
+}
+
+/// Reads the process's arguments and does what they say.
+pub fn main() -> ExitCode {
+    let code = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+    };
+    ExitCode::from(code)
+}

@@ -1,3 +1,16 @@
 //! Graph files: from text to a plan.
 
+pub mod check;
+pub mod demand;
+pub mod diagnostics;
+pub mod explain;
+pub mod fields;
+pub mod memory;
+pub mod nodes;
+pub mod parse;
 pub mod plan;
+pub mod planner;
+pub mod substitute;
+#[cfg(test)]
+mod testing;
+pub mod wiring;

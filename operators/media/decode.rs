@@ -26,6 +26,16 @@ impl From<ffmpeg::Error> for DecodeError {
     }
 }
 
+/// What may be left undecoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skippable {
+    Nothing,
+    /// Pictures that no other refers to; the decoder itself knows which.
+    NonReference,
+    /// Every picture stands alone: packets need not even be sent.
+    Everything,
+}
+
 /// A decoded picture, with what is known of its packet.
 pub struct Picture {
     pub(super) video: ffmpeg::frame::Video,
@@ -87,16 +97,22 @@ impl Decoder {
         Ok(Decoder { decoder, id })
     }
 
-    /// Whether one packet is one picture and the decoder can leave out pictures that no other needs. Elsewhere
-    /// packets may hold hidden or several pictures, and what was left out could not be counted.
-    pub fn can_skip(&self) -> bool {
+    /// Which packets may be left undecoded without changing another picture. Where packets may hold hidden or several
+    /// pictures, what was left out could not be counted, so everything is decoded.
+    pub fn skippable(&self) -> Skippable {
         use ffmpeg::codec::Id;
-        let progressive = {
-            // SAFETY: the context is valid and owned; only a plain field is read.
-            let order = unsafe { (*self.decoder.as_ptr()).field_order };
-            matches!(order, ffi::AVFieldOrder::AV_FIELD_PROGRESSIVE | ffi::AVFieldOrder::AV_FIELD_UNKNOWN)
-        };
-        progressive && matches!(self.id, Id::H264 | Id::HEVC | Id::MPEG1VIDEO | Id::MPEG2VIDEO)
+        // SAFETY: the context is valid and owned; only plain fields are read.
+        let (order, format) = unsafe { ((*self.decoder.as_ptr()).field_order, (*self.decoder.as_ptr()).pix_fmt) };
+        if !matches!(order, ffi::AVFieldOrder::AV_FIELD_PROGRESSIVE | ffi::AVFieldOrder::AV_FIELD_UNKNOWN) {
+            return Skippable::Nothing;
+        }
+        match self.id {
+            Id::H264 | Id::HEVC | Id::MPEG1VIDEO | Id::MPEG2VIDEO => Skippable::NonReference,
+            // A palette stays valid for later packets.
+            Id::RAWVIDEO if format == ffi::AVPixelFormat::AV_PIX_FMT_PAL8 => Skippable::Nothing,
+            Id::RAWVIDEO | Id::MJPEG | Id::PRORES | Id::DNXHD | Id::DVVIDEO | Id::PNG => Skippable::Everything,
+            _ => Skippable::Nothing,
+        }
     }
 
     /// Sends one packet. `ordinal` comes back with its picture. `spare`: leave its picture out if no other needs it.

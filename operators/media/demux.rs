@@ -89,6 +89,7 @@ pub struct Demuxer {
     video: usize,
     tracks: Vec<Track>,
     unreadable: u32,
+    packets: u64,
 }
 
 impl Demuxer {
@@ -117,7 +118,7 @@ impl Demuxer {
                 unsafe { (*stream.as_mut_ptr()).discard = discard };
             }
         }
-        Ok(Demuxer { input, video, tracks: described, unreadable: 0 })
+        Ok(Demuxer { input, video, tracks: described, unreadable: 0, packets: 0 })
     }
 
     /// The tracks that were chosen, the decoded one first.
@@ -160,6 +161,7 @@ impl Demuxer {
                 _ if stopped => return Err(DemuxError::Stopped),
                 Ok(()) if packet.stream() == self.video => {
                     self.unreadable = 0;
+                    self.packets += 1;
                     return Ok(Read::Packet(Packet { packet }));
                 }
                 Ok(()) => {}
@@ -171,6 +173,19 @@ impl Demuxer {
                 Err(error) => return Err(DemuxError::Failed(error.to_string())),
             }
         }
+    }
+
+    /// At the end of a file with an index: how many packets could be read, and how many the index lists, where that is
+    /// more. libav takes the end of a file that was cut off for an ordinary one.
+    pub fn cut_off(&self) -> Option<(u64, u64)> {
+        // Only this family lists every packet, after its edit lists were applied.
+        if !self.input.format().name().split(',').any(|name| name == "mov") {
+            return None;
+        }
+        // SAFETY: the stream belongs to `input`; the function only reads the length of its index.
+        let listed = unsafe { ffi::avformat_index_get_entries_count(self.stream().as_ptr()) };
+        let listed = u64::try_from(listed).ok()?;
+        (self.packets < listed).then_some((self.packets, listed))
     }
 
     fn stream(&self) -> ffmpeg::Stream<'_> {

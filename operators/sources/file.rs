@@ -353,3 +353,100 @@ pub static REGISTRATION: Registration = Registration {
     example: "[sources.clips]\ntype = \"file\"\npath = \"videos/*.mp4\"\n",
     build,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("night")).unwrap();
+        for name in ["b.mp4", "a.mp4", "a.mkv", "night/a.mp4", "odd name!.ts"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        folder
+    }
+
+    fn chosen(folder: &Path, text: &str) -> Result<Vec<FileStream>, Vec<FieldError>> {
+        choose(folder, config::read(toml::from_str(text).unwrap())?)
+    }
+
+    fn ids(folder: &Path, text: &str) -> Vec<String> {
+        chosen(folder, text).unwrap().iter().map(|stream| stream.id.to_string()).collect()
+    }
+
+    /// Field, message and hint of the only mistake.
+    fn mistake(folder: &Path, text: &str) -> (String, String, String) {
+        let mistakes = chosen(folder, text).unwrap_err();
+        let [mistake] = &mistakes[..] else { panic!("{mistakes:?}") };
+        (mistake.field.clone(), mistake.message.clone(), mistake.hint.clone().unwrap())
+    }
+
+    #[test]
+    fn streams_are_named_after_their_files() {
+        let folder = folder();
+        assert_eq!(ids(folder.path(), "path = 'b.mp4'"), ["b"]);
+        assert_eq!(ids(folder.path(), "path = '*.mp4'"), ["a", "b"]);
+        assert_eq!(ids(folder.path(), "path = ['b.mp4', '**/a.m*']"), ["b", "a", "a-2", "a-3"]);
+        assert_eq!(ids(folder.path(), "path = 'odd name!.ts'"), ["odd_name_"]);
+        let absolute = format!("path = '{}/night/*'", folder.path().display());
+        assert_eq!(ids(Path::new("/"), &absolute), ["a"]);
+    }
+
+    #[test]
+    fn a_stream_may_have_settings_of_its_own() {
+        let folder = folder();
+        let text =
+            "loop = true\nstreams.day = 'a.mp4'\nstreams.night = { path = 'night/a.mp4', loop = false, tracks = [2] }";
+        let streams = chosen(folder.path(), text).unwrap();
+        assert_eq!(
+            (&*streams[0].id, streams[0].settings.repeat, &streams[0].settings.tracks),
+            ("day", true, &Tracks::Best)
+        );
+        let night = &streams[1].settings;
+        assert_eq!((&*streams[1].id, night.repeat, &night.tracks), ("night", false, &Tracks::Indices(vec![2])));
+        assert!(night.skip && !night.realtime);
+    }
+
+    #[test]
+    fn every_mistake_names_its_field_and_a_way_out() {
+        let folder = folder();
+        let root = folder.path();
+        let (field, message, hint) = mistake(root, "path = 'a.mov'");
+        assert_eq!(field, "path");
+        assert!(message.contains("no file") && hint.contains("a.mkv"), "{message}: {hint}");
+        let (_, message, hint) = mistake(root, "path = 'night'");
+        assert!(message.contains("is a folder") && hint.contains("night/*"), "{message}: {hint}");
+        let (_, message, _) = mistake(root, "path = 'c*.mp4'");
+        assert!(message.contains("no file matches `c*.mp4`"), "{message}");
+        let (_, message, _) = mistake(root, "path = 'a***b'");
+        assert!(message.contains("not a valid glob"), "{message}");
+        let (field, _, _) = mistake(root, "streams.door = { path = 'gone.mp4' }");
+        assert_eq!(field, "streams.door.path");
+        let (field, _, hint) = mistake(root, "streams.door = 7");
+        assert_eq!(field, "streams.door");
+        assert!(hint.contains("streams.door = "), "{hint}");
+        let (field, _, _) = mistake(root, "path = 'a.mp4'\ntracks = 'all'");
+        assert_eq!(field, "tracks");
+        let (field, _, _) = mistake(root, "path = 'a.mp4'\nstreams.b = 'b.mp4'");
+        assert_eq!(field, "streams");
+        mistake(root, "");
+        mistake(root, "path = []");
+        let (_, message, _) = mistake(root, "path = \"a\\u0000b.mp4\"");
+        assert!(message.contains("cannot be opened"), "{message}");
+        assert_eq!(chosen(root, "path = ['x', 'y', 'a.mp4']").unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn threads_are_shared_and_pacing_takes_one() {
+        let folder = folder();
+        let source = |text: &str| FileSource { streams: chosen(folder.path(), text).unwrap(), size: OnceLock::new() };
+        let fast = source("path = 'a.mp4'");
+        assert_eq!([1, 2, 8].map(|running| fast.decoder_threads(2, running)), [4, 2, 1]);
+        assert!(!fast.is_live() && fast.is_finite());
+        let paced = source("path = 'a.mp4'\nrealtime = true\nloop = true");
+        assert_eq!(paced.decoder_threads(8, 1), 1);
+        assert!(paced.is_live() && !paced.is_finite());
+        assert_eq!(fast.frame_size(), ItemSize::Unknown, "the file is no video");
+    }
+}

@@ -2,4 +2,5 @@
 
 pub mod file;
 mod playback;
+pub mod scene;
 pub mod synthetic;

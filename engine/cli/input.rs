@@ -1,0 +1,120 @@
+//! What subcommands that read graph files share: the files, `--set`, and how mistakes are shown.
+
+use std::fmt;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use operators::inference::model::Catalog;
+
+use crate::graph::check::{Checked, Surroundings};
+use crate::graph::parse::LARGEST_FILE;
+use crate::graph::substitute::Setting;
+
+/// The format of what a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `--set name=value`, for every command that reads a graph file.
+#[derive(clap::Args)]
+pub struct Settings {
+    /// Sets a parameter of the graph; the value is TOML, or else text. May be given several times
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub settings: Vec<Setting>,
+}
+
+fn setting(text: &str) -> Result<Setting, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok(Setting { name: name.trim().to_owned(), value: value.to_owned() })
+        }
+        _ => Err("write it like name=value".to_owned()),
+    }
+}
+
+/// A file that was read.
+pub struct GraphFile {
+    /// As the user wrote it, for messages.
+    pub path: PathBuf,
+    /// At most one byte more than a graph file may have.
+    pub bytes: Vec<u8>,
+}
+
+/// A file that could not be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    path: PathBuf,
+    why: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "cannot read `{}`: {}", self.path.display().to_string().escape_debug(), self.why)
+    }
+}
+
+impl GraphFile {
+    /// Reads a file, but never more than a graph file may have: it could be endless.
+    pub fn read(path: &Path) -> Result<GraphFile, Unreadable> {
+        let described = |error: std::io::Error| {
+            let why = match error.kind() {
+                std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+                std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
+                std::io::ErrorKind::IsADirectory => "it is a folder; name the graph files in it".to_owned(),
+                _ => error.to_string(),
+            };
+            Unreadable { path: path.to_owned(), why }
+        };
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(described)?;
+        file.take(LARGEST_FILE as u64 + 1).read_to_end(&mut bytes).map_err(described)?;
+        Ok(GraphFile { path: path.to_owned(), bytes })
+    }
+
+    /// The name of the graph in it: the file's stem.
+    pub fn graph_name(&self) -> String {
+        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The file's text, as far as it is text; for rendering diagnostics, whose places lie in valid text.
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+
+    /// Checks the graph in it.
+    pub fn check(&self, settings: &[Setting], surroundings: &Surroundings) -> Checked {
+        crate::graph::check::check(&self.graph_name(), &self.bytes, settings, surroundings)
+    }
+
+    /// Every diagnostic as text, with an empty line between them.
+    pub fn render(&self, checked: &Checked, colour: bool) -> String {
+        let (file, text) = (self.path.display().to_string(), self.text());
+        let all: Vec<String> = checked.diagnostics.iter().map(|d| d.render(&file, &text, colour)).collect();
+        all.join("\n")
+    }
+}
+
+/// Where the process stands: its environment, its folder, the models that it finds.
+pub fn surroundings() -> Surroundings {
+    Surroundings::of_process(Arc::new(Catalog::open(Catalog::search_path())))
+}
+
+/// Whether to colour what goes to a stream: on a terminal, unless `NO_COLOR` says otherwise.
+pub fn colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no mistake.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes to standard error.
+pub fn print_error(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,672 @@
+//! The live view: a line for each stream at the foot of the terminal, results as text above it.
+//!
+//! Everything here goes to the standard error, which is for people; the standard output is for data. Where the standard
+//! error is no terminal nothing is drawn, and only the log remains. Logs go through the [`Terminal`] too, so that they
+//! appear above the lines and not across them.
+//!
+//! The view is drawn a few times a second by a thread of its own, however fast results come: a terminal that is slow,
+//! or that somebody has stopped, never slows the engine.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use operators::clock::Clock;
+use operators::error::StartError;
+use operators::item::{Record, RecordBody, StreamId};
+use operators::operator::Publisher;
+
+use crate::runtime::stats::{Observe, StreamReport, StreamState};
+
+const REDRAW: Duration = Duration::from_millis(250);
+/// Rates are means over at least this long.
+const RATE_WINDOW: Duration = Duration::from_secs(1);
+/// Lines of streams at most; further streams are counted in one line.
+const STREAM_LINES: usize = 12;
+/// Lines of results at each redraw at most.
+const RESULT_LINES: usize = 6;
+/// Records beside results that wait for the next redraw at most.
+const NOTICES: usize = 64;
+/// Boxes or predictions of one record that are written out.
+const WRITTEN_OUT: usize = 4;
+
+/// The standard error, shared between the log and the live view.
+#[derive(Clone)]
+pub struct Terminal {
+    progress: MultiProgress,
+    live: bool,
+}
+
+impl Terminal {
+    /// The terminal of this process. It is live where the standard error is a terminal and `wanted` says so: where
+    /// records go to a standard output that is the same terminal, lines that move would tear them.
+    pub fn new(wanted: bool) -> Terminal {
+        let live = wanted && io::stderr().is_terminal();
+        let target = if live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Terminal { progress: MultiProgress::with_draw_target(target), live }
+    }
+
+    /// Whether lines are drawn.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+}
+
+/// Writes to the standard error, above the live lines.
+impl Write for Terminal {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.progress.suspend(|| io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The latest results, for the view to show. Give it to the graph as its publisher (beside the hub: [`Publishers`]).
+#[derive(Default)]
+pub struct Results {
+    waiting: Mutex<WaitingResults>,
+}
+
+#[derive(Default)]
+struct WaitingResults {
+    /// The latest result of each node and stream since the last redraw.
+    latest: BTreeMap<(Arc<str>, StreamId), Arc<Record>>,
+    /// Gaps, errors and the like: each counts.
+    notices: VecDeque<Arc<Record>>,
+}
+
+impl Results {
+    /// Takes the lines to show now: notices first, then the latest result of each stream.
+    fn take_lines(&self) -> Vec<String> {
+        let WaitingResults { latest, notices } = std::mem::take(&mut *lock(&self.waiting));
+        notices.iter().chain(latest.values()).take(RESULT_LINES).map(|record| summarise(record)).collect()
+    }
+}
+
+impl Publisher for Results {
+    fn publish(&self, record: &Arc<Record>) {
+        let mut waiting = lock(&self.waiting);
+        match record.body {
+            RecordBody::Classification { .. } | RecordBody::Detection { .. } | RecordBody::Checksum { .. } => {
+                waiting.latest.insert((record.node.clone(), record.stream.clone()), record.clone());
+            }
+            RecordBody::Gap { .. } | RecordBody::Error { .. } | RecordBody::Status { .. } => {
+                if waiting.notices.len() == NOTICES {
+                    waiting.notices.pop_front();
+                }
+                waiting.notices.push_back(record.clone());
+            }
+        }
+    }
+}
+
+/// Publishes to each of several.
+pub struct Publishers(pub Vec<Arc<dyn Publisher>>);
+
+impl Publisher for Publishers {
+    fn publish(&self, record: &Arc<Record>) {
+        for publisher in &self.0 {
+            publisher.publish(record);
+        }
+    }
+}
+
+/// One line of text for a record: `12.40 s demo: 2 circle, 1 square | circle 0.98 [10 20 42 52], …`.
+pub fn summarise(record: &Record) -> String {
+    let mut line = match record.pts {
+        Some(pts) => format!("{pts:.2} s {}: ", record.stream),
+        None => format!("{}: ", record.stream),
+    };
+    let more =
+        |count: usize| if count > WRITTEN_OUT { format!(", {} more", count - WRITTEN_OUT) } else { String::new() };
+    // Writing to a string does not fail.
+    let _ = match &record.body {
+        RecordBody::Detection { detections, .. } if detections.is_empty() => write!(line, "nothing"),
+        RecordBody::Detection { detections, counts, .. } => {
+            let counts: Vec<_> = counts.iter().map(|(label, count)| format!("{count} {label}")).collect();
+            let boxes: Vec<_> = detections
+                .iter()
+                .take(WRITTEN_OUT)
+                .map(|found| {
+                    let [x1, y1, x2, y2] = found.bounds.map(f32::round);
+                    format!("{} {:.2} [{x1} {y1} {x2} {y2}]", found.label, found.score)
+                })
+                .collect();
+            write!(line, "{} | {}{}", counts.join(", "), boxes.join(", "), more(detections.len()))
+        }
+        RecordBody::Classification { predictions, .. } => {
+            let guesses: Vec<_> = predictions
+                .iter()
+                .take(WRITTEN_OUT)
+                .map(|guess| format!("{} {:.2}", guess.label, guess.score))
+                .collect();
+            write!(line, "{}{}", guesses.join(", "), more(predictions.len()))
+        }
+        RecordBody::Checksum { md5 } => write!(line, "md5 {md5}"),
+        RecordBody::Gap { reason } => write!(line, "gap: {reason}"),
+        RecordBody::Error { message } => write!(line, "error in `{}`: {message}", record.node),
+        RecordBody::Status { state, reason: Some(reason) } => write!(line, "{state}: {reason}"),
+        RecordBody::Status { state, reason: None } => write!(line, "{state}"),
+    };
+    line
+}
+
+/// Items a second that came in and that were delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Rates {
+    read: f64,
+    delivered: f64,
+}
+
+/// Measures the present rates of one stream from its counts.
+struct Meter {
+    since: Instant,
+    read: u64,
+    delivered: u64,
+    rates: Rates,
+}
+
+impl Meter {
+    fn new(now: Instant, stream: &StreamReport) -> Meter {
+        let rates = Rates { read: stream.fps_in, delivered: stream.fps_delivered };
+        Meter { since: now, read: stream.counts.read, delivered: stream.counts.delivered, rates }
+    }
+
+    fn measure(&mut self, now: Instant, stream: &StreamReport) -> Rates {
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= RATE_WINDOW {
+            // A reload starts the counts anew.
+            let rate = |count: u64, before: u64| count.saturating_sub(before) as f64 / elapsed.as_secs_f64();
+            let rates = Rates {
+                read: rate(stream.counts.read, self.read),
+                delivered: rate(stream.counts.delivered, self.delivered),
+            };
+            *self = Meter { rates, ..Meter::new(now, stream) };
+        }
+        self.rates
+    }
+}
+
+const fn state_name(state: StreamState) -> &'static str {
+    match state {
+        StreamState::Connecting => "connecting",
+        StreamState::Running => "running",
+        StreamState::Retrying => "retrying",
+        StreamState::Ended => "ended",
+        StreamState::Stopped => "stopped",
+        StreamState::Failed => "failed",
+    }
+}
+
+/// The live line of one stream; `width` is that of the longest stream id.
+fn stream_line(stream: &StreamReport, rates: Rates, width: usize) -> String {
+    let mut line = format!(
+        "{:width$}  {:10}  in {:6.1}/s  out {:6.1}/s  age {:.0}/{:.0} ms  dropped {}",
+        stream.stream,
+        state_name(stream.state),
+        rates.read,
+        rates.delivered,
+        stream.age_ms.p50,
+        stream.age_ms.p99,
+        stream.counts.dropped,
+    );
+    let bad = [("rejected", stream.counts.rejected), ("lost", stream.counts.lost)];
+    for (verdict, count) in bad.into_iter().filter(|(_, count)| *count > 0) {
+        let _ = write!(line, "  {verdict} {count}");
+    }
+    if let Some(reason) = &stream.reason {
+        let _ = write!(line, "  ({reason})");
+    }
+    line
+}
+
+/// The lines of all streams, measured as they are drawn.
+#[derive(Default)]
+struct StreamLines {
+    meters: BTreeMap<(String, String, String), Meter>,
+}
+
+impl StreamLines {
+    fn draw(&mut self, observe: &dyn Observe, now: Instant) -> Vec<String> {
+        let report = observe.report();
+        let several = report.graphs.len() > 1;
+        let mut meters = BTreeMap::new();
+        let mut lines = Vec::new();
+        let streams = || report.graphs.iter().flat_map(|graph| &graph.streams);
+        let width = streams().map(|stream| stream.stream.len()).max().unwrap_or(0).min(32);
+        for graph in &report.graphs {
+            for stream in &graph.streams {
+                let key = (graph.name.clone(), stream.source.clone(), stream.stream.clone());
+                let mut meter = self.meters.remove(&key).unwrap_or_else(|| Meter::new(now, stream));
+                let rates = meter.measure(now, stream);
+                meters.insert(key, meter);
+                if lines.len() < STREAM_LINES {
+                    let line = stream_line(stream, rates, width);
+                    lines.push(if several { format!("{}  {line}", graph.name) } else { line });
+                }
+            }
+        }
+        self.meters = meters;
+        let further = streams().count() - lines.len();
+        if further > 0 {
+            lines.push(format!("and {further} more streams"));
+        }
+        lines
+    }
+}
+
+/// A view that is being drawn. Dropping it wipes its lines.
+pub struct LiveView {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LiveView {
+    /// Draws until the view is dropped; nothing where the terminal is not live. `results` are shown as text above the
+    /// lines, at most a few at each redraw.
+    pub fn start(
+        terminal: &Terminal,
+        observe: Arc<dyn Observe>,
+        clock: Arc<dyn Clock>,
+        results: Option<Arc<Results>>,
+    ) -> Result<LiveView, StartError> {
+        if !terminal.is_live() {
+            return Ok(LiveView { stop: None, thread: None });
+        }
+        let (stop, stopped) = bounded(0);
+        let progress = terminal.progress.clone();
+        let draw = move || {
+            let mut bars = Bars { progress, bars: Vec::new() };
+            let mut lines = StreamLines::default();
+            while stopped.recv_timeout(REDRAW) == Err(RecvTimeoutError::Timeout) {
+                bars.above(&results);
+                bars.show(lines.draw(&*observe, clock.now()));
+            }
+            bars.above(&results);
+            bars.show(Vec::new());
+        };
+        let thread = std::thread::Builder::new()
+            .name("view".to_owned())
+            .spawn(draw)
+            .map_err(|error| StartError::new(format!("cannot start the live view: {error}")))?;
+        Ok(LiveView { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for LiveView {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the live view panicked");
+        }
+    }
+}
+
+/// Lines at the foot of the terminal.
+struct Bars {
+    progress: MultiProgress,
+    bars: Vec<ProgressBar>,
+}
+
+impl Bars {
+    fn above(&self, results: &Option<Arc<Results>>) {
+        let lines = results.as_ref().map(|results| results.take_lines()).unwrap_or_default();
+        if !lines.is_empty() {
+            // A terminal that has gone is no reason to stop.
+            let _ = self.progress.println(lines.join("\n"));
+        }
+    }
+
+    fn show(&mut self, lines: Vec<String>) {
+        while self.bars.len() > lines.len()
+            && let Some(bar) = self.bars.pop()
+        {
+            bar.finish_and_clear();
+            self.progress.remove(&bar);
+        }
+        while self.bars.len() < lines.len() {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+                bar.set_style(style);
+            }
+            self.bars.push(self.progress.add(bar));
+        }
+        for (bar, line) in self.bars.iter().zip(lines) {
+            bar.set_message(line);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here panics while it holds the lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::runtime::stats::{Drops, GraphReport, GraphState, Health, NodeReport, ProcessReport, Quantiles, Report};
+    use indicatif::TermLike;
+    use operators::clock::SimulatedClock;
+    use operators::item::{Detection, ModelName, Origin, Prediction};
+    use operators::lease::Counts;
+
+    pub(crate) fn stream(name: &str) -> StreamReport {
+        StreamReport {
+            stream: name.to_owned(),
+            source: "cameras".to_owned(),
+            location: "clips/door.mp4".to_owned(),
+            state: StreamState::Running,
+            reason: None,
+            counts: Counts { read: 600, delivered: 570, filtered: 20, dropped: 10, ..Counts::default() },
+            decoded: 600,
+            converted: 580,
+            skipped: 0,
+            repaired: BTreeMap::new(),
+            fps_in: 30.0,
+            fps_delivered: 28.5,
+            age_ms: Quantiles { p50: 4.4, p90: 8.25, p99: 12.75, max: 40.0 },
+            idle_ms: 12,
+            drops: vec![Drops { node: "people".to_owned(), reason: "full", count: 10 }],
+            blocked_by: None,
+            held_items: 1,
+            held_bytes: 1 << 20,
+            held_bytes_peak: 2 << 20,
+            held_bytes_limit: 8 << 20,
+        }
+    }
+
+    pub(crate) fn graph(streams: Vec<StreamReport>) -> GraphReport {
+        let node = |name: &str, type_name: &str, role, busy_ms, errors| NodeReport {
+            name: name.to_owned(),
+            type_name: type_name.to_owned(),
+            role,
+            items: vec![400, 180],
+            errors,
+            last_error: None,
+            busy_ms,
+            queued: 0,
+        };
+        GraphReport {
+            name: "door".to_owned(),
+            state: GraphState::Finished,
+            reason: None,
+            running_seconds: 20.0,
+            total: streams.iter().fold(Counts::default(), |sum, stream| sum.plus(stream.counts)),
+            streams,
+            nodes: vec![
+                node("cameras", "file", "tap", 1234.5, 0),
+                node("people", "detect", "pool", 15_600.0, 3),
+                node("events", "sse", "sink", 2.25, 0),
+            ],
+        }
+    }
+
+    struct Engine(Mutex<Report>);
+
+    impl Observe for Engine {
+        fn report(&self) -> Report {
+            lock(&self.0).clone()
+        }
+
+        fn health(&self) -> Health {
+            Health { ok: true, status: "ok", problems: Vec::new() }
+        }
+    }
+
+    fn engine(graphs: Vec<GraphReport>) -> Engine {
+        let process = ProcessReport {
+            uptime_seconds: 1.0,
+            cpu_seconds: 1.0,
+            resident_bytes: 1,
+            peak_resident_bytes: 1,
+            threads: 1,
+            workers: 1,
+            pool_threads: 1,
+        };
+        Engine(Mutex::new(Report { graphs, process }))
+    }
+
+    fn record(seq: u64, body: RecordBody) -> Record {
+        let origin = Origin { graph: "door".into(), node: "people".into() };
+        let time = SimulatedClock::default().wall();
+        let mut record = origin.signal(&StreamId::new("demo").unwrap(), Some(seq), time, body);
+        record.pts = Some(seq as f64 * 0.04);
+        record
+    }
+
+    fn detections(labels: &[&str]) -> RecordBody {
+        let mut counts = BTreeMap::new();
+        for label in labels {
+            *counts.entry(Arc::from(*label)).or_default() += 1;
+        }
+        let found = |label: &&str| Detection {
+            label: Arc::from(*label),
+            index: 0,
+            score: 0.987,
+            bounds: [10.4, 20.0, 41.6, 52.2],
+        };
+        let model = ModelName { name: "shapes".into(), sha256: "0".into() };
+        RecordBody::Detection { model, detections: labels.iter().map(found).collect(), counts, has: BTreeMap::new() }
+    }
+
+    /// A terminal of 100 columns that never scrolls.
+    #[derive(Clone, Debug, Default)]
+    struct Screen(Arc<Mutex<Cells>>);
+
+    #[derive(Debug, Default)]
+    struct Cells {
+        rows: Vec<Vec<char>>,
+        row: usize,
+        column: usize,
+    }
+
+    impl Screen {
+        fn contents(&self) -> String {
+            let screen = lock(&self.0);
+            let rows: Vec<_> =
+                screen.rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
+            rows.join("\n").trim_end().to_owned()
+        }
+    }
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            100
+        }
+
+        fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+            let row = &mut lock(&self.0).row;
+            *row = row.saturating_sub(n);
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+            lock(&self.0).row += n;
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+            lock(&self.0).column += n;
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+            let column = &mut lock(&self.0).column;
+            *column = column.saturating_sub(n);
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)?;
+            self.write_str("\n")
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            let Cells { rows, row, column } = &mut *lock(&self.0);
+            for letter in text.chars() {
+                match letter {
+                    '\n' => (*row, *column) = (*row + 1, 0),
+                    '\r' => *column = 0,
+                    _ => {
+                        // As real terminals do, it wraps with the letter after the last column, not with the last.
+                        if *column == 100 {
+                            (*row, *column) = (*row + 1, 0);
+                        }
+                        rows.resize(rows.len().max(*row + 1), Vec::new());
+                        let cells = &mut rows[*row];
+                        cells.resize(cells.len().max(*column + 1), ' ');
+                        cells[*column] = letter;
+                        *column += 1;
+                    }
+                }
+            }
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            let Cells { rows, row, column } = &mut *lock(&self.0);
+            if let Some(cells) = rows.get_mut(*row) {
+                cells.clear();
+            }
+            *column = 0;
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line() {
+        let guess = |label: &str, score| Prediction { label: label.into(), index: 0, score };
+        let model = ModelName { name: "mobilenet".into(), sha256: "0".into() };
+        let predictions = vec![guess("tabby cat", 0.914), guess("tiger cat", 0.05)];
+        let lines = [
+            summarise(&record(310, detections(&["circle", "square", "circle"]))),
+            summarise(&record(311, detections(&["circle"; 7]))),
+            summarise(&record(312, detections(&[]))),
+            summarise(&record(0, RecordBody::Classification { model, predictions })),
+            summarise(&record(1, RecordBody::Checksum { md5: "d41d8cd9".to_owned() })),
+            summarise(&Record {
+                pts: None,
+                ..record(2, RecordBody::Gap { reason: "the camera went away".to_owned() })
+            }),
+            summarise(&record(3, RecordBody::Error { message: "gave no answer within 30s".to_owned() })),
+            summarise(&Record {
+                pts: None,
+                ..record(4, RecordBody::Status { state: "failed".to_owned(), reason: Some("no such file".to_owned()) })
+            }),
+        ];
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        12.40 s demo: 2 circle, 1 square | circle 0.99 [10 20 42 52], square 0.99 [10 20 42 52], circle 0.99 [10 20 42 52]
+        12.44 s demo: 7 circle | circle 0.99 [10 20 42 52], circle 0.99 [10 20 42 52], circle 0.99 [10 20 42 52], circle 0.99 [10 20 42 52], 3 more
+        12.48 s demo: nothing
+        0.00 s demo: tabby cat 0.91, tiger cat 0.05
+        0.04 s demo: md5 d41d8cd9
+        demo: gap: the camera went away
+        0.12 s demo: error in `people`: gave no answer within 30s
+        demo: failed: no such file
+        "#);
+    }
+
+    #[test]
+    fn a_stream_has_a_line_with_its_present_rates() {
+        let clock = SimulatedClock::default();
+        let retrying = StreamReport {
+            state: StreamState::Retrying,
+            reason: Some("connection refused, attempt 3".to_owned()),
+            counts: Counts { lost: 2, rejected: 1, ..stream("x").counts },
+            ..stream("backyard")
+        };
+        let engine = engine(vec![graph(vec![stream("door"), retrying])]);
+        let mut lines = StreamLines::default();
+        let first = lines.draw(&engine, clock.now());
+        clock.advance(Duration::from_millis(500));
+        assert_eq!(lines.draw(&engine, clock.now()), first, "too early for new rates");
+        clock.advance(Duration::from_millis(1500));
+        {
+            let counts = &mut lock(&engine.0).graphs[0].streams[0].counts;
+            (counts.read, counts.delivered) = (650, 600);
+        }
+        let later = lines.draw(&engine, clock.now());
+        insta::assert_snapshot!([first, later].concat().join("\n"), @r#"
+        door      running     in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10
+        backyard  retrying    in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        door      running     in   25.0/s  out   15.0/s  age 4/13 ms  dropped 10
+        backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        "#);
+    }
+
+    #[test]
+    fn many_streams_do_not_fill_the_terminal() {
+        let clock = SimulatedClock::default();
+        let streams = (0..30).map(|n| stream(&format!("camera{n}"))).collect();
+        let lines = StreamLines::default().draw(&engine(vec![graph(streams)]), clock.now());
+        assert_eq!(lines.len(), STREAM_LINES + 1);
+        assert_eq!(lines[STREAM_LINES], "and 18 more streams");
+    }
+
+    #[test]
+    fn a_flood_of_results_shows_the_latest_and_every_notice() {
+        let results = Results::default();
+        for seq in 0..1000 {
+            results.publish(&Arc::new(record(seq, detections(&["circle"]))));
+        }
+        results.publish(&Arc::new(record(7, RecordBody::Gap { reason: "gone".to_owned() })));
+        let lines = results.take_lines();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].contains("gap: gone") && lines[1].starts_with("39.96 s demo: 1 circle"), "{lines:?}");
+        assert_eq!(results.take_lines(), [""; 0]);
+        for seq in 0..1000 {
+            results.publish(&Arc::new(record(seq, RecordBody::Gap { reason: "gone".to_owned() })));
+        }
+        assert_eq!(lock(&results.waiting).notices.len(), NOTICES);
+        assert_eq!(results.take_lines().len(), RESULT_LINES);
+    }
+
+    #[test]
+    fn results_and_logs_stand_above_the_lines_and_the_lines_vanish_at_the_end() {
+        let screen = Screen::default();
+        let progress = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(screen.clone())));
+        let terminal = Terminal { progress, live: true };
+        let results = Arc::new(Results::default());
+        results.publish(&Arc::new(record(10, detections(&["circle"]))));
+        let observe = Arc::new(engine(vec![graph(vec![stream("door")])]));
+        let clock = Arc::new(SimulatedClock::default());
+        let view = LiveView::start(&terminal, observe, clock, Some(results.clone())).unwrap();
+        let system = operators::clock::SystemClock;
+        let deadline = system.now() + Duration::from_secs(20);
+        while !screen.contents().contains("door ") {
+            assert!(system.now() < deadline, "nothing was drawn: {}", screen.contents());
+            system.wait(deadline, Duration::from_millis(5));
+        }
+        let contents = screen.contents();
+        let (result, line) = (contents.find("demo: 1 circle"), contents.find("door  running"));
+        assert!(result.is_some() && result < line, "{contents}");
+        results.publish(&Arc::new(record(11, detections(&["square"]))));
+        drop(view);
+        let contents = screen.contents();
+        assert!(contents.contains("demo: 1 square") && !contents.contains("running"), "{contents}");
+    }
+
+    #[test]
+    fn nothing_is_drawn_where_there_is_no_terminal() {
+        let terminal = Terminal::new(false);
+        assert!(!terminal.is_live());
+        let clock = Arc::new(SimulatedClock::default());
+        let view = LiveView::start(&terminal, Arc::new(engine(Vec::new())), clock, None).unwrap();
+        assert!(view.thread.is_none());
+    }
+}

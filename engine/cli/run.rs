@@ -1,0 +1,207 @@
+//! `engine run`: runs a graph until its streams end, or until somebody stops it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use operators::clock::SystemClock;
+use operators::config::parse_duration;
+use operators::error::StartError;
+
+use super::input::{self, GraphFile, Settings};
+use super::live::{LiveView, Publishers, Results, Terminal};
+use super::logging::{self, LogFormat};
+use super::plan::Threads;
+use super::summary::summary;
+use super::{FAILURE, SUCCESS, USAGE};
+use crate::control::events::{EventHub, EventLimits};
+use crate::control::server::{self, ControlConfig};
+use crate::graph::plan::Plan;
+use crate::graph::planner::build_plan;
+use crate::runtime::stats::Observe;
+use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
+
+/// Runs a graph: shows its streams on a terminal, serves its results and its health over HTTP
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  engine run graphs/quickstart.toml --stay
+  engine run door.toml --set threshold=0.7 --listen 127.0.0.1:9000
+  engine run door.toml --for 20s --log-format json 2>engine.log
+
+Ctrl-C or SIGTERM delivers what is in flight, then ends; a second one ends at once.
+Exit status: 0 when everything was delivered, 1 when something failed or was lost, 2 for a wrong command line.")]
+pub struct Arguments {
+    /// The graph file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Where to serve results, statistics and health; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    listen: String,
+    /// Go on serving when every stream has ended
+    #[arg(long)]
+    stay: bool,
+    /// End after this time, such as 20s
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    time: Option<Duration>,
+    /// How long to go on delivering what is in flight when asked to end
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
+    drain_timeout: Duration,
+    #[command(flatten)]
+    threads: Threads,
+    #[command(flatten)]
+    settings: Settings,
+    /// How to write the log
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// What to log: a level, or levels by module; the default is what RUST_LOG says, or info
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// Write the dataflow system's own count of events by operator and worker to this file at the end
+    #[arg(long, value_name = "FILE")]
+    dataflow_log: Option<PathBuf>,
+}
+
+/// Does it, and returns the exit code.
+pub fn run(arguments: &Arguments) -> u8 {
+    let file = match GraphFile::read(&arguments.file) {
+        Ok(file) => file,
+        Err(unreadable) => {
+            input::print_error(&format!("error: {unreadable}\n"));
+            return USAGE;
+        }
+    };
+    let clock = Arc::new(SystemClock);
+    let hub = EventHub::new(&*clock, EventLimits::default());
+    let results = Arc::new(Results::default());
+    let mut surroundings = input::surroundings();
+    surroundings.publisher = Arc::new(Publishers(vec![hub.clone(), results.clone()]));
+    let checked = file.check(&arguments.settings.settings, &surroundings);
+    if !checked.diagnostics.is_empty() {
+        input::print_error(&file.render(&checked, input::colour(&std::io::stderr())));
+    }
+    let Some(graph) = &checked.graph else { return FAILURE };
+    let plan = build_plan(graph, arguments.threads.options());
+    let terminal = Terminal::new(!writes_to_the_terminal(&plan));
+    if let Err(error) = logging::start(arguments.log_format, arguments.log.as_deref(), &terminal) {
+        return failed(&error);
+    }
+    match serve(arguments, plan, &terminal, hub, results) {
+        Ok(true) => SUCCESS,
+        Ok(false) => FAILURE,
+        Err(error) => failed(&error),
+    }
+}
+
+/// Starts everything, watches the graph, and takes everything down. Whether all went well.
+fn serve(
+    arguments: &Arguments,
+    plan: Plan,
+    terminal: &Terminal,
+    hub: Arc<EventHub>,
+    results: Arc<Results>,
+) -> Result<bool, StartError> {
+    let clock = Arc::new(SystemClock);
+    let engine = Arc::new(Engine::start(Options {
+        workers: plan.workers,
+        pool_threads: plan.pool_threads,
+        clock: clock.clone(),
+        dataflow_log: arguments.dataflow_log.clone(),
+    })?);
+    let observe: Arc<dyn Observe> = engine.clone();
+    let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
+    let control = server::start(config, observe.clone(), hub)?;
+    tracing::info!("listening on http://{}", control.address());
+    let requests = requests(arguments.time)?;
+    let view = LiveView::start(terminal, observe, clock, Some(results))?;
+    let name = plan.graph.clone();
+    let (outcome, counters) = match engine.run(plan) {
+        Ok(graph) => {
+            tracing::info!(graph = %name, "graph `{name}` runs");
+            let counters = graph.counters.clone();
+            (Ok(graph.supervise(&requests, arguments.drain_timeout)), Some(counters))
+        }
+        Err(error) => (Err(error), None),
+    };
+    if let (Ok(outcome), Some(counters)) = (&outcome, &counters) {
+        log_outcome(outcome);
+        if arguments.stay && outcome.is_success() {
+            tracing::info!(graph = %name, "graph `{name}` has ended; Ctrl-C ends the engine");
+            // The sender lives as long as the process listens for signals.
+            let _ = requests.recv();
+        }
+        drop(view);
+        input::print_error(&summary(&counters.report()));
+    }
+    control.shutdown(Duration::from_secs(2));
+    if let Some(engine) = Arc::into_inner(engine) {
+        engine.shutdown()?;
+    }
+    outcome.map(|outcome| outcome.is_success())
+}
+
+fn log_outcome(outcome: &Outcome) {
+    for failure in &outcome.failures {
+        tracing::error!("{failure}");
+    }
+    if !outcome.stuck.is_empty() {
+        tracing::error!("the time to drain is over; still open: {}", outcome.stuck.join(", "));
+    }
+}
+
+/// Turns signals and the end of `--for` into requests: the first asks to drain, the second to end at once.
+fn requests(time: Option<Duration>) -> Result<Receiver<Request>, StartError> {
+    let cannot = |error: std::io::Error| StartError::new(format!("cannot listen for signals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let (sender, requests) = bounded(4);
+    let listen = {
+        use tokio::signal::unix::{SignalKind, signal};
+        let _entered = runtime.enter();
+        let interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+        let terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+        listen(interrupt, terminate, time, sender)
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen)).map_err(cannot)?;
+    Ok(requests)
+}
+
+async fn listen(
+    mut interrupt: tokio::signal::unix::Signal,
+    mut terminate: tokio::signal::unix::Signal,
+    time: Option<Duration>,
+    sender: Sender<Request>,
+) {
+    let mut timer = std::pin::pin!(async {
+        match time {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    });
+    let mut asked = false;
+    let mut timed_out = false;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = &mut timer, if !timed_out => timed_out = true,
+        }
+        let request = if asked { Request::Abort } else { Request::Drain };
+        asked = true;
+        // A full channel already says what there is to say.
+        let _ = sender.try_send(request);
+    }
+}
+
+/// Whether a sink writes records to a standard output that is the terminal itself: lines that move would tear them.
+fn writes_to_the_terminal(plan: &Plan) -> bool {
+    use std::io::IsTerminal;
+    std::io::stdout().is_terminal()
+        && plan.sinks.iter().any(|sink| sink.type_name == "file" && sink.sink.resources().is_empty())
+}
+
+/// Prints an error of starting.
+pub fn failed(error: &StartError) -> u8 {
+    let hint = error.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+    input::print_error(&format!("error: {error}\n{hint}"));
+    FAILURE
+}

@@ -1,0 +1,313 @@
+//! What the control plane answers: each path, its methods, and its JSON.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /` | the routes, as JSON |
+//! | `GET /health` | 200 or 503, with every problem named |
+//! | `GET /health/live` | 200 while the process answers |
+//! | `GET /health/ready` | 200 once graphs run and until they drain, whether or not a stream fails just now |
+//! | `GET /stats` | everything that is counted |
+//! | `GET /events` | server-sent events; `graph`, `node`, `stream` and `label` filter, `last_event_id` resumes |
+//!
+//! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body, Frame};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::events::{EventHub, EventReport, Filter, Subscription};
+use crate::runtime::stats::{Observe, Report};
+
+pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// What the routes need to answer.
+pub struct Routes {
+    pub observe: Arc<dyn Observe>,
+    pub hub: Arc<EventHub>,
+    pub heartbeat: Duration,
+    pub max_subscribers: usize,
+    /// Origins whose pages may read the answers; `None` for none.
+    pub allow_origin: Option<HeaderValue>,
+}
+
+const PATHS: [(&str, &str); 6] = [
+    ("/", "this list"),
+    ("/health", "200 while everything works, else 503, with every problem named"),
+    ("/health/live", "200 while the process answers"),
+    ("/health/ready", "200 once the graphs run and until they drain"),
+    ("/stats", "counts of every graph, stream and node"),
+    ("/events", "records as server-sent events; filter with graph, node, stream, label; resume with last_event_id"),
+];
+
+const FILTERS: [&str; 5] = ["graph", "node", "stream", "label", "last_event_id"];
+
+/// Methods that every path takes, as the `Allow` header has them.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+#[derive(Serialize)]
+struct Stats {
+    #[serde(flatten)]
+    report: Report,
+    events: EventReport,
+}
+
+/// A request that cannot be answered.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    status: StatusCode,
+    error: String,
+    hint: String,
+}
+
+impl Routes {
+    /// Answers one request; what it carries as a body is not read.
+    pub fn answer<B>(&self, request: &Request<B>) -> Answer {
+        let mut answer = match *request.method() {
+            Method::GET | Method::HEAD => self.get(request),
+            Method::OPTIONS => Ok(empty(StatusCode::NO_CONTENT)),
+            _ => Err(Refusal {
+                status: StatusCode::METHOD_NOT_ALLOWED,
+                error: format!("{} is not answered here", request.method()),
+                hint: format!("use one of {METHODS}"),
+            }),
+        }
+        .unwrap_or_else(Refusal::answer);
+
+        if request.method() == Method::HEAD {
+            let length = hyper::body::Body::size_hint(answer.body()).exact();
+            *answer.body_mut() = Empty::new().boxed_unsync();
+            if let Some(length) = length {
+                answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            }
+        }
+        let status = answer.status();
+        let headers = answer.headers_mut();
+        if status == StatusCode::METHOD_NOT_ALLOWED || request.method() == Method::OPTIONS {
+            headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        }
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(origin) = &self.allow_origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            if request.method() == Method::OPTIONS {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+                headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("last-event-id"));
+            }
+        }
+        answer
+    }
+
+    fn get<B>(&self, request: &Request<B>) -> Result<Answer, Refusal> {
+        let path = request.uri().path();
+        match path {
+            "/" => {
+                let routes: serde_json::Map<_, _> =
+                    PATHS.iter().map(|(path, about)| ((*path).to_owned(), (*about).into())).collect();
+                Ok(json(StatusCode::OK, &serde_json::json!({ "name": "engine", "routes": routes })))
+            }
+            "/health" => {
+                let health = self.observe.health();
+                Ok(json(if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health))
+            }
+            "/health/live" => Ok(json(StatusCode::OK, &serde_json::json!({ "ok": true, "status": "live" }))),
+            "/health/ready" => {
+                let status = self.observe.health().status;
+                let ready = !matches!(status, "starting" | "draining");
+                let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Ok(json(code, &serde_json::json!({ "ok": ready, "status": status })))
+            }
+            "/stats" => Ok(json(StatusCode::OK, &Stats { report: self.observe.report(), events: self.hub.report() })),
+            "/events" => self.events(request),
+            _ => Err(Refusal {
+                status: StatusCode::NOT_FOUND,
+                error: format!("nothing is at `{path}`"),
+                hint: match nearest(path, PATHS.iter().map(|(path, _)| *path)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "`/` lists what there is".to_owned(),
+                },
+            }),
+        }
+    }
+
+    fn events<B>(&self, request: &Request<B>) -> Result<Answer, Refusal> {
+        let (filter, last_id) = listening(request.uri().query().unwrap_or_default(), request.headers())?;
+        let mut answer = if request.method() == Method::HEAD {
+            empty(StatusCode::OK)
+        } else {
+            if self.hub.report().subscribers >= self.max_subscribers {
+                return Err(Refusal {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    error: format!("{} subscribers listen already", self.max_subscribers),
+                    hint: "close one of them, or try again later".to_owned(),
+                });
+            }
+            let subscription = self.hub.subscribe(filter, last_id.as_deref()).ok_or_else(|| Refusal {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                error: "the engine is stopping".to_owned(),
+                hint: "connect again once it has been started again".to_owned(),
+            })?;
+            Response::new(Events::new(subscription, self.heartbeat).boxed_unsync())
+        };
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // nginx would collect events in its buffer.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Ok(answer)
+    }
+}
+
+/// What a subscriber asks for, from its query and headers. The header wins: a browser that reconnects sends it, with
+/// the query that it was opened with.
+fn listening(query: &str, headers: &HeaderMap) -> Result<(Filter, Option<String>), Refusal> {
+    let mut filter = Filter::default();
+    let mut last_id = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let wanted = match &*name {
+            "graph" => &mut filter.graphs,
+            "node" => &mut filter.nodes,
+            "stream" => &mut filter.streams,
+            "label" => &mut filter.labels,
+            "last_event_id" => {
+                last_id = Some(value.into_owned());
+                continue;
+            }
+            _ => {
+                return Err(Refusal {
+                    status: StatusCode::BAD_REQUEST,
+                    error: format!("`/events` has no filter `{name}`"),
+                    hint: match nearest(&name, FILTERS.into_iter()) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => format!("use some of {}", FILTERS.join(", ")),
+                    },
+                });
+            }
+        };
+        wanted.extend(value.split(',').map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned));
+    }
+    if let Some(id) = headers.get("last-event-id") {
+        last_id = Some(String::from_utf8_lossy(id.as_bytes()).into_owned());
+    }
+    Ok((filter, last_id))
+}
+
+/// The candidate that somebody who wrote `text` may have meant.
+fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(text, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+impl Refusal {
+    fn answer(self) -> Answer {
+        json(self.status, &serde_json::json!({ "error": self.error, "hint": self.hint }))
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let (status, mut text) = match serde_json::to_string(value) {
+        Ok(text) => (status, text),
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            let text = r#"{"error":"the answer cannot be written as JSON","hint":"look into the log"}"#;
+            (StatusCode::INTERNAL_SERVER_ERROR, text.to_owned())
+        }
+    };
+    text.push('\n');
+    let mut answer = Response::new(Full::from(text).boxed_unsync());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Empty::new().boxed_unsync());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// The body of `/events`: what a subscription yields, and heartbeats while it yields nothing.
+struct Events {
+    subscription: Subscription,
+    heartbeat: Pin<Box<tokio::time::Sleep>>,
+    every: Duration,
+    started: bool,
+}
+
+impl Events {
+    fn new(subscription: Subscription, every: Duration) -> Events {
+        Events { subscription, heartbeat: Box::pin(tokio::time::sleep(every)), every, started: false }
+    }
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = match self.subscription.poll_next(context) {
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(bytes)) => bytes,
+            // At once, so that the subscriber knows that it is listened to.
+            Poll::Pending if !self.started => Bytes::from_static(b": listening\n\n"),
+            Poll::Pending => match self.heartbeat.as_mut().poll(context) {
+                Poll::Ready(()) => self.subscription.heartbeat(),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        self.started = true;
+        let next = tokio::time::Instant::now() + self.every;
+        self.heartbeat.as_mut().reset(next);
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_lists_or_repeated() {
+        let (filter, last_id) =
+            listening("graph=yard&stream=a,b&stream=c&label=traffic%20light&last_event_id=5f.7", &HeaderMap::new())
+                .unwrap();
+        assert_eq!(filter.graphs, ["yard"]);
+        assert_eq!(filter.streams, ["a", "b", "c"]);
+        assert_eq!(filter.labels, ["traffic light"]);
+        assert_eq!(filter.nodes, [""; 0]);
+        assert_eq!(last_id.as_deref(), Some("5f.7"));
+    }
+
+    #[test]
+    fn the_header_of_a_reconnecting_browser_wins() {
+        let headers = HeaderMap::from_iter([(
+            header::HeaderName::from_static("last-event-id"),
+            HeaderValue::from_static("5f.9"),
+        )]);
+        assert_eq!(listening("last_event_id=5f.7", &headers).unwrap().1.as_deref(), Some("5f.9"));
+    }
+
+    #[test]
+    fn an_unknown_filter_is_refused_with_the_one_that_was_meant() {
+        let refusal = listening("steam=a", &HeaderMap::new()).unwrap_err();
+        assert_eq!(refusal.status, StatusCode::BAD_REQUEST);
+        assert_eq!(refusal.hint, "did you mean `stream`?");
+        let refusal = listening("colour=red", &HeaderMap::new()).unwrap_err();
+        assert!(refusal.hint.starts_with("use some of graph, node"), "{}", refusal.hint);
+    }
+}

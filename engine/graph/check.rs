@@ -1,0 +1,493 @@
+//! From a graph file to a graph that can be planned, or to everything that is wrong with it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use operators::clock::{Clock, SystemClock};
+use operators::config::{FieldType, format_size};
+use operators::error::FieldError;
+use operators::inference::model::Catalog;
+use operators::item::{Kind, Origin, is_name};
+use operators::operator::{
+    BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Resource, Role, StreamSpec,
+};
+
+use super::demand::{self, Edge, Node};
+use super::diagnostics::{Code, Diagnostic, Severity, listed};
+use super::fields::FieldChecker;
+use super::nodes::{self, Declaration};
+use super::parse::{self, Data};
+use super::plan::Overflow;
+use super::substitute::{self, Environment, Secrets, Setting};
+use super::wiring::{self, Wiring};
+
+/// What nodes are built with, and where references look.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub registry: &'static [&'static Registration],
+    /// Relative paths are relative to this folder.
+    pub folder: PathBuf,
+    pub models: Arc<Catalog>,
+    pub clock: Arc<dyn Clock>,
+    pub publisher: Arc<dyn Publisher>,
+    /// The value of an environment variable.
+    pub variable: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+}
+
+impl Surroundings {
+    /// The process's own environment and working directory, with nobody subscribed to records.
+    pub fn of_process(models: Arc<Catalog>) -> Surroundings {
+        Surroundings {
+            registry: operators::OPERATORS,
+            folder: PathBuf::from("."),
+            models,
+            clock: Arc::new(SystemClock),
+            publisher: Arc::new(NoPublisher),
+            variable: Arc::new(|name| std::env::var(name).ok()),
+        }
+    }
+}
+
+/// A graph without mistakes. Nodes that lead to no sink are part of it, but not of its plan.
+pub struct Graph {
+    pub name: Arc<str>,
+    /// Each node stands behind its inputs.
+    pub nodes: Vec<Node>,
+    /// What plans and messages must not show.
+    pub secrets: Secrets,
+}
+
+/// What came of checking a file.
+pub struct Checked {
+    /// In the order of the file; what is about the file as a whole comes first.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Present where no diagnostic is an error.
+    pub graph: Option<Graph>,
+}
+
+impl Checked {
+    pub fn count(&self, severity: Severity) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == severity).count()
+    }
+}
+
+/// Checks the bytes of a graph file. `name` is the graph's: the file's stem, or what it was put under.
+pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surroundings) -> Checked {
+    let failed = |diagnostics| Checked { diagnostics, graph: None };
+    let text = match parse::decode(bytes) {
+        Ok(text) => text,
+        Err(diagnostic) => return failed(vec![diagnostic]),
+    };
+    let mut document = match parse::parse(text) {
+        Ok(document) => document,
+        Err(diagnostics) => return failed(diagnostics),
+    };
+    let mut found = Vec::new();
+    if !is_name(name) {
+        let message = format!("`{}` cannot name a graph", name.escape_debug());
+        let hint = "rename the file: a graph is called like its file, with 1 to 128 of `A-Z a-z 0-9 _ . -`";
+        found.push(Diagnostic::of_file(Code::BadName, message).hint(hint));
+    }
+    let environment = Environment { variable: &*surroundings.variable, folder: surroundings.folder.clone() };
+    let secrets = substitute::substitute(&mut document, text, settings, &environment, &mut found);
+    // A reference that leads nowhere leaves its own text behind: what else is said of that value would be noise.
+    let unresolved: Vec<Range<usize>> = found
+        .iter()
+        .filter(|diagnostic| diagnostic.severity() == Severity::Error)
+        .filter_map(|diagnostic| diagnostic.span.clone())
+        .collect();
+    let mut checker = FieldChecker { text, folder: &surroundings.folder, diagnostics: Vec::new() };
+    let mut declared = nodes::declarations(document, surroundings.registry, &mut checker);
+    let noise = |diagnostic: &Diagnostic| {
+        let span = diagnostic.span.clone().unwrap_or(0..0);
+        unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
+    };
+    found.extend(checker.diagnostics.into_iter().filter(|diagnostic| !noise(diagnostic)));
+    if !unresolved.is_empty() {
+        // What a node would be built from may be missing.
+        declared.iter_mut().for_each(|node| node.sound = false);
+    }
+    let mut wrong = Vec::new();
+    let wiring = wiring::wire(&declared, surroundings.registry, &mut wrong);
+    found.extend(wrong.into_iter().filter(|diagnostic| !noise(diagnostic)));
+    let graph: Arc<str> = name.into();
+    let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
+    report_streams(&declared, &built, &mut found);
+    report_resources(&declared, &built, &mut found);
+    let (nodes, origins) = assemble(&declared, built, &wiring);
+    report_overflow(&declared, &wiring, &mut found);
+    report_bounds(&nodes, &origins, &mut found);
+    report_shared_fate(&nodes, &origins, &mut found);
+    for diagnostic in &mut found {
+        redact(diagnostic, &secrets);
+    }
+    found.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| (span.start, span.end)));
+    let sound = found.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
+    Checked { diagnostics: found, graph: sound.then_some(Graph { name: graph, nodes, secrets }) }
+}
+
+fn redact(diagnostic: &mut Diagnostic, secrets: &Secrets) {
+    diagnostic.message = secrets.redact(&diagnostic.message);
+    diagnostic.hint = diagnostic.hint.as_deref().map(|hint| secrets.redact(hint));
+    for (_, what) in &mut diagnostic.related {
+        *what = secrets.redact(what);
+    }
+}
+
+fn build(
+    graph: &Arc<str>,
+    node: &Declaration,
+    surroundings: &Surroundings,
+    found: &mut Vec<Diagnostic>,
+) -> Option<Built> {
+    let registration = node.registration.filter(|_| node.sound)?;
+    let context = BuildContext {
+        origin: Origin { graph: graph.clone(), node: node.name.as_str().into() },
+        folder: surroundings.folder.clone(),
+        models: surroundings.models.clone(),
+        clock: surroundings.clock.clone(),
+        publisher: surroundings.publisher.clone(),
+    };
+    match (registration.build)(&context, node.table.to_toml()) {
+        Ok(built) => Some(built),
+        Err(errors) => {
+            let models = &surroundings.models;
+            found.extend(errors.into_iter().map(|error| field_error(node, registration, models, error)));
+            None
+        }
+    }
+}
+
+fn field_error(node: &Declaration, registration: &Registration, models: &Catalog, error: FieldError) -> Diagnostic {
+    let field = registration.fields.iter().find(|field| field.name == error.field);
+    let code = match (field.map(|field| field.value), node.table.get(&error.field).map(|value| &value.data)) {
+        (Some(FieldType::Model), Some(Data::String(name))) if !models.names().any(|known| known == name) => {
+            Code::UnknownModel
+        }
+        (Some(FieldType::Model), _) => Code::UnusableModel,
+        _ => Code::InvalidNode,
+    };
+    let message = error.message.trim_end_matches('.').to_owned();
+    Diagnostic::new(code, node.place(&error.field), message).maybe_hint(error.hint)
+}
+
+/// Two streams of one id could not be told apart behind the sources.
+fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
+    let mut first: HashMap<String, (usize, StreamSpec)> = HashMap::new();
+    for (index, built) in built.iter().enumerate() {
+        let Some(Built::Source(source)) = built else { continue };
+        for spec in source.streams() {
+            let Some((other, spec)) = first.insert(spec.id.to_string(), (index, spec.clone())) else { continue };
+            let message = format!(
+                "two streams are called `{}`: of `{}` and of `{}`",
+                spec.id,
+                declared[other].path(),
+                declared[index].path()
+            );
+            let hint = "give one of them another id: `streams.ID = …`";
+            let place = |node: &Declaration| match node.table.get("streams").map(|streams| &streams.data) {
+                Some(Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
+                _ => None,
+            };
+            let at = place(&declared[index]).unwrap_or(declared[index].span.clone());
+            let mut diagnostic = Diagnostic::new(Code::DuplicateStream, at.clone(), message).hint(hint);
+            let elsewhere = place(&declared[other]).unwrap_or(declared[other].span.clone());
+            if elsewhere != at {
+                diagnostic = diagnostic.related(elsewhere, "the other");
+            }
+            found.push(diagnostic);
+        }
+    }
+}
+
+fn report_resources(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
+    let mut owners: HashMap<PathBuf, usize> = HashMap::new();
+    for (index, built) in built.iter().enumerate() {
+        let Some(Built::Sink(sink)) = built else { continue };
+        for Resource::Path(path) in sink.resources() {
+            let Some(other) = owners.insert(path, index) else { continue };
+            let (first, second) = (declared[other].path(), declared[index].path());
+            let message = format!("`{first}` and `{second}` would both write the same file");
+            let place = |node: &Declaration| if node.table.get("path").is_some() { "path" } else { "" };
+            let (at, elsewhere) =
+                (declared[index].place(place(&declared[index])), declared[other].place(place(&declared[other])));
+            let hint = "give each a path of its own, or give one sink both inputs";
+            let diagnostic = Diagnostic::new(Code::SharedResource, at, message).hint(hint);
+            found.push(diagnostic.related(elsewhere, "the other owner"));
+        }
+    }
+}
+
+/// The nodes that could be ordered, in that order, and with their inputs renumbered; beside each, its declaration.
+fn assemble<'a>(
+    declared: &'a [Declaration],
+    mut built: Vec<Option<Built>>,
+    wiring: &Wiring,
+) -> (Vec<Node>, Vec<&'a Declaration>) {
+    let mut places = vec![usize::MAX; declared.len()];
+    let (mut nodes, mut origins) = (Vec::new(), Vec::new());
+    for &index in &wiring.order {
+        let declaration = &declared[index];
+        let Some(registration) = declaration.registration else { continue };
+        places[index] = nodes.len();
+        let inputs = wiring.links[index]
+            .iter()
+            .filter(|link| places[link.from] != usize::MAX)
+            .filter_map(|link| Some(Edge { from: places[link.from], kind: link.kind? }))
+            .collect();
+        origins.push(declaration);
+        nodes.push(Node {
+            name: declaration.name.as_str().into(),
+            registration,
+            built: built[index].take(),
+            inputs,
+            budget: declaration.budget.as_ref().map(|(budget, _)| *budget).unwrap_or_default(),
+            overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
+            on_error: declaration.on_error,
+        });
+    }
+    (nodes, origins)
+}
+
+/// What may be dropped where: a lost packet spoils every picture until the next keyframe.
+fn report_overflow(declared: &[Declaration], wiring: &Wiring, found: &mut Vec<Diagnostic>) {
+    for (index, node) in declared.iter().enumerate() {
+        let Some((overflow, span)) = &node.overflow else { continue };
+        let flows = |kind: Kind, exactly: bool| {
+            let mut kinds = wiring
+                .links
+                .iter()
+                .enumerate()
+                .flat_map(|(consumer, links)| links.iter().map(move |link| (consumer, link)))
+                .filter(
+                    |(consumer, link)| if node.role == Role::Source { link.from == index } else { *consumer == index },
+                )
+                .filter_map(|(_, link)| link.kind);
+            kinds.any(|other| (other == kind) == exactly)
+        };
+        match overflow {
+            Overflow::DropOldest if flows(Kind::Packet, true) => {
+                let message = "`drop_oldest` would drop packets, and every picture up to the next keyframe with them";
+                let hint = "write `overflow = \"drop_gop\"`, which drops whole groups of pictures";
+                found.push(Diagnostic::new(Code::DropOldestPackets, span.clone(), message).hint(hint));
+            }
+            Overflow::DropGop if flows(Kind::Packet, false) => {
+                let message = "`drop_gop` drops packets up to the next keyframe, but no packets flow here";
+                let hint = "write `overflow = \"drop_oldest\"`";
+                found.push(Diagnostic::new(Code::DropGopWithoutPackets, span.clone(), message).hint(hint));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Budgets that hold not even one item, and budgets that bound nothing.
+fn report_bounds(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagnostic>) {
+    let mut too_small = |source: usize, reader: usize, bytes: u64| {
+        let Some(ItemSize::Known(size)) = nodes[source].source().map(|source| source.frame_size()) else { return };
+        if bytes >= size {
+            return;
+        }
+        // The one that says how much: the reader, or else the source, or else nobody.
+        let by = [reader, source].into_iter().find(|index| nodes[*index].budget.bytes.is_some()).unwrap_or(source);
+        let declaration = origins[by];
+        let at = declaration.budget.as_ref().map_or(declaration.span.clone(), |(_, span)| span.clone());
+        let message = format!(
+            "a budget of {} is smaller than one frame of `{}`, which takes {}",
+            format_size(bytes),
+            nodes[source].name,
+            format_size(size)
+        );
+        let hint = format!("allow at least `budget = {{ bytes = {size} }}`, and better several times that");
+        let diagnostic = Diagnostic::new(Code::BudgetTooSmall, at, message).hint(hint);
+        if !found.contains(&diagnostic) {
+            found.push(diagnostic);
+        }
+    };
+    for tap in demand::taps(nodes).iter().filter(|tap| tap.kind == Kind::Frame) {
+        too_small(tap.source, tap.reader, tap.limits.bytes);
+    }
+    for (index, node) in nodes.iter().enumerate() {
+        let Some(entry) = demand::entry(nodes, index) else { continue };
+        if node.inputs.iter().any(|edge| edge.kind == Kind::Frame) {
+            for source in demand::roots(nodes, index) {
+                too_small(source, index, entry.limits.bytes);
+            }
+        }
+    }
+    for (index, node) in nodes.iter().enumerate().filter(|(index, _)| !demand::has_bound(nodes, *index)) {
+        let Some((_, span)) = origins[index].budget.as_ref().filter(|_| !node.inputs.is_empty()) else { continue };
+        let message = format!("the budget of `{}` bounds nothing: it pays with its source's", node.name);
+        let hint = "add `overflow = \"drop_oldest\"` to give it a bound of its own, or move the budget to the node \
+                    that stands right behind the source";
+        found.push(Diagnostic::new(Code::BudgetWithoutEffect, span.clone(), message).hint(hint));
+    }
+}
+
+/// A branch that blocks holds up its source, and so every other branch of it.
+fn report_shared_fate(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagnostic>) {
+    let taps = demand::taps(nodes);
+    for (index, node) in nodes.iter().enumerate() {
+        let own: Vec<_> = taps.iter().filter(|tap| tap.source == index).collect();
+        let blocking: Vec<&str> =
+            own.iter().filter(|tap| tap.overflow == Overflow::Block).map(|tap| &*nodes[tap.reader].name).collect();
+        if own.len() < 2 || blocking.is_empty() {
+            continue;
+        }
+        let all: Vec<&str> = own.iter().map(|tap| &*nodes[tap.reader].name).collect();
+        let (verb, those) = if blocking.len() == 1 { ("blocks", "it is") } else { ("block", "one of them is") };
+        let message = format!(
+            "{} share the fate of `{}`: {} {verb}, so while {those} full the source waits and no branch gets anything",
+            listed(&all),
+            node.name,
+            listed(&blocking)
+        );
+        let hint = "that is right where nothing may be lost; a branch with `overflow = \"drop_oldest\"` holds up no \
+                    other";
+        found.push(Diagnostic::new(Code::SharedFate, origins[index].span.clone(), message).hint(hint));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::planner::{PlanOptions, build_plan};
+    use super::super::testing::{REGISTRY, surroundings};
+    use super::*;
+
+    fn found(text: &str) -> Vec<&'static str> {
+        let checked = check("test", text.as_bytes(), &[], &surroundings());
+        assert_eq!(checked.graph.is_some(), checked.count(Severity::Error) == 0);
+        checked.diagnostics.iter().map(|diagnostic| diagnostic.code.text()).collect()
+    }
+
+    fn rendered(text: &str) -> String {
+        let checked = check("test", text.as_bytes(), &[], &surroundings());
+        let all: Vec<String> = checked.diagnostics.iter().map(|found| found.render("test.toml", text, false)).collect();
+        all.join("\n")
+    }
+
+    const CAMERA: &str = "[sources.cam]\ntype = \"camera\"\n";
+
+    #[test]
+    fn the_oldest_packets_may_not_be_dropped() {
+        let on_the_sink =
+            format!("{CAMERA}[sinks.disk]\ntype = \"recorder\"\ninputs = [\"cam\"]\noverflow = \"drop_oldest\"\n");
+        insta::assert_snapshot!(rendered(&on_the_sink), @r#"
+        error[drop-oldest-packets]: `drop_oldest` would drop packets, and every picture up to the next keyframe with them
+         --> test.toml:6:12
+          |
+        6 | overflow = "drop_oldest"
+          |            ^^^^^^^^^^^^^
+          |
+          = hint: write `overflow = "drop_gop"`, which drops whole groups of pictures
+        "#);
+        let on_the_source =
+            format!("{CAMERA}overflow = \"drop_oldest\"\n[sinks.disk]\ntype = \"recorder\"\ninputs = [\"cam\"]\n");
+        insta::assert_snapshot!(rendered(&on_the_source), @r#"
+        error[drop-oldest-packets]: `drop_oldest` would drop packets, and every picture up to the next keyframe with them
+         --> test.toml:3:12
+          |
+        3 | overflow = "drop_oldest"
+          |            ^^^^^^^^^^^^^
+          |
+          = hint: write `overflow = "drop_gop"`, which drops whole groups of pictures
+        "#);
+        assert!(found(&on_the_sink.replace("drop_oldest", "drop_gop")).is_empty());
+    }
+
+    #[test]
+    fn a_live_packet_tap_drops_groups_and_a_frame_tap_the_oldest() {
+        let text = format!(
+            "{CAMERA}[sinks.disk]\ntype = \"recorder\"\ninputs = [\"cam\"]\n[sinks.screen]\ntype = \"screen\"\ninputs = [\"cam\"]\n"
+        );
+        let checked = check("test", text.as_bytes(), &[], &surroundings());
+        let plan = build_plan(&checked.graph.unwrap(), PlanOptions { workers: None, pool_threads: None, cores: 17 });
+        let taps: Vec<_> = plan.taps.iter().map(|tap| (tap.kind, tap.overflow)).collect();
+        assert_eq!(taps, [(Kind::Packet, Overflow::DropGop), (Kind::Frame, Overflow::DropOldest)]);
+        assert_eq!((plan.workers, plan.pool_threads), (2, 17));
+    }
+
+    #[test]
+    fn a_chain_as_long_as_a_file_can_hold_is_no_trouble() {
+        let mut text = CAMERA.to_owned();
+        for n in 0..10_000 {
+            let input = if n == 0 { "cam".to_owned() } else { format!("n{}", n - 1) };
+            text.push_str(&format!("[operators.n{n}]\ntype=\"sample\"\nfps=1\ninputs=[\"{input}\"]\n"));
+        }
+        text.push_str("[sinks.s]\ntype = \"screen\"\ninputs = [\"n9999\"]\n");
+        assert_eq!(found(&text), [""; 0]);
+        let looped = text.replace("inputs=[\"cam\"]", "inputs=[\"n9999\"]");
+        assert_eq!(found(&looped), ["unused-node", "cycle"]);
+    }
+
+    #[test]
+    fn kinds_pass_through_what_passes_them_on() {
+        let text = format!(
+            "{CAMERA}[operators.few]\ntype = \"sample\"\nfps = 1\ninputs = [\"cam\"]\n[sinks.disk]\ntype = \"recorder\"\ninputs = [\"few\"]\n"
+        );
+        assert_eq!(found(&text), ["wrong-kind"]);
+    }
+
+    #[test]
+    fn a_broken_node_says_nothing_of_its_neighbours() {
+        let text = "[sources.cam]\ntype = \"camrea\"\n[operators.few]\ntype = \"sample\"\nfps = 1\ninputs = [\"cam\"]\n[sinks.s]\ntype = \"screen\"\ninputs = [\"few\"]\n";
+        assert_eq!(found(text), ["unknown-type"]);
+    }
+
+    const VALID: &str = "[params]\nrate = 2\n[sources.cam]\ntype = \"camera\"\nbudget = { items = 3, bytes = \"64MiB\" }\n[operators.few]\ntype = \"sample\"\nfps = \"${rate}\"\ninputs = [\"cam\"]\n[sinks.screen]\ntype = \"screen\"\ninputs = [\"few\"]\noverflow = \"drop_oldest\"\non_error = \"stop\"\n";
+
+    #[test]
+    fn the_graph_that_is_mutated_is_valid() {
+        assert_eq!(found(VALID), [""; 0]);
+    }
+
+    fn survives(bytes: &[u8]) {
+        let checked = check("test", bytes, &[], &surroundings());
+        let text = String::from_utf8_lossy(bytes);
+        for diagnostic in &checked.diagnostics {
+            assert!(diagnostic.render("test.toml", &text, false).contains(diagnostic.code.text()));
+            serde_json::to_string(&diagnostic.to_json(&text)).unwrap();
+        }
+        if let Some(graph) = checked.graph {
+            let plan = build_plan(&graph, PlanOptions { workers: None, pool_threads: None, cores: 2 });
+            assert!(!plan.sinks.is_empty());
+            super::super::explain::explain(&plan, &graph.secrets).text();
+        }
+    }
+
+    #[test]
+    fn fuzzed_bytes_never_panic() {
+        bolero::check!().with_iterations(2000).with_max_len(512).for_each(survives);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn mutated_graphs_never_panic(
+            cuts in proptest::collection::vec((0usize..VALID.len(), 0usize..12, "[\\[\\]a-z\"\\.=\\$\\{\\}0-9\n ]{0,6}"), 1..5),
+        ) {
+            let mut bytes = VALID.as_bytes().to_vec();
+            for (at, length, insert) in cuts {
+                let at = at.min(bytes.len());
+                let end = (at + length).min(bytes.len());
+                bytes.splice(at..end, insert.bytes());
+            }
+            survives(&bytes);
+        }
+
+        #[test]
+        fn lines_in_another_order_never_panic(order in proptest::collection::vec(0usize..14, 1..24)) {
+            let lines: Vec<&str> = VALID.lines().collect();
+            let text: Vec<&str> = order.into_iter().map(|line| lines[line % lines.len()]).collect();
+            survives(text.join("\n").as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_registry_of_these_tests_has_no_type_twice() {
+        for (index, one) in REGISTRY.iter().enumerate() {
+            assert!(REGISTRY[..index].iter().all(|other| (other.role, other.name) != (one.role, one.name)));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! From a checked graph to its [`Plan`].
+
+use std::collections::HashMap;
+
+use operators::item::Kind;
+use operators::operator::{Built, Role};
+
+use super::check::Graph;
+use super::demand;
+use super::plan::{Input, Plan, PlannedOperator, PlannedSink, PlannedSource, PlannedTap, Work};
+
+/// How many cores one dataflow worker serves: its work is routing, and most of it waits.
+const CORES_A_WORKER: usize = 8;
+
+/// What the machine offers and the user wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// `None`: one for each eight cores, at least one.
+    pub workers: Option<usize>,
+    /// `None`: one for each core.
+    pub pool_threads: Option<usize>,
+    pub cores: usize,
+}
+
+/// Plans a graph: pushes sampling into the sources, gives each edge out of a source its tap, and counts threads.
+pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
+    let nodes = &graph.nodes;
+    let cores = options.cores.max(1);
+    let (useful, taps) = (demand::useful(nodes), demand::taps(nodes));
+    let read: Vec<bool> = (0..nodes.len()).map(|index| taps.iter().any(|tap| tap.source == index)).collect();
+    let running: usize = nodes
+        .iter()
+        .zip(&read)
+        .filter(|(_, read)| **read)
+        .filter_map(|(n, _)| n.source())
+        .map(|s| s.streams().len())
+        .sum();
+    let mut sources = Vec::new();
+    let mut source_places = HashMap::new();
+    for (index, node) in nodes.iter().enumerate().filter(|(index, _)| read[*index]) {
+        let Some(source) = node.source() else { continue };
+        source_places.insert(index, sources.len());
+        sources.push(PlannedSource {
+            name: node.name.clone(),
+            type_name: node.registration.name,
+            decoder_threads: source.decoder_threads(cores, running),
+            source: source.clone(),
+        });
+    }
+    let planned_taps = taps
+        .iter()
+        .map(|tap| PlannedTap {
+            source: source_places[&tap.source],
+            kind: tap.kind,
+            sample: tap.sample.map(|sampling| (nodes[tap.reader].name.clone(), sampling)),
+            overflow: tap.overflow,
+            limits: tap.limits,
+        })
+        .collect();
+    let (mut operators, mut sinks) = (Vec::new(), Vec::new());
+    let mut operator_places = HashMap::new();
+    for (index, node) in nodes.iter().enumerate().filter(|(index, _)| useful[*index]) {
+        if demand::pushed_down(nodes, index).is_some() {
+            continue;
+        }
+        let inputs = inputs(graph, index, &taps, &operator_places);
+        let (name, type_name) = (node.name.clone(), node.registration.name);
+        let (on_error, entry) = (node.on_error, demand::entry(nodes, index));
+        let work = match &node.built {
+            Some(Built::Inline(operator)) => Work::Inline(operator.clone()),
+            Some(Built::Pool(operator)) => Work::Pool(operator.clone()),
+            Some(Built::Sink(sink)) => {
+                sinks.push(PlannedSink { name, type_name, sink: sink.clone(), inputs, on_error, entry });
+                continue;
+            }
+            _ => continue,
+        };
+        operator_places.insert(index, operators.len());
+        operators.push(PlannedOperator { name, type_name, work, inputs, on_error, entry });
+    }
+    Plan {
+        graph: graph.name.clone(),
+        sources,
+        taps: planned_taps,
+        operators,
+        sinks,
+        workers: options.workers.unwrap_or(cores / CORES_A_WORKER).max(1),
+        pool_threads: options.pool_threads.unwrap_or(cores).max(1),
+    }
+}
+
+fn inputs(graph: &Graph, index: usize, taps: &[demand::Tap], operators: &HashMap<usize, usize>) -> Vec<Input> {
+    let mut inputs = Vec::new();
+    for edge in &graph.nodes[index].inputs {
+        let from_source = graph.nodes[edge.from].registration.role == Role::Source;
+        let own = |tap: &demand::Tap| match from_source {
+            true => tap.reader == index && tap.source == edge.from,
+            // A `sample` that was pushed down: its taps are its consumers' inputs.
+            false => tap.reader == edge.from && tap.sample.is_some(),
+        };
+        inputs.extend(taps.iter().enumerate().filter(|(_, tap)| own(tap)).map(|(tap, _)| Input::Tap(tap)));
+        inputs.extend(operators.get(&edge.from).map(|operator| Input::Operator(*operator)));
+    }
+    inputs
+}
+
+/// The kinds that a source must deliver, without repetition.
+pub fn demanded_kinds(plan: &Plan, source: usize) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = plan.taps.iter().filter(|tap| tap.source == source).map(|tap| tap.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}

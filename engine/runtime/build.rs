@@ -1,0 +1,115 @@
+//! From a plan to a dataflow: every worker builds the same operators in the same order.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use operators::clock::Clock;
+use operators::item::Event;
+use operators::operator::InlineOperator;
+use timely::dataflow::operators::Concatenate;
+use timely::dataflow::{Scope, StreamVec};
+use timely::worker::Worker;
+
+use super::counters::NodeCounters;
+use super::inline::inline;
+use super::mailbox::Mailbox;
+use super::node::Node;
+use super::offload::{Offloaded, offload};
+use super::sink::{Intake, sink, unheard};
+use super::tap::tap;
+use crate::graph::plan::{Entry, Input};
+
+/// What the workers need to build one graph.
+pub struct Blueprint {
+    pub graph: Arc<str>,
+    pub clock: Arc<dyn Clock>,
+    /// When the engine started: tick zero.
+    pub start: Instant,
+    pub taps: Vec<BlueprintTap>,
+    pub operators: Vec<BlueprintOperator>,
+    pub sinks: Vec<BlueprintSink>,
+    /// Set when the graph is being torn down.
+    pub frozen: Arc<AtomicBool>,
+}
+
+pub struct BlueprintTap {
+    /// One for each worker.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    pub counters: Arc<NodeCounters>,
+}
+
+pub struct BlueprintOperator {
+    pub node: Node,
+    pub work: BlueprintWork,
+    pub inputs: Vec<Input>,
+    pub is_heard: bool,
+}
+
+pub enum BlueprintWork {
+    Inline(Arc<dyn InlineOperator>),
+    Pool(Offloaded),
+}
+
+pub struct BlueprintSink {
+    pub node: Node,
+    pub intake: Arc<Intake>,
+    pub entry: Option<Entry>,
+    pub inputs: Vec<Input>,
+}
+
+impl Blueprint {
+    /// How many ends the dataflow has on each worker: each reports once that it will see nothing more.
+    pub fn ends(&self) -> usize {
+        self.sinks.len() + self.operators.iter().filter(|operator| !operator.is_heard).count()
+    }
+
+    /// Installs the dataflow on this worker and answers its index.
+    pub fn install(&self, worker: &mut Worker) -> usize {
+        let index = worker.next_dataflow_index();
+        worker.dataflow_named::<u64, _, _>(&self.graph, |scope| self.build(scope));
+        index
+    }
+
+    fn build<'scope>(&self, scope: Scope<'scope, u64>) {
+        let mut built = Streams { taps: Vec::new(), operators: Vec::new() };
+        for planned in &self.taps {
+            let mailbox = planned.mailboxes[scope.index()].clone();
+            built.taps.push(tap(scope, mailbox, planned.counters.clone(), self.clock.clone(), self.start));
+        }
+        for planned in &self.operators {
+            let input = built.gather(scope, &planned.inputs);
+            let node = planned.node.clone();
+            let output = match &planned.work {
+                BlueprintWork::Inline(operator) => inline(input, operator.clone(), node),
+                BlueprintWork::Pool(offloaded) => offload(input, offloaded.clone(), node),
+            };
+            if !planned.is_heard {
+                unheard(output.clone(), self.frozen.clone(), planned.node.clone());
+            }
+            built.operators.push(output);
+        }
+        for planned in &self.sinks {
+            let input = built.gather(scope, &planned.inputs);
+            sink(input, planned.intake.clone(), planned.entry, planned.node.clone());
+        }
+    }
+}
+
+struct Streams<'scope> {
+    taps: Vec<StreamVec<'scope, u64, Event>>,
+    operators: Vec<StreamVec<'scope, u64, Event>>,
+}
+
+impl<'scope> Streams<'scope> {
+    fn gather(&self, scope: Scope<'scope, u64>, inputs: &[Input]) -> StreamVec<'scope, u64, Event> {
+        let stream = |input: &Input| match input {
+            Input::Tap(index) => self.taps[*index].clone(),
+            Input::Operator(index) => self.operators[*index].clone(),
+        };
+        match inputs {
+            [only] => stream(only),
+            several => scope.concatenate(several.iter().map(stream)),
+        }
+    }
+}

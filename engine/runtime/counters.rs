@@ -1,0 +1,311 @@
+//! The live counters behind [`super::stats`]: raised where things happen, read when somebody asks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use operators::clock::Clock;
+use operators::item::StreamId;
+use operators::lease::{Account, Budget, Counts};
+
+use super::stats::{Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamReport, StreamState};
+
+/// Everything that is counted in one graph.
+pub struct GraphCounters {
+    pub name: Arc<str>,
+    pub clock: Arc<dyn Clock>,
+    pub streams: Vec<Arc<StreamCounters>>,
+    pub nodes: Vec<Arc<NodeCounters>>,
+    status: Mutex<GraphStatus>,
+}
+
+struct GraphStatus {
+    state: GraphState,
+    reason: Option<String>,
+    running_since: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+impl GraphCounters {
+    pub fn new(
+        name: Arc<str>,
+        clock: Arc<dyn Clock>,
+        streams: Vec<Arc<StreamCounters>>,
+        nodes: Vec<Arc<NodeCounters>>,
+    ) -> GraphCounters {
+        let status = GraphStatus { state: GraphState::Starting, reason: None, running_since: None, ended: None };
+        GraphCounters { name, clock, streams, nodes, status: Mutex::new(status) }
+    }
+
+    pub fn state(&self) -> (GraphState, Option<String>) {
+        let status = lock(&self.status);
+        (status.state, status.reason.clone())
+    }
+
+    /// Moves to another state. A failure keeps its first reason and is final.
+    pub fn set_state(&self, state: GraphState, reason: Option<String>) {
+        let now = self.clock.now();
+        let mut status = lock(&self.status);
+        if status.state == GraphState::Failed {
+            status.ended.get_or_insert(now);
+            return;
+        }
+        match state {
+            GraphState::Running => {
+                status.running_since.get_or_insert(now);
+            }
+            GraphState::Finished | GraphState::Failed => {
+                status.ended.get_or_insert(now);
+            }
+            GraphState::Starting | GraphState::Draining => {}
+        }
+        status.state = state;
+        if reason.is_some() {
+            status.reason = reason;
+        }
+    }
+
+    pub fn report(&self) -> GraphReport {
+        let now = self.clock.now();
+        let (state, reason, running) = {
+            let status = lock(&self.status);
+            let end = status.ended.unwrap_or(now);
+            let running = status.running_since.map_or(Duration::ZERO, |since| end.saturating_duration_since(since));
+            (status.state, status.reason.clone(), running)
+        };
+        let streams: Vec<StreamReport> = self.streams.iter().map(|stream| stream.report(now)).collect();
+        let total = streams.iter().fold(Counts::default(), |sum, stream| sum.plus(stream.counts));
+        GraphReport {
+            name: self.name.to_string(),
+            state,
+            reason,
+            running_seconds: running.as_secs_f64(),
+            streams,
+            nodes: self.nodes.iter().map(|node| node.report()).collect(),
+            total,
+        }
+    }
+}
+
+/// The counters of one stream in one graph.
+pub struct StreamCounters {
+    pub stream: StreamId,
+    pub source: Arc<str>,
+    pub location: String,
+    pub account: Arc<Account>,
+    pub decoded: AtomicU64,
+    pub converted: AtomicU64,
+    pub skipped: AtomicU64,
+    /// One for each tap of the source, in the order of the plan.
+    pub budgets: Vec<Arc<Budget>>,
+    repaired: Mutex<BTreeMap<&'static str, u64>>,
+    status: Mutex<StreamStatus>,
+}
+
+struct StreamStatus {
+    state: StreamState,
+    reason: Option<String>,
+    started: Instant,
+    progress: Instant,
+    ended: Option<Instant>,
+    blocked_by: Option<Arc<str>>,
+}
+
+impl StreamCounters {
+    pub fn new(
+        stream: StreamId,
+        source: Arc<str>,
+        location: String,
+        budgets: Vec<Arc<Budget>>,
+        now: Instant,
+    ) -> StreamCounters {
+        StreamCounters {
+            stream,
+            source,
+            location,
+            account: Arc::default(),
+            decoded: AtomicU64::new(0),
+            converted: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            budgets,
+            repaired: Mutex::default(),
+            status: Mutex::new(StreamStatus {
+                state: StreamState::Connecting,
+                reason: None,
+                started: now,
+                progress: now,
+                ended: None,
+                blocked_by: None,
+            }),
+        }
+    }
+
+    pub fn state(&self) -> (StreamState, Option<String>) {
+        let status = lock(&self.status);
+        (status.state, status.reason.clone())
+    }
+
+    pub fn set_state(&self, state: StreamState, reason: Option<String>, now: Instant) {
+        let mut status = lock(&self.status);
+        if status.state == StreamState::Connecting && state == StreamState::Running {
+            status.started = now;
+        }
+        if matches!(state, StreamState::Ended | StreamState::Stopped | StreamState::Failed) {
+            status.ended = Some(now);
+        }
+        status.state = state;
+        status.reason = reason;
+        status.progress = now;
+    }
+
+    pub fn progress(&self, now: Instant) {
+        lock(&self.status).progress = now;
+    }
+
+    pub fn blocked_by(&self, tap: Option<&Arc<str>>) {
+        lock(&self.status).blocked_by = tap.cloned();
+    }
+
+    /// Counts a repair; the first of its kind answers `true`.
+    pub fn repaired(&self, what: &'static str) -> bool {
+        let mut repaired = lock(&self.repaired);
+        let count = repaired.entry(what).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// How long the source has made no progress, unless it has ended.
+    pub fn idle(&self, now: Instant) -> Duration {
+        let status = lock(&self.status);
+        if status.ended.is_some() { Duration::ZERO } else { now.saturating_duration_since(status.progress) }
+    }
+
+    fn report(&self, now: Instant) -> StreamReport {
+        let counts = self.account.snapshot();
+        let ages = self.account.ages();
+        let milliseconds = |micros: u64| micros as f64 / 1000.0;
+        let quantile = |q: f64| milliseconds(ages.value_at_quantile(q));
+        let idle = self.idle(now);
+        let status = lock(&self.status);
+        let seconds = status.ended.unwrap_or(now).saturating_duration_since(status.started).as_secs_f64();
+        let a_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let held: Vec<(u32, u64, u64)> = self.budgets.iter().map(|budget| budget.used()).collect();
+        StreamReport {
+            stream: self.stream.to_string(),
+            source: self.source.to_string(),
+            location: self.location.clone(),
+            state: status.state,
+            reason: status.reason.clone(),
+            counts,
+            decoded: self.decoded.load(Ordering::Relaxed),
+            converted: self.converted.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            repaired: lock(&self.repaired).clone(),
+            fps_in: a_second(counts.read),
+            fps_delivered: a_second(counts.delivered),
+            age_ms: Quantiles {
+                p50: quantile(0.5),
+                p90: quantile(0.9),
+                p99: quantile(0.99),
+                max: milliseconds(ages.max()),
+            },
+            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            drops: self
+                .account
+                .drops()
+                .into_iter()
+                .map(|(node, reason, count)| Drops { node: node.to_string(), reason, count })
+                .collect(),
+            blocked_by: status.blocked_by.as_ref().map(ToString::to_string),
+            held_items: held.iter().map(|(items, ..)| u64::from(*items)).sum(),
+            held_bytes: held.iter().map(|(_, bytes, _)| bytes).sum(),
+            held_bytes_peak: held.iter().map(|(.., peak)| peak).sum(),
+            held_bytes_limit: self.budgets.iter().map(|budget| budget.limits().bytes).sum(),
+        }
+    }
+}
+
+/// The counters of one node.
+pub struct NodeCounters {
+    pub name: Arc<str>,
+    pub type_name: &'static str,
+    pub role: &'static str,
+    items: Vec<AtomicU64>,
+    busy_nanoseconds: AtomicU64,
+    queued: AtomicU64,
+    errors: AtomicU64,
+    last_error: Mutex<Option<(String, Instant)>>,
+}
+
+impl NodeCounters {
+    pub fn new(name: Arc<str>, type_name: &'static str, role: &'static str, workers: usize) -> NodeCounters {
+        NodeCounters {
+            name,
+            type_name,
+            role,
+            items: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            busy_nanoseconds: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            last_error: Mutex::default(),
+        }
+    }
+
+    pub fn items(&self, worker: usize, count: u64) {
+        if let Some(items) = self.items.get(worker) {
+            items.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    pub fn busy(&self, time: Duration) {
+        self.busy_nanoseconds.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Adds to, or takes from, what waits in front of the node.
+    pub fn queued(&self, change: i64) {
+        self.queued.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    /// Counts an error and keeps its text; answers how many there have been.
+    pub fn error(&self, text: &str, now: Instant) -> u64 {
+        *lock(&self.last_error) = Some((text.to_owned(), now));
+        self.errors.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.last_error).as_ref().map(|(text, _)| text.clone())
+    }
+
+    /// Whether its last error is younger than `within`.
+    pub fn failed_within(&self, within: Duration, now: Instant) -> bool {
+        lock(&self.last_error).as_ref().is_some_and(|(_, at)| now.saturating_duration_since(*at) < within)
+    }
+
+    fn report(&self) -> NodeReport {
+        NodeReport {
+            name: self.name.to_string(),
+            type_name: self.type_name.to_owned(),
+            role: self.role,
+            items: self.items.iter().map(|items| items.load(Ordering::Relaxed)).collect(),
+            errors: self.errors(),
+            last_error: self.last_error(),
+            busy_ms: self.busy_nanoseconds.load(Ordering::Relaxed) as f64 / 1e6,
+            queued: self.queued.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Whether the `n`th error of a kind is worth a line in the log: the first, and then at every power of two.
+pub fn worth_logging(nth: u64) -> bool {
+    nth.is_power_of_two()
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks, and what they guard is valid at every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,54 @@
+//! What every node of a running graph shares: its names, its counters and what its errors mean.
+
+use std::sync::Arc;
+
+use operators::clock::Clock;
+use operators::error::ItemError;
+use operators::item::{Event, Gap, Item, Origin, Payload, RecordBody, StreamId};
+use operators::lease::Verdict;
+
+use super::counters::{NodeCounters, worth_logging};
+use super::failure::Notices;
+use crate::graph::plan::OnError;
+
+#[derive(Clone)]
+pub struct Node {
+    pub origin: Origin,
+    pub counters: Arc<NodeCounters>,
+    pub on_error: OnError,
+    pub notices: Notices,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Node {
+    /// The error record that takes the place of `item`. The item is rejected from here on.
+    pub fn reject(&self, item: &Item, error: &ItemError) -> Item {
+        let message = format!("`{}` failed on stream `{}`, item {}: {error}", self.origin.node, item.stream, item.seq);
+        let nth = self.counters.error(&message, self.clock.now());
+        if worth_logging(nth) {
+            tracing::warn!(node = %self.origin.node, stream = %item.stream, seq = item.seq, errors = nth, "{message}");
+        }
+        if self.on_error == OnError::Stop {
+            self.notices.node_failed(&self.origin.node, Some(&item.stream), message.clone());
+        }
+        item.lease.ack.raise(Verdict::Rejected);
+        let record = self.origin.record(item, RecordBody::Error { message });
+        item.derive(Payload::Record(Arc::new(record)))
+    }
+
+    /// A full entry drops `item`.
+    pub fn drop_item(&self, item: Item) {
+        item.lease.ack.drop_at(&self.origin.node, "queue full");
+    }
+
+    /// The gap that follows a panic: the stream's state in this node is gone.
+    pub fn gap_after_panic(&self, stream: &StreamId, seq: u64) -> Event {
+        let reason = format!("`{}` lost its state of this stream in a panic", self.origin.node);
+        Event::Gap { stream: stream.clone(), gap: Gap { reason, seq: Some(seq + 1) } }
+    }
+}
+
+/// Error records travel past operators to the sinks, in the place of the item that failed.
+pub fn is_error(item: &Item) -> bool {
+    matches!(&item.payload, Payload::Record(record) if matches!(record.body, RecordBody::Error { .. }))
+}

@@ -1,0 +1,343 @@
+//! Runs a pool operator: jobs go to the inference pool, results come back in stream order.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use operators::error::ItemError;
+use operators::inference::pool::{Completion, Installed, Job, Pool};
+use operators::item::{Event, Item, Kind, Payload, StreamId};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::{Capability, InputCapability};
+use timely::scheduling::Activator;
+use timely::scheduling::activate::SyncActivator;
+
+use super::counters::lock;
+use super::entry::Entry;
+use super::node::{Node, is_error};
+use crate::graph::plan;
+
+/// How a node reaches the pool.
+#[derive(Clone)]
+pub struct Offloaded {
+    pub pool: Arc<Pool>,
+    pub operator: Installed,
+    /// Longest time from submission to answer.
+    pub deadline: Duration,
+    pub entry: Option<plan::Entry>,
+}
+
+/// Adds the node to the dataflow.
+pub fn offload<'scope>(
+    input: StreamVec<'scope, u64, Event>,
+    offloaded: Offloaded,
+    node: Node,
+) -> StreamVec<'scope, u64, Event> {
+    let scope = input.scope();
+    let worker = scope.index();
+    let name = node.origin.node.to_string();
+    input.unary::<CapacityContainerBuilder<Vec<Event>>, _, _, _>(Pipeline, &name, move |_capability, info| {
+        let completions = Arc::new(Completions {
+            done: Mutex::default(),
+            waker: scope.worker().sync_activator_for(info.address.to_vec()),
+        });
+        let mut jobs = Jobs {
+            entry: Entry::new(offloaded.entry),
+            offloaded,
+            node,
+            completions,
+            timer: scope.activator_for(info.address),
+            next_ticket: 0,
+            lines: HashMap::new(),
+            places: HashMap::new(),
+            unsubmitted: VecDeque::new(),
+            due: VecDeque::new(),
+            touched: Vec::new(),
+        };
+        let mut held = Held::default();
+        let mut ready = Vec::new();
+        move |input, output| {
+            input.for_each(|time, events| {
+                held.retain(&time, events.len());
+                jobs.arrive(*time.time(), events, worker);
+            });
+            jobs.collect();
+            jobs.expire();
+            jobs.submit();
+            jobs.take_ready(&mut ready);
+            for slot in ready.drain(..) {
+                let time = slot.time;
+                if let Some(capability) = held.get(time) {
+                    output.session(capability).give_iterator(slot.events());
+                }
+                held.release(time);
+            }
+        }
+    })
+}
+
+/// Results on their way from pool threads to the worker. Bounded by the leases of the items under way.
+struct Completions {
+    done: Mutex<Vec<Done>>,
+    waker: SyncActivator,
+}
+
+struct Done {
+    ticket: u64,
+    result: Result<Payload, ItemError>,
+    busy: Duration,
+}
+
+impl Completion for Completions {
+    fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, busy: Duration) {
+        let first = {
+            let mut done = lock(&self.done);
+            done.push(Done { ticket, result, busy });
+            done.len() == 1
+        };
+        if first {
+            // Fails only when the worker is gone; the results are discarded with it.
+            let _ = self.waker.activate();
+        }
+    }
+}
+
+/// Capabilities of the ticks that still have events under way.
+#[derive(Default)]
+struct Held(BTreeMap<u64, (Capability<u64>, usize)>);
+
+impl Held {
+    fn retain(&mut self, time: &InputCapability<u64>, count: usize) {
+        if count > 0 {
+            self.0.entry(*time.time()).or_insert_with(|| (time.retain(0), 0)).1 += count;
+        }
+    }
+
+    fn get(&self, time: u64) -> Option<&Capability<u64>> {
+        self.0.get(&time).map(|(capability, _)| capability)
+    }
+
+    fn release(&mut self, time: u64) {
+        if let Some((_, count)) = self.0.get_mut(&time) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&time);
+            }
+        }
+    }
+}
+
+/// One event's place in its stream's order.
+struct Slot {
+    /// The tick that it arrived at.
+    time: u64,
+    state: SlotState,
+}
+
+enum SlotState {
+    /// What goes on from here, and a gap behind it where state was lost.
+    Ready(Event, Option<Event>),
+    /// A job that has no answer yet.
+    Waiting(Item),
+    /// Dropped by the entry's policy.
+    Vacant,
+}
+
+impl Slot {
+    fn events(self) -> impl Iterator<Item = Event> {
+        let (first, second) = match self.state {
+            SlotState::Ready(event, gap) => (Some(event), gap),
+            SlotState::Waiting(_) | SlotState::Vacant => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
+/// One stream's events in order.
+#[derive(Default)]
+struct Line {
+    slots: VecDeque<Slot>,
+    /// How many slots have left at the front: the position of the first one that is here.
+    gone: u64,
+}
+
+impl Line {
+    fn push(&mut self, slot: Slot) -> u64 {
+        self.slots.push_back(slot);
+        self.gone + self.slots.len() as u64 - 1
+    }
+
+    fn at(&mut self, position: u64) -> Option<&mut Slot> {
+        let index = usize::try_from(position.checked_sub(self.gone)?).ok()?;
+        self.slots.get_mut(index)
+    }
+}
+
+struct Jobs {
+    offloaded: Offloaded,
+    entry: Option<Entry>,
+    node: Node,
+    completions: Arc<Completions>,
+    timer: Activator,
+    next_ticket: u64,
+    lines: HashMap<StreamId, Line>,
+    /// Where each unanswered ticket stands. A ticket that is not here was given up.
+    places: HashMap<u64, (StreamId, u64)>,
+    /// Tickets that the pool has not taken yet, oldest first.
+    unsubmitted: VecDeque<u64>,
+    /// When each submitted ticket is late, in order.
+    due: VecDeque<(Instant, u64)>,
+    /// Streams whose line may have something ready at its front.
+    touched: Vec<StreamId>,
+}
+
+/// How long to wait before trying a full pool again; completions of this node's own jobs try sooner.
+const RETRY: Duration = Duration::from_millis(2);
+
+impl Jobs {
+    fn arrive(&mut self, time: u64, events: &mut Vec<Event>, worker: usize) {
+        let mut items = 0;
+        for event in events.drain(..) {
+            match event {
+                Event::Item(item) if !is_error(&item) => {
+                    items += 1;
+                    self.admit(time, item);
+                }
+                other => {
+                    let stream = other.stream().clone();
+                    let line = self.lines.entry(stream.clone()).or_default();
+                    line.push(Slot { time, state: SlotState::Ready(other, None) });
+                    self.touched.push(stream);
+                }
+            }
+        }
+        self.node.counters.items(worker, items);
+    }
+
+    fn admit(&mut self, time: u64, mut item: Item) {
+        let stream = item.stream.clone();
+        if let Some(entry) = &mut self.entry {
+            let mut admitted = entry.admit(&mut item);
+            while !admitted && self.evict(&stream) {
+                let Some(entry) = &mut self.entry else { break };
+                admitted = entry.admit(&mut item);
+            }
+            if !admitted {
+                self.node.drop_item(item);
+                self.lines.entry(stream.clone()).or_default().push(Slot { time, state: SlotState::Vacant });
+                self.touched.push(stream);
+                return;
+            }
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let line = self.lines.entry(stream.clone()).or_default();
+        let position = line.push(Slot { time, state: SlotState::Waiting(item) });
+        self.places.insert(ticket, (stream, position));
+        self.unsubmitted.push_back(ticket);
+        self.node.counters.queued(1);
+    }
+
+    /// Drops the stream's oldest item that the pool has not taken yet; `false` where there is none.
+    fn evict(&mut self, stream: &StreamId) -> bool {
+        let of_stream = |ticket: &u64| self.places.get(ticket).is_some_and(|(owner, _)| owner == stream);
+        let Some(index) = self.unsubmitted.iter().position(of_stream) else { return false };
+        let Some(ticket) = self.unsubmitted.remove(index) else { return false };
+        self.answer(ticket, |node, item| {
+            node.drop_item(item);
+            SlotState::Vacant
+        })
+    }
+
+    /// Ends the wait of `ticket` with what `fate` makes of its item; `false` where it was given up before.
+    fn answer(&mut self, ticket: u64, fate: impl FnOnce(&Node, Item) -> SlotState) -> bool {
+        let Some((stream, position)) = self.places.remove(&ticket) else { return false };
+        self.node.counters.queued(-1);
+        let Some(slot) = self.lines.get_mut(&stream).and_then(|line| line.at(position)) else { return false };
+        self.touched.push(stream);
+        match std::mem::replace(&mut slot.state, SlotState::Vacant) {
+            SlotState::Waiting(item) => slot.state = fate(&self.node, item),
+            settled @ (SlotState::Ready(..) | SlotState::Vacant) => slot.state = settled,
+        }
+        true
+    }
+
+    /// Puts what the pool has finished into its places.
+    fn collect(&mut self) {
+        let done = std::mem::take(&mut *lock(&self.completions.done));
+        for Done { ticket, result, busy } in done {
+            self.node.counters.busy(busy);
+            self.answer(ticket, |node, item| outcome(node, item, result));
+        }
+    }
+
+    /// Gives up on jobs that are late, and asks to be woken when the next one would be.
+    fn expire(&mut self) {
+        let now = self.node.clock.now();
+        while let Some((deadline, ticket)) = self.due.front().copied() {
+            if self.places.contains_key(&ticket) && deadline > now {
+                return;
+            }
+            self.due.pop_front();
+            let late = ItemError::Late(self.offloaded.deadline);
+            self.answer(ticket, |node, item| outcome(node, item, Err(late)));
+        }
+    }
+
+    /// Hands as much to the pool as it takes.
+    fn submit(&mut self) {
+        while let Some(ticket) = self.unsubmitted.pop_front() {
+            let item = self.places.get(&ticket).and_then(|(stream, position)| {
+                match &self.lines.get_mut(stream)?.at(*position)?.state {
+                    SlotState::Waiting(item) => Some(item.clone()),
+                    SlotState::Ready(..) | SlotState::Vacant => None,
+                }
+            });
+            let Some(item) = item else { continue };
+            let job = Job { operator: self.offloaded.operator, ticket, item, completion: self.completions.clone() };
+            if let Err(refused) = self.offloaded.pool.submit(job) {
+                refused.item.lease.ack.release();
+                self.unsubmitted.push_front(ticket);
+                self.timer.activate_after(RETRY);
+                return;
+            }
+            if self.due.is_empty() {
+                self.timer.activate_after(self.offloaded.deadline);
+            }
+            self.due.push_back((self.node.clock.now() + self.offloaded.deadline, ticket));
+        }
+    }
+
+    /// Takes everything off the fronts of the lines that needs no more waiting.
+    fn take_ready(&mut self, ready: &mut Vec<Slot>) {
+        for stream in self.touched.drain(..) {
+            let Some(line) = self.lines.get_mut(&stream) else { continue };
+            while line.slots.front().is_some_and(|slot| !matches!(slot.state, SlotState::Waiting(_))) {
+                let Some(slot) = line.slots.pop_front() else { break };
+                line.gone += 1;
+                let ended = matches!(slot.state, SlotState::Ready(Event::End { .. }, _));
+                ready.push(slot);
+                if ended && line.slots.is_empty() {
+                    self.lines.remove(&stream);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What takes the place of a job: its result, or the error record.
+fn outcome(node: &Node, item: Item, result: Result<Payload, ItemError>) -> SlotState {
+    let panicked = matches!(result, Err(ItemError::Panicked(_)));
+    let answer = match result {
+        Ok(payload) if payload.kind() == Kind::Record => item.derive(payload),
+        Ok(payload) => item.replace(payload),
+        Err(error) => node.reject(&item, &error),
+    };
+    let gap = panicked.then(|| node.gap_after_panic(&item.stream, item.seq));
+    item.lease.ack.release();
+    SlotState::Ready(Event::Item(answer), gap)
+}

@@ -19,12 +19,14 @@ use crate::inference::manifest::{ElementType, InputSize, OutputSpec};
 use crate::inference::model::Model;
 use crate::inference::runtime;
 
+/// Name and hash of a model.
+type Key = (Arc<str>, Arc<str>);
+
 /// The sessions of one pool thread, shared between the nodes that run the same model. A session goes when the last
 /// node that uses it goes.
 #[derive(Default)]
 pub struct Sessions {
-    /// By name and hash of the model.
-    open: BTreeMap<(Arc<str>, Arc<str>), Weak<RefCell<ModelSession>>>,
+    open: BTreeMap<Key, Weak<RefCell<ModelSession>>>,
 }
 
 impl Sessions {

@@ -315,7 +315,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--frames", default="target/release/examples/synthetic_frames", help="the built example")
     arguments.add_argument("--output", default="models/shapes.onnx")
-    arguments.add_argument("--seeds", type=int, default=2500, help="training scenes, two pictures each")
+    arguments.add_argument("--seeds", type=int, default=2000, help="training scenes, two pictures each")
     arguments.add_argument("--held-out", type=int, default=300, help="scenes to measure on, one picture each")
     arguments.add_argument("--steps", type=int, default=6000)
     arguments.add_argument("--batch", type=int, default=8)

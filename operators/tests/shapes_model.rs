@@ -1,6 +1,8 @@
 //! The `shapes` model as it is shipped: its mean average precision on scenes that it was not trained on is what its
 //! manifest says, measured through the same `detect` operator that graphs use.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails where something is missing")]
+
 use std::path::Path;
 use std::sync::Arc;
 

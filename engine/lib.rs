@@ -1,5 +1,6 @@
 //! Turns a graph file into a running dataflow.
 
+pub mod bench;
 pub mod cli;
 pub mod control;
 pub mod graph;

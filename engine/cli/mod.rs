@@ -1,12 +1,13 @@
 //! The command line. Each subcommand is one file here and one line in [`Command`].
 
+pub mod bench;
 pub mod check;
 pub mod input;
 pub mod live;
 pub mod logging;
 pub mod plan;
-pub mod run;
 pub mod results;
+pub mod run;
 pub mod summary;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Plan(plan::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// Reads the process's arguments and does what they say.
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     ExitCode::from(code)
 }

@@ -1,0 +1,179 @@
+//! Measures a running graph between a warm-up and an end, from outside: it reads the same counters as `/stats`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use operators::clock::Clock;
+use operators::error::StartError;
+use operators::lease::{Account, Counts};
+use serde::Serialize;
+
+use crate::graph::plan::Plan;
+use crate::runtime::counters::GraphCounters;
+use crate::runtime::process::usage;
+use crate::runtime::stats::{GraphState, Quantiles};
+use crate::runtime::supervisor::{Engine, Options, Request};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Items that end before the clock starts.
+    pub warm_up: u64,
+    /// Measure until so many more have ended …
+    pub frames: Option<u64>,
+    /// … or so long, whichever is sooner; or until the graph ends.
+    pub time: Option<Duration>,
+}
+
+/// What a graph did in its window.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    pub seconds: f64,
+    /// Source pictures that ended, a second; skipped and filtered ones included.
+    pub throughput_fps: f64,
+    /// Results that sinks accepted, a second.
+    pub delivered_fps: f64,
+    pub counts: Counts,
+    /// From decoded to accepted by the sink, of all streams together.
+    pub age_ms: Quantiles,
+    /// User and system time of the whole process.
+    pub cpu_seconds: f64,
+    pub cpu_seconds_per_1000_frames: f64,
+    /// Of the whole process since it started.
+    pub peak_resident_bytes: u64,
+    /// Milliseconds of work for each item that came in, by node.
+    pub busy_ms: BTreeMap<String, f64>,
+}
+
+/// The clocks and counters at one moment.
+struct Reading {
+    at: Instant,
+    counts: Counts,
+    cpu_seconds: f64,
+    busy_ms: BTreeMap<String, (f64, u64)>,
+}
+
+impl Reading {
+    fn take(counters: &GraphCounters, clock: &dyn Clock) -> Reading {
+        let report = counters.report();
+        let busy = report.nodes.iter().map(|node| (node.name.clone(), (node.busy_ms, node.items.iter().sum())));
+        Reading { at: clock.now(), counts: report.total, cpu_seconds: usage().cpu_seconds, busy_ms: busy.collect() }
+    }
+}
+
+fn ended(counters: &GraphCounters) -> u64 {
+    let counts = counters.streams.iter().map(|stream| stream.account.snapshot());
+    counts.map(|counts| counts.read.saturating_sub(counts.in_flight)).sum()
+}
+
+/// Runs `plan` and measures it.
+///
+/// # Errors
+/// Where the graph does not start, fails, or ends before its warm-up.
+pub fn measure(plan: Plan, window: Window, clock: &Arc<dyn Clock>) -> Result<Measured, StartError> {
+    let engine = Engine::start(Options {
+        workers: plan.workers,
+        pool_threads: plan.pool_threads,
+        clock: clock.clone(),
+        dataflow_log: None,
+    })?;
+    let graph = engine.run(plan)?;
+    let counters = graph.counters.clone();
+    let (requests, inbox) = bounded(1);
+    let (window, outcome) = std::thread::scope(|scope| {
+        let supervised = scope.spawn(|| graph.supervise(&inbox, Duration::from_secs(30)));
+        let window = watch(&counters, window, &**clock);
+        // The graph may have ended already; then nobody listens.
+        let _ = requests.send(Request::Drain);
+        (window, supervised.join())
+    });
+    engine.shutdown()?;
+    let outcome = outcome.map_err(|_| StartError::new("the supervisor panicked"))?;
+    let Some((start, end, ages)) = window else {
+        return Err(StartError::new("the graph ended before its warm-up did").hint("use a smaller --warmup"));
+    };
+    if let Some(failure) = outcome.failures.first() {
+        return Err(StartError::new(format!("the graph failed: {failure}")));
+    }
+    Ok(between(&start, &end, ages))
+}
+
+type Ages = hdrhistogram::Histogram<u64>;
+
+/// Waits for the window's start and its end.
+fn watch(counters: &GraphCounters, window: Window, clock: &dyn Clock) -> Option<(Reading, Reading, Option<Ages>)> {
+    let over = || matches!(counters.state().0, GraphState::Finished | GraphState::Failed);
+    while ended(counters) < window.warm_up {
+        if over() {
+            return None;
+        }
+        tick(clock);
+    }
+    counters.streams.iter().for_each(|stream| stream.account.reset_ages());
+    let first = ended(counters);
+    let start = Reading::take(counters, clock);
+    let enough = || {
+        window.frames.is_some_and(|frames| ended(counters) >= first + frames)
+            || window.time.is_some_and(|time| clock.now().saturating_duration_since(start.at) >= time)
+            // A finite graph may drain to its end without being taken down yet.
+            || over()
+    };
+    while !enough() {
+        tick(clock);
+    }
+    let end = Reading::take(counters, clock);
+    let ages = merged(counters.streams.iter().map(|stream| &*stream.account));
+    Some((start, end, ages))
+}
+
+fn tick(clock: &dyn Clock) {
+    clock.wait(clock.now() + Duration::from_millis(2), Duration::from_millis(2));
+}
+
+fn merged<'a>(accounts: impl Iterator<Item = &'a Account>) -> Option<Ages> {
+    accounts.map(Account::ages).reduce(|mut all, ages| {
+        // All histograms have the same bounds.
+        let _ = all.add(ages);
+        all
+    })
+}
+
+fn between(start: &Reading, end: &Reading, ages: Option<Ages>) -> Measured {
+    let less = |end: u64, start: u64| end.saturating_sub(start);
+    let counts = Counts {
+        read: less(end.counts.read, start.counts.read),
+        delivered: less(end.counts.delivered, start.counts.delivered),
+        filtered: less(end.counts.filtered, start.counts.filtered),
+        dropped: less(end.counts.dropped, start.counts.dropped),
+        rejected: less(end.counts.rejected, start.counts.rejected),
+        lost: less(end.counts.lost, start.counts.lost),
+        in_flight: end.counts.in_flight,
+    };
+    let ended = counts.delivered + counts.filtered + counts.dropped + counts.rejected + counts.lost;
+    let seconds = end.at.saturating_duration_since(start.at).as_secs_f64();
+    let a_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+    let cpu_seconds = end.cpu_seconds - start.cpu_seconds;
+    let busy_ms = end.busy_ms.iter().filter_map(|(name, (busy, items))| {
+        let (busy_before, items_before) = start.busy_ms.get(name).copied().unwrap_or_default();
+        let items = less(*items, items_before);
+        (items > 0).then(|| (name.clone(), (busy - busy_before) / items as f64))
+    });
+    let age_ms = ages.map_or_else(Quantiles::default, |ages| {
+        let milliseconds = |micros: u64| micros as f64 / 1000.0;
+        let quantile = |q: f64| milliseconds(ages.value_at_quantile(q));
+        Quantiles { p50: quantile(0.5), p90: quantile(0.9), p99: quantile(0.99), max: milliseconds(ages.max()) }
+    });
+    Measured {
+        seconds,
+        throughput_fps: a_second(ended),
+        delivered_fps: a_second(counts.delivered),
+        counts,
+        age_ms,
+        cpu_seconds,
+        cpu_seconds_per_1000_frames: if ended > 0 { cpu_seconds * 1000.0 / ended as f64 } else { 0.0 },
+        peak_resident_bytes: usage().peak_resident_bytes,
+        busy_ms: busy_ms.collect(),
+    }
+}

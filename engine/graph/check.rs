@@ -23,6 +23,9 @@ use super::plan::Overflow;
 use super::substitute::{self, Environment, Secrets, Setting};
 use super::wiring::{self, Wiring};
 
+/// Looks up an environment variable.
+pub type Variables = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// What nodes are built with, and where references look.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -33,7 +36,7 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     pub publisher: Arc<dyn Publisher>,
     /// The value of an environment variable.
-    pub variable: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub variable: Arc<Variables>,
 }
 
 impl Surroundings {

@@ -23,6 +23,9 @@ use super::plan::Overflow;
 use super::substitute::{self, Environment, Secrets, Setting};
 use super::wiring::{self, Wiring};
 
+/// Looks up an environment variable.
+pub type Variables = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// What nodes are built with, and where references look.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -33,7 +36,7 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     pub publisher: Arc<dyn Publisher>,
     /// The value of an environment variable.
-    pub variable: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub variable: Arc<Variables>,
 }
 
 impl Surroundings {
@@ -169,8 +172,15 @@ fn field_error(node: &Declaration, registration: &Registration, models: &Catalog
         (Some(FieldType::Model), _) => Code::UnusableModel,
         _ => Code::InvalidNode,
     };
-    let message = error.message.trim_end_matches('.').to_owned();
+    let message = one_line(&error.message);
     Diagnostic::new(code, node.place(&error.field), message).maybe_hint(error.hint)
+}
+
+/// The words of a message that may show an excerpt of another file (a manifest) below its first line.
+fn one_line(message: &str) -> String {
+    let excerpt = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !excerpt(line));
+    lines.collect::<Vec<_>>().join(": ").trim_end_matches('.').to_owned()
 }
 
 /// Two streams of one id could not be told apart behind the sources.

@@ -195,8 +195,11 @@ impl Explanation {
             writeln!(out, "\nsource {} ({}): {nature}", source.name, source.type_name)?;
             writeln!(out, "  must deliver {}", source.delivers.join(" and "))?;
             write_streams(out, &source.streams)?;
-            let threads = plural(source.decoder_threads_per_stream, "decoder thread");
-            writeln!(out, "  {threads} for each stream")?;
+            // Zero: nothing is decoded, the source makes its pictures itself.
+            if source.decoder_threads_per_stream > 0 {
+                let threads = plural(source.decoder_threads_per_stream, "decoder thread");
+                writeln!(out, "  {threads} for each stream")?;
+            }
             for tap in &source.taps {
                 let demand = match &tap.rate {
                     Some(rate) => format!("{} at {rate} a second", tap.kind),

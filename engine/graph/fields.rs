@@ -55,10 +55,10 @@ impl FieldChecker<'_> {
             return;
         }
         match (expected, &mut value.data) {
-            (FieldType::Integer { minimum, maximum }, Data::Integer(number)) => {
-                if !(minimum..=maximum).contains(&&*number) {
-                    self.out_of_range(name, expected, value);
-                }
+            (FieldType::Integer { minimum, maximum }, Data::Integer(number))
+                if !(minimum..=maximum).contains(&&*number) =>
+            {
+                self.out_of_range(name, expected, value);
             }
             (FieldType::Number { minimum, maximum }, Data::Integer(_) | Data::Float(_)) => {
                 let number = match value.data {
@@ -70,12 +70,10 @@ impl FieldChecker<'_> {
                     self.out_of_range(name, expected, value);
                 }
             }
-            (FieldType::Duration, Data::String(text)) => {
-                if config::parse_duration(text).is_err() {
-                    let message = format!("`{name}` is not a length of time: {}", self.shown(value));
-                    let hint = "write it like \"6s\", \"100ms\" or \"1h 30m\"";
-                    self.report(Code::BadDuration, value, message, Some(hint.to_owned()));
-                }
+            (FieldType::Duration, Data::String(text)) if config::parse_duration(text).is_err() => {
+                let message = format!("`{name}` is not a length of time: {}", self.shown(value));
+                let hint = "write it like \"6s\", \"100ms\" or \"1h 30m\"";
+                self.report(Code::BadDuration, value, message, Some(hint.to_owned()));
             }
             (FieldType::Size, _) => {
                 let good = match &value.data {
@@ -102,24 +100,20 @@ impl FieldChecker<'_> {
                     self.report(Code::BadRate, value, message, Some(hint.to_owned()));
                 }
             }
-            (FieldType::Choice(words), Data::String(text)) => {
-                if !words.contains(&text.as_str()) {
-                    let hint = match nearest(text, words.iter().copied()) {
-                        Some(near) if !value.secret => format!("did you mean \"{near}\"?"),
-                        _ => format!("it is one of {}", listed(words)),
-                    };
-                    let message = format!("`{name}` cannot be {}", self.shown(value));
-                    self.report(Code::BadChoice, value, message, Some(hint));
-                }
+            (FieldType::Choice(words), Data::String(text)) if !words.contains(&text.as_str()) => {
+                let hint = match nearest(text, words.iter().copied()) {
+                    Some(near) if !value.secret => format!("did you mean \"{near}\"?"),
+                    _ => format!("it is one of {}", listed(words)),
+                };
+                let message = format!("`{name}` cannot be {}", self.shown(value));
+                self.report(Code::BadChoice, value, message, Some(hint));
             }
             (FieldType::InputPath, Data::String(path)) => {
                 let path = path.clone();
                 self.input_path(name, &path, value);
             }
-            (FieldType::OutputPath, Data::String(path)) => {
-                if path.is_empty() {
-                    self.report(Code::WrongValueType, value, format!("`{name}` is empty"), None);
-                }
+            (FieldType::OutputPath, Data::String(path)) if path.is_empty() => {
+                self.report(Code::WrongValueType, value, format!("`{name}` is empty"), None);
             }
             (FieldType::List(inner) | FieldType::OneOrList(inner), Data::Array(values)) => {
                 values.iter_mut().for_each(|value| self.value(name, inner, value));

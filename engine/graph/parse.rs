@@ -115,7 +115,8 @@ pub fn parse(text: &str) -> Result<Table, Vec<Diagnostic>> {
         .take(MOST_SYNTAX_ERRORS)
         .map(|error| {
             let message = error.message().trim().replace('\n', "; ");
-            Diagnostic::new(Code::Syntax, error.span().unwrap_or(0..0), message)
+            let hint = syntax_hint(&message);
+            Diagnostic::new(Code::Syntax, error.span().unwrap_or(0..0), message).hint(hint)
         })
         .collect();
     if !diagnostics.is_empty() {
@@ -124,6 +125,21 @@ pub fn parse(text: &str) -> Result<Table, Vec<Diagnostic>> {
     }
     let table = table(document.into_inner(), &mut diagnostics);
     if diagnostics.is_empty() { Ok(table) } else { Err(diagnostics) }
+}
+
+/// What to do about a syntax error, by what the parser says.
+fn syntax_hint(message: &str) -> &'static str {
+    if message.contains("duplicate key") {
+        "remove or rename one of them"
+    } else if message.contains("must be quoted") {
+        "write text in quotes, such as \"text\"; numbers, true and false without"
+    } else if message.contains("basic string") || message.contains("literal string") {
+        "close the text with the quote that it began with"
+    } else if message.contains("unclosed") {
+        "close it on the same line"
+    } else {
+        "a graph file is TOML: lines `name = value` below headers such as `[sources.NAME]`"
+    }
 }
 
 /// Parses a value as `--set` takes it: TOML, or else text.

@@ -258,11 +258,11 @@ impl Resolver<'_> {
         } else {
             self.parameter(name, at.clone())
         };
-        let found = found.and_then(|value| {
+        let found = found.map(|value| {
             let before = self.expanded;
             self.expanded = before.saturating_add(size(&value));
             if self.expanded <= LARGEST_EXPANSION {
-                return Ok(value);
+                return value;
             }
             let message = "the references of this graph stand for too much text";
             let hint =
@@ -271,7 +271,7 @@ impl Resolver<'_> {
             if before <= LARGEST_EXPANSION {
                 self.diagnostics.push(Diagnostic::new(Code::BadSubstitution, at.clone(), message).hint(hint));
             }
-            Ok(Value { data: Data::String(String::new()), span: at.clone(), secret: false, untyped: true })
+            Value { data: Data::String(String::new()), span: at.clone(), secret: false, untyped: true }
         });
         found.map_err(|diagnostic| self.diagnostics.push(diagnostic)).ok()
     }

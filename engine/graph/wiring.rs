@@ -53,7 +53,11 @@ fn find_inputs(declared: &[Declaration], out: &mut Vec<Diagnostic>) -> Vec<Vec<L
                     let others = makers.iter().copied().filter(|name| *name != node.name);
                     let hint = suggestion(&input.name, others, "sources and operators are");
                     let message = format!("there is no source or operator `{shown}`");
-                    out.push(Diagnostic::new(Code::UnknownInput, input.span.clone(), message).maybe_hint(hint));
+                    out.push(
+                        Diagnostic::new(Code::UnknownInput, input.span.clone(), message)
+                            .hint("add a source or an operator of that name")
+                            .maybe_hint(hint),
+                    );
                 }
                 Some(&from) if declared[from].role == Role::Sink => {
                     let message = format!("`{shown}` is a sink: nothing comes out of it");

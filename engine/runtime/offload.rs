@@ -55,6 +55,7 @@ pub fn offload<'scope>(
             places: HashMap::new(),
             unsubmitted: VecDeque::new(),
             due: VecDeque::new(),
+            wakes_at: None,
             touched: Vec::new(),
         };
         let mut held = Held::default();
@@ -65,8 +66,8 @@ pub fn offload<'scope>(
                 jobs.arrive(*time.time(), events, worker);
             });
             jobs.collect();
-            jobs.expire();
             jobs.submit();
+            jobs.expire();
             jobs.take_ready(&mut ready);
             for slot in ready.drain(..) {
                 let time = slot.time;
@@ -190,6 +191,8 @@ struct Jobs {
     unsubmitted: VecDeque<u64>,
     /// When each submitted ticket is late, in order.
     due: VecDeque<(Instant, u64)>,
+    /// When the timer looks for late jobs next.
+    wakes_at: Option<Instant>,
     /// Streams whose line may have something ready at its front.
     touched: Vec<StreamId>,
 }
@@ -279,6 +282,10 @@ impl Jobs {
         let now = self.node.clock.now();
         while let Some((deadline, ticket)) = self.due.front().copied() {
             if self.places.contains_key(&ticket) && deadline > now {
+                if self.wakes_at.is_none_or(|at| at <= now) {
+                    self.timer.activate_after(deadline - now);
+                    self.wakes_at = Some(deadline);
+                }
                 return;
             }
             self.due.pop_front();
@@ -303,9 +310,6 @@ impl Jobs {
                 self.unsubmitted.push_front(ticket);
                 self.timer.activate_after(RETRY);
                 return;
-            }
-            if self.due.is_empty() {
-                self.timer.activate_after(self.offloaded.deadline);
             }
             self.due.push_back((self.node.clock.now() + self.offloaded.deadline, ticket));
         }

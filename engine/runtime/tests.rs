@@ -514,6 +514,49 @@ fn at_the_drain_deadline_the_rest_is_lost_and_named() {
     assert!(counts.conserved(), "{counts:?}");
 }
 
+/// Two late jobs, the second submitted while the first is already waited for.
+#[test]
+fn a_late_job_leaves_an_error_in_its_place_and_order_goes_on() {
+    struct Sticking(Arc<Gate>);
+    impl PoolOperator for Sticking {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Sticking(self.0.clone())))
+        }
+        fn memory(&self) -> u64 {
+            0
+        }
+        fn deadline(&self) -> Duration {
+            Duration::from_millis(30)
+        }
+    }
+    impl Runner for Sticking {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            if item.seq == 3 || item.seq == 5 {
+                self.0.pass();
+            }
+            Ok(item.payload.clone())
+        }
+    }
+    let gate = Arc::new(Gate::default());
+    let collected = Collecting::default();
+    let operators = vec![operator("sticks", Work::Pool(Arc::new(Sticking(gate.clone()))), Input::Tap(0))];
+    let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+    let (_requests, running) =
+        run_aside(plan(source(&["a"], 8), vec![tap(Overflow::Block, 4)], operators, sinks), DRAIN);
+    eventually(|| collected.items("a").len() == 8);
+    gate.open();
+    let (outcome, counts) = running.join().unwrap();
+    assert!(outcome.is_success(), "{outcome:?}");
+    assert_eq!(counts, Counts { read: 8, delivered: 6, rejected: 2, ..Counts::default() });
+    let failed: Vec<u64> = collected.items("a").into_iter().filter(|(_, error)| *error).map(|(seq, _)| seq).collect();
+    assert_eq!(failed, [3, 5]);
+    all_seq(&collected.items("a"));
+}
+
+fn all_seq(items: &[(u64, bool)]) {
+    assert!(items.iter().map(|(seq, _)| *seq).eq(0..items.len() as u64), "{items:?}");
+}
+
 #[test]
 fn a_picture_larger_than_its_budget_is_rejected_by_name() {
     let collected = Collecting::default();

@@ -34,7 +34,7 @@ pub struct Job {
 
 /// Takes the results of jobs, on the pool's threads; must not block.
 pub trait Completion: Send + Sync {
-    /// `busy` is how long the job ran. The item is dropped only after this returned.
+    /// `busy` is how long the job ran. The job's copy of the item is gone by then.
     fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, busy: Duration);
 }
 
@@ -205,9 +205,9 @@ impl PoolThread {
         let result = self.result(&job);
         let busy = self.clock.now().saturating_duration_since(start);
         let Job { ticket, item, completion, .. } = job;
+        // Before the answer: a graph may end with it, and nothing is in flight then.
+        let_go(item);
         completion.complete(ticket, result, busy);
-        // The submitter speaks for the item's fate; this copy only kept it in memory.
-        item.lease.ack.release();
     }
 
     fn result(&mut self, job: &Job) -> Result<Payload, ItemError> {
@@ -233,6 +233,11 @@ impl PoolThread {
     }
 }
 
+/// Lets go of a job's copy of its item. The submitter speaks for the item's fate; this one only kept it in memory.
+fn let_go(item: Item) {
+    item.lease.ack.release();
+}
+
 /// What a panic said.
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
@@ -240,4 +245,60 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::clock::SystemClock;
+    use crate::item::{Placement, Tensor, TensorData};
+    use crate::lease::Account;
+    use crate::testing::item;
+    use crate::time::MediaTime;
+
+    struct Passes;
+
+    impl PoolOperator for Passes {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Passes))
+        }
+
+        fn memory(&self) -> u64 {
+            0
+        }
+    }
+
+    impl Runner for Passes {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            Ok(item.payload.clone())
+        }
+    }
+
+    /// Sends on what was in flight when the answer came.
+    struct InFlight(Arc<Account>, Sender<u64>);
+
+    impl Completion for InFlight {
+        fn complete(&self, _ticket: u64, _result: Result<Payload, ItemError>, _busy: Duration) {
+            self.1.send(self.0.snapshot().in_flight).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_job_is_in_flight_when_its_answer_comes() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let pool = Pool::start(1, &clock).unwrap();
+        let work: Arc<dyn PoolOperator> = Arc::new(Passes);
+        let operator = pool.install(&work).unwrap();
+        let placement = Placement { source_width: 1, source_height: 1, scale: [1.0; 2], offset: [0.0; 2] };
+        let tensor = Tensor { shape: [1, 1, 1], data: TensorData::U8(vec![0]), placement, index: None };
+        let (item, account) = item(0, MediaTime::from_micros(0), Payload::Tensor(Arc::new(tensor)));
+        let (sender, answers) = bounded(1);
+        let completion = Arc::new(InFlight(account.clone(), sender));
+        // The job has the only copy, so it alone keeps the item in flight.
+        let Ok(()) = pool.submit(Job { operator, ticket: 0, item, completion }) else { panic!("the pool is full") };
+        assert_eq!(answers.recv().unwrap(), 0);
+        drop(pool);
+        assert!(account.snapshot().conserved());
+    }
 }

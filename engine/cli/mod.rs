@@ -5,8 +5,8 @@ pub mod input;
 pub mod live;
 pub mod logging;
 pub mod plan;
-pub mod run;
 pub mod results;
+pub mod run;
 pub mod summary;
 
 use std::process::ExitCode;

@@ -391,8 +391,10 @@ pub enum Request {
 pub struct Outcome {
     /// Why the graph, or streams of it, failed.
     pub failures: Vec<String>,
-    /// What had not ended at the drain deadline.
+    /// What had not ended at the drain deadline, or when it was told to end at once.
     pub stuck: Vec<String>,
+    /// The last that was asked of it; `None`: it ended by itself.
+    pub asked: Option<Request>,
 }
 
 impl Outcome {
@@ -424,6 +426,7 @@ impl RunningGraph<'_> {
         let mut deadline = never();
         let mut requests = requests.clone();
         let mut stuck = Vec::new();
+        let mut asked = None;
         while !self.is_done() {
             select! {
                 recv(self.notices) -> notice => if let Ok(notice) = notice && self.take(notice) {
@@ -432,10 +435,12 @@ impl RunningGraph<'_> {
                 },
                 recv(requests) -> request => match request {
                     Ok(Request::Drain) => {
+                        asked = Some(Request::Drain);
                         self.drain();
                         deadline = after(drain_deadline);
                     }
                     Ok(Request::Abort) => {
+                        asked = Some(Request::Abort);
                         stuck = self.what_is_open();
                         break;
                     }
@@ -451,7 +456,7 @@ impl RunningGraph<'_> {
         if !self.is_done() {
             self.abort();
         }
-        self.finish(stuck)
+        self.finish(stuck, asked)
     }
 
     fn is_done(&self) -> bool {
@@ -522,7 +527,7 @@ impl RunningGraph<'_> {
         }
     }
 
-    fn finish(self, stuck: Vec<String>) -> Outcome {
+    fn finish(self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
         self.engine.workers.remove(self.dataflow);
         for operator in &self.installed {
             self.engine.pool.remove(*operator);
@@ -537,7 +542,7 @@ impl RunningGraph<'_> {
             failures.push(format!("{} items were lost", total.lost));
         }
         self.counters.set_state(GraphState::Finished, None);
-        Outcome { failures, stuck }
+        Outcome { failures, stuck, asked }
     }
 }
 
@@ -562,8 +567,10 @@ impl Observe for Engine {
     fn health(&self) -> Health {
         let now = self.clock.now();
         let mut problems = Vec::new();
-        let mut status = "ok";
-        for graph in lock(&self.graphs).iter() {
+        let graphs = lock(&self.graphs);
+        // The control plane answers before the first graph is there.
+        let mut status = if graphs.is_empty() { "starting" } else { "ok" };
+        for graph in graphs.iter() {
             let name = &graph.name;
             match graph.state() {
                 (GraphState::Starting, _) => status = "starting",

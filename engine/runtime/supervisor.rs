@@ -231,12 +231,17 @@ impl<'e> Assembly<'e> {
         });
         let dataflow = engine.workers.install(&blueprint);
         let mut open_sinks = Vec::new();
+        let mut writing_sinks = Vec::new();
         for (writer, receiver, intake, node) in writers {
             intake.seal();
             open_sinks.push(node.origin.node.clone());
             let writing = engine.io.spawn(write(writer, receiver, intake, node.clone()));
+            writing_sinks.push(writing.abort_handle());
             engine.io.spawn(async move {
-                if let Err(error) = writing.await {
+                // One that was given up is named as stuck already.
+                if let Err(error) = writing.await
+                    && !error.is_cancelled()
+                {
                     let message = format!("sink `{}` died: {error}", node.origin.node);
                     node.counters.error(&message, node.clock.now());
                     tracing::error!(node = %node.origin.node, "{message}");
@@ -257,6 +262,7 @@ impl<'e> Assembly<'e> {
             dataflow,
             source_taps: (0..plan.sources.len()).map(|source| mailboxes_of(plan, source, &self.mailboxes)).collect(),
             open_sinks,
+            writing_sinks,
             streams,
             stop,
             failed_streams: Vec::new(),
@@ -414,6 +420,8 @@ pub struct RunningGraph<'e> {
     source_taps: Vec<Vec<Arc<Mailbox>>>,
     ends_open: usize,
     open_sinks: Vec<Arc<str>>,
+    /// The tasks of all sinks.
+    writing_sinks: Vec<tokio::task::AbortHandle>,
     streams: HashMap<(usize, StreamId), JoinHandle<()>>,
     stop: Arc<Stop>,
     failed_streams: Vec<String>,
@@ -513,8 +521,16 @@ impl RunningGraph<'_> {
         self.source_taps.iter().flatten().for_each(|mailbox| mailbox.abandon());
         self.engine.workers.remove(self.dataflow);
         self.ends_open = 0;
+        self.last_call(Self::is_done);
+        // What a sink that is stuck has in hand would stay in flight for ever.
+        self.writing_sinks.iter().for_each(tokio::task::AbortHandle::abort);
+        self.last_call(|graph| graph.open_sinks.is_empty());
+    }
+
+    /// Waits for `done`, but not for long.
+    fn last_call(&mut self, done: impl Fn(&Self) -> bool) {
         let last_call = after(LAST_CALL);
-        while !self.is_done() {
+        while !done(self) {
             select! {
                 recv(self.notices) -> notice => match notice {
                     Ok(Notice::EndReached) | Err(_) => {}

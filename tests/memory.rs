@@ -34,7 +34,9 @@ fn a_stalled_sink_stays_below_the_bound_of_the_plan() {
     engine.terminate().expect(0);
 
     let folder = graph("type = \"file\"\npath = \"out.jsonl\"");
-    let bound = plan(&folder.graph(), &[])["memory"]["total_bytes"].as_u64().expect("bytes");
+    let plan = plan(&folder.graph(), &[]);
+    let bound = plan["memory"]["total_bytes"].as_u64().expect("bytes");
+    let items = plan["sources"][0]["taps"][0]["limits"]["items"].as_u64().expect("a count");
     let pipe = StalledPipe::new(folder.file("out.jsonl"));
     let mut engine = folder.run(&[]);
     let blocked = engine.wait_for_stall();
@@ -48,9 +50,12 @@ fn a_stalled_sink_stays_below_the_bound_of_the_plan() {
     assert_eq!(again["total"]["read"], read, "nothing more is read");
     for stream in again["streams"].as_array().expect("a list") {
         assert!(stream["held_bytes_peak"].as_u64() <= stream["held_bytes_limit"].as_u64(), "{stream}");
-        assert!(stream["in_flight"].as_u64() > Some(0), "{stream}");
+        assert!(stream["held_items"].as_u64() <= Some(items), "{stream}");
+        // One more was read, and waits for credit.
+        assert_eq!(stream["in_flight"], items + 1, "{stream}");
     }
     let resident = stats["process"]["peak_resident_bytes"].as_u64().expect("bytes");
+    println!("{baseline} bytes at the start, {bound} of the plan, {resident} at most");
     assert!(
         resident <= baseline + bound,
         "{resident} bytes are more than {baseline} at the start and {bound} of the plan"

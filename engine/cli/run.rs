@@ -20,7 +20,7 @@ use crate::control::events::{EventHub, EventLimits};
 use crate::control::{self, ControlConfig};
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
-use crate::runtime::stats::Observe;
+use crate::runtime::stats::{GraphReport, Observe};
 use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
 
 /// Runs a graph: shows its streams on a terminal, serves its results and its health over HTTP
@@ -126,13 +126,14 @@ fn serve(
     };
     if let (Ok(outcome), Some(counters)) = (&outcome, &counters) {
         log_outcome(outcome);
-        if arguments.stay && outcome.is_success() {
+        // A graph that failed is still there to be looked at; one that was told to end is not waited for again.
+        if arguments.stay && outcome.asked.is_none() {
             tracing::info!(graph = %name, "graph `{name}` has ended; Ctrl-C ends the engine");
             // The sender lives as long as the process listens for signals.
             let _ = requests.recv();
         }
         drop(view);
-        input::print_error(&summary(&counters.report()));
+        sum_up(arguments.log_format, &counters.report());
     }
     control_plane.shutdown(Duration::from_secs(2));
     if let Some(engine) = Arc::into_inner(engine) {
@@ -141,12 +142,27 @@ fn serve(
     outcome.map(|outcome| outcome.is_success())
 }
 
+/// Tells how the graph ended: as a table for people, or in a log for programs as a line of that log.
+fn sum_up(format: LogFormat, report: &GraphReport) {
+    match format {
+        LogFormat::Text => input::print_error(&summary(report)),
+        LogFormat::Json => match serde_json::to_string(report) {
+            Ok(json) => tracing::info!(graph = %report.name, report = json, "summary"),
+            Err(error) => tracing::error!(%error, "the summary cannot be written as JSON"),
+        },
+    }
+}
+
 fn log_outcome(outcome: &Outcome) {
     for failure in &outcome.failures {
         tracing::error!("{failure}");
     }
     if !outcome.stuck.is_empty() {
-        tracing::error!("the time to drain is over; still open: {}", outcome.stuck.join(", "));
+        let why = match outcome.asked {
+            Some(Request::Abort) => "told to end at once",
+            Some(Request::Drain) | None => "the time to drain is over",
+        };
+        tracing::error!("{why}; still open: {}", outcome.stuck.join(", "));
     }
 }
 

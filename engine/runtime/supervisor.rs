@@ -231,12 +231,17 @@ impl<'e> Assembly<'e> {
         });
         let dataflow = engine.workers.install(&blueprint);
         let mut open_sinks = Vec::new();
+        let mut writing_sinks = Vec::new();
         for (writer, receiver, intake, node) in writers {
             intake.seal();
             open_sinks.push(node.origin.node.clone());
             let writing = engine.io.spawn(write(writer, receiver, intake, node.clone()));
+            writing_sinks.push(writing.abort_handle());
             engine.io.spawn(async move {
-                if let Err(error) = writing.await {
+                // One that was given up is named as stuck already.
+                if let Err(error) = writing.await
+                    && !error.is_cancelled()
+                {
                     let message = format!("sink `{}` died: {error}", node.origin.node);
                     node.counters.error(&message, node.clock.now());
                     tracing::error!(node = %node.origin.node, "{message}");
@@ -257,6 +262,7 @@ impl<'e> Assembly<'e> {
             dataflow,
             source_taps: (0..plan.sources.len()).map(|source| mailboxes_of(plan, source, &self.mailboxes)).collect(),
             open_sinks,
+            writing_sinks,
             streams,
             stop,
             failed_streams: Vec::new(),
@@ -391,8 +397,10 @@ pub enum Request {
 pub struct Outcome {
     /// Why the graph, or streams of it, failed.
     pub failures: Vec<String>,
-    /// What had not ended at the drain deadline.
+    /// What had not ended at the drain deadline, or when it was told to end at once.
     pub stuck: Vec<String>,
+    /// The last that was asked of it; `None`: it ended by itself.
+    pub asked: Option<Request>,
 }
 
 impl Outcome {
@@ -412,6 +420,8 @@ pub struct RunningGraph<'e> {
     source_taps: Vec<Vec<Arc<Mailbox>>>,
     ends_open: usize,
     open_sinks: Vec<Arc<str>>,
+    /// The tasks of all sinks.
+    writing_sinks: Vec<tokio::task::AbortHandle>,
     streams: HashMap<(usize, StreamId), JoinHandle<()>>,
     stop: Arc<Stop>,
     failed_streams: Vec<String>,
@@ -424,6 +434,7 @@ impl RunningGraph<'_> {
         let mut deadline = never();
         let mut requests = requests.clone();
         let mut stuck = Vec::new();
+        let mut asked = None;
         while !self.is_done() {
             select! {
                 recv(self.notices) -> notice => if let Ok(notice) = notice && self.take(notice) {
@@ -432,10 +443,12 @@ impl RunningGraph<'_> {
                 },
                 recv(requests) -> request => match request {
                     Ok(Request::Drain) => {
+                        asked = Some(Request::Drain);
                         self.drain();
                         deadline = after(drain_deadline);
                     }
                     Ok(Request::Abort) => {
+                        asked = Some(Request::Abort);
                         stuck = self.what_is_open();
                         break;
                     }
@@ -451,7 +464,7 @@ impl RunningGraph<'_> {
         if !self.is_done() {
             self.abort();
         }
-        self.finish(stuck)
+        self.finish(stuck, asked)
     }
 
     fn is_done(&self) -> bool {
@@ -508,8 +521,16 @@ impl RunningGraph<'_> {
         self.source_taps.iter().flatten().for_each(|mailbox| mailbox.abandon());
         self.engine.workers.remove(self.dataflow);
         self.ends_open = 0;
+        self.last_call(Self::is_done);
+        // What a sink that is stuck has in hand would stay in flight for ever.
+        self.writing_sinks.iter().for_each(tokio::task::AbortHandle::abort);
+        self.last_call(|graph| graph.open_sinks.is_empty());
+    }
+
+    /// Waits for `done`, but not for long.
+    fn last_call(&mut self, done: impl Fn(&Self) -> bool) {
         let last_call = after(LAST_CALL);
-        while !self.is_done() {
+        while !done(self) {
             select! {
                 recv(self.notices) -> notice => match notice {
                     Ok(Notice::EndReached) | Err(_) => {}
@@ -522,7 +543,7 @@ impl RunningGraph<'_> {
         }
     }
 
-    fn finish(self, stuck: Vec<String>) -> Outcome {
+    fn finish(self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
         self.engine.workers.remove(self.dataflow);
         for operator in &self.installed {
             self.engine.pool.remove(*operator);
@@ -537,7 +558,7 @@ impl RunningGraph<'_> {
             failures.push(format!("{} items were lost", total.lost));
         }
         self.counters.set_state(GraphState::Finished, None);
-        Outcome { failures, stuck }
+        Outcome { failures, stuck, asked }
     }
 }
 
@@ -562,8 +583,10 @@ impl Observe for Engine {
     fn health(&self) -> Health {
         let now = self.clock.now();
         let mut problems = Vec::new();
-        let mut status = "ok";
-        for graph in lock(&self.graphs).iter() {
+        let graphs = lock(&self.graphs);
+        // The control plane answers before the first graph is there.
+        let mut status = if graphs.is_empty() { "starting" } else { "ok" };
+        for graph in graphs.iter() {
             let name = &graph.name;
             match graph.state() {
                 (GraphState::Starting, _) => status = "starting",

@@ -31,7 +31,8 @@ use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
   engine run door.toml --for 20s --log-format json 2>engine.log
 
 Ctrl-C or SIGTERM delivers what is in flight, then ends; a second one ends at once.
-Exit status: 0 when everything was delivered, 1 when something failed or was lost, 2 for a wrong command line.")]
+Exit status: 0 when all went well (items that were rejected left error records), 1 when the graph or a stream failed,
+when items were lost or all were rejected, 2 for a wrong command line.")]
 pub struct Arguments {
     /// The graph file
     #[arg(value_name = "FILE")]
@@ -166,6 +167,9 @@ fn log_outcome(outcome: &Outcome) {
     }
 }
 
+/// How long the process may take to end when told to end at once.
+const LONGEST_END: Duration = Duration::from_secs(5);
+
 /// Turns signals and the end of `--for` into requests: the first asks to drain, the second to end at once.
 fn requests(time: Option<Duration>) -> Result<Receiver<Request>, StartError> {
     let cannot = |error: std::io::Error| StartError::new(format!("cannot listen for signals: {error}"));
@@ -200,13 +204,32 @@ async fn listen(
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            () = &mut timer, if !timed_out => timed_out = true,
+            () = &mut timer, if !timed_out => {
+                timed_out = true;
+                // Somebody who asked already decides alone what becomes of what is in flight.
+                if !asked {
+                    asked = true;
+                    let _ = sender.try_send(Request::Drain);
+                }
+                continue;
+            }
         }
-        let request = if asked { Request::Abort } else { Request::Drain };
+        if asked {
+            break;
+        }
         asked = true;
         // A full channel already says what there is to say.
-        let _ = sender.try_send(request);
+        let _ = sender.try_send(Request::Drain);
     }
+    let _ = sender.try_send(Request::Abort);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = tokio::time::sleep(LONGEST_END) => {}
+    }
+    input::print_error("error: something does not let go of its thread; the process ends now\n");
+    #[expect(clippy::disallowed_methods, reason = "a second signal must end the process even where a thread hangs")]
+    std::process::exit(i32::from(FAILURE));
 }
 
 /// Whether a sink writes records to a standard output that is the terminal itself: lines that move would tear them.

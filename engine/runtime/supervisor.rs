@@ -48,7 +48,7 @@ pub struct Options {
 /// A source without progress for this long is a problem that `/health` names.
 const NO_PROGRESS: Duration = Duration::from_secs(10);
 /// After the drain deadline: how long sinks may still take to close.
-const LAST_CALL: Duration = Duration::from_secs(2);
+const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// The running engine: threads that graphs share.
 pub struct Engine {
@@ -132,7 +132,10 @@ impl<'e> Assembly<'e> {
     fn new(engine: &'e Engine, plan: &Plan) -> Assembly<'e> {
         let workers = engine.workers.count();
         let now = engine.clock.now();
-        let (sender, notice_box) = bounded(1024);
+        let streams_and_nodes = plan.sources.iter().map(|source| source.source.streams().len()).sum::<usize>()
+            + (plan.operators.len() + plan.sinks.len()) * (workers + 2);
+        // Room for everything that can be said of each stream and node: whoever says it must never wait.
+        let (sender, notice_box) = bounded(streams_and_nodes + 16);
         let tap_names: Vec<Arc<str>> =
             plan.taps.iter().map(|tap| tap_name(plan, tap.source, tap.sample.as_ref())).collect();
         let mut streams = Vec::new();
@@ -179,6 +182,7 @@ impl<'e> Assembly<'e> {
             on_error,
             notices: self.notices.clone(),
             clock: self.engine.clock.clone(),
+            asked_to_stop: Arc::default(),
         }
     }
 
@@ -235,7 +239,7 @@ impl<'e> Assembly<'e> {
         for (writer, receiver, intake, node) in writers {
             intake.seal();
             open_sinks.push(node.origin.node.clone());
-            let writing = engine.io.spawn(write(writer, receiver, intake, node.clone()));
+            let writing = engine.io.spawn(write(writer, receiver, intake.clone(), node.clone()));
             writing_sinks.push(writing.abort_handle());
             engine.io.spawn(async move {
                 // One that was given up is named as stuck already.
@@ -245,14 +249,24 @@ impl<'e> Assembly<'e> {
                     let message = format!("sink `{}` died: {error}", node.origin.node);
                     node.counters.error(&message, node.clock.now());
                     tracing::error!(node = %node.origin.node, "{message}");
-                    node.notices.node_failed(&node.origin.node, None, message);
+                    node.stop_graph(None, message);
                 }
+                // Workers that wait for room learn now that there will be none.
+                intake.wake_waiting();
                 node.notices.send(Notice::SinkClosed { node: node.origin.node.clone() });
             });
         }
         self.counters.set_state(GraphState::Running, None);
         let stop = Arc::new(Stop::default());
-        let streams = self.start_sources(plan, &stop)?;
+        let streams = match self.start_sources(plan, &stop) {
+            Ok(streams) => streams,
+            Err(error) => {
+                stop.abort();
+                self.mailboxes.iter().flatten().for_each(|mailbox| mailbox.abandon());
+                engine.workers.remove(dataflow);
+                return Err(error);
+            }
+        };
         Ok(RunningGraph {
             engine,
             ends_open: blueprint.ends() * engine.workers.count(),
@@ -312,6 +326,7 @@ impl<'e> Assembly<'e> {
                     decoder_threads: planned.decoder_threads,
                     taps,
                 };
+                stream.progress(self.engine.clock.now());
                 let thread = start_stream(index, planned.source.clone(), spec, outlet, self.notices.clone())?;
                 threads.insert((index, spec.id.clone()), thread);
             }
@@ -434,18 +449,22 @@ impl RunningGraph<'_> {
         let mut deadline = never();
         let mut requests = requests.clone();
         let mut stuck = Vec::new();
-        let mut asked = None;
+        let (mut asked, mut draining) = (None, false);
         while !self.is_done() {
             select! {
-                recv(self.notices) -> notice => if let Ok(notice) = notice && self.take(notice) {
+                recv(self.notices) -> notice => if let Ok(notice) = notice && self.take(notice) && !draining {
+                    draining = true;
                     self.drain();
                     deadline = after(drain_deadline);
                 },
                 recv(requests) -> request => match request {
                     Ok(Request::Drain) => {
                         asked = Some(Request::Drain);
-                        self.drain();
-                        deadline = after(drain_deadline);
+                        if !draining {
+                            draining = true;
+                            self.drain();
+                            deadline = after(drain_deadline);
+                        }
                     }
                     Ok(Request::Abort) => {
                         asked = Some(Request::Abort);
@@ -557,6 +576,13 @@ impl RunningGraph<'_> {
         if failures.is_empty() && total.lost > 0 {
             failures.push(format!("{} items were lost", total.lost));
         }
+        if failures.is_empty() && total.rejected > 0 {
+            if total.delivered == 0 {
+                failures.push(format!("every item was rejected ({}); the error records say why", total.rejected));
+            } else {
+                tracing::warn!("{} items were rejected; their error records say why", total.rejected);
+            }
+        }
         self.counters.set_state(GraphState::Finished, None);
         Outcome { failures, stuck, asked }
     }
@@ -605,7 +631,7 @@ impl Observe for Engine {
                         stream.stream,
                         reason.unwrap_or_default()
                     ));
-                } else if idle > NO_PROGRESS {
+                } else if idle > NO_PROGRESS && graph.state().0 != GraphState::Starting {
                     let seconds = idle.as_secs();
                     problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));
                 }
@@ -618,10 +644,12 @@ impl Observe for Engine {
         if !self.workers.answer(now) {
             problems.push("a dataflow worker does not answer".to_owned());
         }
-        if !problems.is_empty() {
+        // That it starts or drains is said first: whoever routes work here must know it, whatever else is wrong.
+        let ok = status == "ok" && problems.is_empty();
+        if status == "ok" && !problems.is_empty() {
             status = "failing";
         }
-        Health { ok: status == "ok", status, problems }
+        Health { ok, status, problems }
     }
 }
 

@@ -10,8 +10,10 @@ fn graph(sink: &str) -> Folder {
         r#"
         [sources.scene]
         type = "synthetic"
+        width = 1280
+        height = 720
         realtime = false
-        frames = 2000
+        frames = 800
         streams = ["a", "b"]
 
         [operators.sum]
@@ -24,6 +26,10 @@ fn graph(sink: &str) -> Folder {
         "#
     ))
 }
+
+/// What the program itself may take more from one moment, or one run, to the next: allocators keep what they have.
+/// A third of the stalled graph's bound, and less than a leak of a byte in eight of each small picture would be.
+const NOISE: u64 = 8 << 20;
 
 #[test]
 fn a_stalled_sink_stays_below_the_bound_of_the_plan() {
@@ -44,7 +50,7 @@ fn a_stalled_sink_stays_below_the_bound_of_the_plan() {
         assert_eq!(stream["blocked_by"], "scene", "the source says what it waits for: {stream}");
     }
     let read = blocked["total"]["read"].as_u64().expect("a count");
-    assert!(read < 2000, "the sink has stalled early: {blocked}");
+    assert!(read < 800, "the sink has stalled early: {blocked}");
     let stats = engine.stats();
     let again = &stats["graphs"][0];
     assert_eq!(again["total"]["read"], read, "nothing more is read");
@@ -57,20 +63,17 @@ fn a_stalled_sink_stays_below_the_bound_of_the_plan() {
     let resident = stats["process"]["peak_resident_bytes"].as_u64().expect("bytes");
     println!("{baseline} bytes at the start, {bound} of the plan, {resident} at most");
     assert!(
-        resident <= baseline + bound,
+        resident <= baseline + bound + NOISE,
         "{resident} bytes are more than {baseline} at the start and {bound} of the plan"
     );
 
     let reader = pipe.drain();
     let ended = engine.finish().expect(0);
     for stream in ["a", "b"] {
-        assert_eq!(ended.counts(stream), Counts::all_delivered(2000));
+        assert_eq!(ended.counts(stream), Counts::all_delivered(800));
     }
-    assert_eq!(reader.join().expect("its lines").len(), 4000);
+    assert_eq!(reader.join().expect("its lines").len(), 1600);
 }
-
-/// What a leak of less than the smallest picture's size for each picture would exceed.
-const NOISE: u64 = 8 << 20;
 
 #[test]
 fn many_pictures_take_no_more_than_few() {

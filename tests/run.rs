@@ -181,7 +181,9 @@ fn failing(on_error: &str) -> Folder {
 #[test]
 fn an_error_rejects_its_item_or_stops_the_graph() {
     let folder = failing("");
-    let ended = folder.run(&[]).finish().expect(0);
+    // Rejecting is no failure, but a run that had nothing else to show is one.
+    let ended = folder.run(&[]).finish().expect(1);
+    assert!(ended.stderr.contains("every item was rejected (40)"), "{}", ended.stderr);
     let counts = ended.counts("synthetic");
     assert_eq!(counts, Counts { read: 40, rejected: 40, ..Counts::default() });
     let records = folder.records("out.jsonl");

@@ -155,6 +155,11 @@ pub trait Source: Send + Sync {
     /// The streams that the configuration declares, in order.
     fn streams(&self) -> Vec<StreamSpec>;
 
+    /// The files that it reads: no sink of the graph may write them.
+    fn reads(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Whether time passes while it is read (a camera, a file paced by its timestamps): then the default is to drop
     /// rather than to block.
     fn is_live(&self) -> bool;

@@ -10,6 +10,7 @@ use operators::lease::Verdict;
 use super::counters::{NodeCounters, worth_logging};
 use super::failure::Notices;
 use crate::graph::plan::OnError;
+use crate::graph::substitute::Secrets;
 
 #[derive(Clone)]
 pub struct Node {
@@ -18,11 +19,13 @@ pub struct Node {
     pub on_error: OnError,
     pub notices: Notices,
     pub clock: Arc<dyn Clock>,
+    pub secrets: Arc<Secrets>,
 }
 
 impl Node {
     /// The error record that takes the place of `item`. The item is rejected from here on.
     pub fn reject(&self, item: &Item, error: &ItemError) -> Item {
+        let error = self.secrets.redact(&error.to_string());
         let message = format!("`{}` failed on stream `{}`, item {}: {error}", self.origin.node, item.stream, item.seq);
         let nth = self.counters.error(&message, self.clock.now());
         if worth_logging(nth) {

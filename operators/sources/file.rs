@@ -103,6 +103,10 @@ impl Source for FileSource {
         self.streams.iter().map(spec).collect()
     }
 
+    fn reads(&self) -> Vec<PathBuf> {
+        self.streams.iter().map(|stream| stream.path.clone()).collect()
+    }
+
     fn is_live(&self) -> bool {
         self.streams.iter().any(|stream| stream.settings.realtime)
     }

@@ -127,6 +127,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
     report_resources(&declared, &built, &mut found);
     secrecy::report_names(&declared, &built, &secrets, &mut found);
     files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
+    report_tensors(&declared, &built, &wiring, &mut found);
     let (nodes, origins) = assemble(&declared, built, &wiring);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
@@ -234,6 +235,35 @@ fn report_resources(declared: &[Declaration], built: &[Option<Built>], found: &m
             let hint = "give each a path of its own, or give one sink both inputs";
             let diagnostic = Diagnostic::new(Code::SharedResource, at, message).hint(hint);
             found.push(diagnostic.related(elsewhere, "the other owner"));
+        }
+    }
+}
+
+/// A tensor that a model does not take would be an error at every picture.
+fn report_tensors(declared: &[Declaration], built: &[Option<Built>], wiring: &Wiring, found: &mut Vec<Diagnostic>) {
+    let pool = |index: usize| match &built[index] {
+        Some(Built::Pool(operator)) => Some(operator),
+        _ => None,
+    };
+    for (index, links) in wiring.links.iter().enumerate() {
+        let Some(taken) = pool(index).and_then(|operator| operator.takes()) else { continue };
+        for link in links {
+            let Some(made) = pool(link.from).and_then(|operator| operator.makes()) else { continue };
+            if taken.takes(made) {
+                continue;
+            }
+            let message = format!(
+                "the model of `{}` takes {}, but `{}` makes {}",
+                declared[index].path(),
+                taken.described(),
+                declared[link.from].name,
+                made.described()
+            );
+            let hint = format!(
+                "give `{}` the field `model = …` with the same model, and leave its own fields out",
+                declared[link.from].path()
+            );
+            found.push(Diagnostic::new(Code::WrongTensor, link.span.clone(), message).hint(hint));
         }
     }
 }

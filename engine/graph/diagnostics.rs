@@ -81,6 +81,8 @@ codes! {
     /// The same items come to a node along two ways.
     RepeatedItems = "repeated-items" Warning,
     WrongKind = "wrong-kind" Error,
+    /// The model behind a `preprocess` takes other tensors than it makes.
+    WrongTensor = "wrong-tensor" Error,
     Cycle = "cycle" Error,
     NoSources = "no-sources" Error,
     NoSinks = "no-sinks" Error,

@@ -148,6 +148,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
         }],
         workers,
         pool_threads: 1,
+        secrets: Arc::default(),
     }
 }
 

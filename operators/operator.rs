@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::Field;
 use crate::error::{FieldError, ItemError, SinkError, SourceError, StartError};
+use crate::inference::manifest::InputSpec;
 use crate::inference::model::Catalog;
 use crate::inference::session::Sessions;
 use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Payload, Record, StreamId, StreamInfo};
@@ -138,7 +139,7 @@ pub enum Resource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamSpec {
     pub id: StreamId,
-    /// Where it comes from, for people, secrets left out.
+    /// Where it comes from, for people. The engine covers what is secret in it.
     pub location: String,
 }
 
@@ -154,6 +155,11 @@ pub enum ItemSize {
 pub trait Source: Send + Sync {
     /// The streams that the configuration declares, in order.
     fn streams(&self) -> Vec<StreamSpec>;
+
+    /// The files that it reads: no sink of the graph may write them.
+    fn reads(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
     /// Whether time passes while it is read (a camera, a file paced by its timestamps): then the default is to drop
     /// rather than to block.
@@ -292,6 +298,16 @@ pub trait PoolOperator: Send + Sync {
 
     /// Upper bound, in bytes, of what one pool thread allocates for this node, for the plan.
     fn memory(&self) -> u64;
+
+    /// The tensors that it takes, where it takes only some.
+    fn takes(&self) -> Option<&InputSpec> {
+        None
+    }
+
+    /// The tensors that it makes.
+    fn makes(&self) -> Option<&InputSpec> {
+        None
+    }
 
     /// The model that it runs, for the plan and for statistics.
     fn model(&self) -> Option<Arc<str>> {

@@ -87,7 +87,8 @@ impl GraphFile {
 
     /// Checks the graph in it.
     pub fn check(&self, settings: &[Setting], surroundings: &Surroundings) -> Checked {
-        crate::graph::check::check(&self.graph_name(), &self.bytes, settings, surroundings)
+        let surroundings = Surroundings { file: Some(self.path.clone()), ..surroundings.clone() };
+        crate::graph::check::check(&self.graph_name(), &self.bytes, settings, &surroundings)
     }
 
     /// Every diagnostic as text, with an empty line between them.

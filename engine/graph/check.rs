@@ -17,9 +17,11 @@ use operators::operator::{
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
+use super::files;
 use super::nodes::{self, Declaration};
 use super::parse::{self, Data};
 use super::plan::Overflow;
+use super::secrecy;
 use super::substitute::{self, Environment, Secrets, Setting};
 use super::wiring::{self, Wiring};
 
@@ -32,6 +34,8 @@ pub struct Surroundings {
     pub registry: &'static [&'static Registration],
     /// Relative paths are relative to this folder.
     pub folder: PathBuf,
+    /// Where the graph was read from, if from a file: nothing may overwrite it.
+    pub file: Option<PathBuf>,
     pub models: Arc<Catalog>,
     pub clock: Arc<dyn Clock>,
     pub publisher: Arc<dyn Publisher>,
@@ -45,6 +49,7 @@ impl Surroundings {
         Surroundings {
             registry: operators::OPERATORS,
             folder: PathBuf::from("."),
+            file: None,
             models,
             clock: Arc::new(SystemClock),
             publisher: Arc::new(NoPublisher),
@@ -59,7 +64,7 @@ pub struct Graph {
     /// Each node stands behind its inputs.
     pub nodes: Vec<Node>,
     /// What plans and messages must not show.
-    pub secrets: Secrets,
+    pub secrets: Arc<Secrets>,
 }
 
 /// What came of checking a file.
@@ -94,7 +99,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
         found.push(Diagnostic::of_file(Code::BadName, message).hint(hint));
     }
     let environment = Environment { variable: &*surroundings.variable, folder: surroundings.folder.clone() };
-    let secrets = substitute::substitute(&mut document, text, settings, &environment, &mut found);
+    let mut secrets = substitute::substitute(&mut document, text, settings, &environment, &mut found);
     // A reference that leads nowhere leaves its own text behind: what else is said of that value would be noise.
     let unresolved: Vec<Range<usize>> = found
         .iter()
@@ -115,10 +120,14 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
     let mut wrong = Vec::new();
     let wiring = wiring::wire(&declared, surroundings.registry, &mut wrong);
     found.extend(wrong.into_iter().filter(|diagnostic| !noise(diagnostic)));
+    secrecy::cover_expansions(&declared, &surroundings.folder, &mut secrets);
     let graph: Arc<str> = name.into();
     let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
     report_streams(&declared, &built, &mut found);
     report_resources(&declared, &built, &mut found);
+    secrecy::report_names(&declared, &built, &secrets, &mut found);
+    files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
+    report_tensors(&declared, &built, &wiring, &mut found);
     let (nodes, origins) = assemble(&declared, built, &wiring);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
@@ -128,7 +137,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
     }
     found.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| (span.start, span.end)));
     let sound = found.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
-    Checked { diagnostics: found, graph: sound.then_some(Graph { name: graph, nodes, secrets }) }
+    Checked { diagnostics: found, graph: sound.then_some(Graph { name: graph, nodes, secrets: Arc::new(secrets) }) }
 }
 
 fn redact(diagnostic: &mut Diagnostic, secrets: &Secrets) {
@@ -226,6 +235,35 @@ fn report_resources(declared: &[Declaration], built: &[Option<Built>], found: &m
             let hint = "give each a path of its own, or give one sink both inputs";
             let diagnostic = Diagnostic::new(Code::SharedResource, at, message).hint(hint);
             found.push(diagnostic.related(elsewhere, "the other owner"));
+        }
+    }
+}
+
+/// A tensor that a model does not take would be an error at every picture.
+fn report_tensors(declared: &[Declaration], built: &[Option<Built>], wiring: &Wiring, found: &mut Vec<Diagnostic>) {
+    let pool = |index: usize| match &built[index] {
+        Some(Built::Pool(operator)) => Some(operator),
+        _ => None,
+    };
+    for (index, links) in wiring.links.iter().enumerate() {
+        let Some(taken) = pool(index).and_then(|operator| operator.takes()) else { continue };
+        for link in links {
+            let Some(made) = pool(link.from).and_then(|operator| operator.makes()) else { continue };
+            if taken.takes(made) {
+                continue;
+            }
+            let message = format!(
+                "the model of `{}` takes {}, but `{}` makes {}",
+                declared[index].path(),
+                taken.described(),
+                declared[link.from].name,
+                made.described()
+            );
+            let hint = format!(
+                "give `{}` the field `model = …` with the same model, and leave its own fields out",
+                declared[link.from].path()
+            );
+            found.push(Diagnostic::new(Code::WrongTensor, link.span.clone(), message).hint(hint));
         }
     }
 }

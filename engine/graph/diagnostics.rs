@@ -78,13 +78,19 @@ codes! {
     UnknownInput = "unknown-input" Error,
     InputIsSink = "input-is-sink" Error,
     DuplicateInput = "duplicate-input" Error,
+    /// The same items come to a node along two ways.
+    RepeatedItems = "repeated-items" Warning,
     WrongKind = "wrong-kind" Error,
+    /// The model behind a `preprocess` takes other tensors than it makes.
+    WrongTensor = "wrong-tensor" Error,
     Cycle = "cycle" Error,
     NoSources = "no-sources" Error,
     NoSinks = "no-sinks" Error,
     UnusedNode = "unused-node" Warning,
     DuplicateStream = "duplicate-stream" Error,
     SharedResource = "shared-resource" Error,
+    /// A sink would write a file that the graph reads, or is made of.
+    OverwritesInput = "overwrites-input" Error,
     BudgetTooSmall = "budget-too-small" Error,
     BudgetWithoutEffect = "budget-without-effect" Warning,
     DropOldestPackets = "drop-oldest-packets" Error,
@@ -96,6 +102,8 @@ codes! {
     BadSubstitution = "bad-substitution" Error,
     UnknownSetting = "unknown-setting" Error,
     UnusedParameter = "unused-parameter" Warning,
+    /// The id of a stream is made of a secret value, and ids are shown everywhere.
+    SecretName = "secret-name" Warning,
 }
 
 /// One thing to say about a graph file.

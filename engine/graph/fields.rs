@@ -153,13 +153,14 @@ impl FieldChecker<'_> {
 
     fn input_path(&mut self, name: &str, path: &str, value: &Value) {
         let full = self.folder.join(path);
+        let is_glob = path.contains(['*', '?', '[']);
         let why = if path.is_empty() {
             format!("`{name}` is empty")
         } else if full.is_dir() {
             format!("{} is a folder, not a file", self.shown(value))
         } else if full.exists() {
             return;
-        } else if path.contains(['*', '?', '[']) {
+        } else if is_glob {
             let found = glob::glob(&full.to_string_lossy()).map(|mut paths| paths.any(|path| path.is_ok()));
             match found {
                 Ok(true) => return,
@@ -169,8 +170,8 @@ impl FieldChecker<'_> {
         } else {
             format!("there is no file {}", self.shown(value))
         };
-        let near = if value.secret { None } else { neighbour(&full) };
-        let hint = match near {
+        let missing = !value.secret && !is_glob && !full.is_dir() && !path.is_empty();
+        let hint = match neighbour(path, &full).filter(|_| missing) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "a relative path is relative to the folder in which the engine runs".to_owned(),
         };
@@ -198,16 +199,19 @@ impl FieldChecker<'_> {
     }
 }
 
-/// The file beside `missing` whose name is nearest.
-fn neighbour(missing: &Path) -> Option<String> {
+/// The file beside `missing` whose name is nearest, written as `written` is.
+fn neighbour(written: &str, missing: &Path) -> Option<String> {
     const MOST: usize = 1000;
     let wanted = missing.file_name()?.to_str()?;
     let names: Vec<String> = std::fs::read_dir(missing.parent()?)
         .ok()?
         .take(MOST)
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
-    nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned)
+    let near = nearest(wanted, names.iter().map(String::as_str))?;
+    Some(Path::new(written).with_file_name(near).display().to_string())
 }
 
 /// Text of the environment becomes a number or a truth value where one is expected.
@@ -319,6 +323,27 @@ mod tests {
 
     const fn field(name: &'static str, value: FieldType) -> Field {
         Field { name, value, presence: Presence::Optional, summary: "A field." }
+    }
+
+    #[test]
+    fn a_missing_file_has_a_neighbour_that_is_another_file_under_its_whole_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let videos = folder.path().join("videos");
+        std::fs::create_dir_all(videos.join("dior.mp4")).unwrap();
+        std::fs::write(videos.join("doors.mp4"), "").unwrap();
+        std::os::unix::fs::symlink("gone.mp4", videos.join("gate.mp4")).unwrap();
+        let hint = |path: &str| {
+            let text = format!("path = \"{path}\"\n");
+            let mut table = parse(&text).unwrap();
+            let mut checker = FieldChecker { text: &text, folder: folder.path(), diagnostics: Vec::new() };
+            checker.value("path", &FieldType::InputPath, &mut table.entries[0].1);
+            checker.diagnostics.remove(0).hint.unwrap()
+        };
+        assert_eq!(hint("videos/door.mp4"), "did you mean `videos/doors.mp4`?", "a folder is no file");
+        let nothing_near = "a relative path is relative to the folder in which the engine runs";
+        assert_eq!(hint("videos/gate.mp4"), nothing_near, "the link itself is what is missing");
+        assert_eq!(hint("videos/doors.mkv*"), nothing_near);
+        assert_eq!(hint("videos/dior.mp4"), nothing_near);
     }
 
     const PATH_OR_PATHS: FieldType = FieldType::OneOrList(&FieldType::InputPath);

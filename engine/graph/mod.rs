@@ -5,11 +5,13 @@ pub mod demand;
 pub mod diagnostics;
 pub mod explain;
 pub mod fields;
+pub mod files;
 pub mod memory;
 pub mod nodes;
 pub mod parse;
 pub mod plan;
 pub mod planner;
+pub mod secrecy;
 pub mod substitute;
 #[cfg(test)]
 mod testing;

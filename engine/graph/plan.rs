@@ -12,6 +12,8 @@ use operators::operator::{InlineOperator, PoolOperator, Sink, Source};
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
+use super::substitute::Secrets;
+
 /// A graph, ready to run.
 pub struct Plan {
     pub graph: Arc<str>,
@@ -22,6 +24,8 @@ pub struct Plan {
     pub sinks: Vec<PlannedSink>,
     pub workers: usize,
     pub pool_threads: usize,
+    /// What nothing that the graph tells at run time may show.
+    pub secrets: Arc<Secrets>,
 }
 
 pub struct PlannedSource {

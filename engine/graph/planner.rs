@@ -86,6 +86,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         sinks,
         workers: options.workers.unwrap_or(cores / CORES_A_WORKER).max(1),
         pool_threads: options.pool_threads.unwrap_or(cores).max(1),
+        secrets: graph.secrets.clone(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! References stand in values, never in keys. A value that is just one reference takes the type of what it refers to;
 //! beside other text, it is written out. `$${` stands for `${` itself.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::ops::Range;
@@ -37,17 +38,30 @@ pub struct Environment<'a> {
 /// Texts that must never be shown.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets {
-    texts: BTreeSet<String>,
+    /// The longest first: a part must not be covered before the whole is found.
+    texts: BTreeSet<(Reverse<usize>, String)>,
+    files: Vec<PathBuf>,
 }
 
 impl Secrets {
-    fn add(&mut self, text: &str) {
+    /// The files that values were taken from.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// From here on `text` is secret as well: what a secret value was expanded to, say.
+    pub fn add(&mut self, text: &str) {
         // As it is, and as `{:?}` and JSON would write it.
         for form in [text.to_owned(), text.trim().to_owned(), text.escape_debug().to_string()] {
             if !form.is_empty() {
-                self.texts.insert(form);
+                self.texts.insert((Reverse(form.len()), form));
             }
         }
+    }
+
+    /// Whether `text` is a part of a secret, or a secret a part of it.
+    pub fn overlap(&self, text: &str) -> bool {
+        self.texts.iter().any(|(_, secret)| secret.contains(text) || text.contains(secret.as_str()))
     }
 
     /// `text` with every secret in it covered. A very short secret counts only where it stands alone: it would be
@@ -55,10 +69,8 @@ impl Secrets {
     pub fn redact(&self, text: &str) -> String {
         const COVER: &str = "[secret]";
         const SHORT: usize = 4;
-        let mut longest_first: Vec<&String> = self.texts.iter().collect();
-        longest_first.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         let mut covered = text.to_owned();
-        for secret in longest_first {
+        for (_, secret) in &self.texts {
             let mut from = 0;
             while let Some(at) = covered[from..].find(secret.as_str()).map(|at| from + at) {
                 let end = at + secret.len();
@@ -308,8 +320,10 @@ impl Resolver<'_> {
             let hint = "the path is relative to the folder in which the engine runs";
             Err(Diagnostic::new(Code::UnreadableValue, at.clone(), message).hint(hint))
         };
-        match read_value(&self.environment.folder.join(path)) {
+        let path = self.environment.folder.join(path);
+        match read_value(&path) {
             Ok(text) => {
+                self.secrets.files.push(path);
                 let value = text.strip_suffix('\n').map_or(text.as_str(), |text| text.trim_end_matches('\r'));
                 self.secrets.add(value);
                 Ok(Value { data: Data::String(value.to_owned()), span: at, secret: true, untyped: true })

@@ -21,6 +21,7 @@ pub fn surroundings() -> Surroundings {
     Surroundings {
         registry: REGISTRY,
         folder: PathBuf::from("."),
+        file: None,
         models: Arc::new(Catalog::default()),
         clock: Arc::new(SimulatedClock::default()),
         publisher: Arc::new(NoPublisher),

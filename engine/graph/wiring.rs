@@ -1,6 +1,6 @@
 //! How the nodes of a graph hang together: inputs, cycles, kinds, and nodes that nothing listens to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use operators::item::Kind;
@@ -33,6 +33,7 @@ pub fn wire(declared: &[Declaration], registry: &[&'static Registration], out: &
     let order = order(&links);
     report_cycles(declared, &links, &order, out);
     check_kinds(declared, &mut links, &order, registry, out);
+    report_repeats(declared, &links, &order, out);
     report_missing_ends(declared, &links, out);
     Wiring { links, order }
 }
@@ -196,6 +197,40 @@ fn wrong_kind(
         format!("put an operator between them that makes {takes} of {makes}: {}", listed(&between))
     };
     Diagnostic::new(Code::WrongKind, link.span.clone(), message).hint(hint)
+}
+
+/// A record's id names its node, its stream and its picture: what comes to a node along two ways makes every id twice.
+fn report_repeats(declared: &[Declaration], links: &[Vec<Link>], order: &[usize], out: &mut Vec<Diagnostic>) {
+    // Who gave the items that come out of each node their identity: sources, and whatever makes records.
+    let mut makers: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); declared.len()];
+    for &index in order {
+        let (node, links) = (&declared[index], &links[index]);
+        let mut ways: HashMap<usize, &Link> = HashMap::new();
+        // Frames that a sink takes do not become records there.
+        let told = links.iter().filter(|link| node.role != Role::Sink || link.kind == Some(Kind::Record));
+        let repeated = told
+            .flat_map(|link| makers[link.from].iter().map(move |maker| (*maker, link)))
+            .find_map(|(maker, second)| ways.insert(maker, second).map(|first| (first, second, maker)));
+        if let Some((first, second, maker)) = repeated {
+            let [maker, one, other] = [maker, first.from, second.from].map(|index| &declared[index].name);
+            let message = format!(
+                "the same items of `{maker}` come to `{}` by `{one}` and by `{other}`, so there are records with one id",
+                node.path()
+            );
+            let hint = "remove one of them, or give each a node of its own";
+            let diagnostic = Diagnostic::new(Code::RepeatedItems, second.span.clone(), message).hint(hint);
+            out.push(diagnostic.related(first.span.clone(), "the other way"));
+        }
+        let makes_records = node.registration.is_some_and(
+            |registration| matches!(registration.produces, Produces::Kinds(kinds) if kinds.contains(&Kind::Record)),
+        );
+        if node.role == Role::Source || makes_records {
+            makers[index].insert(index);
+        } else {
+            let of_inputs: BTreeSet<usize> = links.iter().flat_map(|link| makers[link.from].iter().copied()).collect();
+            makers[index] = of_inputs;
+        }
+    }
 }
 
 fn report_missing_ends(declared: &[Declaration], links: &[Vec<Link>], out: &mut Vec<Diagnostic>) {

@@ -11,6 +11,7 @@ use operators::lease::Verdict;
 use super::counters::{NodeCounters, worth_logging};
 use super::failure::{Notice, Notices};
 use crate::graph::plan::OnError;
+use crate::graph::substitute::Secrets;
 
 #[derive(Clone)]
 pub struct Node {
@@ -21,11 +22,13 @@ pub struct Node {
     pub clock: Arc<dyn Clock>,
     /// Whether this node's errors have stopped the graph.
     pub asked_to_stop: Arc<AtomicBool>,
+    pub secrets: Arc<Secrets>,
 }
 
 impl Node {
     /// The error record that takes the place of `item`. The item is rejected from here on.
     pub fn reject(&self, item: &Item, error: &ItemError) -> Item {
+        let error = self.secrets.redact(&error.to_string());
         let message = format!("`{}` failed on stream `{}`, item {}: {error}", self.origin.node, item.stream, item.seq);
         let nth = self.counters.error(&message, self.clock.now());
         if worth_logging(nth) {

@@ -202,6 +202,7 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
                 }
             }
             Err(cause) => {
+                let cause = node.secrets.redact(&cause);
                 let lost: Vec<&Event> = batch.iter().filter(|event| matches!(event, Event::Item(_))).collect();
                 let streams: BTreeSet<&str> = lost.iter().map(|event| &**event.stream()).collect();
                 let streams = streams.into_iter().collect::<Vec<_>>().join(", ");
@@ -215,7 +216,7 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
     match tokio::time::timeout(WRITE_DEADLINE, writer.close()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            let cause = with_hint(&error.message, error.hint.as_deref());
+            let cause = node.secrets.redact(&with_hint(&error.message, error.hint.as_deref()));
             failed(&node, format!("sink `{}` could not be closed: {cause}", node.origin.node));
         }
         Err(_) => {

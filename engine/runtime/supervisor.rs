@@ -35,6 +35,7 @@ use super::stats::{GraphState, Health, Observe, ProcessReport, Report, StreamSta
 use super::tap::{Stop, StreamTap, TapOutlet};
 use super::worker::Workers;
 use crate::graph::plan::{Input, OnError, Plan, Work};
+use crate::graph::substitute::Secrets;
 
 /// How the engine is set up, for all graphs.
 pub struct Options {
@@ -94,7 +95,10 @@ impl Engine {
         let assembly = Assembly::new(self, &plan);
         lock(&self.graphs).push(assembly.counters.clone());
         let counters = assembly.counters.clone();
-        let started = assembly.start(&plan);
+        let started = assembly.start(&plan).map_err(|error| StartError {
+            message: plan.secrets.redact(&error.message),
+            hint: error.hint.map(|hint| plan.secrets.redact(&hint)),
+        });
         if let Err(error) = &started {
             counters.set_state(GraphState::Failed, Some(error.to_string()));
         }
@@ -143,7 +147,8 @@ impl<'e> Assembly<'e> {
             for spec in planned.source.streams() {
                 let budgets =
                     plan.taps.iter().filter(|tap| tap.source == index).map(|tap| Budget::new(tap.limits)).collect();
-                let counters = StreamCounters::new(spec.id, planned.name.clone(), spec.location, budgets, now);
+                let location = plan.secrets.redact(&spec.location);
+                let counters = StreamCounters::new(spec.id, planned.name.clone(), location, budgets, now);
                 streams.push(Arc::new(counters));
             }
         }
@@ -183,6 +188,7 @@ impl<'e> Assembly<'e> {
             notices: self.notices.clone(),
             clock: self.engine.clock.clone(),
             asked_to_stop: Arc::default(),
+            secrets: plan.secrets.clone(),
         }
     }
 
@@ -327,7 +333,14 @@ impl<'e> Assembly<'e> {
                     taps,
                 };
                 stream.progress(self.engine.clock.now());
-                let thread = start_stream(index, planned.source.clone(), spec, outlet, self.notices.clone())?;
+                let thread = start_stream(
+                    index,
+                    planned.source.clone(),
+                    spec,
+                    outlet,
+                    self.notices.clone(),
+                    plan.secrets.clone(),
+                )?;
                 threads.insert((index, spec.id.clone()), thread);
             }
         }
@@ -347,6 +360,7 @@ fn start_stream(
     spec: &StreamSpec,
     mut outlet: TapOutlet,
     notices: Notices,
+    secrets: Arc<Secrets>,
 ) -> Result<JoinHandle<()>, StartError> {
     let stream = spec.id.clone();
     std::thread::Builder::new()
@@ -361,6 +375,10 @@ fn start_stream(
                     None => message,
                 }),
                 Err(panic) => EndReason::Failed(format!("the source panicked: {}", panic_text(&*panic))),
+            };
+            let reason = match reason {
+                EndReason::Failed(text) => EndReason::Failed(secrets.redact(&text)),
+                other => other,
             };
             let now = outlet.clock.now();
             let (state, text) = match &reason {

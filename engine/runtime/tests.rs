@@ -265,7 +265,8 @@ fn sink(name: &str, sink: &Collecting, inputs: &[Input]) -> PlannedSink {
 fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>, sinks: Vec<PlannedSink>) -> Plan {
     let source =
         PlannedSource { name: "numbers".into(), type_name: "test", source: Arc::new(source), decoder_threads: 0 };
-    Plan { graph: "test".into(), sources: vec![source], taps, operators, sinks, workers: 1, pool_threads: 1 }
+    let secrets = Arc::default();
+    Plan { graph: "test".into(), sources: vec![source], taps, operators, sinks, workers: 1, pool_threads: 1, secrets }
 }
 
 fn source(streams: &[&str], count: u64) -> Counting {

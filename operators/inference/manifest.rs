@@ -247,6 +247,25 @@ impl InputSpec {
         u64::from(width) * u64::from(height) * 3 * self.dtype.bytes()
     }
 
+    /// Whether tensors made as `made` says fit, as far as that is known before there is a picture.
+    pub fn takes(&self, made: &InputSpec) -> bool {
+        let size_fits = match (self.size, made.size) {
+            (InputSize::Fixed { .. }, InputSize::Fixed { .. }) => self.size == made.size,
+            (InputSize::Source { .. }, _) | (_, InputSize::Source { .. }) => true,
+        };
+        size_fits && self.layout == made.layout && self.dtype == made.dtype
+    }
+
+    /// `[3, 224, 224] of f32`, for messages.
+    pub fn described(&self) -> String {
+        let shape = match (self.size, self.layout) {
+            (InputSize::Fixed { width, height }, _) => format!("{:?}", self.shape(width, height)),
+            (InputSize::Source { .. }, Layout::Nchw) => "[3, height, width]".to_owned(),
+            (InputSize::Source { .. }, Layout::Nhwc) => "[height, width, 3]".to_owned(),
+        };
+        format!("{shape} of {}", self.dtype.name())
+    }
+
     /// Shape without the batch dimension, for an input of `width` x `height`.
     pub fn shape(&self, width: u32, height: u32) -> [usize; 3] {
         match self.layout {

@@ -247,6 +247,17 @@ impl Catalog {
         self.manifests.keys().map(String::as_str)
     }
 
+    /// The files that models consist of: every manifest, and what belongs to the models that were asked for.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.manifests.values().cloned().collect();
+        for (name, model) in self.loaded.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            files.push(model.path.clone());
+            let labels = self.manifest(name).ok().and_then(|manifest| manifest.labels.file);
+            files.extend(labels.and_then(|labels| self.find(name, &self.manifests[name], &labels).ok()));
+        }
+        files
+    }
+
     /// The folders that are searched.
     pub fn folders(&self) -> &[PathBuf] {
         &self.folders

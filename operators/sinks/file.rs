@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -84,15 +84,24 @@ impl Sink for FileSink {
     }
 }
 
-/// The path under which two spellings of one file are equal, as far as its folders exist.
+/// The path under which two spellings of one file are equal. What does not exist yet will be plain folders, made at
+/// start, so `..` behind them leads back to where they are made.
 fn identity(path: &Path) -> PathBuf {
-    if let Ok(whole) = path.canonicalize() {
-        return whole;
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut whole = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                whole.pop();
+            }
+            part => whole.push(part),
+        }
+        // Each folder before the next `..`: that of a link is where the link leads.
+        if let Ok(there) = whole.canonicalize() {
+            whole = there;
+        }
     }
-    match (path.parent().map(Path::canonicalize), path.file_name()) {
-        (Some(Ok(folder)), Some(name)) => folder.join(name),
-        _ => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-    }
+    whole
 }
 
 fn create(written: &str, path: &Path) -> Result<fs::File, StartError> {
@@ -369,6 +378,9 @@ mod tests {
         fs::create_dir(folder.path().join("sub")).unwrap();
         assert_eq!(resources("a.jsonl"), resources("sub/../a.jsonl"));
         assert_eq!(resources("new/a.jsonl"), resources("./new/a.jsonl"));
+        assert_eq!(resources("a.jsonl"), resources("not/yet/../../a.jsonl"));
+        std::os::unix::fs::symlink("sub", folder.path().join("link")).unwrap();
+        assert_eq!(resources("sub/a.jsonl"), resources("link/new/../a.jsonl"));
         assert_ne!(resources("a.jsonl"), resources("b.jsonl"));
         assert_eq!(resources("-"), []);
         assert_eq!(resources("/dev/null"), []);

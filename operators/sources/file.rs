@@ -103,6 +103,10 @@ impl Source for FileSource {
         self.streams.iter().map(spec).collect()
     }
 
+    fn reads(&self) -> Vec<PathBuf> {
+        self.streams.iter().map(|stream| stream.path.clone()).collect()
+    }
+
     fn is_live(&self) -> bool {
         self.streams.iter().any(|stream| stream.settings.realtime)
     }
@@ -284,6 +288,8 @@ fn nearest(path: &Path) -> Option<String> {
     let mut similar: Vec<PathBuf> = std::fs::read_dir(folder)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
+        // A link that leads nowhere is there and still missing.
+        .filter(|other| other.is_file())
         .filter(|other| other.file_stem().is_some_and(|other| other.to_string_lossy().to_lowercase() == stem))
         .collect();
     similar.sort();

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError, StartError};
 use crate::inference::decode::softmax;
-use crate::inference::manifest::OutputSpec;
+use crate::inference::manifest::{InputSpec, OutputSpec};
 use crate::inference::model::Model;
 use crate::inference::session::Sessions;
 use crate::item::{Item, Kind, Origin, Payload, Prediction, RecordBody};
@@ -46,6 +46,10 @@ impl PoolOperator for Classify {
 
     fn memory(&self) -> u64 {
         ModelRunner::memory(&self.model)
+    }
+
+    fn takes(&self) -> Option<&InputSpec> {
+        Some(&self.model.input)
     }
 
     fn model(&self) -> Option<Arc<str>> {
@@ -117,7 +121,7 @@ pub static REGISTRATION: Registration = Registration {
             name: "model",
             value: FieldType::Model,
             presence: Presence::Required,
-            summary: "The classifier; `engine models` lists those that are there.",
+            summary: "The classifier: its manifest is `NAME.toml` in a folder of models.",
         },
         Field {
             name: "top_k",

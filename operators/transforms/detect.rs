@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, ItemError, StartError};
 use crate::inference::decode::{Candidate, WrongLength, boxes_labels_scores, nms, yolox};
-use crate::inference::manifest::{InputSize, OutputSpec};
+use crate::inference::manifest::{InputSize, InputSpec, OutputSpec};
 use crate::inference::model::{Model, closest};
 use crate::inference::session::{Outputs, Sessions};
 use crate::item::{Detection, Item, Kind, Origin, Payload, Placement, RecordBody};
@@ -93,6 +93,10 @@ impl PoolOperator for Detect {
         ModelRunner::memory(&self.model)
     }
 
+    fn takes(&self) -> Option<&InputSpec> {
+        Some(&self.model.input)
+    }
+
     fn model(&self) -> Option<Arc<str>> {
         Some(self.model.name.name.clone())
     }
@@ -156,7 +160,13 @@ fn rules(model: &Model, config: Config) -> Result<Rules, Vec<FieldError>> {
         found
     };
     let mut wanted = vec![config.labels.is_none(); model.labels.len()];
-    for label in config.labels.map(OneOrMany::into_vec).unwrap_or_default() {
+    let labels = config.labels.map(OneOrMany::into_vec);
+    // With `has`, an empty list asks for its answers alone.
+    if labels.as_ref().is_some_and(Vec::is_empty) && config.has.is_empty() {
+        let error = FieldError::new("labels", "no label is asked for, so nothing would ever be found");
+        return Err(vec![error.hint("name at least one label, or leave `labels` out to find all")]);
+    }
+    for label in labels.unwrap_or_default() {
         if let Some(class) = position("labels".into(), &label) {
             wanted[class] = true;
         }
@@ -184,7 +194,11 @@ fn unknown_label(model: &Model, field: String, label: &str) -> FieldError {
     let hint = match closest(label, names()) {
         Some(closest) => format!("did you mean `{closest}`?"),
         None if model.labels.len() <= 20 => format!("it knows {}", names().collect::<Vec<_>>().join(", ")),
-        None => format!("`engine models {}` lists its {} labels", model.name.name, model.labels.len()),
+        None => {
+            let first = names().take(5).collect::<Vec<_>>().join(", ");
+            let (name, count) = (&model.name.name, model.labels.len());
+            format!("it knows {count} labels, such as {first}; its manifest, `{name}.toml`, says where all of them are")
+        }
     };
     FieldError::new(field, format!("model `{}` has no label `{label}`", model.name.name)).hint(hint)
 }
@@ -203,7 +217,7 @@ pub static REGISTRATION: Registration = Registration {
             name: "model",
             value: FieldType::Model,
             presence: Presence::Required,
-            summary: "The detector; `engine models` lists those that are there.",
+            summary: "The detector: its manifest is `NAME.toml` in a folder of models.",
         },
         Field {
             name: "labels",
@@ -244,6 +258,7 @@ mod tests {
     use crate::transforms::preprocess::pictures::rgb;
     use crate::transforms::reference::{GOLDEN, context, golden, material, picture, pictures, record, runner};
     use serde_json::Value;
+    use std::path::Path;
 
     fn bounds(value: &Value) -> [f32; 4] {
         let sides: Vec<f32> =
@@ -337,6 +352,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_empty_list_of_labels_finds_nothing_and_is_refused() {
+        let context = context(Path::new(""));
+        let built = |table: &str| build(&context, toml::from_str(table).unwrap());
+        let errors = built("model = \"shapes\"\nlabels = []").err().unwrap();
+        assert_eq!((errors.len(), errors[0].field.as_str()), (1, "labels"));
+        assert!(errors[0].hint.as_deref().unwrap().contains("leave `labels` out"));
+        assert!(built("model = \"shapes\"\nlabels = []\nhas = { circle = 0.5 }").is_ok());
     }
 
     #[test]

@@ -27,6 +27,10 @@ impl PoolOperator for Preprocess {
         Ok(Box::new(PreprocessRunner { preprocessor: Preprocessor::new(self.spec.clone()) }))
     }
 
+    fn makes(&self) -> Option<&InputSpec> {
+        Some(&self.spec)
+    }
+
     fn memory(&self) -> u64 {
         Preprocessor::memory(&self.spec)
     }
@@ -55,17 +59,39 @@ fn build(context: &BuildContext, mut table: toml::Table) -> Result<Built, Vec<Fi
         Some(_) => return Err(vec![FieldError::new("model", "`model` is the name of a model")]),
         None => None,
     };
+    lengths(&table)?;
     let own: InputFields = config::read(table)?;
     let fields = match &model {
         Some(model) => own.over(&model.input_fields),
         None => own,
     };
     let as_error = |mistake: crate::inference::manifest::InputMistake| {
-        FieldError::new(mistake.field, mistake.message)
-            .hint("see `engine list preprocess` for the fields and their defaults")
+        let error = FieldError::new(mistake.field, mistake.message);
+        match REGISTRATION.fields.iter().find(|field| field.name == mistake.field) {
+            Some(field) => error.hint(format!("`{}`: {}", field.name, field.summary.trim_end_matches('.'))),
+            None => error,
+        }
     };
     let spec = fields.resolve().map_err(|mistakes| mistakes.into_iter().map(as_error).collect::<Vec<_>>())?;
     Ok(Built::Pool(Arc::new(Preprocess { spec })))
+}
+
+/// Lists of a fixed length, which a field's type cannot say.
+fn lengths(table: &toml::Table) -> Result<(), Vec<FieldError>> {
+    const LENGTHS: [(&str, usize, &str); 3] = [
+        ("mean", 3, "three numbers, one for each channel, such as `mean = [0.485, 0.456, 0.406]`"),
+        ("std", 3, "three numbers, one for each channel, such as `std = [0.229, 0.224, 0.225]`"),
+        ("largest", 2, "a width and a height, such as `largest = [1920, 1080]`"),
+    ];
+    let mut mistakes = Vec::new();
+    for (field, length, meant) in LENGTHS {
+        let given = table.get(field).and_then(toml::Value::as_array).map_or(length, Vec::len);
+        if given != length {
+            let message = format!("`{field}` is a list of {length}, not of {given}");
+            mistakes.push(FieldError::new(field, message).hint(format!("write {meant}")));
+        }
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
 }
 
 const SIDE: FieldType = FieldType::Integer { minimum: 1, maximum: LARGEST_SIDE as i64 };
@@ -177,6 +203,15 @@ mod tests {
         let errors = mistakes("width = 64\nheight = 64\npad = 3\nshorter_side = 100");
         let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
         assert_eq!(fields, ["pad", "shorter_side"]);
+        for error in &errors {
+            let hint = error.hint.as_deref().unwrap();
+            assert!(hint.contains("For `"), "it says what the field is for: {hint}");
+        }
+        let errors = mistakes("mean = [1, 2]\nstd = []\nlargest = [10, 10, 10]");
+        let messages: Vec<&str> = errors.iter().map(|error| error.message.as_str()).collect();
+        let expected =
+            ["`mean` is a list of 3, not of 2", "`std` is a list of 3, not of 0", "`largest` is a list of 2, not of 3"];
+        assert_eq!(messages, expected);
         assert_eq!(mistakes("model = \"yolox_nanu\"")[0].hint.as_deref(), Some("did you mean `yolox_nano`?"));
     }
 

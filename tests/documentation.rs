@@ -15,7 +15,7 @@ fn read(path: &Path) -> String {
 
 /// The names of all direct dependencies of a manifest, the workspace's own crates left out.
 fn direct_dependencies(manifest: &str) -> BTreeSet<String> {
-    let manifest: toml::Table = read(&repository().join(manifest)).parse().unwrap();
+    let manifest: toml::Table = read(&repository().join(manifest)).parse().expect("TOML");
     ["dependencies", "dev-dependencies", "build-dependencies"]
         .iter()
         .filter_map(|section| manifest.get(*section)?.as_table())
@@ -41,7 +41,7 @@ fn pages() -> Vec<PathBuf> {
         .iter()
         .filter_map(|folder| std::fs::read_dir(repository().join(folder)).ok())
         .flatten()
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
     pages.sort();
@@ -141,7 +141,7 @@ fn graphs_that_readers_copy_pass_the_check() {
     }
     assert!(!candidates.is_empty(), "the README shows a graph");
     let benchmarks = std::fs::read_dir(repository().join("benches/graphs")).unwrap();
-    candidates.extend(benchmarks.map(|entry| entry.unwrap().path()));
+    candidates.extend(benchmarks.map(|entry| entry.expect("an entry").path()));
 
     let failures: Vec<_> = candidates.iter().filter_map(|graph| check(graph, &material).err()).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -271,6 +271,8 @@ struct Used {
     items: u32,
     bytes: u64,
     high_water_bytes: u64,
+    /// Threads that wait for credit: a wake-up is a system call, also where nobody sleeps.
+    waiting: u32,
 }
 
 /// A stream's credit account: blocks or refuses when what is in memory reaches its [`Limits`].
@@ -314,13 +316,24 @@ impl Budget {
     pub fn acquire_within(self: &Arc<Self>, bytes: u64, at_most: Duration) -> Result<Credit, NoCredit> {
         let mut used = lock(&self.used);
         if !self.fits(&used, bytes) && bytes <= self.limits.bytes {
+            used.waiting += 1;
             used = self
                 .returned
                 .wait_timeout_while(used, at_most, |used| !self.fits(used, bytes))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+            used.waiting -= 1;
         }
         self.take(&mut used, bytes)
+    }
+
+    fn give_back(&self, items: u32, bytes: u64) {
+        let mut used = lock(&self.used);
+        used.items -= items;
+        used.bytes -= bytes;
+        if used.waiting > 0 {
+            self.returned.notify_one();
+        }
     }
 
     fn fits(&self, used: &Used, bytes: u64) -> bool {
@@ -351,8 +364,7 @@ struct CountCredit {
 
 impl Drop for CountCredit {
     fn drop(&mut self) {
-        lock(&self.budget.used).items -= 1;
-        self.budget.returned.notify_one();
+        self.budget.give_back(1, 0);
     }
 }
 
@@ -364,8 +376,7 @@ struct ByteCredit {
 
 impl Drop for ByteCredit {
     fn drop(&mut self) {
-        lock(&self.budget.used).bytes -= self.bytes;
-        self.budget.returned.notify_one();
+        self.budget.give_back(0, self.bytes);
     }
 }
 

@@ -63,6 +63,40 @@ struct Last {
     duration: i64,
 }
 
+/// Whether the stamps of packets, in decoding order, say where their pictures lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuity {
+    Good,
+    /// There is no stamp, or one that contradicts the decoding order.
+    Doubtful,
+    /// Decoding starts anew at an earlier time: another recording follows.
+    Broken,
+}
+
+/// Watches the stamps of one track's packets. Give it each packet in decoding order.
+#[derive(Clone, Debug, Default)]
+pub struct PacketOrder {
+    decoded: Option<i64>,
+    latest: Option<i64>,
+}
+
+impl PacketOrder {
+    /// The next packet: its stamp, its decoding time, and whether decoding can start there.
+    pub fn next(&mut self, pts: Option<i64>, dts: Option<i64>, is_key: bool) -> Continuity {
+        let repeated = dts.is_some_and(|dts| self.decoded.replace(dts).is_some_and(|before| dts <= before));
+        let Some(pts) = pts else { return Continuity::Doubtful };
+        let latest = self.latest.unwrap_or(i64::MIN).max(pts);
+        // Nothing that is decoded before such a packet is shown after it.
+        let restarted = is_key && self.latest.is_some_and(|latest| pts <= latest);
+        self.latest = Some(latest);
+        match (restarted, repeated) {
+            (true, _) => Continuity::Broken,
+            (false, true) => Continuity::Doubtful,
+            (false, false) => Continuity::Good,
+        }
+    }
+}
+
 /// The state of one track. Give it the stamps of its pictures in presentation order.
 #[derive(Clone, Debug)]
 pub struct Sanitiser {
@@ -92,6 +126,23 @@ impl Sanitiser {
     /// Where a stamp of the input lies if nothing needs repair; `None` before the first picture.
     pub fn predict(&self, raw: i64) -> Option<i64> {
         i64::try_from(i128::from(raw) + self.offset?).ok()
+    }
+
+    /// Whether a picture at `ticks`, as predicted, can still come: it lies neither in the past nor absurdly far ahead.
+    pub fn can_follow(&self, ticks: i64) -> bool {
+        self.last.is_none_or(|last| {
+            let step = i128::from(ticks) - i128::from(last.ticks);
+            0 < step && step <= self.longest_step()
+        })
+    }
+
+    /// A picture that would have needed no repair was left out: what comes next follows it.
+    pub fn pass(&mut self, raw: i64, duration: Option<i64>) {
+        if let Some(ticks) = self.predict(raw)
+            && self.can_follow(ticks)
+        {
+            self.sanitise(Some(raw), duration);
+        }
     }
 
     /// The next picture's stamp and, where the input knows it, its duration in ticks.
@@ -212,6 +263,40 @@ mod tests {
         let (ticks, repairs) = run(&mut mpeg(), &[Some(0), Some(1 << 50), Some((1 << 50) + 3000)]);
         assert_eq!(ticks, [0, 3000, 6000]);
         assert_eq!(repairs, [Repair::Absurd]);
+    }
+
+    #[test]
+    fn what_was_left_out_counts_as_the_last_picture() {
+        let mut sanitiser = mpeg();
+        sanitiser.sanitise(Some(900), Some(3000));
+        sanitiser.pass(3900, Some(3000));
+        // Neither earlier than what came already nor absurd.
+        sanitiser.pass(900, Some(3000));
+        sanitiser.pass(1 << 50, Some(3000));
+        sanitiser.restart();
+        assert_eq!(sanitiser.sanitise(Some(900), Some(3000)), Stamp { ticks: 6000, repair: None });
+        assert!(sanitiser.can_follow(6001) && !sanitiser.can_follow(6000) && !sanitiser.can_follow(1 << 50));
+    }
+
+    #[test]
+    fn packets_tell_where_time_breaks_off() {
+        use Continuity::{Broken, Doubtful, Good};
+        let packets = [
+            (Some(10), Some(-10), true, Good),
+            (Some(40), Some(0), false, Good),
+            (Some(20), Some(10), false, Good),
+            (None, Some(20), false, Doubtful),
+            (Some(50), None, false, Good),
+            (Some(60), Some(20), false, Doubtful),
+            // A recovery point with pictures that are shown before it.
+            (Some(90), Some(30), true, Good),
+            (Some(70), Some(40), false, Good),
+            (Some(10), Some(-10), true, Broken),
+        ];
+        let mut order = PacketOrder::default();
+        for (pts, dts, is_key, expected) in packets {
+            assert_eq!(order.next(pts, dts, is_key), expected, "{pts:?}");
+        }
     }
 
     proptest! {

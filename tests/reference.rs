@@ -5,6 +5,7 @@ mod material;
 #[path = "reference/run.rs"]
 mod run;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::Value;
@@ -12,10 +13,13 @@ use serde_json::Value;
 use material::{Detection, Material, Picture, Prediction, Sample, Video, stream};
 use run::{Run, Stream};
 
-/// A source of all videos, each a stream, and below it a node `sampled` that passes two pictures a second.
-fn sampled_twice_a_second(material: &Material) -> String {
-    let streams = material.video_streams(material.videos.keys());
-    format!("[sources.videos]\ntype = \"file\"\n{streams}\n{SAMPLED}")
+/// A source of these videos, each a stream, and below it a node `sampled` that passes two pictures a second.
+fn sampled_twice_a_second<'a>(material: &Material, names: impl IntoIterator<Item = &'a String>) -> String {
+    format!("[sources.videos]\ntype = \"file\"\n{}\n{SAMPLED}", material.video_streams(names))
+}
+
+fn all_sampled_twice_a_second(material: &Material) -> String {
+    sampled_twice_a_second(material, material.videos.keys())
 }
 
 const SAMPLED: &str = r#"
@@ -59,10 +63,18 @@ fn of_the_samples<'a>(records: &'a [Value], video: &'a Video) -> impl Iterator<I
 fn exact_samples(material: &Material, nodes: &str, workers: usize, counted: impl Fn(&Stream, &Video)) {
     let run = Run::of(material, nodes, &["sums"], workers);
     assert_eq!(run.streams.len(), material.videos.len());
-    for (name, video) in &material.videos {
+    are_exact(&run, &material.videos, counted);
+}
+
+fn are_exact<'a>(
+    run: &Run,
+    videos: impl IntoIterator<Item = (&'a String, &'a Video)>,
+    counted: impl Fn(&Stream, &Video),
+) {
+    for (name, video) in videos {
         let id = stream(name);
         for (record, sample) in of_the_samples(run.records("sums", id), video) {
-            assert_eq!(record["md5"], sample.md5_yuv420p, "{name} with {workers} workers: {record:#}");
+            assert_eq!(record["md5"], sample.md5_yuv420p, "{name}: {record:#}");
         }
         let stream = &run.streams[id];
         assert_eq!((stream.read, stream.delivered), (video.frames_decoded, video.samples.len() as u64), "{name}");
@@ -74,20 +86,37 @@ fn exact_samples(material: &Material, nodes: &str, workers: usize, counted: impl
 #[test]
 fn sampled_pictures_are_exact_by_default() {
     let Some(material) = Material::find() else { return };
-    let nodes = sampled_twice_a_second(&material) + SUMS;
+    let nodes = all_sampled_twice_a_second(&material) + SUMS;
     for workers in [1, 2, 4] {
-        exact_samples(&material, &nodes, workers, |stream, video| {
-            assert_eq!(stream.converted, stream.delivered, "{stream:#?}");
-            assert!(stream.converted < stream.decoded, "{stream:#?}");
-            assert_eq!(stream.skipped > 0, video.has_b_frames, "{stream:#?}");
-        });
+        exact_samples(&material, &nodes, workers, sparing);
+    }
+}
+
+/// Nothing was converted in vain, nor decoded where no other picture needs it.
+fn sparing(stream: &Stream, video: &Video) {
+    assert_eq!(stream.converted, stream.delivered, "{stream:#?}");
+    assert!(stream.converted < stream.decoded, "{stream:#?}");
+    assert_eq!(stream.skipped > 0, video.has_b_frames, "{stream:#?}");
+}
+
+/// Alone, a file is decoded by several threads, which hold pictures back while packets are skipped.
+#[test]
+fn sampled_pictures_are_exact_when_a_file_runs_alone() {
+    let Some(material) = Material::find() else { return };
+    let mut workers = [1, 2, 4].into_iter().cycle();
+    for (name, video) in &material.videos {
+        let nodes = sampled_twice_a_second(&material, [name]) + SUMS;
+        let run = Run::of(&material, &nodes, &["sums"], workers.next().unwrap_or(1));
+        assert_eq!(run.streams.len(), 1);
+        are_exact(&run, [(name, video)], sparing);
     }
 }
 
 #[test]
 fn sampled_pictures_are_exact_when_all_are_decoded() {
     let Some(material) = Material::find() else { return };
-    let nodes = sampled_twice_a_second(&material).replace("type = \"file\"", "type = \"file\"\nskip = false") + SUMS;
+    let nodes =
+        all_sampled_twice_a_second(&material).replace("type = \"file\"", "type = \"file\"\nskip = false") + SUMS;
     for workers in [1, 4] {
         exact_samples(&material, &nodes, workers, |stream, _| {
             assert_eq!(stream.skipped, 0, "{stream:#?}");
@@ -101,7 +130,7 @@ fn sampled_pictures_are_exact_when_all_are_decoded() {
 fn sampled_pictures_are_exact_when_the_dataflow_samples() {
     let Some(material) = Material::find() else { return };
     let everything = operator("everything", "sample", "videos", "fps = 1000");
-    let nodes = sampled_twice_a_second(&material).replace("inputs = [\"videos\"]", "inputs = [\"everything\"]");
+    let nodes = all_sampled_twice_a_second(&material).replace("inputs = [\"videos\"]", "inputs = [\"everything\"]");
     let nodes = nodes + &everything + SUMS;
     for workers in [2, 4] {
         exact_samples(&material, &nodes, workers, |stream, _| {
@@ -170,11 +199,13 @@ fn made_by(material: &Material, record: &Value, model: &str, file: &str) {
 struct Agreement {
     compared: usize,
     same_first: usize,
+    /// The reference's first is among ours.
+    first_among: usize,
 }
 
 impl Agreement {
     fn new() -> Agreement {
-        Agreement { compared: 0, same_first: 0 }
+        Agreement { compared: 0, same_first: 0, first_among: 0 }
     }
 
     fn classified(&mut self, record: &Value, reference: &[Prediction]) {
@@ -192,16 +223,21 @@ impl Agreement {
             let among = ours.iter().any(|(index, _)| *index == first.index);
             assert!(among || (top.1 - first.score).abs() <= 0.2, "class {}: {record:#}", first.index);
         }
+        self.first_among += usize::from(ours.iter().any(|(index, _)| *index == first.index));
         for known in reference {
-            if let Some((index, score)) = ours.iter().find(|(index, _)| *index == known.index) {
-                assert!((score - known.score).abs() <= 0.2, "class {index}, {}: {record:#}", known.score);
+            if let Some(prediction) = predictions.iter().find(|p| p["index"] == known.index) {
+                let distance = (decimal(prediction, "score") - known.score).abs();
+                assert!(distance <= 0.2, "class {}, {}: {record:#}", known.index, known.score);
+                assert_eq!(prediction["label"], known.label.split(',').next().unwrap_or_default());
             }
         }
     }
 
     /// Over many pictures, other resizers agree in three of four at best; pictures that were stretched in 61 %.
     fn assert_close(&self) {
-        assert!(self.same_first * 100 >= self.compared * 85, "{} of {}", self.same_first, self.compared);
+        let Agreement { compared, same_first, first_among } = *self;
+        assert!(same_first * 100 >= compared * 85, "the same first in {same_first} of {compared}");
+        assert!(first_among * 100 >= compared * 97, "the first among ours in {first_among} of {compared}");
     }
 }
 
@@ -220,11 +256,11 @@ fn detected(record: &Value, reference: &[Detection]) {
         let found = detections.iter().find(is_it);
         assert!(found.is_some(), "{} {} at {:?}: {record:#}", known.label, known.score, known.bounds);
     }
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for detection in detections {
-        let label = detection["label"].as_str().unwrap_or_default();
-        let same = detections.iter().filter(|other| other["label"] == label).count();
-        assert_eq!(record["counts"][label], same, "{record:#}");
+        *counts.entry(detection["label"].as_str().unwrap_or_default()).or_default() += 1;
     }
+    assert_eq!(record["counts"], serde_json::json!(counts), "{record:#}");
 }
 
 fn has_person(record: &Value) -> bool {
@@ -242,7 +278,7 @@ fn persons_by(name: &str) -> String {
 #[test]
 fn videos_are_classified_and_searched_for_persons_as_the_reference_does() {
     let Some(material) = Material::find() else { return };
-    let nodes = sampled_twice_a_second(&material)
+    let nodes = all_sampled_twice_a_second(&material)
         + &operator("classes", "classify", "sampled", &model("mobilenet_v3_small"))
         + &operator("persons", "detect", "sampled", &persons_by("yolox_nano"));
     let run = Run::of(&material, &nodes, &["classes", "persons"], 2);
@@ -272,7 +308,7 @@ fn further_models_agree_with_the_reference() {
     let Some(material) = Material::find() else { return };
     let name = "people_hevc_vfr.mp4".to_owned();
     let video = material.video(&name);
-    let nodes = format!("[sources.videos]\ntype = \"file\"\n{}\n{SAMPLED}", material.video_streams([&name]))
+    let nodes = sampled_twice_a_second(&material, [&name])
         + &operator("inside", "classify", "sampled", &model("mobilenet_v3_small_nhwc_probs"))
         + &operator("outside", "classify", "sampled", &model("mobilenet_v3_small"))
         + &operator("larger", "classify", "sampled", &model("mobilenet_v2"))
@@ -349,7 +385,7 @@ shorter_side = 256
 antialias = true
 "#;
     let names = ["asl-again.mkv".to_owned(), "nasa_13013.mp4".to_owned()];
-    let nodes = format!("[sources.videos]\ntype = \"file\"\n{}\n{SAMPLED}", material.video_streams(&names))
+    let nodes = sampled_twice_a_second(&material, &names)
         + &operator("implied", "classify", "sampled", &model("mobilenet_v3_small"))
         + &operator("tensors", "preprocess", "sampled", &model("mobilenet_v3_small"))
         + &operator("named", "classify", "tensors", &model("mobilenet_v3_small"))

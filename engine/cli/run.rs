@@ -20,7 +20,7 @@ use crate::control::events::{EventHub, EventLimits};
 use crate::control::{self, ControlConfig};
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
-use crate::runtime::stats::Observe;
+use crate::runtime::stats::{GraphReport, Observe};
 use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
 
 /// Runs a graph: shows its streams on a terminal, serves its results and its health over HTTP
@@ -31,7 +31,8 @@ use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
   engine run door.toml --for 20s --log-format json 2>engine.log
 
 Ctrl-C or SIGTERM delivers what is in flight, then ends; a second one ends at once.
-Exit status: 0 when everything was delivered, 1 when something failed or was lost, 2 for a wrong command line.")]
+Exit status: 0 when all went well (items that were rejected left error records), 1 when the graph or a stream failed,
+when items were lost or all were rejected, 2 for a wrong command line.")]
 pub struct Arguments {
     /// The graph file
     #[arg(value_name = "FILE")]
@@ -126,13 +127,14 @@ fn serve(
     };
     if let (Ok(outcome), Some(counters)) = (&outcome, &counters) {
         log_outcome(outcome);
-        if arguments.stay && outcome.is_success() {
+        // A graph that failed is still there to be looked at; one that was told to end is not waited for again.
+        if arguments.stay && outcome.asked.is_none() {
             tracing::info!(graph = %name, "graph `{name}` has ended; Ctrl-C ends the engine");
             // The sender lives as long as the process listens for signals.
             let _ = requests.recv();
         }
         drop(view);
-        input::print_error(&summary(&counters.report()));
+        sum_up(arguments.log_format, &counters.report());
     }
     control_plane.shutdown(Duration::from_secs(2));
     if let Some(engine) = Arc::into_inner(engine) {
@@ -141,14 +143,32 @@ fn serve(
     outcome.map(|outcome| outcome.is_success())
 }
 
+/// Tells how the graph ended: as a table for people, or in a log for programs as a line of that log.
+fn sum_up(format: LogFormat, report: &GraphReport) {
+    match format {
+        LogFormat::Text => input::print_error(&summary(report)),
+        LogFormat::Json => match serde_json::to_string(report) {
+            Ok(json) => tracing::info!(graph = %report.name, report = json, "summary"),
+            Err(error) => tracing::error!(%error, "the summary cannot be written as JSON"),
+        },
+    }
+}
+
 fn log_outcome(outcome: &Outcome) {
     for failure in &outcome.failures {
         tracing::error!("{failure}");
     }
     if !outcome.stuck.is_empty() {
-        tracing::error!("the time to drain is over; still open: {}", outcome.stuck.join(", "));
+        let why = match outcome.asked {
+            Some(Request::Abort) => "told to end at once",
+            Some(Request::Drain) | None => "the time to drain is over",
+        };
+        tracing::error!("{why}; still open: {}", outcome.stuck.join(", "));
     }
 }
+
+/// How long the process may take to end when told to end at once.
+const LONGEST_END: Duration = Duration::from_secs(5);
 
 /// Turns signals and the end of `--for` into requests: the first asks to drain, the second to end at once.
 fn requests(time: Option<Duration>) -> Result<Receiver<Request>, StartError> {
@@ -184,13 +204,32 @@ async fn listen(
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            () = &mut timer, if !timed_out => timed_out = true,
+            () = &mut timer, if !timed_out => {
+                timed_out = true;
+                // Somebody who asked already decides alone what becomes of what is in flight.
+                if !asked {
+                    asked = true;
+                    let _ = sender.try_send(Request::Drain);
+                }
+                continue;
+            }
         }
-        let request = if asked { Request::Abort } else { Request::Drain };
+        if asked {
+            break;
+        }
         asked = true;
         // A full channel already says what there is to say.
-        let _ = sender.try_send(request);
+        let _ = sender.try_send(Request::Drain);
     }
+    let _ = sender.try_send(Request::Abort);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = tokio::time::sleep(LONGEST_END) => {}
+    }
+    input::print_error("error: something does not let go of its thread; the process ends now\n");
+    #[expect(clippy::disallowed_methods, reason = "a second signal must end the process even where a thread hangs")]
+    std::process::exit(i32::from(FAILURE));
 }
 
 /// Whether a sink writes records to a standard output that is the terminal itself: lines that move would tear them.

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use operators::config::format_size;
+use operators::error::ItemError;
 use operators::item::{Item, StreamId};
 use operators::lease::{Budget, NoCredit};
 
@@ -21,16 +23,31 @@ impl Entry {
         planned.map(|entry| Entry { limits: entry.limits, budgets: HashMap::new() })
     }
 
-    /// Exchanges the item's credit for one of this branch; `false` when the branch is full.
-    pub fn admit(&mut self, item: &mut Item) -> bool {
+    /// Exchanges the item's credit for one of this branch.
+    pub fn admit(&mut self, item: &mut Item) -> Admission {
         let limits = self.limits;
         let budget = self.budgets.entry(item.stream.clone()).or_insert_with(|| Budget::new(limits));
-        match budget.try_acquire(item.payload.bytes()) {
+        let bytes = item.payload.bytes();
+        match budget.try_acquire(bytes) {
             Ok(credit) => {
                 item.lease.credit = Some(credit);
-                true
+                Admission::Admitted
             }
-            Err(NoCredit::Exhausted | NoCredit::TooLarge) => false,
+            Err(NoCredit::Exhausted) => Admission::Full,
+            Err(NoCredit::TooLarge) => Admission::TooLarge(ItemError::Failed(format!(
+                "it takes {}, more than this branch's whole budget of {}; raise `budget.bytes`",
+                format_size(bytes),
+                format_size(limits.bytes)
+            ))),
         }
     }
+}
+
+/// What became of an item at the entry.
+pub enum Admission {
+    Admitted,
+    /// Something else of the stream must go first.
+    Full,
+    /// Waiting or dropping cannot help.
+    TooLarge(ItemError),
 }

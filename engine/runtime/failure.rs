@@ -23,13 +23,8 @@ pub enum Notice {
 pub struct Notices(pub Sender<Notice>);
 
 impl Notices {
-    /// Never blocks for long: the supervisor does nothing but read these. Dropped where the graph is gone already.
+    /// Never waits: the channel has room for everything that can happen to the graph. Dropped where the graph is gone.
     pub fn send(&self, notice: Notice) {
         let _ = self.0.send(notice);
-    }
-
-    /// Reports a failing node once; a full channel already holds enough reasons to stop.
-    pub fn node_failed(&self, node: &Arc<str>, stream: Option<&StreamId>, message: String) {
-        let _ = self.0.try_send(Notice::NodeFailed { node: node.clone(), stream: stream.cloned(), message });
     }
 }

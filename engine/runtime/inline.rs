@@ -1,6 +1,7 @@
 //! Runs an inline operator on a worker: one state for each stream, panics contained.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::node::{Node, is_error};
+use crate::graph::plan::OnError;
 
 /// Adds the node to the dataflow.
 pub fn inline<'scope>(
@@ -67,17 +69,14 @@ impl States {
     }
 
     fn item(&mut self, item: Item, results: &mut Vec<Event>) {
-        let stream = stream_state(&mut self.streams, &*self.operator, &item.stream);
-        let output = &mut self.output;
-        let outcome = catch_unwind(AssertUnwindSafe(|| stream.state.item(&item, output)));
+        let outcome = self.guarded(&item.stream, |stream, output| stream.state.item(&item, output));
         results.extend(self.output.drain().map(Event::Item));
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => results.push(Event::Item(self.node.reject(&item, &error))),
             Err(panic) => {
-                let error = ItemError::Panicked(panic_text(&*panic));
-                results.push(Event::Item(self.node.reject(&item, &error)));
-                self.discard(&item.stream, item.seq, results);
+                results.push(Event::Item(self.node.reject(&item, &ItemError::Panicked(panic))));
+                self.discard(&item.stream, Some(item.seq), results);
             }
         }
         item.lease.ack.release();
@@ -86,9 +85,7 @@ impl States {
     /// Signals pass to the operator first, then on, so that what it emits comes before an `end`.
     fn signal(&mut self, signal: Event, results: &mut Vec<Event>) {
         let id = signal.stream().clone();
-        let stream = stream_state(&mut self.streams, &*self.operator, &id);
-        let output = &mut self.output;
-        let outcome = catch_unwind(AssertUnwindSafe(|| match &signal {
+        let outcome = self.guarded(&id, |stream, output| match &signal {
             Event::Open { info, .. } => {
                 stream.info = Some(info.clone());
                 stream.state.open(info, output);
@@ -96,10 +93,10 @@ impl States {
             Event::Gap { gap, .. } => stream.state.gap(gap, output),
             Event::End { reason, .. } => stream.state.end(reason, output),
             Event::Item(_) => {}
-        }));
+        });
         let ended = matches!(signal, Event::End { .. });
+        // Consumers must know of a format before they get what the operator emits on opening.
         let opened = matches!(signal, Event::Open { .. });
-        // An operator learns of a format before its consumers do; what it emits on opening belongs behind the signal.
         let emitted: Vec<Event> = self.output.drain().map(Event::Item).collect();
         if opened {
             results.push(signal);
@@ -109,35 +106,59 @@ impl States {
             results.push(signal);
         }
         if let Err(panic) = outcome {
-            let message =
-                format!("`{}` panicked on a signal of stream `{id}`: {}", self.node.origin.node, panic_text(&*panic));
+            let message = format!("`{}` panicked on a signal of stream `{id}`: {panic}", self.node.origin.node);
             self.node.counters.error(&message, self.node.clock.now());
             tracing::warn!(node = %self.node.origin.node, stream = %id, "{message}");
-            self.streams.remove(&id);
-        } else if ended {
-            self.streams.remove(&id);
+            if self.node.on_error == OnError::Stop {
+                self.node.stop_graph(Some(&id), message);
+            }
+            if !ended {
+                self.discard(&id, None, results);
+            }
+        }
+        if ended {
+            self.forget(&id);
         }
     }
 
-    fn discard(&mut self, id: &StreamId, seq: u64, results: &mut Vec<Event>) {
-        let info = self.streams.remove(id).and_then(|stream| stream.info);
+    /// Lets an operator work on its state of a stream; what a panic says, if it does. Making the state may panic too.
+    fn guarded<R>(&mut self, id: &StreamId, work: impl FnOnce(&mut Stream, &mut Output) -> R) -> Result<R, String> {
+        let States { operator, streams, output, .. } = self;
+        let working = AssertUnwindSafe(|| {
+            let stream = match streams.entry(id.clone()) {
+                Entry::Occupied(stream) => stream.into_mut(),
+                Entry::Vacant(place) => place.insert(Stream { state: operator.start(id), info: None }),
+            };
+            work(stream, output)
+        });
+        catch_unwind(working).map_err(|panic| panic_text(&*panic))
+    }
+
+    /// Throws away the state of a stream, which a panic may have left half-changed, and tells consumers of the gap.
+    fn discard(&mut self, id: &StreamId, seq: Option<u64>, results: &mut Vec<Event>) {
+        let info = self.streams.get(id).and_then(|stream| stream.info.clone());
+        self.forget(id);
         results.push(self.node.gap_after_panic(id, seq));
         if let Some(info) = info {
-            let stream = stream_state(&mut self.streams, &*self.operator, id);
-            stream.state.open(&info, &mut self.output);
-            stream.info = Some(info);
+            // One that panics again starts anew with the next item.
+            let reopened = self.guarded(id, |stream, output| {
+                stream.info = Some(info.clone());
+                stream.state.open(&info, output);
+            });
             results.extend(self.output.drain().map(Event::Item));
+            if reopened.is_err() {
+                self.forget(id);
+            }
         }
     }
-}
 
-fn stream_state<'a>(
-    streams: &'a mut HashMap<StreamId, Stream>,
-    operator: &dyn InlineOperator,
-    id: &StreamId,
-) -> &'a mut Stream {
-    if !streams.contains_key(id) {
-        streams.insert(id.clone(), Stream { state: operator.start(id), info: None });
+    /// Drops the state of a stream. That runs the operator's code as well.
+    fn forget(&mut self, id: &StreamId) {
+        if let Some(stream) = self.streams.remove(id)
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(stream)))
+        {
+            let node = &self.node.origin.node;
+            tracing::warn!(node = %node, stream = %id, "`{node}` panicked as its state was dropped: {}", panic_text(&*panic));
+        }
     }
-    streams.get_mut(id).expect("just inserted")
 }

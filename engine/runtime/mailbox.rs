@@ -22,6 +22,8 @@ pub struct Mailbox {
 struct Queue {
     events: VecDeque<Event>,
     closed: bool,
+    /// What comes now is lost.
+    abandoned: bool,
 }
 
 /// What is left after [`Mailbox::drain`].
@@ -43,6 +45,9 @@ impl Mailbox {
     pub fn push(&self, event: Event) {
         let was_empty = {
             let mut queue = lock(&self.queue);
+            if queue.abandoned {
+                return;
+            }
             queue.events.push_back(event);
             queue.events.len() == 1
         };
@@ -81,9 +86,13 @@ impl Mailbox {
         self.wake();
     }
 
-    /// Throws away what waits; its items are lost.
+    /// Throws away what waits and what still comes; its items are lost.
     pub fn abandon(&self) {
-        let events = std::mem::take(&mut lock(&self.queue).events);
+        let events = {
+            let mut queue = lock(&self.queue);
+            queue.abandoned = true;
+            std::mem::take(&mut queue.events)
+        };
         drop(events);
         self.close();
     }

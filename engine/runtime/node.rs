@@ -1,6 +1,7 @@
 //! What every node of a running graph shares: its names, its counters and what its errors mean.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use operators::clock::Clock;
 use operators::error::ItemError;
@@ -8,7 +9,7 @@ use operators::item::{Event, Gap, Item, Origin, Payload, RecordBody, StreamId};
 use operators::lease::Verdict;
 
 use super::counters::{NodeCounters, worth_logging};
-use super::failure::Notices;
+use super::failure::{Notice, Notices};
 use crate::graph::plan::OnError;
 use crate::graph::substitute::Secrets;
 
@@ -20,6 +21,8 @@ pub struct Node {
     pub notices: Notices,
     pub clock: Arc<dyn Clock>,
     pub secrets: Arc<Secrets>,
+    /// Whether this node's errors have stopped the graph.
+    pub asked_to_stop: Arc<AtomicBool>,
 }
 
 impl Node {
@@ -32,11 +35,19 @@ impl Node {
             tracing::warn!(node = %self.origin.node, stream = %item.stream, seq = item.seq, errors = nth, "{message}");
         }
         if self.on_error == OnError::Stop {
-            self.notices.node_failed(&self.origin.node, Some(&item.stream), message.clone());
+            self.stop_graph(Some(&item.stream), message.clone());
         }
         item.lease.ack.raise(Verdict::Rejected);
         let record = self.origin.record(item, RecordBody::Error { message });
         item.derive(Payload::Record(Arc::new(record)))
+    }
+
+    /// Asks the supervisor to stop the graph because of this node: once, the first reason is enough.
+    pub fn stop_graph(&self, stream: Option<&StreamId>, message: String) {
+        if !self.asked_to_stop.swap(true, Ordering::AcqRel) {
+            let node = self.origin.node.clone();
+            self.notices.send(Notice::NodeFailed { node, stream: stream.cloned(), message });
+        }
     }
 
     /// A full entry drops `item`.
@@ -45,9 +56,9 @@ impl Node {
     }
 
     /// The gap that follows a panic: the stream's state in this node is gone.
-    pub fn gap_after_panic(&self, stream: &StreamId, seq: u64) -> Event {
+    pub fn gap_after_panic(&self, stream: &StreamId, seq: Option<u64>) -> Event {
         let reason = format!("`{}` lost its state of this stream in a panic", self.origin.node);
-        Event::Gap { stream: stream.clone(), gap: Gap { reason, seq: Some(seq + 1) } }
+        Event::Gap { stream: stream.clone(), gap: Gap { reason, seq: seq.map(|seq| seq + 1) } }
     }
 }
 

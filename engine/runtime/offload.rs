@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use operators::error::ItemError;
-use operators::inference::pool::{Completion, Installed, Job, Pool};
+use operators::inference::pool::{Completion, Installed, Job, Lane, Pool};
 use operators::item::{Event, Item, Kind, Payload, StreamId};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -16,7 +16,7 @@ use timely::scheduling::Activator;
 use timely::scheduling::activate::SyncActivator;
 
 use super::counters::lock;
-use super::entry::Entry;
+use super::entry::{Admission, Entry};
 use super::node::{Node, is_error};
 use crate::graph::plan;
 
@@ -46,6 +46,7 @@ pub fn offload<'scope>(
         });
         let mut jobs = Jobs {
             entry: Entry::new(offloaded.entry),
+            lane: offloaded.pool.lane(),
             offloaded,
             node,
             completions,
@@ -179,6 +180,7 @@ impl Line {
 
 struct Jobs {
     offloaded: Offloaded,
+    lane: Lane,
     entry: Option<Entry>,
     node: Node,
     completions: Arc<Completions>,
@@ -196,9 +198,6 @@ struct Jobs {
     /// Streams whose line may have something ready at its front.
     touched: Vec<StreamId>,
 }
-
-/// How long to wait before trying a full pool again; completions of this node's own jobs try sooner.
-const RETRY: Duration = Duration::from_millis(2);
 
 impl Jobs {
     fn arrive(&mut self, time: u64, events: &mut Vec<Event>, worker: usize) {
@@ -222,18 +221,19 @@ impl Jobs {
 
     fn admit(&mut self, time: u64, mut item: Item) {
         let stream = item.stream.clone();
-        if let Some(entry) = &mut self.entry {
-            let mut admitted = entry.admit(&mut item);
-            while !admitted && self.evict(&stream) {
-                let Some(entry) = &mut self.entry else { break };
-                admitted = entry.admit(&mut item);
-            }
-            if !admitted {
-                self.node.drop_item(item);
-                self.lines.entry(stream.clone()).or_default().push(Slot { time, state: SlotState::Vacant });
-                self.touched.push(stream);
-                return;
-            }
+        while let Some(entry) = &mut self.entry {
+            let answer = match entry.admit(&mut item) {
+                Admission::Admitted => break,
+                Admission::Full if self.evict(&stream) => continue,
+                Admission::Full => {
+                    self.node.drop_item(item);
+                    SlotState::Vacant
+                }
+                Admission::TooLarge(error) => outcome(&self.node, item, Err(error)),
+            };
+            self.lines.entry(stream.clone()).or_default().push(Slot { time, state: answer });
+            self.touched.push(stream);
+            return;
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -283,7 +283,8 @@ impl Jobs {
         while let Some((deadline, ticket)) = self.due.front().copied() {
             if self.places.contains_key(&ticket) && deadline > now {
                 if self.wakes_at.is_none_or(|at| at <= now) {
-                    self.timer.activate_after(deadline - now);
+                    // A little later, because the dataflow system's clock is not this one.
+                    self.timer.activate_after(deadline - now + Duration::from_millis(1));
                     self.wakes_at = Some(deadline);
                 }
                 return;
@@ -304,11 +305,17 @@ impl Jobs {
                 }
             });
             let Some(item) = item else { continue };
-            let job = Job { operator: self.offloaded.operator, ticket, item, completion: self.completions.clone() };
+            let job = Job {
+                operator: self.offloaded.operator,
+                lane: self.lane,
+                ticket,
+                item,
+                completion: self.completions.clone(),
+            };
             if let Err(refused) = self.offloaded.pool.submit(job) {
                 refused.item.lease.ack.release();
                 self.unsubmitted.push_front(ticket);
-                self.timer.activate_after(RETRY);
+                // The lane is full of this node's own jobs: the next answer brings it back here.
                 return;
             }
             self.due.push_back((self.node.clock.now() + self.offloaded.deadline, ticket));
@@ -341,7 +348,7 @@ fn outcome(node: &Node, item: Item, result: Result<Payload, ItemError>) -> SlotS
         Ok(payload) => item.replace(payload),
         Err(error) => node.reject(&item, &error),
     };
-    let gap = panicked.then(|| node.gap_after_panic(&item.stream, item.seq));
+    let gap = panicked.then(|| node.gap_after_panic(&item.stream, Some(item.seq)));
     item.lease.ack.release();
     SlotState::Ready(Event::Item(answer), gap)
 }

@@ -2,7 +2,7 @@
 //! acknowledges items once the sink has accepted them.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::counters::worth_logging;
-use super::entry::Entry;
+use super::entry::{Admission, Entry};
 use super::failure::Notice;
-use super::node::Node;
+use super::node::{Node, is_error};
 use crate::graph::plan::{self, OnError};
 
 /// Events that wait for the writer; behind them the worker's own queue waits, bounded by leases.
@@ -49,7 +49,10 @@ impl Intake {
         super::counters::lock(&self.sender).take();
     }
 
-    fn wake_waiting(&self) {
+    /// Wakes the workers that wait for room, or for the news that there will be none.
+    pub fn wake_waiting(&self) {
+        // Pairs with the fence in `push`: either this sees that somebody waits, or that one sees the room.
+        fence(Ordering::SeqCst);
         for (waker, waits) in &self.waiting {
             if waits.swap(false, Ordering::AcqRel)
                 && let Some(waker) = waker.get()
@@ -73,7 +76,9 @@ pub fn sink(input: StreamVec<'_, u64, Event>, intake: Arc<Intake>, entry: Option
         // Set once: a sink is built once on each worker.
         let _ = waker.set(scope.worker().sync_activator_for(info.address.to_vec()));
     }
-    builder.build(move |_capabilities| {
+    // A sink holds no capability, so timely would take it down on an empty frontier, with what still waits for room in
+    // the writer's queue: it answers whether it is incomplete.
+    builder.build_reschedule(move |_capabilities| {
         let mut entry = Entry::new(entry);
         let mut pending: VecDeque<Event> = VecDeque::new();
         move |frontiers| {
@@ -86,13 +91,14 @@ pub fn sink(input: StreamVec<'_, u64, Event>, intake: Arc<Intake>, entry: Option
                 }
             });
             node.counters.items(worker, items);
-            let Some(open) = &sender else { return };
+            let Some(open) = &sender else { return false };
             push(open, &mut pending, &intake, worker);
             node.counters.queued(pending.len() as i64 - before as i64);
             if frontiers[0].is_empty() && pending.is_empty() && !intake.frozen.load(Ordering::Acquire) {
                 sender = None;
                 node.notices.send(Notice::EndReached);
             }
+            !pending.is_empty()
         }
     });
 }
@@ -100,14 +106,26 @@ pub fn sink(input: StreamVec<'_, u64, Event>, intake: Arc<Intake>, entry: Option
 /// Puts an event into the worker's queue, by the entry's policy where the branch has one.
 fn admit(event: Event, entry: Option<&mut Entry>, pending: &mut VecDeque<Event>, node: &Node) {
     let (mut item, entry) = match (event, entry) {
-        (Event::Item(item), Some(entry)) => (item, entry),
+        (Event::Item(item), Some(entry)) if !is_error(&item) => (item, entry),
         (event, _) => {
             pending.push_back(event);
             return;
         }
     };
-    while !entry.admit(&mut item) {
-        let of_stream = |event: &Event| matches!(event, Event::Item(oldest) if oldest.stream == item.stream);
+    loop {
+        match entry.admit(&mut item) {
+            Admission::Admitted => break,
+            Admission::TooLarge(error) => {
+                let record = node.reject(&item, &error);
+                item.lease.ack.release();
+                pending.push_back(Event::Item(record));
+                return;
+            }
+            Admission::Full => {}
+        }
+        // An error record stands for an item that was rejected already: it is not dropped on top.
+        let of_stream =
+            |event: &Event| matches!(event, Event::Item(oldest) if oldest.stream == item.stream && !is_error(oldest));
         match pending.iter().position(of_stream).and_then(|index| pending.remove(index)) {
             Some(Event::Item(oldest)) => node.drop_item(oldest),
             _ => {
@@ -128,6 +146,7 @@ fn push(sender: &Sender<Event>, pending: &mut VecDeque<Event>, intake: &Intake, 
                 pending.push_front(event);
                 let Some((_, waits)) = intake.waiting.get(worker) else { return };
                 waits.store(true, Ordering::Release);
+                fence(Ordering::SeqCst);
                 // The writer may have made room before it could see the flag.
                 if sender.capacity() == 0 {
                     return;
@@ -213,7 +232,7 @@ fn failed(node: &Node, message: String) {
         tracing::error!(node = %node.origin.node, errors = nth, "{message}");
     }
     if node.on_error == OnError::Stop {
-        node.notices.node_failed(&node.origin.node, None, message);
+        node.stop_graph(None, message);
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Options {
 /// A source without progress for this long is a problem that `/health` names.
 const NO_PROGRESS: Duration = Duration::from_secs(10);
 /// After the drain deadline: how long sinks may still take to close.
-const LAST_CALL: Duration = Duration::from_secs(2);
+const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// The running engine: threads that graphs share.
 pub struct Engine {
@@ -136,7 +136,10 @@ impl<'e> Assembly<'e> {
     fn new(engine: &'e Engine, plan: &Plan) -> Assembly<'e> {
         let workers = engine.workers.count();
         let now = engine.clock.now();
-        let (sender, notice_box) = bounded(1024);
+        let streams_and_nodes = plan.sources.iter().map(|source| source.source.streams().len()).sum::<usize>()
+            + (plan.operators.len() + plan.sinks.len()) * (workers + 2);
+        // Room for everything that can be said of each stream and node: whoever says it must never wait.
+        let (sender, notice_box) = bounded(streams_and_nodes + 16);
         let tap_names: Vec<Arc<str>> =
             plan.taps.iter().map(|tap| tap_name(plan, tap.source, tap.sample.as_ref())).collect();
         let mut streams = Vec::new();
@@ -185,6 +188,7 @@ impl<'e> Assembly<'e> {
             notices: self.notices.clone(),
             clock: self.engine.clock.clone(),
             secrets: plan.secrets.clone(),
+            asked_to_stop: Arc::default(),
         }
     }
 
@@ -237,23 +241,38 @@ impl<'e> Assembly<'e> {
         });
         let dataflow = engine.workers.install(&blueprint);
         let mut open_sinks = Vec::new();
+        let mut writing_sinks = Vec::new();
         for (writer, receiver, intake, node) in writers {
             intake.seal();
             open_sinks.push(node.origin.node.clone());
-            let writing = engine.io.spawn(write(writer, receiver, intake, node.clone()));
+            let writing = engine.io.spawn(write(writer, receiver, intake.clone(), node.clone()));
+            writing_sinks.push(writing.abort_handle());
             engine.io.spawn(async move {
-                if let Err(error) = writing.await {
+                // One that was given up is named as stuck already.
+                if let Err(error) = writing.await
+                    && !error.is_cancelled()
+                {
                     let message = format!("sink `{}` died: {error}", node.origin.node);
                     node.counters.error(&message, node.clock.now());
                     tracing::error!(node = %node.origin.node, "{message}");
-                    node.notices.node_failed(&node.origin.node, None, message);
+                    node.stop_graph(None, message);
                 }
+                // Workers that wait for room learn now that there will be none.
+                intake.wake_waiting();
                 node.notices.send(Notice::SinkClosed { node: node.origin.node.clone() });
             });
         }
         self.counters.set_state(GraphState::Running, None);
         let stop = Arc::new(Stop::default());
-        let streams = self.start_sources(plan, &stop)?;
+        let streams = match self.start_sources(plan, &stop) {
+            Ok(streams) => streams,
+            Err(error) => {
+                stop.abort();
+                self.mailboxes.iter().flatten().for_each(|mailbox| mailbox.abandon());
+                engine.workers.remove(dataflow);
+                return Err(error);
+            }
+        };
         Ok(RunningGraph {
             engine,
             ends_open: blueprint.ends() * engine.workers.count(),
@@ -263,6 +282,7 @@ impl<'e> Assembly<'e> {
             dataflow,
             source_taps: (0..plan.sources.len()).map(|source| mailboxes_of(plan, source, &self.mailboxes)).collect(),
             open_sinks,
+            writing_sinks,
             streams,
             stop,
             failed_streams: Vec::new(),
@@ -312,6 +332,7 @@ impl<'e> Assembly<'e> {
                     decoder_threads: planned.decoder_threads,
                     taps,
                 };
+                stream.progress(self.engine.clock.now());
                 let thread = start_stream(
                     index,
                     planned.source.clone(),
@@ -409,8 +430,10 @@ pub enum Request {
 pub struct Outcome {
     /// Why the graph, or streams of it, failed.
     pub failures: Vec<String>,
-    /// What had not ended at the drain deadline.
+    /// What had not ended at the drain deadline, or when it was told to end at once.
     pub stuck: Vec<String>,
+    /// The last that was asked of it; `None`: it ended by itself.
+    pub asked: Option<Request>,
 }
 
 impl Outcome {
@@ -430,6 +453,8 @@ pub struct RunningGraph<'e> {
     source_taps: Vec<Vec<Arc<Mailbox>>>,
     ends_open: usize,
     open_sinks: Vec<Arc<str>>,
+    /// The tasks of all sinks.
+    writing_sinks: Vec<tokio::task::AbortHandle>,
     streams: HashMap<(usize, StreamId), JoinHandle<()>>,
     stop: Arc<Stop>,
     failed_streams: Vec<String>,
@@ -442,18 +467,25 @@ impl RunningGraph<'_> {
         let mut deadline = never();
         let mut requests = requests.clone();
         let mut stuck = Vec::new();
+        let (mut asked, mut draining) = (None, false);
         while !self.is_done() {
             select! {
-                recv(self.notices) -> notice => if let Ok(notice) = notice && self.take(notice) {
+                recv(self.notices) -> notice => if let Ok(notice) = notice && self.take(notice) && !draining {
+                    draining = true;
                     self.drain();
                     deadline = after(drain_deadline);
                 },
                 recv(requests) -> request => match request {
                     Ok(Request::Drain) => {
-                        self.drain();
-                        deadline = after(drain_deadline);
+                        asked = Some(Request::Drain);
+                        if !draining {
+                            draining = true;
+                            self.drain();
+                            deadline = after(drain_deadline);
+                        }
                     }
                     Ok(Request::Abort) => {
+                        asked = Some(Request::Abort);
                         stuck = self.what_is_open();
                         break;
                     }
@@ -469,7 +501,7 @@ impl RunningGraph<'_> {
         if !self.is_done() {
             self.abort();
         }
-        self.finish(stuck)
+        self.finish(stuck, asked)
     }
 
     fn is_done(&self) -> bool {
@@ -526,8 +558,16 @@ impl RunningGraph<'_> {
         self.source_taps.iter().flatten().for_each(|mailbox| mailbox.abandon());
         self.engine.workers.remove(self.dataflow);
         self.ends_open = 0;
+        self.last_call(Self::is_done);
+        // What a sink that is stuck has in hand would stay in flight for ever.
+        self.writing_sinks.iter().for_each(tokio::task::AbortHandle::abort);
+        self.last_call(|graph| graph.open_sinks.is_empty());
+    }
+
+    /// Waits for `done`, but not for long.
+    fn last_call(&mut self, done: impl Fn(&Self) -> bool) {
         let last_call = after(LAST_CALL);
-        while !self.is_done() {
+        while !done(self) {
             select! {
                 recv(self.notices) -> notice => match notice {
                     Ok(Notice::EndReached) | Err(_) => {}
@@ -540,7 +580,7 @@ impl RunningGraph<'_> {
         }
     }
 
-    fn finish(self, stuck: Vec<String>) -> Outcome {
+    fn finish(self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
         self.engine.workers.remove(self.dataflow);
         for operator in &self.installed {
             self.engine.pool.remove(*operator);
@@ -554,8 +594,15 @@ impl RunningGraph<'_> {
         if failures.is_empty() && total.lost > 0 {
             failures.push(format!("{} items were lost", total.lost));
         }
+        if failures.is_empty() && total.rejected > 0 {
+            if total.delivered == 0 {
+                failures.push(format!("every item was rejected ({}); the error records say why", total.rejected));
+            } else {
+                tracing::warn!("{} items were rejected; their error records say why", total.rejected);
+            }
+        }
         self.counters.set_state(GraphState::Finished, None);
-        Outcome { failures, stuck }
+        Outcome { failures, stuck, asked }
     }
 }
 
@@ -580,8 +627,10 @@ impl Observe for Engine {
     fn health(&self) -> Health {
         let now = self.clock.now();
         let mut problems = Vec::new();
-        let mut status = "ok";
-        for graph in lock(&self.graphs).iter() {
+        let graphs = lock(&self.graphs);
+        // The control plane answers before the first graph is there.
+        let mut status = if graphs.is_empty() { "starting" } else { "ok" };
+        for graph in graphs.iter() {
             let name = &graph.name;
             match graph.state() {
                 (GraphState::Starting, _) => status = "starting",
@@ -600,7 +649,7 @@ impl Observe for Engine {
                         stream.stream,
                         reason.unwrap_or_default()
                     ));
-                } else if idle > NO_PROGRESS {
+                } else if idle > NO_PROGRESS && graph.state().0 != GraphState::Starting {
                     let seconds = idle.as_secs();
                     problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));
                 }
@@ -613,10 +662,12 @@ impl Observe for Engine {
         if !self.workers.answer(now) {
             problems.push("a dataflow worker does not answer".to_owned());
         }
-        if !problems.is_empty() {
+        // That it starts or drains is said first: whoever routes work here must know it, whatever else is wrong.
+        let ok = status == "ok" && problems.is_empty();
+        if status == "ok" && !problems.is_empty() {
             status = "failing";
         }
-        Health { ok: status == "ok", status, problems }
+        Health { ok, status, problems }
     }
 }
 

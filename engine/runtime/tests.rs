@@ -515,6 +515,55 @@ fn at_the_drain_deadline_the_rest_is_lost_and_named() {
     assert!(counts.conserved(), "{counts:?}");
 }
 
+/// More waits for the sink than its queue and its batch hold when the sources end: nothing of it may be lost.
+#[test]
+fn what_waits_for_a_slow_sink_outlives_the_end_of_its_sources() {
+    let gate = Arc::new(Gate::default());
+    let stalled = Collecting { gate: Some(gate.clone()), ..Collecting::default() };
+    let names: Vec<String> = (0..120).map(|index| format!("s{index}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let sinks = vec![sink("slow", &stalled, &[Input::Tap(0)])];
+    let engine = start(2);
+    let (_requests, inbox) = bounded(1);
+    let graph = engine.run(plan(source(&names, 8), vec![tap(Overflow::Block, 8)], Vec::new(), sinks)).unwrap();
+    let counters = graph.counters.clone();
+    std::thread::scope(|scope| {
+        let supervised = scope.spawn(|| graph.supervise(&inbox, DRAIN));
+        eventually(|| counters.report().streams.iter().all(|stream| stream.state == StreamState::Ended));
+        gate.open();
+        assert!(supervised.join().unwrap().is_success());
+    });
+    assert_eq!(counters.report().total, Counts { read: 960, delivered: 960, ..Counts::default() });
+}
+
+/// Both as they start and as they open again after a panic.
+#[test]
+fn an_operator_that_cannot_start_rejects_items_and_harms_nobody_else() {
+    struct Unstartable;
+    impl InlineOperator for Unstartable {
+        fn start(&self, stream: &StreamId) -> Box<dyn StreamOperator> {
+            assert!(&**stream != "b", "as told");
+            Box::new(Reacting(|_| Reacts::Pass))
+        }
+    }
+    let collected = Collecting::default();
+    let operators = vec![operator("unstartable", Work::Inline(Arc::new(Unstartable)), Input::Tap(0))];
+    let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+    let (_, report) = run(2, plan(source(&["a", "b"], 5), vec![tap(Overflow::Block, 4)], operators, sinks));
+    assert_eq!(report.total, Counts { read: 10, delivered: 5, rejected: 5, ..Counts::default() });
+}
+
+#[test]
+fn an_item_larger_than_a_branch_is_rejected_and_empties_nothing() {
+    let collected = Collecting::default();
+    let mut small = sink("small", &collected, &[Input::Operator(0)]);
+    small.entry = Some(Entry { overflow: Overflow::DropOldest, limits: Limits { items: 4, bytes: 8 } });
+    let operators = vec![inline("pass", |_| Reacts::Pass, Input::Tap(0))];
+    let (outcome, report) = run(1, plan(source(&["a"], 3), vec![tap(Overflow::Block, 4)], operators, vec![small]));
+    assert_eq!(report.total, Counts { read: 3, rejected: 3, ..Counts::default() });
+    assert_eq!(outcome.failures, ["every item was rejected (3); the error records say why"]);
+}
+
 /// Two late jobs, the second submitted while the first is already waited for.
 #[test]
 fn a_late_job_leaves_an_error_in_its_place_and_order_goes_on() {

@@ -1,17 +1,18 @@
 //! The pool: threads that run CPU jobs for [`PoolOperator`]s, one job at a time each.
 //!
 //! Every thread makes its own [`Runner`] for every installed operator (its own session), because on a CPU one session
-//! a core with one thread each is the fastest arrangement. The job queue is bounded; what does not fit stays with
-//! whoever submits. Order is the submitter's business: jobs finish in any order.
+//! a core with one thread each is the fastest arrangement. Each submitter has a bounded [`Lane`] of its own, and lanes
+//! take turns: a graph that could keep the pool busy alone does not starve a camera. Order is the submitter's business:
+//! jobs finish in any order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
+use crossbeam_channel::{Sender, bounded};
 
 use crate::clock::Clock;
 use crate::error::{ItemError, StartError};
@@ -23,9 +24,14 @@ use crate::operator::{PoolOperator, Runner};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Installed(u64);
 
+/// Names a submitter's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lane(u64);
+
 /// One piece of work.
 pub struct Job {
     pub operator: Installed,
+    pub lane: Lane,
     /// The submitter's own number for it.
     pub ticket: u64,
     pub item: Item,
@@ -34,7 +40,7 @@ pub struct Job {
 
 /// Takes the results of jobs, on the pool's threads; must not block.
 pub trait Completion: Send + Sync {
-    /// `busy` is how long the job ran. The item is dropped only after this returned.
+    /// `busy` is how long the job ran. The job's copy of the item is gone by then.
     fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, busy: Duration);
 }
 
@@ -43,36 +49,106 @@ enum Control {
     Remove(Installed),
 }
 
-/// Threads with sessions. Dropping it lets the jobs that are queued finish first.
+/// Threads with sessions. Dropping it lets the jobs that are queued finish first, but waits no longer than
+/// [`Pool::PATIENCE`] for a thread.
 pub struct Pool {
-    jobs: Sender<Job>,
-    controls: Vec<Sender<Control>>,
+    queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
+    clock: Arc<dyn Clock>,
     next: AtomicU64,
+    next_lane: AtomicU64,
+}
+
+/// What waits for a thread.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// For each thread; they go before jobs.
+    controls: Vec<VecDeque<Control>>,
+    /// Lanes that have jobs. A lane that runs empty is forgotten.
+    lanes: HashMap<Lane, VecDeque<Job>>,
+    /// Whose turn it is: every lane with jobs, once.
+    turns: VecDeque<Lane>,
+    closed: bool,
+}
+
+/// What a thread does next.
+enum Task {
+    Control(Control),
+    Job(Job),
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it holds the lock.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something to do; `None` when the pool is closed and nothing is left.
+    fn next(&self, thread: usize) -> Option<Task> {
+        let mut waiting = self.lock();
+        loop {
+            if let Some(control) = waiting.controls.get_mut(thread).and_then(VecDeque::pop_front) {
+                return Some(Task::Control(control));
+            }
+            if let Some(job) = waiting.next_job() {
+                return Some(Task::Job(job));
+            }
+            if waiting.closed {
+                return None;
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Waiting {
+    fn next_job(&mut self) -> Option<Job> {
+        let lane = self.turns.pop_front()?;
+        let jobs = self.lanes.get_mut(&lane)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.lanes.remove(&lane);
+        } else {
+            self.turns.push_back(lane);
+        }
+        job
+    }
 }
 
 impl Pool {
+    /// How long dropping a pool waits for a thread that has something in hand.
+    pub const PATIENCE: Duration = Duration::from_secs(2);
+
     /// Starts `threads` threads (at least one).
     ///
     /// # Errors
     /// Where the system refuses a thread.
     pub fn start(threads: usize, clock: &Arc<dyn Clock>) -> Result<Pool, StartError> {
         let threads = threads.max(1);
-        // Deep enough that a thread that finishes always finds the next job, shallow enough that queues in front of
-        // the pool, where policies apply, are where items wait.
-        let (jobs, queue) = bounded(threads * 4);
-        let mut pool = Pool { jobs, controls: Vec::new(), threads: Vec::new(), next: AtomicU64::new(0) };
+        let queue = Arc::new(Queue::default());
+        queue.lock().controls.resize_with(threads, VecDeque::new);
+        let mut pool = Pool {
+            queue,
+            threads: Vec::new(),
+            clock: clock.clone(),
+            next: AtomicU64::new(0),
+            next_lane: AtomicU64::new(0),
+        };
         for index in 0..threads {
-            let (control, controls) = bounded(64);
-            let (queue, clock) = (queue.clone(), clock.clone());
+            let (queue, clock) = (pool.queue.clone(), clock.clone());
+            let serve = move || {
+                PoolThread { clock, operators: HashMap::new(), sessions: Sessions::default() }.serve(index, &queue);
+            };
             let thread = std::thread::Builder::new()
                 .name(format!("pool-{index}"))
-                .spawn(move || {
-                    PoolThread { clock, operators: HashMap::new(), sessions: Sessions::default() }
-                        .serve(&controls, &queue)
-                })
+                .spawn(serve)
                 .map_err(|error| StartError::new(format!("cannot start a pool thread: {error}")))?;
-            pool.controls.push(control);
             pool.threads.push(thread);
         }
         Ok(pool)
@@ -82,20 +158,22 @@ impl Pool {
         self.threads.len()
     }
 
+    /// A queue for one more submitter.
+    pub fn lane(&self) -> Lane {
+        Lane(self.next_lane.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Makes and warms up `work`'s runner on every thread; returns when all are ready.
     ///
     /// # Errors
     /// The first thread's error; then nothing stays installed.
     pub fn install(&self, work: &Arc<dyn PoolOperator>) -> Result<Installed, StartError> {
         let operator = Installed(self.next.fetch_add(1, Ordering::Relaxed));
-        let (ready, answers) = bounded(self.controls.len());
-        for control in &self.controls {
-            let message = Control::Install { operator, work: work.clone(), ready: ready.clone() };
-            control.send(message).map_err(|_| StartError::new("the inference pool has stopped"))?;
-        }
+        let (ready, answers) = bounded(self.threads.len());
+        self.control(|| Control::Install { operator, work: work.clone(), ready: ready.clone() });
         drop(ready);
         let mut outcome = Ok(operator);
-        for _ in &self.controls {
+        for _ in &self.threads {
             match answers.recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => outcome = outcome.and(Err(error)),
@@ -110,32 +188,56 @@ impl Pool {
 
     /// Frees the runners of `operator`. Jobs of it that are still queued fail.
     pub fn remove(&self, operator: Installed) {
-        for control in &self.controls {
-            // A thread that is gone has freed them already.
-            let _ = control.send(Control::Remove(operator));
-        }
+        self.control(|| Control::Remove(operator));
     }
 
-    /// Queues a job, or gives it back when the queue is full.
+    fn control(&self, message: impl Fn() -> Control) {
+        self.queue.lock().controls.iter_mut().for_each(|controls| controls.push_back(message()));
+        self.queue.changed.notify_all();
+    }
+
+    /// How many jobs a lane holds: so many that a thread that finishes always finds the next one, so few that items
+    /// wait in front of the pool, where policies apply.
+    fn lane_capacity(&self) -> usize {
+        self.threads.len() * 2
+    }
+
+    /// Queues a job, or gives it back when its lane is full: then a completion of the lane's own jobs will come.
     ///
     /// # Errors
     /// The job itself.
     pub fn submit(&self, job: Job) -> Result<(), Box<Job>> {
-        match self.jobs.try_send(job) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Err(Box::new(job)),
+        let mut waiting = self.queue.lock();
+        let lane = job.lane;
+        let jobs = waiting.lanes.entry(lane).or_default();
+        if jobs.len() >= self.lane_capacity() {
+            return Err(Box::new(job));
         }
+        jobs.push_back(job);
+        if jobs.len() == 1 {
+            waiting.turns.push_back(lane);
+        }
+        drop(waiting);
+        self.queue.changed.notify_one();
+        Ok(())
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.controls.clear();
-        // Closing the queue lets each thread finish what is in it.
-        self.jobs = bounded(0).0;
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
+        let deadline = self.clock.now() + Self::PATIENCE;
         for thread in self.threads.drain(..) {
-            // A thread that panicked has nothing left to wait for.
-            let _ = thread.join();
+            while !thread.is_finished() && self.clock.now() < deadline {
+                self.clock.wait(deadline, Duration::from_millis(2));
+            }
+            if thread.is_finished() {
+                // A thread that panicked has nothing left to wait for.
+                let _ = thread.join();
+            } else {
+                tracing::error!("a pool thread does not come back from its job; it is left behind");
+            }
         }
     }
 }
@@ -154,23 +256,11 @@ struct ThreadOperator {
 }
 
 impl PoolThread {
-    fn serve(mut self, controls: &Receiver<Control>, jobs: &Receiver<Job>) {
-        let mut controls_open = true;
-        loop {
-            if !controls_open {
-                let Ok(job) = jobs.recv() else { return };
-                self.run(job);
-                continue;
-            }
-            select_biased! {
-                recv(controls) -> control => match control {
-                    Ok(control) => self.control(control),
-                    Err(_) => controls_open = false,
-                },
-                recv(jobs) -> job => match job {
-                    Ok(job) => self.run(job),
-                    Err(_) => return,
-                },
+    fn serve(mut self, thread: usize, queue: &Queue) {
+        while let Some(task) = queue.next(thread) {
+            match task {
+                Task::Control(control) => self.control(control),
+                Task::Job(job) => self.run(job),
             }
         }
     }
@@ -205,9 +295,9 @@ impl PoolThread {
         let result = self.result(&job);
         let busy = self.clock.now().saturating_duration_since(start);
         let Job { ticket, item, completion, .. } = job;
+        // Before the answer: a graph may end with it, and nothing is in flight then.
+        let_go(item);
         completion.complete(ticket, result, busy);
-        // The submitter speaks for the item's fate; this copy only kept it in memory.
-        item.lease.ack.release();
     }
 
     fn result(&mut self, job: &Job) -> Result<Payload, ItemError> {
@@ -233,6 +323,11 @@ impl PoolThread {
     }
 }
 
+/// Lets go of a job's copy of its item. The submitter speaks for the item's fate; this one only kept it in memory.
+fn let_go(item: Item) {
+    item.lease.ack.release();
+}
+
 /// What a panic said.
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
@@ -240,4 +335,85 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::clock::SystemClock;
+    use crate::item::{Placement, Tensor, TensorData};
+    use crate::lease::Account;
+    use crate::testing::item;
+    use crate::time::MediaTime;
+
+    struct Passes;
+
+    impl PoolOperator for Passes {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Passes))
+        }
+
+        fn memory(&self) -> u64 {
+            0
+        }
+    }
+
+    impl Runner for Passes {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            Ok(item.payload.clone())
+        }
+    }
+
+    /// Sends on what was in flight when the answer came.
+    struct InFlight(Arc<Account>, Sender<u64>);
+
+    impl Completion for InFlight {
+        fn complete(&self, _ticket: u64, _result: Result<Payload, ItemError>, _busy: Duration) {
+            self.1.send(self.0.snapshot().in_flight).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_job_is_in_flight_when_its_answer_comes() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let pool = Pool::start(1, &clock).unwrap();
+        let work: Arc<dyn PoolOperator> = Arc::new(Passes);
+        let operator = pool.install(&work).unwrap();
+        let placement = Placement { source_width: 1, source_height: 1, scale: [1.0; 2], offset: [0.0; 2] };
+        let tensor = Tensor { shape: [1, 1, 1], data: TensorData::U8(vec![0]), placement, index: None };
+        let (item, account) = item(0, MediaTime::from_micros(0), Payload::Tensor(Arc::new(tensor)));
+        let (sender, answers) = bounded(1);
+        let completion = Arc::new(InFlight(account.clone(), sender));
+        // The job has the only copy, so it alone keeps the item in flight.
+        let lane = pool.lane();
+        let Ok(()) = pool.submit(Job { operator, lane, ticket: 0, item, completion }) else {
+            panic!("the pool is full")
+        };
+        assert_eq!(answers.recv().unwrap(), 0);
+        drop(pool);
+        assert!(account.snapshot().conserved());
+    }
+
+    /// A lane that is always full, and one with a job now and then: they take turns.
+    #[test]
+    fn lanes_take_turns() {
+        let (busy, quiet) = (Lane(0), Lane(1));
+        let mut waiting = Waiting::default();
+        for (ticket, lane) in [busy, busy, busy, busy, quiet, busy].into_iter().enumerate() {
+            let placement = Placement { source_width: 1, source_height: 1, scale: [1.0; 2], offset: [0.0; 2] };
+            let tensor = Tensor { shape: [1, 1, 1], data: TensorData::U8(vec![0]), placement, index: None };
+            let (item, account) = item(0, MediaTime::from_micros(0), Payload::Tensor(Arc::new(tensor)));
+            let completion = Arc::new(InFlight(account, bounded(1).0));
+            let job = Job { operator: Installed(0), lane, ticket: ticket as u64, item, completion };
+            let jobs = waiting.lanes.entry(lane).or_default();
+            jobs.push_back(job);
+            if jobs.len() == 1 {
+                waiting.turns.push_back(lane);
+            }
+        }
+        let tickets: Vec<u64> = std::iter::from_fn(|| waiting.next_job().map(|job| job.ticket)).collect();
+        assert_eq!(tickets, [0, 4, 1, 2, 3, 5]);
+        assert!(waiting.lanes.is_empty() && waiting.turns.is_empty());
+    }
 }

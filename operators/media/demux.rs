@@ -65,6 +65,16 @@ impl Packet {
         self.packet.pts()
     }
 
+    /// When it is decoded, in native ticks.
+    pub fn dts(&self) -> Option<i64> {
+        self.packet.dts()
+    }
+
+    /// Whether decoding can start here.
+    pub fn is_key(&self) -> bool {
+        self.packet.is_key()
+    }
+
     /// Native ticks, where known.
     pub fn duration(&self) -> Option<i64> {
         Some(self.packet.duration()).filter(|ticks| *ticks > 0)

@@ -15,6 +15,8 @@ struct Pending {
     pts: Option<i64>,
     duration: Option<i64>,
     fate: Fate,
+    /// How often time had broken off before it.
+    part: u64,
 }
 
 /// What was asked of the decoder.
@@ -34,17 +36,36 @@ pub struct Entry {
     /// Stamp and duration of its packet, in native ticks.
     pub pts: Option<i64>,
     pub duration: Option<i64>,
-    /// Pictures before it that were left out since the last one.
-    pub skipped: u64,
+    pub left_out: LeftOut,
     /// Whether a packet that should have made an earlier picture did not: what the decoder does is then not what
     /// leaving pictures out relies on.
     pub surprising: bool,
+}
+
+/// Pictures that were left undecoded on purpose, since the last one that came out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    pub count: u64,
+    /// Stamp and duration of the last one, in native ticks.
+    pub last: Option<(i64, Option<i64>)>,
+}
+
+impl LeftOut {
+    fn add(&mut self, pending: &Pending) {
+        self.count += 1;
+        if let Some(pts) = pending.pts
+            && self.last.is_none_or(|(last, _)| last < pts)
+        {
+            self.last = Some((pts, pending.duration));
+        }
+    }
 }
 
 /// The books of one decoder.
 #[derive(Debug, Default)]
 pub struct Ledger {
     next: i64,
+    part: u64,
     pending: BTreeMap<i64, Pending>,
 }
 
@@ -53,36 +74,45 @@ impl Ledger {
     pub fn packet(&mut self, pts: Option<i64>, duration: Option<i64>, fate: Fate) -> i64 {
         let ordinal = self.next;
         self.next += 1;
-        self.pending.insert(ordinal, Pending { pts, duration, fate });
+        self.pending.insert(ordinal, Pending { pts, duration, fate, part: self.part });
         ordinal
     }
 
-    /// Notes a picture; call it in the order in which they come out.
-    pub fn picture(&mut self, ordinal: Option<i64>) -> Entry {
+    /// Time breaks off: what is noted from here on is shown after all that was noted before, whatever the stamps say.
+    pub fn break_off(&mut self) {
+        self.part += 1;
+    }
+
+    /// Notes a picture; call it in the order in which they come out. `otherwise`: its place in time where its packet
+    /// has no stamp.
+    pub fn picture(&mut self, ordinal: Option<i64>, otherwise: Option<i64>) -> Entry {
         let own = ordinal.and_then(|ordinal| self.pending.remove(&ordinal));
-        let pts = own.and_then(|own| own.pts);
+        let place = own.and_then(|own| Some((own.part, own.pts.or(otherwise)?)));
+        let part = own.map_or(0, |own| own.part);
         let oldest = ordinal.unwrap_or(self.next) - LONGEST_DELAY;
-        let (mut skipped, mut surprising) = (0, own.is_none());
+        let (mut left_out, mut surprising) = (LeftOut::default(), own.is_none());
         self.pending.retain(|ordinal, pending| {
-            let before = matches!((pending.pts, pts), (Some(theirs), Some(ours)) if theirs < ours);
+            let stamped = matches!((pending.pts, place), (Some(theirs), Some(ours)) if (pending.part, theirs) < ours);
+            let before = stamped || pending.part < part;
             if !before && *ordinal >= oldest {
                 return true;
             }
             match pending.fate {
-                Fate::Spare => skipped += 1,
+                Fate::Spare => left_out.add(pending),
                 Fate::Wanted => surprising = true,
                 Fate::Hidden => {}
             }
             false
         });
-        Entry { pts, duration: own.and_then(|own| own.duration), skipped, surprising }
+        Entry { pts: own.and_then(|own| own.pts), duration: own.and_then(|own| own.duration), left_out, surprising }
     }
 
-    /// The decoder is empty: answers how many pictures were left out since the last one that came out.
-    pub fn drained(&mut self) -> u64 {
-        let spare = self.pending.values().filter(|pending| pending.fate == Fate::Spare).count();
+    /// The decoder is empty: answers what was left out since the last picture that came out.
+    pub fn drained(&mut self) -> LeftOut {
+        let mut left_out = LeftOut::default();
+        self.pending.values().filter(|pending| pending.fate == Fate::Spare).for_each(|pending| left_out.add(pending));
         self.pending.clear();
-        spare as u64
+        left_out
     }
 }
 
@@ -98,10 +128,10 @@ mod tests {
         let p = ledger.packet(Some(30), Some(10), Fate::Wanted);
         ledger.packet(Some(10), Some(10), Fate::Spare);
         ledger.packet(Some(20), Some(10), Fate::Spare);
-        let entry = |pts, skipped| Entry { pts: Some(pts), duration: Some(10), skipped, surprising: false };
-        assert_eq!(ledger.picture(Some(i)), entry(0, 0));
-        assert_eq!(ledger.picture(Some(p)), entry(30, 2));
-        assert_eq!(ledger.drained(), 0);
+        let entry = |pts, left_out| Entry { pts: Some(pts), duration: Some(10), left_out, surprising: false };
+        assert_eq!(ledger.picture(Some(i), None), entry(0, LeftOut::default()));
+        assert_eq!(ledger.picture(Some(p), None), entry(30, LeftOut { count: 2, last: Some((20, Some(10))) }));
+        assert_eq!(ledger.drained(), LeftOut::default());
     }
 
     #[test]
@@ -110,9 +140,9 @@ mod tests {
         let first = ledger.packet(Some(0), None, Fate::Wanted);
         let second = ledger.packet(Some(1), None, Fate::Spare);
         ledger.packet(Some(2), None, Fate::Spare);
-        assert_eq!(ledger.picture(Some(first)).skipped, 0);
-        assert_eq!(ledger.picture(Some(second)).skipped, 0);
-        assert_eq!(ledger.drained(), 1);
+        assert_eq!(ledger.picture(Some(first), None).left_out.count, 0);
+        assert_eq!(ledger.picture(Some(second), None).left_out.count, 0);
+        assert_eq!(ledger.drained(), LeftOut { count: 1, last: Some((2, None)) });
     }
 
     #[test]
@@ -121,9 +151,32 @@ mod tests {
         ledger.packet(Some(0), None, Fate::Wanted);
         ledger.packet(Some(5), None, Fate::Hidden);
         let last = ledger.packet(Some(10), None, Fate::Wanted);
-        let entry = ledger.picture(Some(last));
+        let entry = ledger.picture(Some(last), None);
         assert!(entry.surprising);
-        assert_eq!(entry.skipped, 0);
+        assert_eq!(entry.left_out.count, 0);
+    }
+
+    #[test]
+    fn where_time_breaks_off_each_picture_is_counted_on_its_side() {
+        let mut ledger = Ledger::default();
+        let old = ledger.packet(Some(100), None, Fate::Wanted);
+        ledger.packet(Some(110), None, Fate::Spare);
+        ledger.break_off();
+        let new = ledger.packet(Some(0), None, Fate::Wanted);
+        ledger.packet(Some(10), None, Fate::Spare);
+        assert_eq!(ledger.picture(Some(old), None).left_out.count, 0);
+        assert_eq!(ledger.picture(Some(new), None).left_out.count, 1);
+        assert_eq!(ledger.drained().count, 1);
+    }
+
+    #[test]
+    fn a_picture_without_a_stamp_is_counted_where_it_came_out() {
+        let mut ledger = Ledger::default();
+        ledger.packet(Some(10), None, Fate::Spare);
+        let bare = ledger.packet(None, None, Fate::Wanted);
+        ledger.packet(Some(30), None, Fate::Spare);
+        assert_eq!(ledger.picture(Some(bare), Some(20)).left_out.count, 1);
+        assert_eq!(ledger.drained().count, 1);
     }
 
     #[test]
@@ -132,7 +185,7 @@ mod tests {
         for _ in 0..1000 {
             ledger.packet(None, None, Fate::Wanted);
             let shown = ledger.packet(None, None, Fate::Wanted);
-            ledger.picture(Some(shown));
+            ledger.picture(Some(shown), None);
         }
         assert!(ledger.pending.len() <= 2 * LONGEST_DELAY as usize);
     }

@@ -185,6 +185,16 @@ fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldErr
             Err(mistake) => mistakes.push(mistake),
         }
     }
+    // Whether streams drop or wait is decided for the whole source, so paced streams would make the others drop.
+    if let Some(paced) = streams.iter().find(|stream| stream.settings.realtime)
+        && let Some(other) = streams.iter().find(|stream| !stream.settings.realtime)
+    {
+        let message = format!("stream `{}` is paced and stream `{}` is not, in one source", paced.id, other.id);
+        mistakes
+            .push(FieldError::new("streams", message).hint(
+                "write two sources, one with `realtime = true` and one without; nodes may take both as `inputs`",
+            ));
+    }
     if mistakes.is_empty() && streams.is_empty() {
         mistakes.push(FieldError::new("path", "an empty list names no file").hint("name at least one file"));
     }
@@ -338,7 +348,7 @@ pub static REGISTRATION: Registration = Registration {
             name: "realtime",
             value: FieldType::Boolean,
             presence: Presence::Default("false"),
-            summary: "Emit each picture when it is due, as a camera would.",
+            summary: "Emit each picture when it is due, as a camera would. The same for all streams of a source.",
         },
         Field {
             name: "tracks",
@@ -354,7 +364,8 @@ pub static REGISTRATION: Registration = Registration {
             name: "skip",
             value: FieldType::Boolean,
             presence: Presence::Default("true"),
-            summary: "Leave undecoded what nobody asked for, where that changes no other picture.",
+            summary: "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged \
+                      stream.",
         },
     ],
     example: "[sources.clips]\ntype = \"file\"\npath = \"videos/*.mp4\"\n",
@@ -437,6 +448,11 @@ mod tests {
         assert_eq!(field, "tracks");
         let (field, _, _) = mistake(root, "path = 'a.mp4'\nstreams.b = 'b.mp4'");
         assert_eq!(field, "streams");
+        let (field, message, hint) =
+            mistake(root, "streams.door = { path = 'a.mp4', realtime = true }\nstreams.yard = 'b.mp4'");
+        assert_eq!(field, "streams");
+        assert!(message.contains("`door`") && message.contains("`yard`"), "{message}");
+        assert!(hint.contains("two sources"), "{hint}");
         mistake(root, "");
         mistake(root, "path = []");
         let (_, message, _) = mistake(root, "path = \"a\\u0000b.mp4\"");

@@ -2,7 +2,8 @@
 //!
 //! What nobody asked for is left undecoded where that changes no other picture: each packet that no subscriber wants
 //! goes into the decoder marked as spare. That rests on two things, a clean track and a codec in which a packet is a
-//! picture; at the first sign that one does not hold, the rest of the file is decoded in full.
+//! picture; at the first sign that one does not hold, the rest of the file is decoded in full. Damage that shows only
+//! in what was left out, or that is concealed by what was, remains: there, pictures and numbers may differ.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,11 +12,11 @@ use crate::error::SourceError;
 use crate::item::{EndReason, StreamInfo, TrackFormat};
 use crate::media::decode::{DecodeError, Decoder, Picture, Skippable};
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
-use crate::media::ledger::{Fate, Ledger};
+use crate::media::ledger::{Fate, Ledger, LeftOut};
 use crate::media::picture;
 use crate::operator::{Outlet, wait_until};
 use crate::time::MediaTime;
-use crate::timestamps::Sanitiser;
+use crate::timestamps::{Continuity, PacketOrder, Sanitiser};
 
 /// Ticks from picture to picture where a file claims no rate: those of 25 pictures a second.
 const FALLBACK_RATE: u32 = 25;
@@ -50,6 +51,7 @@ struct Playback<'a> {
     decoder: Decoder,
     ledger: Ledger,
     sanitiser: Sanitiser,
+    order: PacketOrder,
     info: StreamInfo,
     /// Number of the next picture.
     seq: u64,
@@ -81,6 +83,7 @@ impl<'a> Playback<'a> {
             decoder,
             ledger: Ledger::default(),
             sanitiser,
+            order: PacketOrder::default(),
             info,
             seq: 0,
             skippable,
@@ -168,8 +171,20 @@ impl<'a> Playback<'a> {
         if self.skippable == Skippable::Nothing {
             return Fate::Wanted;
         }
+        let continuity = self.order.next(packet.pts(), packet.dts(), packet.is_key());
         // Until the first picture is out, nobody knows where a packet lies in time.
-        match packet.pts().and_then(|pts| self.sanitiser.predict(pts)) {
+        let ticks = packet.pts().and_then(|pts| self.sanitiser.predict(pts));
+        // Before time zero lie the leading pictures of a recording's start; they cannot be decoded.
+        let impossible =
+            self.pictures > 0 && ticks.is_some_and(|ticks| ticks >= 0 && !self.sanitiser.can_follow(ticks));
+        if continuity == Continuity::Broken || impossible {
+            self.ledger.break_off();
+        }
+        if continuity != Continuity::Good || impossible {
+            self.skippable = Skippable::Nothing;
+            return Fate::Wanted;
+        }
+        match ticks {
             Some(ticks) if ticks >= 0 && !self.outlet.wants_packet(MediaTime::new(ticks, self.info.time_base)) => {
                 Fate::Spare
             }
@@ -193,16 +208,16 @@ impl<'a> Playback<'a> {
                 }
             }
         }
-        let skipped = self.ledger.drained();
-        self.left_out(skipped);
+        let left_out = self.ledger.drained();
+        self.left_out(left_out);
         Ok(())
     }
 
     fn picture(&mut self, picture: Picture) -> Result<(), SourceError> {
-        let entry = self.ledger.picture(picture.ordinal());
+        let entry = self.ledger.picture(picture.ordinal(), picture.dts());
+        self.left_out(entry.left_out);
         let stamp = self.sanitiser.sanitise(entry.pts.or(picture.dts()), entry.duration);
         let pts = MediaTime::new(stamp.ticks, self.info.time_base);
-        self.left_out(entry.skipped);
         if let Some(repair) = stamp.repair {
             self.outlet.repaired(repair.what(), &format!("at {pts}, picture {}", self.seq));
         }
@@ -211,7 +226,7 @@ impl<'a> Playback<'a> {
         }
         // Packets before the first picture may lack what they refer to: that is how recordings start.
         let surprising = entry.surprising && self.seq > 0;
-        if stamp.repair.is_some() || surprising || picture.is_interlaced() {
+        if stamp.repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
             self.skippable = Skippable::Nothing;
         }
         self.note_size(picture.size());
@@ -229,11 +244,14 @@ impl<'a> Playback<'a> {
         Ok(())
     }
 
-    fn left_out(&mut self, count: u64) {
-        if count > 0 {
-            self.seq += count;
-            self.pictures += count;
-            self.outlet.skipped(count);
+    fn left_out(&mut self, left_out: LeftOut) {
+        if left_out.count > 0 {
+            self.seq += left_out.count;
+            self.pictures += left_out.count;
+            self.outlet.skipped(left_out.count);
+        }
+        if let Some((pts, duration)) = left_out.last {
+            self.sanitiser.pass(pts, duration);
         }
     }
 
@@ -258,6 +276,10 @@ impl<'a> Playback<'a> {
 
     fn corrupt(&mut self, cause: &str) {
         self.outlet.repaired("corrupt packet", cause);
+        // Until a picture is out, nothing was left out, and packets may lack what they refer to.
+        if self.seq > 0 {
+            self.skippable = Skippable::Nothing;
+        }
         self.trouble = Some(cause.to_owned());
     }
 
@@ -271,6 +293,7 @@ impl<'a> Playback<'a> {
         self.demuxer = demuxer;
         self.decoder.flush();
         self.sanitiser.restart();
+        self.order = PacketOrder::default();
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! need it are skipped with a word where it is missing, and fail where `ENGINE_REQUIRE_MATERIAL` is 1.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -55,6 +56,8 @@ pub struct Picture {
 #[derive(Deserialize)]
 pub struct Prediction {
     pub index: u64,
+    /// All names of the class, with commas.
+    pub label: String,
     pub score: f64,
 }
 
@@ -139,7 +142,7 @@ impl Material {
 
 /// The stream of the file `name`: its stem.
 pub fn stream(name: &str) -> &str {
-    name.split_once('.').map_or(name, |(stem, _)| stem)
+    Path::new(name).file_stem().and_then(OsStr::to_str).unwrap_or(name)
 }
 
 fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> T {

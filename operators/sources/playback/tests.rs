@@ -41,13 +41,16 @@ fn material() -> Option<PathBuf> {
 type Sampled = (u64, i64, String);
 
 fn sampled(path: &Path, settings: &Settings, threads: usize) -> (Vec<Sampled>, RecordingOutlet) {
+    sampled_by(twice_a_second(), path, settings, threads)
+}
+
+fn sampled_by(sampler: Sampler, path: &Path, settings: &Settings, threads: usize) -> (Vec<Sampled>, RecordingOutlet) {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let sink = seen.clone();
-    let mut outlet =
-        RecordingOutlet::default().threads(threads).sampling(twice_a_second()).observe(move |seq, pts, frame| {
-            assert_eq!(frame.index, Some(seq));
-            sink.borrow_mut().push((seq, pts.as_micros(), md5(&frame)));
-        });
+    let mut outlet = RecordingOutlet::default().threads(threads).sampling(sampler).observe(move |seq, pts, frame| {
+        assert_eq!(frame.index, Some(seq));
+        sink.borrow_mut().push((seq, pts.as_micros(), md5(&frame)));
+    });
     assert_eq!(play(path, settings, &mut outlet).unwrap(), EndReason::Eof, "{}", path.display());
     (seen.take(), outlet)
 }
@@ -441,6 +444,75 @@ fn leaving_pictures_out_changes_no_other_and_no_number() {
             assert_eq!(outlet.skipped > 0, skip && skips, "{label}: {} left undecoded", outlet.skipped);
         }
     }
+}
+
+/// Skipping and not, on one thread and on four: the same numbers, times and totals, and the same pictures where the
+/// file is whole.
+fn assert_skipping_changes_nothing(path: &Path, fps: u32, whole: bool) {
+    let sampler = || Sampler::new(Rate { numerator: fps.into(), denominator: 1 }, Duration::ZERO);
+    let (baseline, plainly) = sampled_by(sampler(), path, &Settings { skip: false, ..plain() }, 1);
+    assert!(baseline.len() >= 6, "{baseline:?}");
+    for threads in [1, 4] {
+        let label = format!("{} at {fps}, {threads} threads", path.display());
+        let (got, outlet) = sampled_by(sampler(), path, &plain(), threads);
+        let places = |sampled: &[Sampled]| sampled.iter().map(|(seq, micros, _)| (*seq, *micros)).collect::<Vec<_>>();
+        assert_eq!(places(&got), places(&baseline), "{label}");
+        assert!(!whole || got == baseline, "{label}: {got:?} for {baseline:?}");
+        assert_eq!(outlet.offered.len() as u64 + outlet.skipped, plainly.offered.len() as u64, "{label}");
+    }
+}
+
+/// In a program stream, most of what other pictures refer to has no stamp.
+#[test]
+fn leaving_pictures_out_keeps_the_numbers_where_stamps_are_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, seconds, fps) in [("stream.vob", 2, 5), ("stream.mpg", 9, 8), ("stream.mpg", 9, 3)] {
+        let source = format!("-f lavfi -i testsrc2=size=160x120:rate=25:duration={seconds}");
+        ffmpeg(folder.path(), &format!("{source} -c:v mpeg2video -bf 2 {name}"));
+        assert_skipping_changes_nothing(&folder.path().join(name), fps, true);
+    }
+}
+
+#[test]
+fn leaving_pictures_out_keeps_the_numbers_where_time_jumps_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = "-f lavfi -i testsrc2=size=160x120:rate=25:duration=2";
+    for codec in ["libx264 -bf 3", "libx264 -bf 3 -x264-params open-gop=1:keyint=10", "mpeg2video -bf 2"] {
+        ffmpeg(folder.path(), &format!("{source} -c:v {codec} once.ts"));
+        // The second one starts a little before the end of the first.
+        ffmpeg(folder.path(), "-i once.ts -c copy -output_ts_offset 1.9 later.ts");
+        let once = std::fs::read(at("once.ts")).unwrap();
+        let later = std::fs::read(at("later.ts")).unwrap();
+        std::fs::write(at("twice.ts"), [&once[..], &once].concat()).unwrap();
+        std::fs::write(at("overlapping.ts"), [&once[..], &later].concat()).unwrap();
+        std::fs::write(at("cut.ts"), [&once[..once.len() / 188 * 2 / 3 * 188], &once].concat()).unwrap();
+        for fps in [2, 5, 8] {
+            assert_skipping_changes_nothing(&at("twice.ts"), fps, true);
+            assert_skipping_changes_nothing(&at("overlapping.ts"), fps, true);
+            assert_skipping_changes_nothing(&at("cut.ts"), fps, false);
+        }
+    }
+}
+
+#[test]
+fn leaving_pictures_out_keeps_the_time_of_a_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=2";
+    ffmpeg(folder.path(), &format!("{source} -c:v mjpeg -pix_fmt yuvj420p stills.mkv"));
+    let looped = |skip| {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let sink = seen.clone();
+        let mut outlet = RecordingOutlet::default()
+            .sampling(Sampler::new(Rate { numerator: 3, denominator: 1 }, Duration::ZERO))
+            .stop_after(15)
+            .observe(move |seq, pts, _| sink.borrow_mut().push((seq, pts)));
+        let settings = Settings { repeat: true, skip, ..plain() };
+        assert_eq!(play(&folder.path().join("stills.mkv"), &settings, &mut outlet).unwrap(), EndReason::Stopped);
+        assert_eq!(outlet.skipped > 0, skip);
+        seen.take()
+    };
+    assert_eq!(looped(true), looped(false));
 }
 
 /// Small clips in several containers and codecs, made once.

@@ -1,0 +1,50 @@
+//! Every graph under `graphs/` runs: a reader may copy any of them.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::{Finished, Folder, material, repository, run_graph};
+
+const VIDEO: &str = "videos/asl-again.mkv";
+
+fn run(name: &str, arguments: &[&str]) -> Option<Finished> {
+    let material = material()?;
+    let video = material.join(VIDEO);
+    let set = format!("video={}", video.display());
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--set", &set]).collect();
+    Some(run_graph(&repository().join("graphs").join(name), &arguments, |_| {}).finish().expect(0))
+}
+
+#[test]
+fn no_graph_is_left_out_here() {
+    let names: BTreeSet<String> = std::fs::read_dir(repository().join("graphs"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    // The quick start has a test file of its own.
+    let tested = ["people.toml", "quickstart.toml", "what-is-it.toml"].map(str::to_owned);
+    assert_eq!(names, BTreeSet::from(tested));
+}
+
+/// One person signs, in all of its 2.6 seconds.
+#[test]
+fn people_are_found_twice_a_second() {
+    let Some(finished) = run("people.toml", &[]) else { return };
+    let records: Vec<serde_json::Value> =
+        finished.stdout.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(records.len(), 6, "at 0, 0.5, … 2.5 s");
+    assert!(records.iter().all(|record| record["has"]["person"] == true), "{records:?}");
+}
+
+#[test]
+fn every_picture_is_classified_into_a_file() {
+    let folder = Folder::with_graph("");
+    let set = format!("out={}", folder.file("out.jsonl").display());
+    if run("what-is-it.toml", &["--set", &set]).is_none() {
+        return;
+    }
+    let records = folder.records("out.jsonl");
+    assert_eq!(records.len(), 77);
+    assert!(records.iter().all(|record| record["predictions"].as_array().is_some_and(|list| list.len() == 5)));
+}

@@ -11,11 +11,15 @@ use ffmpeg_next::ffi;
 
 use super::initialise;
 use crate::item::{Track, TrackFormat};
-use crate::time::TimeBase;
+use crate::time::{MediaTime, TimeBase};
 
 /// Packets that cannot be read are passed over, but not for ever: a demuxer that reports the same damage again and
 /// again makes no progress.
 const MOST_UNREADABLE_IN_A_ROW: u32 = 1000;
+
+/// A file that ends this much, and this share, before its declared duration was cut off.
+const SHORT_SECONDS: f64 = 1.0;
+const SHORT_SHARE: f64 = 0.05;
 
 /// Why a file cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +104,8 @@ pub struct Demuxer {
     tracks: Vec<Track>,
     unreadable: u32,
     packets: u64,
+    /// Native ticks of the first packet's stamp and of the end of the last one to be shown.
+    reach: Option<(i64, i64)>,
 }
 
 impl Demuxer {
@@ -128,7 +134,7 @@ impl Demuxer {
                 unsafe { (*stream.as_mut_ptr()).discard = discard };
             }
         }
-        Ok(Demuxer { input, video, tracks: described, unreadable: 0, packets: 0 })
+        Ok(Demuxer { input, video, tracks: described, unreadable: 0, packets: 0, reach: None })
     }
 
     /// The tracks that were chosen, the decoded one first.
@@ -172,7 +178,9 @@ impl Demuxer {
                 Ok(()) if packet.stream() == self.video => {
                     self.unreadable = 0;
                     self.packets += 1;
-                    return Ok(Read::Packet(Packet { packet }));
+                    let packet = Packet { packet };
+                    self.note_reach(&packet);
+                    return Ok(Read::Packet(packet));
                 }
                 Ok(()) => {}
                 Err(ffmpeg::Error::Eof) => return Ok(Read::End),
@@ -189,13 +197,56 @@ impl Demuxer {
     /// more. libav takes the end of a file that was cut off for an ordinary one.
     pub fn cut_off(&self) -> Option<(u64, u64)> {
         // Only this family lists every packet, after its edit lists were applied.
-        if !self.input.format().name().split(',').any(|name| name == "mov") {
+        if !self.is_mov() {
             return None;
         }
         // SAFETY: the stream belongs to `input`; the function only reads the length of its index.
         let listed = unsafe { ffi::avformat_index_get_entries_count(self.stream().as_ptr()) };
         let listed = u64::try_from(listed).ok()?;
         (self.packets < listed).then_some((self.packets, listed))
+    }
+
+    /// At the end of a file that declares its duration: how far its video track reaches and how far it should, in
+    /// seconds, where that is far more. Containers without a complete index show in no other way that they were cut
+    /// off.
+    pub fn falls_short(&self) -> Option<(f64, f64)> {
+        let declared = self.declared_duration()?;
+        let (first, end) = self.reach?;
+        let seconds = |ticks: i64| MediaTime::new(ticks, self.time_base()).as_seconds();
+        // Durations are counted from zero or from the first stamp; nobody knows which.
+        let reached = seconds(end).max(seconds(end.saturating_sub(first)));
+        let missing = declared - reached;
+        (missing > SHORT_SECONDS && missing > SHORT_SHARE * declared).then_some((reached, declared))
+    }
+
+    /// Seconds of the video track, or of the whole file where that is not told apart; `None` where libav only
+    /// estimates or measures them.
+    fn declared_duration(&self) -> Option<f64> {
+        // The index of this family says it better (`cut_off`), and edit lists make its durations ambiguous.
+        if self.is_mov() {
+            return None;
+        }
+        // SAFETY: the context is valid for as long as `input`; only a plain field is read.
+        let method = unsafe { (*self.input.as_ptr()).duration_estimation_method };
+        if method != ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_STREAM {
+            return None;
+        }
+        let stream = self.stream();
+        // Matroska counts the longest track; its writers note each track's own duration beside it.
+        let own = stream.metadata().get("DURATION").and_then(clock_seconds);
+        let ticks = Some(stream.duration()).filter(|ticks| *ticks > 0);
+        own.or_else(|| ticks.map(|ticks| MediaTime::new(ticks, self.time_base()).as_seconds())).or(self.duration())
+    }
+
+    fn note_reach(&mut self, packet: &Packet) {
+        let Some(stamp) = packet.pts().or(packet.dts()) else { return };
+        let end = stamp.saturating_add(packet.duration().unwrap_or(0));
+        let (first, latest) = self.reach.unwrap_or((stamp, end));
+        self.reach = Some((first, latest.max(end)));
+    }
+
+    fn is_mov(&self) -> bool {
+        self.input.format().name().split(',').any(|name| name == "mov")
     }
 
     fn stream(&self) -> ffmpeg::Stream<'_> {
@@ -290,6 +341,13 @@ fn describe(input: &ffmpeg::format::context::Input, index: usize) -> Option<Trac
         _ => return None,
     };
     Some(Track { index, codec: parameters.id().name().to_owned(), format })
+}
+
+/// Seconds of a time such as `00:01:30.500000000`.
+fn clock_seconds(text: &str) -> Option<f64> {
+    let mut parts = text.split(':').map(|part| part.trim().parse::<f64>().ok());
+    let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
+    Some(hours * 3600.0 + minutes * 60.0 + seconds).filter(|seconds| parts.next().is_none() && *seconds > 0.0)
 }
 
 /// Lets libav ask, deep inside a call, whether it should give up.

@@ -128,6 +128,10 @@ impl<'a> Playback<'a> {
         if let Some((read, listed)) = self.demuxer.cut_off() {
             let detail = format!("`{}` is cut off: {read} of its {listed} packets are there", self.path.display());
             self.outlet.repaired("truncated file", &detail);
+        } else if let Some((reached, declared)) = self.demuxer.falls_short() {
+            let detail =
+                format!("`{}` ends after {reached:.1} s of the {declared:.1} s that it declares", self.path.display());
+            self.outlet.repaired("truncated file", &detail);
         }
         if let Some(error) = failed {
             let message = format!("`{}` became unreadable after {} pictures: {error}", self.path.display(), self.seq);

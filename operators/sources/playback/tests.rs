@@ -216,6 +216,49 @@ fn what_is_left_of_a_damaged_file_is_played() {
 }
 
 #[test]
+fn a_file_that_ends_before_its_declared_duration_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let video = CLIP.replace("duration=2", "duration=6");
+    // The second counts from zero, not from its first picture.
+    for (name, declared) in [("whole.mkv", "of the 6.0 s"), ("whole.flv", "of the 6.1 s")] {
+        ffmpeg(folder.path(), &format!("{video} {name}"));
+        let (result, outlet) = played(&at(name));
+        assert_eq!((result.unwrap(), outlet.repairs("truncated file")), (EndReason::Eof, 0), "{name}");
+        let whole = std::fs::read(at(name)).unwrap();
+        std::fs::write(at("cut"), &whole[..whole.len() * 2 / 3]).unwrap();
+        let (_, outlet) = played(&at("cut"));
+        assert_eq!(outlet.repairs("truncated file"), 1, "{name}: {:?}", outlet.repaired);
+        assert!(outlet.repaired.iter().any(|(_, detail)| detail.contains(declared)), "{:?}", outlet.repaired);
+    }
+    // A longer audio track says nothing about the video track.
+    let audio = "-f lavfi -i sine=duration=20";
+    ffmpeg(folder.path(), &format!("{audio} {video} -c:a aac longer.mkv"));
+    assert_eq!(played(&at("longer.mkv")).1.repaired, []);
+}
+
+#[test]
+fn after_the_first_damage_everything_is_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    ffmpeg(folder.path(), &format!("{} whole.ts", CLIP.replace("duration=2", "duration=8")));
+    let mut damaged = std::fs::read(at("whole.ts")).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 3000].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(at("damaged.ts"), &damaged).unwrap();
+    let mostly = |name: &str| {
+        let (_, outlet) = sampled(&at(name), &plain(), 1);
+        let tail: Vec<u64> = outlet.offered.iter().map(|(seq, _)| *seq).filter(|seq| *seq >= 130).collect();
+        (tail.len() as u64 == tail[tail.len() - 1] - 129, outlet)
+    };
+    let (full, outlet) = mostly("whole.ts");
+    assert!(!full && outlet.repaired.is_empty(), "{:?}", outlet.repaired);
+    let (full, outlet) = mostly("damaged.ts");
+    assert!(full && !outlet.repaired.is_empty(), "{:?}: {:?}", outlet.repaired, outlet.offered);
+    assert!(outlet.skipped > 0);
+}
+
+#[test]
 fn the_smallest_and_the_largest_pictures_are_whole() {
     let folder = tempfile::tempdir().unwrap();
     ffmpeg(

@@ -148,54 +148,46 @@ fn a_killed_engine_starts_again_from_nothing() {
     assert_eq!(left, ["graph.toml", "out.jsonl"]);
 }
 
-/// A detector that is fed pictures of a size that its model does not take.
-fn failing(on_error: &str) -> Folder {
-    Folder::with_graph(&format!(
+/// Two files, and a budget that one picture of the second does not fit into.
+#[test]
+fn what_is_rejected_leaves_error_records_and_the_rest_goes_on() {
+    let folder = Folder::with_graph(
         r#"
-        [sources.scene]
-        type = "synthetic"
-        realtime = false
-        frames = 40
+        [sources.files]
+        type = "file"
+        streams.a = "small.mkv"
+        streams.b = "large.mkv"
+        budget = { bytes = "256KiB" }
 
-        [operators.small]
-        type = "preprocess"
-        inputs = ["scene"]
-        model = "shapes"
-        width = 64
-        height = 64
-
-        [operators.shapes]
-        type = "detect"
-        inputs = ["small"]
-        model = "shapes"
-        {on_error}
+        [operators.sum]
+        type = "checksum"
+        inputs = ["files"]
 
         [sinks.out]
         type = "file"
-        inputs = ["shapes"]
+        inputs = ["sum"]
         path = "out.jsonl"
-        "#
-    ))
-}
-
-#[test]
-fn an_error_rejects_its_item_or_stops_the_graph() {
-    let folder = failing("");
-    // Rejecting is no failure, but a run that had nothing else to show is one.
-    let ended = folder.run(&[]).finish().expect(1);
-    assert!(ended.stderr.contains("every item was rejected (40)"), "{}", ended.stderr);
-    let counts = ended.counts("synthetic");
-    assert_eq!(counts, Counts { read: 40, rejected: 40, ..Counts::default() });
+        "#,
+    );
+    for (name, size) in [("small.mkv", "64x48"), ("large.mkv", "1280x720")] {
+        let pictures = format!("testsrc=size={size}:rate=10:duration=1");
+        support::ffmpeg(&["-f", "lavfi", "-i", &pictures, "-c:v", "ffv1"], &folder.file(name));
+    }
+    let ended = folder.run(&[]).finish().expect(0);
+    assert!(ended.stderr.contains("10 items were rejected"), "{}", ended.stderr);
+    assert_eq!(ended.counts("a"), Counts::all_delivered(10));
+    assert_eq!(ended.counts("b"), Counts { read: 10, rejected: 10, ..Counts::default() });
     let records = folder.records("out.jsonl");
-    assert_eq!(records.len(), 40, "an error record in the place of each");
-    assert!(records.iter().all(|record| record["kind"] == "error" && record["node"] == "shapes"), "{}", records[0]);
+    let errors: Vec<_> = records.iter().filter(|record| record["stream"] == "b").collect();
+    assert_eq!(errors.len(), 10, "an error record in the place of each");
+    for record in errors {
+        assert_eq!((&record["kind"], &record["node"]), (&"error".into(), &"files".into()));
+        assert!(record["message"].as_str().is_some_and(|text| text.contains("raise `budget.bytes`")), "{record}");
+    }
 
-    let folder = failing(r#"on_error = "stop""#);
-    let ended = folder.run(&[]).finish().expect(1);
-    let line = ended.stderr.lines().find(|line| line.contains("the graph stops")).expect("why").to_owned();
-    assert!(line.contains("shapes") && line.contains("synthetic"), "{line}");
-    assert!(ended.stderr.contains("graph `graph` failed after"), "{}", ended.stderr);
-    assert!(ended.counts("synthetic").rejected > 0);
+    std::fs::rename(folder.file("large.mkv"), folder.file("small.mkv")).expect("renamed");
+    let ended = folder.run(&[]).finish();
+    assert_ne!(ended.code(), 0, "a budget smaller than the first picture is a mistake in the graph");
 }
 
 #[test]

@@ -206,8 +206,11 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
                 let lost: Vec<&Event> = batch.iter().filter(|event| matches!(event, Event::Item(_))).collect();
                 let streams: BTreeSet<&str> = lost.iter().map(|event| &**event.stream()).collect();
                 let streams = streams.into_iter().collect::<Vec<_>>().join(", ");
-                let message =
-                    format!("sink `{}` lost {} items of stream `{streams}`: {cause}", node.origin.node, lost.len());
+                let name = &node.origin.node;
+                let message = match lost.len() {
+                    0 => format!("sink `{name}` failed: {cause}"),
+                    items => format!("sink `{name}` lost {items} items of stream `{streams}`: {cause}"),
+                };
                 failed(&node, message);
                 batch.clear();
             }

@@ -413,7 +413,8 @@ fn a_failing_sink_loses_what_it_was_given_and_says_so() {
     let (outcome, report) = run(2, plan(source(&["a"], 10), vec![tap(Overflow::Block, 4)], Vec::new(), sinks));
     assert_eq!(report.total, Counts { read: 10, lost: 10, ..Counts::default() });
     let error = report.nodes[1].last_error.as_deref().unwrap();
-    assert!(error.contains("sink `disk` lost") && error.contains("stream `a`: the disk is full"), "{error}");
+    // The last batch may have had signals alone.
+    assert!(error.starts_with("sink `disk`") && error.ends_with(": the disk is full"), "{error}");
     assert!(!outcome.is_success());
 }
 
@@ -576,7 +577,8 @@ fn a_late_job_leaves_an_error_in_its_place_and_order_goes_on() {
             0
         }
         fn deadline(&self) -> Duration {
-            Duration::from_millis(30)
+            // Long beside what a busy machine may hold up a job that does nothing.
+            Duration::from_secs(2)
         }
     }
     impl Runner for Sticking {

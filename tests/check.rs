@@ -34,7 +34,8 @@ fn engine(folder: &Path, arguments: &[&str]) -> Answer {
     let output = Command::new(env!("CARGO_BIN_EXE_engine"))
         .args(arguments)
         .current_dir(folder)
-        .env("ENGINE_MODELS", "../../models")
+        // The repository's own too: the binary may have been built outside it.
+        .env("ENGINE_MODELS", "../../models:../../../../models")
         .env("SECRET_WORD", SECRET)
         .env_remove("CLIPS")
         .env_remove("RATE")

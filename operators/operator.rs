@@ -171,6 +171,11 @@ pub trait Source: Send + Sync {
     /// Bytes of one frame, for the memory bound; the first stream that is known.
     fn frame_size(&self) -> ItemSize;
 
+    /// Bytes that each stream keeps for itself as long as it runs, for the memory bound. Default: 0.
+    fn stream_memory(&self) -> u64 {
+        0
+    }
+
     /// Decoder threads that one stream uses, for the plan; `running` streams share the machine.
     fn decoder_threads(&self, cores: usize, running: usize) -> usize;
 

@@ -1,7 +1,7 @@
 //! The worst case of a plan's memory: what budgets, entries and pool threads may hold at once.
 //!
 //! It bounds media in flight: everything that has a lease, one picture for each stream between its decoder and its
-//! taps, and what pool threads allocate. It does not cover what the libraries keep for themselves (the decoders' reference
+//! taps, what a source keeps for each stream, and what pool threads allocate. It does not cover what the libraries keep for themselves (the decoders' reference
 //! pictures, the sessions' weights where an operator does not say so), nor the program.
 
 use operators::operator::{ItemSize, Source};
@@ -50,6 +50,10 @@ impl Plan {
         for source in &self.sources {
             if let ItemSize::Known(bytes) = source.source.frame_size() {
                 let what = format!("pictures of `{}` between decoder and taps", source.name);
+                memory.add(what, source.source.streams().len() as u64, bytes);
+            }
+            if let bytes @ 1.. = source.source.stream_memory() {
+                let what = format!("what streams of `{}` keep for themselves", source.name);
                 memory.add(what, source.source.streams().len() as u64, bytes);
             }
         }

@@ -105,6 +105,11 @@ impl Source for Synthetic {
         ItemSize::Known(PixelFormat::Yuv420p.bytes(self.width, self.height))
     }
 
+    /// The background of its scene, drawn once.
+    fn stream_memory(&self) -> u64 {
+        PixelFormat::Yuv420p.bytes(self.width, self.height)
+    }
+
     /// Nothing is decoded: the stream's own thread draws.
     fn decoder_threads(&self, _cores: usize, _running: usize) -> usize {
         0

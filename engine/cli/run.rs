@@ -59,7 +59,7 @@ pub struct Arguments {
     /// What to log: a level, or levels by module; the default is what RUST_LOG says, or info
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// Write the dataflow system's own count of events by operator and worker to this file at the end
+    /// Write the dataflow system's own count of events by operator and worker to this new file at the end
     #[arg(long, value_name = "FILE")]
     dataflow_log: Option<PathBuf>,
 }

@@ -10,9 +10,7 @@ use operators::config::{FieldType, format_size};
 use operators::error::FieldError;
 use operators::inference::model::Catalog;
 use operators::item::{Kind, Origin, is_name};
-use operators::operator::{
-    BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Resource, Role, StreamSpec,
-};
+use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
 
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
@@ -124,7 +122,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
     let graph: Arc<str> = name.into();
     let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
     report_streams(&declared, &built, &mut found);
-    report_resources(&declared, &built, &mut found);
+    files::report_shared(&declared, &built, &mut found);
     secrecy::report_names(&declared, &built, &secrets, &mut found);
     files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
     report_tensors(&declared, &built, &wiring, &mut found);
@@ -217,24 +215,6 @@ fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut
                 diagnostic = diagnostic.related(elsewhere, "the other");
             }
             found.push(diagnostic);
-        }
-    }
-}
-
-fn report_resources(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
-    let mut owners: HashMap<PathBuf, usize> = HashMap::new();
-    for (index, built) in built.iter().enumerate() {
-        let Some(Built::Sink(sink)) = built else { continue };
-        for Resource::Path(path) in sink.resources() {
-            let Some(other) = owners.insert(path, index) else { continue };
-            let (first, second) = (declared[other].path(), declared[index].path());
-            let message = format!("`{first}` and `{second}` would both write the same file");
-            let place = |node: &Declaration| if node.table.get("path").is_some() { "path" } else { "" };
-            let (at, elsewhere) =
-                (declared[index].place(place(&declared[index])), declared[other].place(place(&declared[other])));
-            let hint = "give each a path of its own, or give one sink both inputs";
-            let diagnostic = Diagnostic::new(Code::SharedResource, at, message).hint(hint);
-            found.push(diagnostic.related(elsewhere, "the other owner"));
         }
     }
 }

@@ -91,7 +91,14 @@ pub fn run(arguments: &Arguments) -> u8 {
     match serve(arguments, plan, &terminal, hub, results) {
         Ok(true) => SUCCESS,
         Ok(false) => FAILURE,
-        Err(error) => failed(&error),
+        Err(error) => match arguments.log_format {
+            LogFormat::Text => failed(&error),
+            // A log for programs has no other lines.
+            LogFormat::Json => {
+                tracing::error!(hint = error.hint, "{error}");
+                FAILURE
+            }
+        },
     }
 }
 

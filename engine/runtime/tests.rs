@@ -303,6 +303,8 @@ fn run_aside(plan: Plan, drain: Duration) -> (Sender<Request>, JoinHandle<(Outco
         let outcome = graph.supervise(&inbox, drain);
         let health = engine.health();
         assert!(health.problems.is_empty() || !health.ok);
+        // A job that came too late holds its item until its thread is done with it.
+        engine.shutdown().unwrap();
         (outcome, counters.report().total)
     });
     (requests, thread)

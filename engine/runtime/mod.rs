@@ -1,10 +1,12 @@
 //! Runs plans: workers, taps, offload, sinks, supervision.
 
+mod assembly;
 mod build;
 pub mod counters;
 mod dataflow_log;
 mod entry;
 mod failure;
+mod health;
 mod inline;
 mod mailbox;
 mod node;
@@ -12,6 +14,7 @@ mod offload;
 pub mod process;
 mod sink;
 pub mod stats;
+mod supervision;
 pub mod supervisor;
 mod tap;
 mod worker;

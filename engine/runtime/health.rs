@@ -1,0 +1,76 @@
+//! Answers how the engine is doing: everything that is counted, and what does not work.
+
+use std::time::Duration;
+
+use super::counters::lock;
+use super::process::usage;
+use super::stats::{GraphState, Health, Observe, ProcessReport, Report, StreamState};
+use super::supervisor::Engine;
+
+/// A source without progress for this long is a problem that `/health` names.
+const NO_PROGRESS: Duration = Duration::from_secs(10);
+
+impl Observe for Engine {
+    fn report(&self) -> Report {
+        let usage = usage();
+        let uptime = self.clock.now().saturating_duration_since(self.start);
+        Report {
+            graphs: lock(&self.graphs).iter().map(|graph| graph.report()).collect(),
+            process: ProcessReport {
+                uptime_seconds: uptime.as_secs_f64(),
+                cpu_seconds: usage.cpu_seconds,
+                resident_bytes: usage.resident_bytes,
+                peak_resident_bytes: usage.peak_resident_bytes,
+                threads: usage.threads,
+                workers: self.workers.count(),
+                pool_threads: self.pool.threads(),
+            },
+        }
+    }
+
+    fn health(&self) -> Health {
+        let now = self.clock.now();
+        let mut problems = Vec::new();
+        let graphs = lock(&self.graphs);
+        // The control plane answers before the first graph is there.
+        let mut status = if graphs.is_empty() { "starting" } else { "ok" };
+        for graph in graphs.iter() {
+            let name = &graph.name;
+            match graph.state() {
+                (GraphState::Starting, _) => status = "starting",
+                (GraphState::Draining, _) => status = "draining",
+                (GraphState::Failed, reason) => {
+                    problems.push(format!("graph `{name}` failed: {}", reason.unwrap_or_default()));
+                }
+                (GraphState::Running | GraphState::Finished, _) => {}
+            }
+            for stream in &graph.streams {
+                let (state, reason) = stream.state();
+                let idle = stream.idle(now);
+                if state == StreamState::Failed {
+                    problems.push(format!(
+                        "graph `{name}`, stream `{}`: {}",
+                        stream.stream,
+                        reason.unwrap_or_default()
+                    ));
+                } else if idle > NO_PROGRESS && graph.state().0 != GraphState::Starting {
+                    let seconds = idle.as_secs();
+                    problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));
+                }
+            }
+            for node in graph.nodes.iter().filter(|node| node.role == "sink" && node.failed_within(NO_PROGRESS, now)) {
+                let error = node.last_error().unwrap_or_default();
+                problems.push(format!("graph `{name}`, node `{}`: {error}", node.name));
+            }
+        }
+        if !self.workers.answer(now) {
+            problems.push("a dataflow worker does not answer".to_owned());
+        }
+        // That it starts or drains is said first: whoever routes work here must know it, whatever else is wrong.
+        let ok = status == "ok" && problems.is_empty();
+        if status == "ok" && !problems.is_empty() {
+            status = "failing";
+        }
+        Health { ok, status, problems }
+    }
+}

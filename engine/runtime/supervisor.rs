@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after, bounded, never, select};
+use operators::address::masked;
 use operators::clock::Clock;
 use operators::error::{SourceError, StartError};
 use operators::inference::pool::{Installed, Pool, panic_text};
@@ -147,8 +148,10 @@ impl<'e> Assembly<'e> {
             for spec in planned.source.streams() {
                 let budgets =
                     plan.taps.iter().filter(|tap| tap.source == index).map(|tap| Budget::new(tap.limits)).collect();
-                let location = plan.secrets.redact(&spec.location);
-                let counters = StreamCounters::new(spec.id, planned.name.clone(), location, budgets, now);
+                // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
+                let location = masked(&plan.secrets.redact(&spec.location));
+                let patience = planned.source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));
+                let counters = StreamCounters::new(spec.id, planned.name.clone(), location, patience, budgets, now);
                 streams.push(Arc::new(counters));
             }
         }
@@ -330,6 +333,8 @@ impl<'e> Assembly<'e> {
                     counters: stream.clone(),
                     stop: stop.clone(),
                     decoder_threads: planned.decoder_threads,
+                    fallback: false,
+                    secrets: plan.secrets.clone(),
                     taps,
                 };
                 stream.progress(self.engine.clock.now());
@@ -377,7 +382,7 @@ fn start_stream(
                 Err(panic) => EndReason::Failed(format!("the source panicked: {}", panic_text(&*panic))),
             };
             let reason = match reason {
-                EndReason::Failed(text) => EndReason::Failed(secrets.redact(&text)),
+                EndReason::Failed(text) => EndReason::Failed(masked(&secrets.redact(&text))),
                 other => other,
             };
             let now = outlet.clock.now();
@@ -643,13 +648,14 @@ impl Observe for Engine {
             for stream in &graph.streams {
                 let (state, reason) = stream.state();
                 let idle = stream.idle(now);
+                let reason = reason.unwrap_or_default();
                 if state == StreamState::Failed {
-                    problems.push(format!(
-                        "graph `{name}`, stream `{}`: {}",
-                        stream.stream,
-                        reason.unwrap_or_default()
-                    ));
-                } else if idle > NO_PROGRESS && graph.state().0 != GraphState::Starting {
+                    problems.push(format!("graph `{name}`, stream `{}`: {reason}", stream.stream));
+                } else if state == StreamState::Retrying {
+                    problems.push(format!("graph `{name}`, stream `{}` is lost: {reason}", stream.stream));
+                } else if state == StreamState::Fallback {
+                    problems.push(format!("graph `{name}`, stream `{}` shows its fallback: {reason}", stream.stream));
+                } else if idle > stream.patience && graph.state().0 != GraphState::Starting {
                     let seconds = idle.as_secs();
                     problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));
                 }

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use operators::address::masked_in_place;
 use operators::inference::model::Catalog;
 
 use crate::graph::check::{Checked, Surroundings};
@@ -80,9 +81,10 @@ impl GraphFile {
         self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The file's text, as far as it is text; for rendering diagnostics, whose places lie in valid text.
-    pub fn text(&self) -> std::borrow::Cow<'_, str> {
-        String::from_utf8_lossy(&self.bytes)
+    /// The file's text, as far as it is text, with the credentials of URLs covered; for rendering diagnostics, whose
+    /// places lie in valid text.
+    pub fn text(&self) -> String {
+        masked_in_place(&String::from_utf8_lossy(&self.bytes))
     }
 
     /// Checks the graph in it.

@@ -102,6 +102,7 @@ const fn state_name(state: StreamState) -> &'static str {
         StreamState::Connecting => "connecting",
         StreamState::Running => "running",
         StreamState::Retrying => "retrying",
+        StreamState::Fallback => "fallback",
         StreamState::Ended => "ended",
         StreamState::Stopped => "stopped",
         StreamState::Failed => "failed",
@@ -124,8 +125,12 @@ fn stream_line(stream: &StreamReport, rates: Rates, width: usize) -> String {
     for (verdict, count) in bad.into_iter().filter(|(_, count)| *count > 0) {
         let _ = write!(line, "  {verdict} {count}");
     }
+    if stream.reconnects > 0 {
+        let _ = write!(line, "  reconnects {}", stream.reconnects);
+    }
     if let Some(reason) = &stream.reason {
-        let _ = write!(line, "  ({reason})");
+        let attempts = stream.attempts.map(|attempts| format!(", attempts: {attempts}")).unwrap_or_default();
+        let _ = write!(line, "  ({reason}{attempts})");
     }
     line
 }
@@ -272,6 +277,8 @@ pub(crate) mod tests {
             location: "clips/door.mp4".to_owned(),
             state: StreamState::Running,
             reason: None,
+            attempts: None,
+            reconnects: 0,
             counts: Counts { read: 600, delivered: 570, filtered: 20, dropped: 10, ..Counts::default() },
             decoded: 600,
             converted: 580,
@@ -434,7 +441,9 @@ pub(crate) mod tests {
         let clock = SimulatedClock::default();
         let retrying = StreamReport {
             state: StreamState::Retrying,
-            reason: Some("connection refused, attempt 3".to_owned()),
+            reason: Some("connection refused".to_owned()),
+            attempts: Some(3),
+            reconnects: 1,
             counts: Counts { lost: 2, rejected: 1, ..stream("x").counts },
             ..stream("backyard")
         };
@@ -451,9 +460,9 @@ pub(crate) mod tests {
         let later = lines.draw(&engine, clock.now());
         insta::assert_snapshot!([first, later].concat().join("\n"), @r#"
         door      running     in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10
-        backyard  retrying    in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        backyard  retrying    in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10  rejected 1  lost 2  reconnects 1  (connection refused, attempts: 3)
         door      running     in   25.0/s  out   15.0/s  age 4/13 ms  dropped 10
-        backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  reconnects 1  (connection refused, attempts: 3)
         "#);
     }
 

@@ -73,6 +73,9 @@ pub fn summarise(record: &Record) -> String {
         Some(pts) => format!("{pts:.2} s {}: ", record.stream),
         None => format!("{}: ", record.stream),
     };
+    if record.fallback {
+        line.push_str("(fallback) ");
+    }
     let more =
         |count: usize| if count > WRITTEN_OUT { format!(", {} more", count - WRITTEN_OUT) } else { String::new() };
     // Writing to a string does not fail.

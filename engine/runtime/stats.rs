@@ -55,7 +55,10 @@ pub struct GraphReport {
 pub enum StreamState {
     Connecting,
     Running,
+    /// The input is lost and will be tried again.
     Retrying,
+    /// As `Retrying`, and another picture is shown meanwhile.
+    Fallback,
     Ended,
     Stopped,
     Failed,
@@ -69,6 +72,11 @@ pub struct StreamReport {
     pub state: StreamState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Attempts in a row that showed no picture, while the input is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+    /// How often pictures came again after the input was lost.
+    pub reconnects: u64,
     #[serde(flatten)]
     pub counts: Counts,
     /// Pictures that came out of the decoder, that were converted for somebody, and that were never decoded.

@@ -1,6 +1,10 @@
 //! Sources: what makes items.
 
 pub mod file;
+mod live;
 mod playback;
+pub mod rtsp;
 pub mod scene;
 pub mod synthetic;
+mod track;
+pub mod url;

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, SimulatedClock};
 use crate::config::Rate;
-use crate::item::{ColorRange, PixelFormat};
+use crate::item::{ColorRange, PixelFormat, TrackFormat};
+use crate::media::picture;
 use crate::testing::RecordingOutlet;
 use crate::transforms::checksum::md5;
 use crate::transforms::sample::Sampler;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use operators::address::masked_in_place;
 use operators::inference::model::Catalog;
 
-use crate::graph::check::{Checked, Surroundings};
+use super::{FAILURE, USAGE};
+use crate::graph::check::{Checked, Graph, Surroundings};
+use crate::graph::diagnostics::Diagnostic;
 use crate::graph::parse::LARGEST_FILE;
 use crate::graph::substitute::Setting;
 
@@ -94,11 +96,36 @@ impl GraphFile {
     }
 
     /// Every diagnostic as text, with an empty line between them.
-    pub fn render(&self, checked: &Checked, colour: bool) -> String {
+    pub fn render(&self, diagnostics: &[Diagnostic], colour: bool) -> String {
         let (file, text) = (self.path.display().to_string(), self.text());
-        let all: Vec<String> = checked.diagnostics.iter().map(|d| d.render(&file, &text, colour)).collect();
+        let all: Vec<String> = diagnostics.iter().map(|d| d.render(&file, &text, colour)).collect();
         all.join("\n")
     }
+}
+
+/// What to print of a graph file that was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// Warnings and notes too, also where the graph is sound.
+    Everything,
+    /// Only why there is no graph.
+    Mistakes,
+}
+
+/// Reads and checks the graph file of a command that needs a sound one.
+///
+/// # Errors
+/// The exit code, after what is wrong was printed.
+pub fn graph(path: &Path, settings: &Settings, surroundings: &Surroundings, tell: Tell) -> Result<Graph, u8> {
+    let file = GraphFile::read(path).map_err(|unreadable| {
+        print_error(&format!("error: {unreadable}\n"));
+        USAGE
+    })?;
+    let checked = file.check(&settings.settings, surroundings);
+    if checked.graph.is_none() || (tell == Tell::Everything && !checked.diagnostics.is_empty()) {
+        print_error(&file.render(&checked.diagnostics, colour(&std::io::stderr())));
+    }
+    checked.graph.ok_or(FAILURE)
 }
 
 /// Where the process stands: its environment, its folder, the models that it finds.

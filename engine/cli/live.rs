@@ -47,6 +47,16 @@ impl Terminal {
     pub fn is_live(&self) -> bool {
         self.live
     }
+
+    /// A line of its own.
+    pub fn line(&self) -> ProgressBar {
+        self.progress.add(ProgressBar::new_spinner())
+    }
+
+    /// Does something that writes to the terminal, above the live lines.
+    pub fn beside<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.progress.suspend(write)
+    }
 }
 
 /// Writes to the standard error, above the live lines.

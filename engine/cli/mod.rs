@@ -2,13 +2,17 @@
 
 pub mod bench;
 pub mod check;
+pub mod completions;
 pub mod input;
+pub mod list;
 pub mod live;
 pub mod logging;
+pub mod man;
 pub mod plan;
 pub mod results;
 pub mod run;
 pub mod summary;
+pub mod test;
 
 use std::process::ExitCode;
 
@@ -34,7 +38,11 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Plan(plan::Arguments),
+    List(list::Arguments),
+    Test(test::Arguments),
     Bench(bench::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 /// Reads the process's arguments and does what they say.
@@ -43,7 +51,11 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     };
     ExitCode::from(code)
 }

@@ -9,13 +9,13 @@ use operators::clock::SystemClock;
 use operators::config::parse_duration;
 use operators::error::StartError;
 
-use super::input::{self, GraphFile, Settings};
+use super::input::{self, Settings, Tell};
 use super::live::{LiveView, Terminal};
 use super::logging::{self, LogFormat};
 use super::plan::Threads;
 use super::results::{Publishers, Results};
 use super::summary::summary;
-use super::{FAILURE, SUCCESS, USAGE};
+use super::{FAILURE, SUCCESS};
 use crate::control::events::{EventHub, EventLimits};
 use crate::control::{self, ControlConfig};
 use crate::graph::plan::Plan;
@@ -66,24 +66,16 @@ pub struct Arguments {
 
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
-    let file = match GraphFile::read(&arguments.file) {
-        Ok(file) => file,
-        Err(unreadable) => {
-            input::print_error(&format!("error: {unreadable}\n"));
-            return USAGE;
-        }
-    };
     let clock = Arc::new(SystemClock);
     let hub = EventHub::new(&*clock, EventLimits::default());
     let results = Arc::new(Results::default());
     let mut surroundings = input::surroundings();
     surroundings.publisher = Arc::new(Publishers(vec![hub.clone(), results.clone()]));
-    let checked = file.check(&arguments.settings.settings, &surroundings);
-    if !checked.diagnostics.is_empty() {
-        input::print_error(&file.render(&checked, input::colour(&std::io::stderr())));
-    }
-    let Some(graph) = &checked.graph else { return FAILURE };
-    let plan = build_plan(graph, arguments.threads.options());
+    let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, Tell::Everything) {
+        Ok(graph) => graph,
+        Err(code) => return code,
+    };
+    let plan = build_plan(&graph, arguments.threads.options());
     let terminal = Terminal::new(!writes_to_the_terminal(&plan));
     if let Err(error) = logging::start(arguments.log_format, arguments.log.as_deref(), &terminal) {
         return failed(&error);

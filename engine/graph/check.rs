@@ -12,12 +12,13 @@ use operators::inference::model::Catalog;
 use operators::item::{Kind, Origin, is_name};
 use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
 
+use super::cases::{self, Case};
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
 use super::files;
 use super::nodes::{self, Declaration};
-use super::parse::{self, Data};
+use super::parse::{self, Data, Table};
 use super::plan::Overflow;
 use super::secrecy;
 use super::substitute::{self, Environment, Secrets, Setting};
@@ -79,17 +80,67 @@ impl Checked {
     }
 }
 
-/// Checks the bytes of a graph file. `name` is the graph's: the file's stem, or what it was put under.
+/// Checks the bytes of a graph file, its tests included. `name` is the graph's: the file's stem, or what it was put
+/// under.
 pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surroundings) -> Checked {
-    let failed = |diagnostics| Checked { diagnostics, graph: None };
-    let text = match parse::decode(bytes) {
-        Ok(text) => text,
-        Err(diagnostic) => return failed(vec![diagnostic]),
+    let (text, document) = match document(bytes) {
+        Ok(read) => read,
+        Err(diagnostics) => return Checked { diagnostics, graph: None },
     };
-    let mut document = match parse::parse(text) {
-        Ok(document) => document,
-        Err(diagnostics) => return failed(diagnostics),
+    let mut found = Vec::new();
+    cases::read(&document, text, surroundings.registry, &mut found);
+    check_document(name, text, document, found, settings, surroundings)
+}
+
+/// The tests of a graph file, or what is wrong with them.
+///
+/// # Errors
+/// Every mistake in the file's TOML or in its tests.
+pub fn tests(bytes: &[u8], surroundings: &Surroundings) -> Result<Vec<Case>, Vec<Diagnostic>> {
+    let (text, document) = document(bytes)?;
+    let mut found = Vec::new();
+    let cases = cases::read(&document, text, surroundings.registry, &mut found);
+    if found.is_empty() { Ok(cases) } else { Err(found) }
+}
+
+/// Checks the graph that a test of a file runs. Places are those of the file.
+pub fn check_test(name: &str, bytes: &[u8], case: &Case, settings: &[Setting], surroundings: &Surroundings) -> Checked {
+    let (text, document) = match document(bytes) {
+        Ok(read) => read,
+        Err(diagnostics) => return Checked { diagnostics, graph: None },
     };
+    let document = case.document(&document, surroundings.registry);
+    let mut checked = check_document(name, text, document, Vec::new(), settings, surroundings);
+    let sources = checked.graph.iter().flat_map(|graph| &graph.nodes).filter_map(|node| Some((node, node.source()?)));
+    let endless: Vec<Diagnostic> = sources
+        .filter(|(_, source)| !source.is_finite())
+        .map(|(node, _)| {
+            let message = format!("the input for `{}` never ends, so the test would not end either", node.name);
+            let hint = "give `synthetic` a number of `frames`, and a file no `loop`";
+            Diagnostic::new(Code::InvalidNode, case.input_span(&node.name), message).hint(hint)
+        })
+        .collect();
+    if !endless.is_empty() {
+        checked.diagnostics.extend(endless);
+        checked.graph = None;
+    }
+    checked
+}
+
+fn document(bytes: &[u8]) -> Result<(&str, Table), Vec<Diagnostic>> {
+    let text = parse::decode(bytes).map_err(|diagnostic| vec![diagnostic])?;
+    Ok((text, parse::parse(text)?))
+}
+
+/// Checks a parsed document; `about_tests` is what was found before.
+fn check_document(
+    name: &str,
+    text: &str,
+    mut document: Table,
+    about_tests: Vec<Diagnostic>,
+    settings: &[Setting],
+    surroundings: &Surroundings,
+) -> Checked {
     let mut found = Vec::new();
     if !is_name(name) {
         let message = format!("`{}` cannot name a graph", name.escape_debug());
@@ -110,6 +161,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
         let span = diagnostic.span.clone().unwrap_or(0..0);
         unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
     };
+    found.extend(about_tests);
     found.extend(checker.diagnostics.into_iter().filter(|diagnostic| !noise(diagnostic)));
     if !unresolved.is_empty() {
         // What a node would be built from may be missing.

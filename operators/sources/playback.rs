@@ -13,6 +13,7 @@ use crate::item::{EndReason, StreamInfo, TrackFormat};
 use crate::media::decode::{DecodeError, Decoder, Picture, Skippable};
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
 use crate::media::ledger::{Fate, Ledger, LeftOut};
+use crate::media::orientation::Orientation;
 use crate::media::picture;
 use crate::operator::{Outlet, wait_until};
 use crate::time::MediaTime;
@@ -53,6 +54,7 @@ struct Playback<'a> {
     sanitiser: Sanitiser,
     order: PacketOrder,
     info: StreamInfo,
+    orientation: Orientation,
     /// Number of the next picture.
     seq: u64,
     /// What may be left undecoded from here on.
@@ -71,7 +73,11 @@ impl<'a> Playback<'a> {
         let base = demuxer.time_base();
         let decoder = Decoder::open(demuxer.parameters(), base, outlet.decoder_threads())
             .map_err(|error| undecodable(path, &error))?;
-        let info = StreamInfo { tracks: demuxer.tracks().to_vec(), time_base: base, duration: demuxer.duration() };
+        let mut info = StreamInfo { tracks: demuxer.tracks().to_vec(), time_base: base, duration: demuxer.duration() };
+        let orientation = demuxer.orientation();
+        if let Some(TrackFormat::Video { width, height, .. }) = info.tracks.first_mut().map(|track| &mut track.format) {
+            (*width, *height) = orientation.size((*width, *height));
+        }
         let fallback = i64::from(base.denominator()) / i64::from(base.numerator()) / i64::from(FALLBACK_RATE);
         let sanitiser = Sanitiser::new(base, demuxer.nominal_duration().unwrap_or(fallback));
         let skippable = if settings.skip { decoder.skippable() } else { Skippable::Nothing };
@@ -85,6 +91,7 @@ impl<'a> Playback<'a> {
             sanitiser,
             order: PacketOrder::default(),
             info,
+            orientation,
             seq: 0,
             skippable,
             started: None,
@@ -233,7 +240,7 @@ impl<'a> Playback<'a> {
         if stamp.repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
             self.skippable = Skippable::Nothing;
         }
-        self.note_size(picture.size());
+        self.note_size(self.orientation.size(picture.size()));
         if self.settings.realtime && !self.wait_for(pts) {
             return Err(SourceError::Stopped);
         }
@@ -241,8 +248,9 @@ impl<'a> Playback<'a> {
         self.seq += 1;
         self.pictures += 1;
         let mut picture = Some(picture);
+        let orientation = self.orientation;
         self.outlet.frame(seq, pts, &mut || match picture.take() {
-            Some(picture) => picture::into_frame(picture, Some(seq)),
+            Some(picture) => picture::into_frame(picture, Some(seq)).map(|frame| orientation.apply(frame)),
             None => Err(crate::error::ItemError::Failed("a picture was asked for twice".to_owned())),
         })?;
         Ok(())

@@ -372,6 +372,7 @@ pub struct Tensor {
 #[derive(Debug)]
 pub enum TensorData {
     F32(Vec<f32>),
+    F16(Vec<half::f16>),
     U8(Vec<u8>),
 }
 
@@ -379,6 +380,7 @@ impl Tensor {
     pub fn bytes(&self) -> u64 {
         match &self.data {
             TensorData::F32(values) => values.len() as u64 * 4,
+            TensorData::F16(values) => values.len() as u64 * 2,
             TensorData::U8(values) => values.len() as u64,
         }
     }

@@ -10,6 +10,7 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 
 use super::initialise;
+use super::orientation::Orientation;
 use crate::item::{Track, TrackFormat};
 use crate::time::{MediaTime, TimeBase};
 
@@ -225,6 +226,18 @@ impl Demuxer {
     /// What the video track's decoder needs to know.
     pub fn parameters(&self) -> ffmpeg::codec::Parameters {
         self.stream().parameters()
+    }
+
+    /// How the video track's pictures have to be turned to stand upright.
+    pub fn orientation(&self) -> Orientation {
+        let stream = self.stream();
+        let data = stream.side_data().find(|data| data.kind() == ffmpeg::packet::side_data::Type::DisplayMatrix);
+        let matrix = data.and_then(|data| {
+            let (numbers, rest) = data.data().as_chunks::<4>();
+            let numbers: [[u8; 4]; 9] = numbers.try_into().ok().filter(|_| rest.is_empty())?;
+            Some(numbers.map(i32::from_ne_bytes))
+        });
+        matrix.map_or(Orientation::UPRIGHT, Orientation::of_display_matrix)
     }
 
     /// Reads the video track's next packet. While it works, `stop` is polled.

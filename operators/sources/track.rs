@@ -13,6 +13,7 @@ use crate::item::{StreamInfo, TrackFormat};
 use crate::media::decode::{DecodeError, Decoder, Picture, Skippable};
 use crate::media::demux::{Demuxer, Packet};
 use crate::media::ledger::{Fate, Ledger, LeftOut};
+use crate::media::orientation::Orientation;
 use crate::media::picture;
 use crate::operator::{Outlet, wait_until};
 use crate::time::MediaTime;
@@ -43,6 +44,7 @@ pub(super) struct VideoTrack {
     sanitiser: Sanitiser,
     order: PacketOrder,
     info: StreamInfo,
+    orientation: Orientation,
     manner: Manner,
     /// Number of the next picture.
     seq: u64,
@@ -63,7 +65,11 @@ impl VideoTrack {
     pub fn open(demuxer: &Demuxer, manner: Manner, threads: usize) -> Result<VideoTrack, DecodeError> {
         let base = demuxer.time_base();
         let decoder = Decoder::open(demuxer.parameters(), base, threads)?;
-        let info = StreamInfo { tracks: demuxer.tracks().to_vec(), time_base: base, duration: demuxer.duration() };
+        let orientation = demuxer.orientation();
+        let mut info = StreamInfo { tracks: demuxer.tracks().to_vec(), time_base: base, duration: demuxer.duration() };
+        if let Some(TrackFormat::Video { width, height, .. }) = info.tracks.first_mut().map(|track| &mut track.format) {
+            (*width, *height) = orientation.size((*width, *height));
+        }
         let fallback = i64::from(base.denominator()) / i64::from(base.numerator()) / i64::from(FALLBACK_RATE);
         let mut sanitiser = Sanitiser::new(base, demuxer.nominal_duration().unwrap_or(fallback));
         if let Some(longest) = manner.longest_step {
@@ -76,6 +82,7 @@ impl VideoTrack {
             sanitiser,
             order: PacketOrder::default(),
             info,
+            orientation,
             manner,
             seq: 0,
             skippable,
@@ -90,8 +97,9 @@ impl VideoTrack {
         &self.info
     }
 
-    /// What the pictures' size turned out to be, in pixels, before the first one is out.
-    pub fn expect_size(&mut self, (now_width, now_height): (u32, u32)) {
+    /// What the pictures' size turned out to be, in pixels as they are coded, before the first one is out.
+    pub fn expect_size(&mut self, coded: (u32, u32)) {
+        let (now_width, now_height) = self.orientation.size(coded);
         if let Some(TrackFormat::Video { width, height, .. }) =
             self.info.tracks.first_mut().map(|track| &mut track.format)
         {
@@ -223,7 +231,7 @@ impl VideoTrack {
         if stamp.repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
             self.skippable = Skippable::Nothing;
         }
-        self.note_size(picture.size(), outlet);
+        self.note_size(self.orientation.size(picture.size()), outlet);
         if self.manner.realtime && !self.wait_for(pts, outlet) {
             return Err(SourceError::Stopped);
         }
@@ -233,8 +241,9 @@ impl VideoTrack {
         self.progress += 1;
         let index = self.manner.indexed.then_some(seq);
         let mut picture = Some(picture);
+        let orientation = self.orientation;
         outlet.frame(seq, pts, &mut || match picture.take() {
-            Some(picture) => picture::into_frame(picture, index),
+            Some(picture) => picture::into_frame(picture, index).map(|frame| orientation.apply(frame)),
             None => Err(ItemError::Failed("a picture was asked for twice".to_owned())),
         })?;
         Ok(())

@@ -351,9 +351,16 @@ fn agent() -> ureq::Agent {
 
 /// Status and JSON of an address.
 pub fn get(url: &str) -> (u16, Value) {
+    let (status, _, text) = get_text(url);
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{url}: {text}")))
+}
+
+/// Status, type and text of an address.
+pub fn get_text(url: &str) -> (u16, String, String) {
     let mut answer = agent().get(url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
     let text = answer.body_mut().read_to_string().expect("text");
-    (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or_else(|_| panic!("{url}: {text}")))
+    let content_type = answer.headers().get("content-type").map(|value| value.to_str().expect("text").to_owned());
+    (answer.status().as_u16(), content_type.unwrap_or_default(), text)
 }
 
 /// One server-sent event.

@@ -121,7 +121,12 @@ impl Folder {
 
 /// `engine run` on a graph file, in its folder and on a free port.
 pub fn run_graph(graph: &Path, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Engine {
-    let mut command = command(&["run", graph.to_str().expect("text"), "--listen", "127.0.0.1:0"]);
+    run_graph_at("127.0.0.1:0", graph, arguments, prepare)
+}
+
+/// `engine run` on a graph file, in its folder, that listens at an address.
+pub fn run_graph_at(listen: &str, graph: &Path, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Engine {
+    let mut command = command(&["run", graph.to_str().expect("text"), "--listen", listen]);
     command.args(arguments).current_dir(graph.parent().expect("a folder"));
     prepare(&mut command);
     Engine::start(command)

@@ -13,6 +13,7 @@ pub mod item;
 pub mod lease;
 pub mod media;
 pub mod operator;
+pub mod preview;
 pub mod sinks;
 pub mod sources;
 #[cfg(test)]

@@ -267,6 +267,8 @@ impl Bars {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::runtime::histogram::Histogram;
+    use crate::runtime::preview::PreviewSlot;
     use crate::runtime::stats::{Drops, GraphReport, GraphState, Health, NodeReport, ProcessReport, Quantiles, Report};
     use indicatif::TermLike;
     use operators::clock::SimulatedClock;
@@ -297,6 +299,7 @@ pub(crate) mod tests {
             fps_in: 30.0,
             fps_delivered: 28.5,
             age_ms: Quantiles { p50: 4.4, p90: 8.25, p99: 12.75, max: 40.0 },
+            ages: Histogram::default(),
             idle_ms: 12,
             drops: vec![Drops { node: "people".to_owned(), reason: "full", count: 10 }],
             blocked_by: None,
@@ -316,6 +319,7 @@ pub(crate) mod tests {
             errors,
             last_error: None,
             busy_ms,
+            stages: Histogram::default(),
             queued: 0,
         };
         GraphReport {
@@ -338,6 +342,10 @@ pub(crate) mod tests {
     impl Observe for Engine {
         fn report(&self) -> Report {
             lock(&self.0).clone()
+        }
+
+        fn preview(&self, _graph: &str, _stream: &str) -> Option<Arc<PreviewSlot>> {
+            None
         }
 
         fn health(&self) -> Health {

@@ -4,6 +4,8 @@
 //! to, and runs on one thread of its own.
 
 pub mod events;
+mod metrics;
+mod page;
 mod routes;
 mod server;
 

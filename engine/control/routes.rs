@@ -2,11 +2,13 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `GET /` | the routes, as JSON |
+//! | `GET /` | the page for browsers; the routes, as JSON, for everybody else |
 //! | `GET /health` | 200 or 503, with every problem named |
 //! | `GET /health/live` | 200 while the process answers |
 //! | `GET /health/ready` | 200 once graphs run and until they drain, whether or not a stream fails just now |
 //! | `GET /stats` | everything that is counted |
+//! | `GET /metrics` | the same for Prometheus |
+//! | `GET /preview` | a JPEG picture of the stream that `graph` and `stream` name |
 //! | `GET /events` | server-sent events; `graph`, `node`, `stream` and `label` filter, `last_event_id` resumes |
 //!
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
@@ -26,6 +28,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::events::{EventHub, EventReport, Filter, Subscription};
+use super::{metrics, page};
 use crate::runtime::stats::{Observe, Report};
 
 pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -40,14 +43,19 @@ pub struct Routes {
     pub allow_origin: Option<HeaderValue>,
 }
 
-const PATHS: [(&str, &str); 6] = [
-    ("/", "this list"),
+const PATHS: [(&str, &str); 8] = [
+    ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
     ("/health/ready", "200 once the graphs run and until they drain"),
     ("/stats", "counts of every graph, stream and node"),
+    ("/metrics", "the same counts for Prometheus"),
+    ("/preview", "a JPEG picture of a stream, by graph and stream"),
     ("/events", "records as server-sent events; filter with graph, node, stream, label; resume with last_event_id"),
 ];
+
+/// How long a request waits for a picture of a stream that gives none; then it gets the last one.
+const PREVIEW_PATIENCE: Duration = Duration::from_millis(1500);
 
 const FILTERS: [&str; 5] = ["graph", "node", "stream", "label", "last_event_id"];
 
@@ -71,9 +79,9 @@ struct Refusal {
 
 impl Routes {
     /// Answers one request; what it carries as a body is not read.
-    pub fn answer<B>(&self, request: &Request<B>) -> Answer {
+    pub async fn answer<B: Sync>(&self, request: &Request<B>) -> Answer {
         let mut answer = match *request.method() {
-            Method::GET | Method::HEAD => self.get(request),
+            Method::GET | Method::HEAD => self.get(request).await,
             Method::OPTIONS => Ok(empty(StatusCode::NO_CONTENT)),
             _ => Err(Refusal {
                 status: StatusCode::METHOD_NOT_ALLOWED,
@@ -106,13 +114,15 @@ impl Routes {
         answer
     }
 
-    fn get<B>(&self, request: &Request<B>) -> Result<Answer, Refusal> {
+    async fn get<B: Sync>(&self, request: &Request<B>) -> Result<Answer, Refusal> {
         let path = request.uri().path();
         match path {
-            "/" => {
+            "/" if !page::is_wanted(request.headers()) => {
                 let routes: serde_json::Map<_, _> =
                     PATHS.iter().map(|(path, about)| ((*path).to_owned(), (*about).into())).collect();
-                Ok(json(StatusCode::OK, &serde_json::json!({ "name": "engine", "routes": routes })))
+                let mut answer = json(StatusCode::OK, &serde_json::json!({ "name": "engine", "routes": routes }));
+                answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+                Ok(answer)
             }
             "/health" => {
                 let health = self.observe.health();
@@ -126,8 +136,10 @@ impl Routes {
                 Ok(json(code, &serde_json::json!({ "ok": ready, "status": status })))
             }
             "/stats" => Ok(json(StatusCode::OK, &Stats { report: self.observe.report(), events: self.hub.report() })),
+            "/metrics" => self.metrics(),
             "/events" => self.events(request),
-            _ => Err(Refusal {
+            "/preview" => self.preview(request.uri().query().unwrap_or_default()).await,
+            _ => page::file(path, request.headers()).ok_or_else(|| Refusal {
                 status: StatusCode::NOT_FOUND,
                 error: format!("nothing is at `{path}`"),
                 hint: match nearest(path, PATHS.iter().map(|(path, _)| *path)) {
@@ -136,6 +148,55 @@ impl Routes {
                 },
             }),
         }
+    }
+
+    fn metrics(&self) -> Result<Answer, Refusal> {
+        let page = metrics::page(self.observe.report(), self.hub.report()).map_err(|error| Refusal {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            error: format!("the metrics cannot be written: {error}"),
+            hint: "`/stats` has the same counts".to_owned(),
+        })?;
+        let mut answer = Response::new(Full::from(page).boxed_unsync());
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(answer)
+    }
+
+    /// The next picture of a stream, encoded on a thread that may block.
+    async fn preview(&self, query: &str) -> Result<Answer, Refusal> {
+        let (graph, stream) = looked_at(query)?;
+        let slot = self.observe.preview(&graph, &stream).ok_or_else(|| Refusal {
+            status: StatusCode::NOT_FOUND,
+            error: format!("there is no stream `{stream}` in a graph `{graph}`"),
+            hint: "`/stats` names the graphs and their streams".to_owned(),
+        })?;
+        let unavailable = |error: String, hint: &str| Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            error: format!("graph `{graph}`, stream `{stream}`: {error}"),
+            hint: hint.to_owned(),
+        };
+        let preview = slot.next(PREVIEW_PATIENCE).await.ok_or_else(|| {
+            unavailable("there is no picture yet".to_owned(), "ask again; `/stats` says how the stream is doing")
+        })?;
+        let encoding = {
+            let preview = preview.clone();
+            tokio::task::spawn_blocking(move || preview.jpeg())
+        };
+        let file = encoding
+            .await
+            .map_err(|_| unavailable("the engine is stopping".to_owned(), "ask again when it runs"))?
+            .map_err(|error| unavailable(error, "the stream itself goes on; only its preview is missing"))?;
+        let mut answer = Response::new(Full::from(file).boxed_unsync());
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("image/jpeg"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("x-picture-seq", preview.seq.into());
+        headers.insert("x-picture-width", preview.width.into());
+        headers.insert("x-picture-height", preview.height.into());
+        let told = HeaderValue::from_static("x-picture-seq, x-picture-width, x-picture-height");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, told);
+        Ok(answer)
     }
 
     fn events<B>(&self, request: &Request<B>) -> Result<Answer, Refusal> {
@@ -198,6 +259,29 @@ fn listening(query: &str, headers: &HeaderMap) -> Result<(Filter, Option<String>
         last_id = Some(String::from_utf8_lossy(id.as_bytes()).into_owned());
     }
     Ok((filter, last_id))
+}
+
+/// The graph and the stream that a query for a preview names.
+fn looked_at(query: &str) -> Result<(String, String), Refusal> {
+    let (mut graph, mut stream) = (None, None);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "graph" => graph = Some(value.into_owned()),
+            "stream" => stream = Some(value.into_owned()),
+            _ => {
+                return Err(Refusal {
+                    status: StatusCode::BAD_REQUEST,
+                    error: format!("`/preview` has no parameter `{name}`"),
+                    hint: "write `/preview?graph=GRAPH&stream=STREAM`".to_owned(),
+                });
+            }
+        }
+    }
+    graph.zip(stream).ok_or_else(|| Refusal {
+        status: StatusCode::BAD_REQUEST,
+        error: "`/preview` needs a graph and a stream".to_owned(),
+        hint: "write `/preview?graph=GRAPH&stream=STREAM`; `/stats` names them".to_owned(),
+    })
 }
 
 /// The candidate that somebody who wrote `text` may have meant.
@@ -300,6 +384,14 @@ mod tests {
             HeaderValue::from_static("5f.9"),
         )]);
         assert_eq!(listening("last_event_id=5f.7", &headers).unwrap().1.as_deref(), Some("5f.9"));
+    }
+
+    #[test]
+    fn a_preview_names_a_graph_and_a_stream() {
+        assert_eq!(looked_at("stream=a&graph=yard").unwrap(), ("yard".to_owned(), "a".to_owned()));
+        for wrong in ["", "graph=yard", "stream=a", "graph=yard&stream=a&size=2"] {
+            assert_eq!(looked_at(wrong).unwrap_err().status, StatusCode::BAD_REQUEST, "{wrong}");
+        }
     }
 
     #[test]

@@ -117,6 +117,8 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        // Previews are encoded here; more at once would take the processor from the streams.
+        .max_blocking_threads(2)
         .build()
         .map_err(|error| StartError::new(format!("cannot start the control plane: {error}")))?;
     let listener =
@@ -229,8 +231,8 @@ fn handle(
     }
     let routes = routes.clone();
     let answer = service_fn(move |request| {
-        let answer = routes.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.answer(&request).await) }
     });
     let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), answer));
     tokio::spawn(async move {

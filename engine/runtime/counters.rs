@@ -9,6 +9,8 @@ use operators::clock::Clock;
 use operators::item::StreamId;
 use operators::lease::{Account, Budget, Counts};
 
+use super::histogram::{Turns, of_ages};
+use super::preview::PreviewSlot;
 use super::stats::{Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamReport, StreamState};
 
 /// Everything that is counted in one graph.
@@ -101,6 +103,8 @@ pub struct StreamCounters {
     pub skipped: AtomicU64,
     /// One for each tap of the source, in the order of the plan.
     pub budgets: Vec<Arc<Budget>>,
+    /// Where somebody who looks at the stream gets its pictures.
+    pub preview: Arc<PreviewSlot>,
     repaired: Mutex<BTreeMap<&'static str, u64>>,
     status: Mutex<StreamStatus>,
 }
@@ -135,6 +139,7 @@ impl StreamCounters {
             converted: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             budgets,
+            preview: Arc::default(),
             repaired: Mutex::default(),
             status: Mutex::new(StreamStatus {
                 state: StreamState::Connecting,
@@ -155,11 +160,13 @@ impl StreamCounters {
     }
 
     pub fn set_state(&self, state: StreamState, reason: Option<String>, now: Instant) {
+        let is_over = matches!(state, StreamState::Ended | StreamState::Stopped | StreamState::Failed);
+        self.preview.set_over(is_over);
         let mut status = lock(&self.status);
         if status.state == StreamState::Connecting && state == StreamState::Running {
             status.started = now;
         }
-        if matches!(state, StreamState::Ended | StreamState::Stopped | StreamState::Failed) {
+        if is_over {
             status.ended = Some(now);
         }
         status.state = state;
@@ -241,6 +248,7 @@ impl StreamCounters {
                 p99: quantile(0.99),
                 max: milliseconds(ages.max()),
             },
+            ages: of_ages(&ages),
             idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
             drops: self
                 .account
@@ -263,7 +271,7 @@ pub struct NodeCounters {
     pub type_name: &'static str,
     pub role: &'static str,
     items: Vec<AtomicU64>,
-    busy_nanoseconds: AtomicU64,
+    turns: Turns,
     queued: AtomicU64,
     errors: AtomicU64,
     last_error: Mutex<Option<(String, Instant)>>,
@@ -276,7 +284,7 @@ impl NodeCounters {
             type_name,
             role,
             items: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            busy_nanoseconds: AtomicU64::new(0),
+            turns: Turns::default(),
             queued: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
@@ -289,8 +297,9 @@ impl NodeCounters {
         }
     }
 
+    /// Counts one turn of work.
     pub fn busy(&self, time: Duration) {
-        self.busy_nanoseconds.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.turns.record(time);
     }
 
     /// Adds to, or takes from, what waits in front of the node.
@@ -318,6 +327,7 @@ impl NodeCounters {
     }
 
     fn report(&self) -> NodeReport {
+        let stages = self.turns.report();
         NodeReport {
             name: self.name.to_string(),
             type_name: self.type_name.to_owned(),
@@ -325,7 +335,8 @@ impl NodeCounters {
             items: self.items.iter().map(|items| items.load(Ordering::Relaxed)).collect(),
             errors: self.errors(),
             last_error: self.last_error(),
-            busy_ms: self.busy_nanoseconds.load(Ordering::Relaxed) as f64 / 1e6,
+            busy_ms: stages.sum * 1000.0,
+            stages,
             queued: self.queued.load(Ordering::Relaxed),
         }
     }

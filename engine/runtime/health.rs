@@ -1,8 +1,10 @@
 //! Answers how the engine is doing: everything that is counted, and what does not work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::lock;
+use super::preview::PreviewSlot;
 use super::process::usage;
 use super::stats::{GraphState, Health, Observe, ProcessReport, Report, StreamState};
 use super::supervisor::Engine;
@@ -26,6 +28,13 @@ impl Observe for Engine {
                 pool_threads: self.pool.threads(),
             },
         }
+    }
+
+    fn preview(&self, graph: &str, stream: &str) -> Option<Arc<PreviewSlot>> {
+        // A later graph of the same name has taken the earlier one's place.
+        let graphs = lock(&self.graphs);
+        let graph = graphs.iter().rev().find(|running| &*running.name == graph)?;
+        graph.streams.iter().find(|counters| &*counters.stream == stream).map(|counters| counters.preview.clone())
     }
 
     fn health(&self) -> Health {

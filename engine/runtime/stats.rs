@@ -1,9 +1,13 @@
 //! What a running engine says of itself: the types behind `/stats`, `/health`, the live view and the summary.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use operators::lease::Counts;
 use serde::Serialize;
+
+use super::histogram::Histogram;
+use super::preview::PreviewSlot;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -91,6 +95,9 @@ pub struct StreamReport {
     pub fps_delivered: f64,
     /// From decoded to accepted by the sink.
     pub age_ms: Quantiles,
+    /// The same ages as counts, for `/metrics`.
+    #[serde(skip)]
+    pub ages: Histogram,
     /// Milliseconds since the source last made progress.
     pub idle_ms: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -134,6 +141,9 @@ pub struct NodeReport {
     pub last_error: Option<String>,
     /// Time spent working, summed over threads.
     pub busy_ms: f64,
+    /// How long its turns of work took (a job of the pool, a batch of an inline node or of a sink), for `/metrics`.
+    #[serde(skip)]
+    pub stages: Histogram,
     /// Items waiting in front of it.
     pub queued: u64,
 }
@@ -153,4 +163,6 @@ pub struct Health {
 pub trait Observe: Send + Sync {
     fn report(&self) -> Report;
     fn health(&self) -> Health;
+    /// The place for small pictures of a stream; `None` where there is no such stream.
+    fn preview(&self, graph: &str, stream: &str) -> Option<Arc<PreviewSlot>>;
 }

@@ -306,6 +306,9 @@ impl Outlet for TapOutlet {
         let ack = Ack::new(&self.counters.account, born);
         let frame = make().map(Arc::new);
         self.counters.converted.fetch_add(1, Ordering::Relaxed);
+        if let Ok(frame) = &frame {
+            self.counters.preview.offer(seq, frame, born);
+        }
         let mut emitted = false;
         for tap in self.taps.iter().filter(|tap| tap.wants_this) {
             emitted |= self.emit(tap, seq, pts, &frame, &ack);

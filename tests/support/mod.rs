@@ -121,7 +121,12 @@ impl Folder {
 
 /// `engine run` on a graph file, in its folder and on a free port.
 pub fn run_graph(graph: &Path, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Engine {
-    let mut command = command(&["run", graph.to_str().expect("text"), "--listen", "127.0.0.1:0"]);
+    run_graph_at("127.0.0.1:0", graph, arguments, prepare)
+}
+
+/// `engine run` on a graph file, in its folder, that listens at an address.
+pub fn run_graph_at(listen: &str, graph: &Path, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Engine {
+    let mut command = command(&["run", graph.to_str().expect("text"), "--listen", listen]);
     command.args(arguments).current_dir(graph.parent().expect("a folder"));
     prepare(&mut command);
     Engine::start(command)
@@ -351,9 +356,16 @@ fn agent() -> ureq::Agent {
 
 /// Status and JSON of an address.
 pub fn get(url: &str) -> (u16, Value) {
+    let (status, _, text) = get_text(url);
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{url}: {text}")))
+}
+
+/// Status, type and text of an address.
+pub fn get_text(url: &str) -> (u16, String, String) {
     let mut answer = agent().get(url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
     let text = answer.body_mut().read_to_string().expect("text");
-    (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or_else(|_| panic!("{url}: {text}")))
+    let content_type = answer.headers().get("content-type").map(|value| value.to_str().expect("text").to_owned());
+    (answer.status().as_u16(), content_type.unwrap_or_default(), text)
 }
 
 /// One server-sent event.

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use crate::control::events::tests::detection;
 use crate::control::events::{EventLimits, EventReport};
+use crate::runtime::preview::PreviewSlot;
 use crate::runtime::stats::{Health, ProcessReport, Report};
 use operators::clock::{Clock, SimulatedClock, SystemClock};
 use operators::item::{Origin, Record, RecordBody, StreamId};
@@ -16,7 +17,7 @@ use serde_json::Value;
 /// Every wait of these tests ends after this.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Engine(Mutex<Health>);
+struct Engine(Mutex<Health>, Arc<PreviewSlot>);
 
 impl Observe for Engine {
     fn report(&self) -> Report {
@@ -30,6 +31,10 @@ impl Observe for Engine {
             pool_threads: 2,
         };
         Report { graphs: Vec::new(), process }
+    }
+
+    fn preview(&self, graph: &str, stream: &str) -> Option<Arc<PreviewSlot>> {
+        (graph == "yard" && stream == "cam").then(|| self.1.clone())
     }
 
     fn health(&self) -> Health {
@@ -48,7 +53,7 @@ fn local() -> ControlConfig {
 }
 
 fn plane_with(config: ControlConfig, limits: EventLimits) -> Plane {
-    let engine = Arc::new(Engine(Mutex::new(Health { ok: true, status: "ok", problems: Vec::new() })));
+    let engine = Arc::new(Engine(Mutex::new(Health { ok: true, status: "ok", problems: Vec::new() }), Arc::default()));
     let hub = EventHub::new(&SimulatedClock::default(), limits);
     let handle = start(config, engine.clone(), hub.clone()).unwrap();
     Plane { engine, hub, handle }
@@ -221,6 +226,34 @@ fn head_is_get_without_the_body_and_pages_may_read() {
     assert_eq!(plane.hub.report().subscribers, 0);
     let (status, headers, _) = plane.ask("OPTIONS", "/events");
     assert!(status == 204 && headers.contains("access-control-allow-headers: last-event-id"), "{headers}");
+}
+
+#[test]
+fn previews_are_refused_with_a_reason() {
+    let plane = plane();
+    assert_eq!(plane.json("/preview").0, 400);
+    let (status, error) = plane.json("/preview?graph=yard&stream=other");
+    assert_eq!((status, &error["error"]), (404, &"there is no stream `other` in a graph `yard`".into()));
+    plane.engine.1.set_over(true);
+    let (status, error) = plane.json("/preview?graph=yard&stream=cam");
+    assert_eq!(status, 503);
+    assert_eq!(error["error"], "graph `yard`, stream `cam`: there is no picture yet");
+}
+
+#[test]
+fn browsers_get_a_page_that_may_talk_to_nobody_else() {
+    let plane = plane();
+    let mut client = plane.connect();
+    write!(client, "GET / HTTP/1.0\r\nhost: x\r\naccept: text/html\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("<!doctype html>"), "{answer}");
+    assert!(answer.contains("content-security-policy: default-src 'none'; script-src 'self'"), "{answer}");
+    for (path, content_type) in [("/page.js", "text/javascript"), ("/page.css", "text/css")] {
+        let (status, headers, _) = plane.ask("GET", path);
+        assert!(status == 200 && headers.contains(&format!("content-type: {content_type}")), "{headers}");
+        assert!(headers.contains("cache-control: no-cache") && headers.contains("etag: "), "{headers}");
+    }
 }
 
 #[test]

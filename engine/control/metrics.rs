@@ -1,0 +1,260 @@
+//! `/metrics`: what `/stats` says, as a scraper of Prometheus reads it (OpenMetrics text).
+//!
+//! Everything is read from one [`Report`] at the time of the scrape, so the hot path counts nothing twice, and the two
+//! pages agree. `docs/metrics.md` lists the metrics and bounds their number.
+
+use std::fmt;
+
+use operators::lease::Counts;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::events::EventReport;
+use crate::runtime::histogram::Histogram;
+use crate::runtime::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
+
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const SECONDS: Option<&Unit> = Some(&Unit::Seconds);
+const BYTES: Option<&Unit> = Some(&Unit::Bytes);
+
+/// The whole page.
+///
+/// # Errors
+/// Never for what is written into memory; the encoder's signature has one.
+pub fn page(report: Report, events: EventReport) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Moment { report, events }));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// One reading of everything.
+#[derive(Debug)]
+struct Moment {
+    report: Report,
+    events: EventReport,
+}
+
+impl Collector for Moment {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(&mut encoder);
+        self.process(&mut page)?;
+        self.graphs(&mut page)?;
+        self.streams(&mut page)?;
+        self.nodes(&mut page)
+    }
+}
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+impl Moment {
+    fn process(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let process = &self.report.process;
+        page.info("engine_build", "Version of the engine", &[("version", env!("CARGO_PKG_VERSION").to_owned())])?;
+        page.gauge("engine_uptime", SECONDS, "Time since the engine started", process.uptime_seconds)?;
+        page.gauge("engine_workers", None, "Dataflow workers", process.workers as f64)?;
+        page.gauge("engine_pool_threads", None, "Threads of the inference pool", process.pool_threads as f64)?;
+        page.family("process_cpu", SECONDS, "User and system time of the process", MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&process.cpu_seconds, None)?;
+        let resident = process.resident_bytes as f64;
+        page.gauge("process_resident_memory", BYTES, "Resident memory of the process", resident)?;
+        page.gauge("process_threads", None, "Threads of the process", process.threads as f64)?;
+        page.family("engine_events_published", None, "Server-sent events published", MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&self.events.published, None)?;
+        let subscribers = self.events.subscribers as f64;
+        page.gauge("engine_event_subscribers", None, "Connections that listen to /events", subscribers)
+    }
+
+    fn graphs(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        const STATES: [(GraphState, &str); 5] = [
+            (GraphState::Starting, "starting"),
+            (GraphState::Running, "running"),
+            (GraphState::Draining, "draining"),
+            (GraphState::Finished, "finished"),
+            (GraphState::Failed, "failed"),
+        ];
+        let help = "1 for the state that the graph is in, 0 for the others";
+        let mut family = page.family("engine_graph_state", None, help, MetricType::Gauge)?;
+        for graph in self.latest() {
+            for (state, name) in STATES {
+                let labels = [("graph", graph.name.clone()), ("state", name.to_owned())];
+                family.encode_family(&labels)?.encode_gauge(&u64::from(graph.state == state))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn streams(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        const STATES: [(StreamState, &str); 6] = [
+            (StreamState::Connecting, "connecting"),
+            (StreamState::Running, "running"),
+            (StreamState::Retrying, "retrying"),
+            (StreamState::Ended, "ended"),
+            (StreamState::Stopped, "stopped"),
+            (StreamState::Failed, "failed"),
+        ];
+        type Fate = (&'static str, fn(&Counts) -> u64);
+        const FATES: [Fate; 5] = [
+            ("delivered", |counts| counts.delivered),
+            ("filtered", |counts| counts.filtered),
+            ("dropped", |counts| counts.dropped),
+            ("rejected", |counts| counts.rejected),
+            ("lost", |counts| counts.lost),
+        ];
+        type Count = (&'static str, &'static str, fn(&StreamReport) -> u64);
+        const COUNTERS: [Count; 4] = [
+            ("engine_items_read", "Items that the source read", |stream| stream.counts.read),
+            ("engine_pictures_decoded", "Pictures that came out of the decoder", |stream| stream.decoded),
+            ("engine_pictures_converted", "Pictures that were converted for somebody", |stream| stream.converted),
+            ("engine_pictures_skipped", "Pictures that were never decoded", |stream| stream.skipped),
+        ];
+        type Level = (&'static str, Option<&'static Unit>, &'static str, fn(&StreamReport) -> f64);
+        let levels: [Level; 5] = [
+            ("engine_items_in_flight", None, "Items without a fate yet", |stream| stream.counts.in_flight as f64),
+            ("engine_held_items", None, "Items in memory behind the stream's taps", |stream| stream.held_items as f64),
+            ("engine_held", BYTES, "Media in memory behind the stream's taps", |stream| stream.held_bytes as f64),
+            ("engine_held_limit", BYTES, "Budget of the stream's taps", |stream| stream.held_bytes_limit as f64),
+            ("engine_stream_idle", SECONDS, "Time since the source last made progress", |stream| {
+                stream.idle_ms as f64 / 1000.0
+            }),
+        ];
+
+        let help = "1 for the state that the stream is in, 0 for the others";
+        let mut family = page.family("engine_stream_state", None, help, MetricType::Gauge)?;
+        for (stream, labels) in self.each_stream() {
+            for (state, name) in STATES {
+                let labels = with(labels.clone(), [("state", name.to_owned())]);
+                family.encode_family(&labels)?.encode_gauge(&u64::from(stream.state == state))?;
+            }
+        }
+        for (name, help, value) in COUNTERS {
+            let mut family = page.family(name, None, help, MetricType::Counter)?;
+            for (stream, labels) in self.each_stream() {
+                count(&mut family, &labels, value(stream))?;
+            }
+        }
+        let help = "Items by how they ended; with those in flight they are what was read";
+        let mut family = page.family("engine_items", None, help, MetricType::Counter)?;
+        for (stream, labels) in self.each_stream() {
+            for (fate, value) in FATES {
+                let labels = with(labels.clone(), [("verdict", fate.to_owned())]);
+                count(&mut family, &labels, value(&stream.counts))?;
+            }
+        }
+        let mut family = page.family("engine_drops", None, "Drops by node and reason", MetricType::Counter)?;
+        for (stream, labels) in self.each_stream() {
+            for drops in &stream.drops {
+                let why = [("node", drops.node.clone()), ("reason", drops.reason.to_owned())];
+                count(&mut family, &with(labels.clone(), why), drops.count)?;
+            }
+        }
+        let help = "Repairs of timestamps and of damaged input, by what was wrong";
+        let mut family = page.family("engine_repairs", None, help, MetricType::Counter)?;
+        for (stream, labels) in self.each_stream() {
+            for (what, repairs) in &stream.repaired {
+                count(&mut family, &with(labels.clone(), [("what", (*what).to_owned())]), *repairs)?;
+            }
+        }
+        for (name, unit, help, value) in levels {
+            let mut family = page.family(name, unit, help, MetricType::Gauge)?;
+            for (stream, labels) in self.each_stream() {
+                family.encode_family(&labels)?.encode_gauge(&value(stream))?;
+            }
+        }
+        let help = "Age of results, from decoding to acceptance by the sink";
+        let mut family = page.family("engine_result_age", SECONDS, help, MetricType::Histogram)?;
+        for (stream, labels) in self.each_stream() {
+            histogram(&mut family, &labels, &stream.ages)?;
+        }
+        Ok(())
+    }
+
+    fn nodes(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let mut family = page.family("engine_node_items", None, "Items that came into a node", MetricType::Counter)?;
+        for (node, labels) in self.each_node() {
+            count(&mut family, &labels, node.items.iter().sum())?;
+        }
+        let mut family = page.family("engine_node_errors", None, "Errors of a node", MetricType::Counter)?;
+        for (node, labels) in self.each_node() {
+            count(&mut family, &labels, node.errors)?;
+        }
+        let mut family = page.family("engine_node_queued", None, "Items that wait for a node", MetricType::Gauge)?;
+        for (node, labels) in self.each_node() {
+            family.encode_family(&labels)?.encode_gauge(&node.queued)?;
+        }
+        let help = "Turns of work: a job of the pool, a batch of an inline node or of a sink";
+        let mut family = page.family("engine_stage", SECONDS, help, MetricType::Histogram)?;
+        // A tap works on the thread of its source and takes no turns.
+        for (node, labels) in self.each_node().filter(|(node, _)| node.role != "tap") {
+            histogram(&mut family, &labels, &node.stages)?;
+        }
+        Ok(())
+    }
+
+    /// The graphs; of several of one name, the one that started last: a series must not appear twice.
+    fn latest(&self) -> impl Iterator<Item = &GraphReport> {
+        let graphs = &self.report.graphs;
+        let is_latest = |index: usize| !graphs[index + 1..].iter().any(|later| later.name == graphs[index].name);
+        graphs.iter().enumerate().filter(move |(index, _)| is_latest(*index)).map(|(_, graph)| graph)
+    }
+
+    fn each_stream(&self) -> impl Iterator<Item = (&StreamReport, Labels<3>)> {
+        self.latest().flat_map(|graph| {
+            graph.streams.iter().map(|stream| {
+                let (graph, source) = (graph.name.clone(), stream.source.clone());
+                (stream, [("graph", graph), ("source", source), ("stream", stream.stream.clone())])
+            })
+        })
+    }
+
+    fn each_node(&self) -> impl Iterator<Item = (&NodeReport, Labels<4>)> {
+        self.latest().flat_map(|graph| {
+            graph.nodes.iter().map(|node| {
+                let (name, type_name, role) = (node.name.clone(), node.type_name.clone(), node.role.to_owned());
+                (node, [("graph", graph.name.clone()), ("node", name), ("type", type_name), ("role", role)])
+            })
+        })
+    }
+}
+
+fn with<const N: usize, const M: usize>(labels: Labels<N>, more: Labels<M>) -> Vec<(&'static str, String)> {
+    labels.into_iter().chain(more).collect()
+}
+
+fn count(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+}
+
+fn histogram(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, values: &Histogram) -> fmt::Result {
+    let mut family = family.encode_family(labels)?;
+    family.encode_histogram::<NoLabelSet>(values.sum, values.count(), &values.buckets, None)
+}
+
+/// Writes one family after the other.
+struct Page<'p, 'e>(&'p mut DescriptorEncoder<'e>);
+
+impl Page<'_, '_> {
+    /// Begins a family.
+    fn family(
+        &mut self,
+        name: &'static str,
+        unit: Option<&'static Unit>,
+        help: &str,
+        metric_type: MetricType,
+    ) -> Result<MetricEncoder<'_>, fmt::Error> {
+        self.0.encode_descriptor(name, help, unit, metric_type)
+    }
+
+    fn gauge(&mut self, name: &'static str, unit: Option<&'static Unit>, help: &str, value: f64) -> fmt::Result {
+        self.family(name, unit, help, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn info(&mut self, name: &'static str, help: &str, labels: &Labels<1>) -> fmt::Result {
+        self.family(name, None, help, MetricType::Info)?.encode_info(labels)
+    }
+}

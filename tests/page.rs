@@ -1,0 +1,249 @@
+//! The page at `/` in a real browser, Chromium: streams, results and pictures come, nothing is asked of anybody else,
+//! and foreign text stays text.
+//!
+//! `script/setup --tests` installs what this needs. Without it these tests are skipped with a word, or fail where
+//! `ENGINE_REQUIRE_BROWSER` is 1.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+use support::{Folder, repository, run_graph, run_graph_at};
+
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+/// Chromium, driven by `tests/support/page/page.mjs`.
+struct Browser {
+    driver: Child,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// `None`, and a line that says so, where there is no browser.
+    fn start() -> Option<Browser> {
+        let modules = repository().join(".local/page");
+        for needed in [Path::new(CHROMIUM), &modules.join("node_modules/playwright-core")] {
+            if !needed.exists() {
+                let missing = format!("there is no {}; run script/setup --tests", needed.display());
+                let is_required = std::env::var_os("ENGINE_REQUIRE_BROWSER").is_some_and(|value| value == "1");
+                assert!(!is_required, "{missing}");
+                eprintln!("skipped: {missing}");
+                return None;
+            }
+        }
+        let profile = tempfile::tempdir().expect("a folder");
+        let mut driver = Command::new("node")
+            .arg(repository().join("tests/support/page/page.mjs"))
+            .args([&modules, Path::new(CHROMIUM), profile.path()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node is installed");
+        let commands = driver.stdin.take();
+        let answers = BufReader::new(driver.stdout.take().expect("piped"));
+        Some(Browser { driver, commands, answers, _profile: profile })
+    }
+
+    fn command(&mut self, command: &Value) -> Value {
+        let commands = self.commands.as_mut().expect("open");
+        writeln!(commands, "{command}").expect("the driver listens");
+        let mut line = String::new();
+        assert_ne!(self.answers.read_line(&mut line).expect("text"), 0, "the driver ended at {command}");
+        let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+        assert!(answer.get("error").is_none(), "{command}: {}", answer["error"]);
+        answer["value"].take()
+    }
+
+    fn open(&mut self, address: &str) {
+        assert_eq!(self.command(&json!({ "open": address })), 200);
+    }
+
+    /// Waits until an expression is true in the page, and answers its value.
+    fn wait(&mut self, expression: &str) -> Value {
+        self.command(&json!({ "wait": expression }))
+    }
+
+    fn press(&mut self, key: &str) {
+        self.command(&json!({ "press": key }));
+    }
+
+    /// Takes a screenshot, to be looked at, into the folder of test outputs.
+    fn look(&mut self, name: &str, width: u32, height: u32, scheme: &str) -> PathBuf {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
+        self.command(&json!({ "look": { "width": width, "height": height, "scheme": scheme, "path": path } }));
+        path
+    }
+
+    /// Everything that was asked of anybody, and every complaint, so far.
+    fn seen(&mut self) -> (Vec<String>, Vec<String>) {
+        let mut seen = self.command(&json!({ "seen": true }));
+        let mut list = |name: &str| serde_json::from_value(seen[name].take()).expect("texts");
+        (list("requests"), list("complaints"))
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver closes the browser when its input ends.
+        self.commands = None;
+        if std::thread::panicking() {
+            let _ = self.driver.kill();
+        }
+        let _ = self.driver.wait();
+    }
+}
+
+const CARD: &str = "document.querySelector('article.card[data-stream=\"synthetic\"]')";
+
+#[test]
+fn streams_results_and_pictures_appear_and_nothing_leaves_the_machine() {
+    let Some(mut browser) = Browser::start() else { return };
+    let mut engine = run_graph(&repository().join("graphs/quickstart.toml"), &["--stay"], |_| {});
+    let address = engine.address();
+    engine.wait_for_graph("results", |graph| graph["total"]["delivered"].as_u64() > Some(2));
+    browser.open(&address);
+
+    browser.wait(&format!("{CARD}?.querySelector('.state')?.textContent === 'running'"));
+    browser.wait("document.getElementById('connection').textContent === 'Live'");
+    browser.wait("document.querySelectorAll('#list li[data-kind=\"detection\"]').length >= 5");
+    let result = browser.wait("document.querySelector('#list .what').textContent");
+    let result = result.as_str().expect("text");
+    assert!(["circle", "square", "triangle"].iter().any(|shape| result.contains(shape)), "{result}");
+
+    // The picture, and the boxes of that very picture: five a second are looked at, so none has to be borrowed.
+    browser.wait(&format!("{CARD}.querySelector('img').naturalWidth === 640"));
+    browser.wait(&format!("{CARD}.querySelectorAll('svg g:not(.near) rect').length > 0"));
+    let labels = browser.wait(&format!("[...{CARD}.querySelectorAll('svg text')].map((text) => text.textContent)"));
+    let labels = labels.as_array().expect("a list");
+    let is_label = |label: &Value| label.as_str().is_some_and(|text| text.starts_with(['c', 's', 't']));
+    assert!(!labels.is_empty() && labels.iter().all(is_label), "{labels:?}");
+    let first = browser.wait(&format!("{CARD}.querySelector('img').src"));
+    browser.wait(&format!("{CARD}.querySelector('img').src !== {first}"));
+
+    // By keyboard alone: past the link and the switch of pictures, to the stream.
+    for _ in 0..3 {
+        browser.press("Tab");
+    }
+    browser.wait(&format!("document.activeElement === {CARD}.querySelector('h3 button')"));
+    browser.press("Enter");
+    browser.wait("document.getElementById('results-title').textContent === 'Results of synthetic'");
+    browser.press("Enter");
+    browser.wait("document.getElementById('results-title').textContent === 'Results'");
+
+    for (name, width, height, scheme) in
+        [("page-light", 1280, 800, "light"), ("page-dark", 1280, 800, "dark"), ("page-phone", 390, 844, "dark")]
+    {
+        let path = browser.look(name, width, height, scheme);
+        assert!(std::fs::metadata(path).expect("a screenshot").len() > 10_000);
+        browser.wait("document.documentElement.scrollWidth <= window.innerWidth");
+    }
+
+    let (requests, complaints) = browser.seen();
+    assert_eq!(complaints, [""; 0]);
+    for part in ["/page.js", "/page.css", "/stats", "/events", "/preview?graph=quickstart&stream=synthetic"] {
+        assert!(requests.iter().any(|url| url.starts_with(&format!("{address}{part}"))), "{part}: {requests:?}");
+    }
+    let own = |url: &String| url.starts_with(&format!("{address}/")) || url.starts_with(&format!("blob:{address}/"));
+    let foreign: Vec<_> = requests.iter().filter(|url| !own(url)).collect();
+    assert_eq!(foreign, [""; 0]);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_hostile_label_is_shown_as_text() {
+    let Some(mut browser) = Browser::start() else { return };
+    let hostile = "<img src=x onerror='window.hostile = 1'>";
+    let folder = Folder::with_graph(
+        r#"
+        [sources.scene]
+        type = "synthetic"
+        seed = 3
+        fps = 5
+
+        [operators.shapes]
+        type = "detect"
+        inputs = ["scene"]
+        model = "hostile"
+
+        [sinks.events]
+        type = "sse"
+        inputs = ["shapes"]
+        "#,
+    );
+    let models = repository().join("models");
+    let manifest = std::fs::read_to_string(models.join("shapes.toml")).expect("the manifest");
+    let quoted = format!("[{0:?}, {0:?}, {0:?}]", hostile);
+    let changed = manifest.replace(r#"["circle", "square", "triangle"]"#, &quoted);
+    assert_ne!(changed, manifest);
+    std::fs::write(folder.file("hostile.toml"), changed).expect("written");
+    std::fs::copy(models.join("shapes.onnx"), folder.file("shapes.onnx")).expect("copied");
+    let path = folder.path().to_owned();
+    let mut engine = folder.run_with(&[], |command| {
+        command.env("ENGINE_MODELS", path);
+    });
+    browser.open(&engine.address());
+    let shown = |part: &str| {
+        format!("[...document.querySelectorAll({part:?})].some((part) => part.textContent.includes({hostile:?}))")
+    };
+    for part in ["svg text", "#list .what", ".latest"] {
+        browser.wait(&shown(part));
+    }
+    browser.wait("document.querySelectorAll('#list img, .latest img').length === 0");
+    browser.wait("window.hostile === undefined");
+    let (_, complaints) = browser.seen();
+    assert_eq!(complaints, [""; 0]);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_lost_connection_is_said_and_found_again() {
+    let Some(mut browser) = Browser::start() else { return };
+    let quickstart = repository().join("graphs/quickstart.toml");
+    let mut engine = run_graph(&quickstart, &["--stay"], |_| {});
+    let address = engine.address();
+    browser.open(&address);
+    browser.wait("document.querySelectorAll('#list li').length > 0");
+    engine.terminate().expect(0);
+    browser.wait("document.getElementById('lost').checkVisibility() && document.body.classList.contains('stale')");
+    browser.wait("document.getElementById('connection').textContent === 'Connection lost'");
+    browser.wait(&format!("{CARD} !== null"));
+
+    let mut engine = run_graph_at(address.trim_start_matches("http://"), &quickstart, &["--stay"], |_| {});
+    assert_eq!(engine.address(), address);
+    browser.wait("document.getElementById('connection').textContent === 'Live'");
+    browser.wait("!document.getElementById('lost').checkVisibility()");
+    browser.wait("document.querySelector('#list li:first-child .what').textContent.length > 0");
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn forty_streams_have_a_card_each_and_pictures_come() {
+    let Some(mut browser) = Browser::start() else { return };
+    let streams: Vec<String> = (0..40).map(|index| format!("camera-{index:02}")).collect();
+    let folder = Folder::with_graph(&format!(
+        "[sources.cameras]\ntype = 'synthetic'\nwidth = 160\nheight = 96\nfps = 2\nstreams = {streams:?}
+        [operators.sum]\ntype = 'checksum'\ninputs = ['cameras']
+        [sinks.events]\ntype = 'sse'\ninputs = ['sum']\n"
+    ));
+    let mut engine = folder.run(&[]);
+    browser.open(&engine.address());
+    browser.wait("document.querySelectorAll('article.card').length === 40");
+    browser.wait(
+        "[...document.querySelectorAll('.picture')].every((picture) => picture.card.state.textContent === 'running')",
+    );
+    // All that can be seen, and no others.
+    browser.wait(
+        "[...document.querySelectorAll('.picture')].filter((picture) => picture.card.isVisible)
+            .every((picture) => picture.card.image.naturalWidth === 160)",
+    );
+    browser.wait("[...document.querySelectorAll('.picture')].some((picture) => picture.card.image.naturalWidth === 0)");
+    browser.look("page-forty", 1280, 800, "light");
+    let (_, complaints) = browser.seen();
+    assert_eq!(complaints, [""; 0]);
+    engine.terminate().expect(0);
+}

@@ -268,7 +268,7 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
     }
     let example = takes.example();
     let Some(address) = Address::parse(url) else {
-        let local = Path::new(url).exists() || url.starts_with("file:");
+        let local = folder.join(url).exists() || url.starts_with("file:");
         let hint = if local {
             "a file is played by `type = \"file\"`".to_owned()
         } else {

@@ -6,6 +6,7 @@ pub mod input;
 pub mod live;
 pub mod logging;
 pub mod plan;
+pub mod probe;
 pub mod results;
 pub mod run;
 pub mod summary;
@@ -35,6 +36,7 @@ enum Command {
     Check(check::Arguments),
     Plan(plan::Arguments),
     Bench(bench::Arguments),
+    Probe(probe::Arguments),
 }
 
 /// Reads the process's arguments and does what they say.
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
     };
     ExitCode::from(code)
 }

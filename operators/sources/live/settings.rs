@@ -60,7 +60,8 @@ impl Settings {
     }
 }
 
-fn is_description(url: &str) -> bool {
+/// Whether `url` is the path of a session description.
+pub(in crate::sources) fn is_description(url: &str) -> bool {
     !url.contains("://") && Path::new(url).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sdp"))
 }
 

@@ -119,7 +119,13 @@ fn text(found: &Probe, graph: &str) -> String {
         let _ = writeln!(text, "track {}  {what}", track.index);
     }
     let video = &found.video;
-    let _ = writeln!(text, "\nof track {} were seen {} pictures in {} s:", video.track, video.packets, number(video.seconds));
+    let _ = writeln!(
+        text,
+        "\nof track {} were seen {} pictures in {} s:",
+        video.track,
+        video.packets,
+        number(video.seconds)
+    );
     if let Some(rate) = video.measured_rate {
         let _ = writeln!(text, "  {} pictures/s", number(rate));
     }
@@ -158,12 +164,7 @@ fn graph(look: &Look, found: &Probe) -> String {
         let stem = std::path::Path::new(&look.input).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let stream = StreamId::sanitised(&stem);
         let path = look.input.strip_prefix("file://").unwrap_or(&look.input);
-        let _ = write!(
-            graph,
-            "[sources.video]\ntype = \"file\"\nstreams.{} = {}\n",
-            quoted(&stream),
-            quoted(path)
-        );
+        let _ = write!(graph, "[sources.video]\ntype = \"file\"\nstreams.{} = {}\n", quoted(&stream), quoted(path));
         "video"
     };
     let _ = write!(

@@ -17,6 +17,7 @@ fn help() {
     insta::assert_snapshot!("run", answer(&["run", "--help"]));
     insta::assert_snapshot!("check", answer(&["check", "--help"]));
     insta::assert_snapshot!("plan", answer(&["plan", "--help"]));
+    insta::assert_snapshot!("probe", answer(&["probe", "--help"]));
 }
 
 #[test]

@@ -4,7 +4,8 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use support::{Finished, Folder, material, repository, run_graph};
+use support::cameras::{RtspServer, server_is_here};
+use support::{Finished, Folder, ffmpeg, material, repository, run_graph};
 
 const VIDEO: &str = "videos/asl-again.mkv";
 
@@ -23,7 +24,7 @@ fn no_graph_is_left_out_here() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     // The quick start has a test file of its own.
-    let tested = ["people.toml", "quickstart.toml", "what-is-it.toml"].map(str::to_owned);
+    let tested = ["camera.toml", "people.toml", "quickstart.toml", "what-is-it.toml"].map(str::to_owned);
     assert_eq!(names, BTreeSet::from(tested));
 }
 
@@ -35,6 +36,30 @@ fn people_are_found_twice_a_second() {
         finished.stdout.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(records.len(), 6, "at 0, 0.5, … 2.5 s");
     assert!(records.iter().all(|record| record["has"]["person"] == true), "{records:?}");
+}
+
+#[test]
+fn people_are_found_by_a_camera() {
+    let Some(material) = material() else { return };
+    if !server_is_here() {
+        return;
+    }
+    let folder = Folder::with_graph("");
+    let (video, file) = (material.join(VIDEO), folder.file("camera.mp4"));
+    // The same person signs for a minute.
+    let again = ["-stream_loop", "20", "-i", video.to_str().expect("text")];
+    ffmpeg(&[&again[..], &["-an", "-c:v", "libx264", "-preset", "ultrafast", "-g", "30"]].concat(), &file);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let mut engine = run_graph(&repository().join("graphs/camera.toml"), &[], |command| {
+        command.env("CAMERA_URL", server.url("camera"));
+    });
+    engine.wait_for_graph("answers", |graph| graph["total"]["delivered"].as_u64() > Some(8));
+    let finished = engine.terminate().expect(0);
+    let counts = finished.counts("camera");
+    assert_eq!(counts.lost + counts.rejected, 0, "{counts:?}");
+    let records: Vec<serde_json::Value> =
+        finished.stdout.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(records.iter().any(|record| record["has"]["person"] == true), "{records:?}");
 }
 
 #[test]

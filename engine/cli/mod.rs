@@ -9,6 +9,7 @@ pub mod live;
 pub mod logging;
 pub mod man;
 pub mod plan;
+pub mod probe;
 pub mod results;
 pub mod run;
 pub mod summary;
@@ -41,6 +42,7 @@ enum Command {
     List(list::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Probe(probe::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };

@@ -102,6 +102,11 @@ impl Packet {
         self.packet.pts()
     }
 
+    /// Bytes of the encoded picture.
+    pub fn bytes(&self) -> u64 {
+        self.packet.size() as u64
+    }
+
     /// When it is decoded, in native ticks.
     pub fn dts(&self) -> Option<i64> {
         self.packet.dts()
@@ -200,6 +205,16 @@ impl Demuxer {
     /// The tracks that were chosen, the decoded one first.
     pub fn tracks(&self) -> &[Track] {
         &self.tracks
+    }
+
+    /// Every video and audio track that there is, chosen or not, by index.
+    pub fn every_track(&self) -> Vec<Track> {
+        (0..self.input.nb_streams() as usize).filter_map(|index| describe(&self.input, index)).collect()
+    }
+
+    /// libav's name of the container or protocol, such as `mov,mp4,m4a,3gp,3g2,mj2` or `rtsp`.
+    pub fn container(&self) -> String {
+        self.input.format().name().to_owned()
     }
 
     /// Ticks of the video track.

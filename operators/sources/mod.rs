@@ -3,6 +3,7 @@
 pub mod file;
 mod live;
 mod playback;
+pub mod probe;
 pub mod rtsp;
 pub mod scene;
 pub mod synthetic;

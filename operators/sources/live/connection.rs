@@ -13,9 +13,9 @@ use super::{Protocol, Settings, Transport};
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// What a playlist or a session description from the network may lead to: never a file of this machine.
-const FROM_NETWORK: &str =
+pub(in crate::sources) const FROM_NETWORK: &str =
     "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,srt,hls,rtsp,rtsps";
-const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
+pub(in crate::sources) const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
 
 /// An input that is there: it has shown a picture.
 pub(super) struct Connection {
@@ -28,7 +28,7 @@ pub(super) struct Connection {
 
 /// Why there is no input, or none any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Loss {
+pub(in crate::sources) struct Loss {
     reason: String,
     hint: Option<&'static str>,
 }
@@ -36,6 +36,11 @@ pub(super) struct Loss {
 impl Loss {
     pub fn new(reason: impl Into<String>, hint: &'static str) -> Loss {
         Loss { reason: reason.into(), hint: Some(hint) }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<&'static str> {
+        self.hint
     }
 
     /// Why alone, without what to do.

@@ -11,7 +11,7 @@
 
 mod backoff;
 mod behind;
-mod connection;
+pub(super) mod connection;
 mod continued;
 pub(super) mod settings;
 

@@ -60,7 +60,8 @@ impl Settings {
     }
 }
 
-fn is_description(url: &str) -> bool {
+/// Whether `url` is the path of a session description.
+pub(in crate::sources) fn is_description(url: &str) -> bool {
     !url.contains("://") && Path::new(url).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sdp"))
 }
 
@@ -268,7 +269,7 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
     }
     let example = takes.example();
     let Some(address) = Address::parse(url) else {
-        let local = Path::new(url).exists() || url.starts_with("file:");
+        let local = folder.join(url).exists() || url.starts_with("file:");
         let hint = if local {
             "a file is played by `type = \"file\"`".to_owned()
         } else {

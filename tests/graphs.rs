@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use support::cameras::{RtspServer, server_is_here};
-use support::{Finished, Folder, ffmpeg, material, repository, run_graph};
+use support::{Finished, Folder, command, ffmpeg, material, repository, run_graph};
 
 const VIDEO: &str = "videos/asl-again.mkv";
 
@@ -26,6 +26,29 @@ fn no_graph_is_left_out_here() {
     // The quick start has a test file of its own.
     let tested = ["camera.toml", "people.toml", "quickstart.toml", "what-is-it.toml"].map(str::to_owned);
     assert_eq!(names, BTreeSet::from(tested));
+}
+
+/// `engine test graphs`: what a user runs, with the videos of the material where they are.
+#[test]
+fn every_graph_passes_its_own_tests() {
+    let mut command = command(&["test", "graphs", "--format", "json"]);
+    match material() {
+        Some(material) => command.env("ENGINE_MATERIAL", material).arg("--no-skip"),
+        None => command.env_remove("ENGINE_MATERIAL").env_remove("ENGINE_REQUIRE_MATERIAL"),
+    };
+    let output = command.output().expect("the engine's binary runs");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let report: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let files = report["files"].as_array().expect("a list");
+    assert_eq!(files.len(), std::fs::read_dir(repository().join("graphs")).expect("a folder").count());
+    for file in files {
+        assert!(file["tests"].as_array().is_some_and(|tests| !tests.is_empty()), "a graph without a test: {file}");
+    }
+    let reasons = files.iter().flat_map(|file| file["tests"].as_array().into_iter().flatten());
+    for test in reasons.filter(|test| test["outcome"] == "skipped") {
+        eprintln!("skipped: {}: {}", test["name"], test["reason"]);
+    }
 }
 
 /// One person signs, in all of its 2.6 seconds.

@@ -44,7 +44,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// A test that cannot run here, because a variable is not set or a model's file is missing, fails
-    #[arg(long, env = "ENGINE_REQUIRE_MATERIAL", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "ENGINE_REQUIRE_MATERIAL", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     no_skip: bool,
     /// How to print the results
     #[arg(long, value_enum, default_value_t)]
@@ -90,14 +90,15 @@ impl Totals {
             // Writing to a string does not fail.
             let _ = write!(text, ": {} passed", self.passed);
         }
+        let files = |number: usize| if number == 1 { "1 file".to_owned() } else { format!("{number} files") };
         for (number, what) in [
-            (self.failed, "failed"),
-            (self.skipped, "skipped"),
-            (self.mistaken, "with mistakes in their files"),
-            (self.unreadable, "files could not be read"),
+            (self.failed, format!("{} failed", self.failed)),
+            (self.skipped, format!("{} skipped", self.skipped)),
+            (self.mistaken, format!("{} with mistakes", files(self.mistaken))),
+            (self.unreadable, format!("{} that cannot be read", files(self.unreadable))),
         ] {
             if number > 0 {
-                let _ = write!(text, ", {number} {what}");
+                let _ = write!(text, ", {what}");
             }
         }
         text.push('\n');

@@ -375,17 +375,14 @@ impl Reader<'_> {
     }
 
     fn report_sources_without_input(&mut self, node: &Key, inputs: &[(Key, Table)], table: &Table, at: &Range<usize>) {
-        // Said already.
-        if table.get("input").is_none() {
-            return;
-        }
+        // Where an input has another name, or is none, that is said already.
+        let given = match table.get("input").map(|value| &value.data) {
+            Some(Data::Table(given)) if given.entries.len() == inputs.len() => given,
+            _ => return,
+        };
         let upstream = upstream(self.document, &node.name);
         for (source, _) in nodes(self.document, Role::Source).filter(|(source, _)| upstream.contains(&source.name)) {
-            let given = match table.get("input").map(|value| &value.data) {
-                Some(Data::Table(given)) => given.get(&source.name).is_some(),
-                _ => inputs.iter().any(|(key, _)| key.name == source.name),
-            };
-            if !given {
+            if given.get(&source.name).is_none() {
                 let shown = source.name.escape_debug();
                 let message = format!("the test gives no input to `{shown}`, on which `{}` depends", node.name);
                 let hint = format!("add `input.{shown} = \"video.mp4\"`");
@@ -396,7 +393,9 @@ impl Reader<'_> {
 
     fn expectations(&mut self, table: &Table, at: &Range<usize>) -> Expectations {
         const SOME: [&str; 6] = ["count", "labels", "only", "none", "has", "times"];
-        if !SOME.iter().any(|name| table.get(name).is_some()) {
+        // A misspelt field is said already.
+        let misspelt = self.found.iter().any(|mistake| mistake.code == Code::UnknownField);
+        if !misspelt && !SOME.iter().any(|name| table.get(name).is_some()) {
             let message = "the test expects nothing of the records, so it could hardly fail";
             let hint = "add one of `count`, `labels`, `only`, `none`, `has` and `times`";
             self.found.push(Diagnostic::new(Code::MissingField, at.clone(), message).hint(hint));

@@ -16,7 +16,8 @@ pub struct TypeEntry {
     pub name: &'static str,
     pub role: &'static str,
     pub summary: &'static str,
-    pub runs_on: &'static str,
+    /// "in the pool", …
+    pub runs: &'static str,
     /// Kinds of what flows into it.
     pub takes: Vec<&'static str>,
     /// Kinds of what comes out of it.
@@ -92,11 +93,11 @@ pub fn entry(registration: &Registration) -> TypeEntry {
         name: registration.name,
         role: registration.role.name(),
         summary: registration.summary,
-        runs_on: match registration.execution {
-            Execution::Thread => "a thread for each stream",
-            Execution::Inline => "the dataflow workers",
-            Execution::Pool => "the pool",
-            Execution::Io => "the io runtime",
+        runs: match registration.execution {
+            Execution::Thread => "on a thread for each stream",
+            Execution::Inline => "on the dataflow workers",
+            Execution::Pool => "in the pool",
+            Execution::Io => "on the io runtime",
         },
         takes: plural(registration.accepts),
         makes: match registration.produces {
@@ -130,14 +131,23 @@ impl TypeEntry {
         let makes = match (self.makes_what_it_takes, self.makes.is_empty()) {
             (true, _) => "passes on what it takes".to_owned(),
             (false, true) => String::new(),
-            (false, false) => format!("makes {}", self.makes.join(" or ")),
+            (false, false) => format!("makes {}", either(&self.makes)),
         };
         let takes = match self.takes.is_empty() {
             true => String::new(),
-            false => format!("takes {}", self.takes.join(", ")),
+            false => format!("takes {}", either(&self.takes)),
         };
         let parts: Vec<String> = [takes, makes].into_iter().filter(|part| !part.is_empty()).collect();
-        parts.join("; ")
+        parts.join(" and ")
+    }
+}
+
+/// "frames, tensors or records".
+fn either(kinds: &[&str]) -> String {
+    match kinds {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [rest @ .., last] => format!("{} or {last}", rest.join(", ")),
     }
 }
 

@@ -60,7 +60,7 @@ pub fn page(catalogue: &Catalogue) -> String {
 pub fn section(entry: &TypeEntry) -> String {
     let mut out = format!("### `{}` ({})\n\n{}", entry.name, entry.role, entry.summary);
     // Writing to a string does not fail.
-    let _ = writeln!(out, " It {}, and runs on {}.\n", entry.flow(), entry.runs_on);
+    let _ = writeln!(out, " It {}, and runs {}.\n", entry.flow(), entry.runs);
     if entry.fields.is_empty() {
         let _ = writeln!(out, "It has no fields of its own.\n");
     } else {

@@ -31,7 +31,7 @@ pub fn list(catalogue: &Catalogue) -> String {
 pub fn one(entry: &TypeEntry, common: &[FieldEntry]) -> String {
     let mut out = format!("{} ({})\n", entry.name, entry.role);
     out.push_str(&wrapped(entry.summary, 2));
-    let _ = writeln!(out, "  {}; runs on {}", entry.flow(), entry.runs_on);
+    let _ = writeln!(out, "  It {}, and runs {}.", entry.flow(), entry.runs);
     if !entry.fields.is_empty() {
         out.push_str("\nfields\n");
         entry.fields.iter().for_each(|field| write_field(&mut out, field));

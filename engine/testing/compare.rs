@@ -53,7 +53,7 @@ pub fn compare(node: &str, expected: &Expectations, records: &[Arc<Record>]) -> 
     let mut differences: Vec<Difference> = errors(expected, records).into_iter().collect();
     let results = results(node, expected, records);
     if let Some(count) = expected.count.filter(|count| !count.contain(results.len() as u64)) {
-        let difference = Difference::new("count", format!("{count} records"), results.len().to_string());
+        let difference = Difference::new("count", count.to_string(), results.len().to_string());
         differences.push(difference.shown(results.iter().copied()));
     }
     differences.extend(found(expected, &results));
@@ -65,7 +65,7 @@ pub fn compare(node: &str, expected: &Expectations, records: &[Arc<Record>]) -> 
             results.iter().filter(|record| record.pts.is_none_or(|pts| !range.contain(pts))).copied().collect();
         if !outside.is_empty() {
             let got = format!("{} of {} records outside", outside.len(), results.len());
-            differences.push(Difference::new("times", format!("every `pts` {range} seconds"), got).shown(outside));
+            differences.push(Difference::new("times", format!("every `pts` in seconds: {range}"), got).shown(outside));
         }
     }
     differences
@@ -213,7 +213,7 @@ mod tests {
         let default = Expectations::default;
         expect(
             Expectations { count: Some(Bounds { at_least: Some(4), at_most: None }), ..default() },
-            "count: at least 4 records / 3 (3)",
+            "count: at least 4 / 3 (3)",
         );
         expect(
             Expectations { labels: words(&["dog", "cat"]), ..default() },
@@ -238,11 +238,11 @@ mod tests {
         );
         expect(
             Expectations { times: Some(Bounds { at_least: None, at_most: Some(0.05) }), ..default() },
-            "times: every `pts` at most 0.05 seconds / 1 of 3 records outside (1)",
+            "times: every `pts` in seconds: at most 0.05 / 1 of 3 records outside (1)",
         );
         expect(
             Expectations { stream: Some("other".to_owned()), count: Some(Bounds::exactly(1)), ..default() },
-            "count: 1 records / 0 (0)",
+            "count: 1 / 0 (0)",
         );
     }
 

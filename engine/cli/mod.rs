@@ -2,10 +2,13 @@
 
 pub mod bench;
 pub mod check;
+pub mod fetch;
 pub mod input;
 pub mod live;
 pub mod logging;
+pub mod models;
 pub mod plan;
+pub mod predict;
 pub mod results;
 pub mod run;
 pub mod summary;
@@ -35,6 +38,7 @@ enum Command {
     Check(check::Arguments),
     Plan(plan::Arguments),
     Bench(bench::Arguments),
+    Models(models::Arguments),
 }
 
 /// Reads the process's arguments and does what they say.
@@ -44,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
     };
     ExitCode::from(code)
 }

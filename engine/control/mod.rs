@@ -4,6 +4,7 @@
 //! to, and runs on one thread of its own.
 
 pub mod events;
+pub mod predict;
 mod routes;
 mod server;
 

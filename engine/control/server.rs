@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::events::EventHub;
+use super::predict::Predict;
 use super::routes::Routes;
 use crate::runtime::stats::Observe;
 
@@ -106,6 +107,7 @@ pub fn start(
     config: ControlConfig,
     observe: Arc<dyn Observe>,
     hub: Arc<EventHub>,
+    predict: Option<Predict>,
 ) -> Result<ControlHandle, StartError> {
     let allow_origin = match &config.allow_origin {
         Some(origin) => Some(HeaderValue::from_str(origin).map_err(|_| {
@@ -125,6 +127,7 @@ pub fn start(
     let routes = Arc::new(Routes {
         observe,
         hub,
+        predict,
         heartbeat: config.heartbeat,
         max_subscribers: config.max_subscribers,
         allow_origin,
@@ -229,8 +232,8 @@ fn handle(
     }
     let routes = routes.clone();
     let answer = service_fn(move |request| {
-        let answer = routes.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.respond(request).await) }
     });
     let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), answer));
     tokio::spawn(async move {
@@ -305,7 +308,7 @@ mod tests {
     fn plane_with(config: ControlConfig, limits: EventLimits) -> Plane {
         let engine = Arc::new(Engine(Mutex::new(Health { ok: true, status: "ok", problems: Vec::new() })));
         let hub = EventHub::new(&SimulatedClock::default(), limits);
-        let handle = start(config, engine.clone(), hub.clone()).unwrap();
+        let handle = start(config, engine.clone(), hub.clone(), None).unwrap();
         Plane { engine, hub, handle }
     }
 
@@ -689,7 +692,8 @@ mod tests {
     fn an_address_that_is_taken_is_named() {
         let plane = plane();
         let listen = plane.handle.address().to_string();
-        let error = start(ControlConfig { listen: listen.clone(), ..local() }, plane.engine, plane.hub).unwrap_err();
+        let error =
+            start(ControlConfig { listen: listen.clone(), ..local() }, plane.engine, plane.hub, None).unwrap_err();
         assert_eq!(error.message, format!("cannot listen on `{listen}`: another program listens there already"));
         assert!(error.hint.unwrap().contains("--listen"));
     }
@@ -699,7 +703,7 @@ mod tests {
         for wrong in ["", "nonsense", "127.0.0.1:99999", "192.0.2.1:0"] {
             let plane = plane();
             let config = ControlConfig { listen: wrong.to_owned(), ..local() };
-            let error = start(config, plane.engine, plane.hub).unwrap_err();
+            let error = start(config, plane.engine, plane.hub, None).unwrap_err();
             assert!(error.message.starts_with(&format!("cannot listen on `{wrong}`: ")), "{error}");
             assert!(error.hint.is_some());
         }

@@ -9,6 +9,7 @@ mod inline;
 mod mailbox;
 mod node;
 mod offload;
+pub mod predict;
 pub mod process;
 mod sink;
 pub mod stats;

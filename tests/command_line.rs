@@ -17,6 +17,9 @@ fn help() {
     insta::assert_snapshot!("run", answer(&["run", "--help"]));
     insta::assert_snapshot!("check", answer(&["check", "--help"]));
     insta::assert_snapshot!("plan", answer(&["plan", "--help"]));
+    insta::assert_snapshot!("models", answer(&["models", "--help"]));
+    insta::assert_snapshot!("models-pull", answer(&["models", "pull", "--help"]));
+    insta::assert_snapshot!("models-inspect", answer(&["models", "inspect", "--help"]));
 }
 
 #[test]

@@ -21,6 +21,9 @@ fn help() {
         assert!(answer.starts_with("exit code: 0\n"), "{answer}");
         insta::assert_snapshot!(command, answer);
     }
+    for command in ["pull", "inspect"] {
+        insta::assert_snapshot!(format!("models-{command}"), answer(&["models", command, "--help"]));
+    }
 }
 
 /// The commands that `engine --help` names.

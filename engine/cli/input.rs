@@ -128,9 +128,19 @@ pub fn graph(path: &Path, settings: &Settings, surroundings: &Surroundings, tell
     checked.graph.ok_or(FAILURE)
 }
 
+/// The models that the process finds.
+pub fn models() -> Catalog {
+    Catalog::open(Catalog::search_path())
+}
+
 /// Where the process stands: its environment, its folder, the models that it finds.
 pub fn surroundings() -> Surroundings {
-    Surroundings::of_process(Arc::new(Catalog::open(Catalog::search_path())))
+    Surroundings::of_process(Arc::new(models()))
+}
+
+/// As [`surroundings`]; models that are not here yet are fetched.
+pub fn fetching_surroundings() -> Surroundings {
+    Surroundings::of_process(Arc::new(models().fetching(Box::new(super::fetch::download()))))
 }
 
 /// Whether to colour what goes to a stream: on a terminal, unless `NO_COLOR` says otherwise.

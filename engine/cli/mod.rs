@@ -3,12 +3,15 @@
 pub mod bench;
 pub mod check;
 pub mod completions;
+pub mod fetch;
 pub mod input;
 pub mod list;
 pub mod live;
 pub mod logging;
 pub mod man;
+pub mod models;
 pub mod plan;
+pub mod predict;
 pub mod probe;
 pub mod results;
 pub mod run;
@@ -45,6 +48,7 @@ enum Command {
     Probe(probe::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
+    Models(models::Arguments),
 }
 
 /// Reads the process's arguments and does what they say.
@@ -59,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
     };
     ExitCode::from(code)
 }

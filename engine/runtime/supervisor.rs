@@ -82,6 +82,11 @@ impl Engine {
         started
     }
 
+    /// The pool that all graphs share.
+    pub fn pool(&self) -> Arc<Pool> {
+        self.pool.clone()
+    }
+
     /// Ends all threads and writes the dataflow log. Call it when every graph has ended.
     ///
     /// # Errors

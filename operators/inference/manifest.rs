@@ -146,6 +146,20 @@ const fn yes() -> bool {
 }
 
 impl OutputSpec {
+    /// What a manifest writes as `decode`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            OutputSpec::Softmax { .. } => "softmax",
+            OutputSpec::None { .. } => "none",
+            OutputSpec::Yolox { .. } => "yolox",
+            OutputSpec::Fastestdet { .. } => "fastestdet",
+            OutputSpec::Yolov5 { .. } => "yolov5",
+            OutputSpec::Yolov8 { .. } => "yolov8",
+            OutputSpec::Ssd { .. } => "ssd",
+            OutputSpec::BoxesLabelsScores { .. } => "boxes_labels_scores",
+        }
+    }
+
     pub const fn is_classifier(&self) -> bool {
         matches!(self, OutputSpec::Softmax { .. } | OutputSpec::None { .. })
     }

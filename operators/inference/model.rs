@@ -657,12 +657,53 @@ mod tests {
             (("count = 2", "ids = [3, 3]"), "twice"),
             (("count = 2", "[defaults]\nnms = 2.0"), "0 to 1"),
             (("licence = \"MIT\"\n", ""), "licence"),
+            (("width = 64\nheight = 32\n", ""), "needs an input with `width` and `height`"),
+            (("count = 2", "[predict]\nlabel = \"c\"\nthreshold = 0.5"), "only a detector that knows `c`"),
+            (("count = 2", "[predict]\nlabel = \"a\"\nthreshold = 5"), "0 to 1"),
         ] {
             let (_folder, found) = catalog(&manifest(&[changes]), "a\nb\n");
             let error = found.get("small").unwrap_err();
             assert!(matches!(error, ModelError::Manifest { .. }), "{error}");
             assert!(error.to_string().contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn heads_that_cannot_be_read_are_refused() {
+        let yolox = "decode = \"yolox\"\nname = \"y\"\nstrides = [8, 16]";
+        let ssd = |layers: &str| format!("decode = \"ssd\"\nboxes = \"b\"\nscores = \"s\"\nlayers = {layers}");
+        let with = |output: &str| {
+            let (_folder, found) = catalog(&manifest(&[(yolox, output)]), "a\nb\n");
+            found.get("small").map(|model| model.output.clone()).map_err(|error| error.to_string())
+        };
+        assert!(with("decode = \"fastestdet\"\nname = \"y\"").is_ok());
+        assert!(with("decode = \"yolov5\"\nname = \"y\"").is_ok());
+        assert!(with("decode = \"yolov8\"\nname = \"y\"").is_ok());
+        let sound = with(&ssd("[{ grid = [8, 4], sizes = [[10, 20], [7.5, 8]] }]")).unwrap();
+        let OutputSpec::Ssd { layers, variances, background, .. } = sound else { panic!("{sound:?}") };
+        assert_eq!((ssd::anchors(&layers), variances, background), (64, [0.1, 0.1, 0.2, 0.2], true));
+        for (output, says) in [
+            (ssd("[]"), "needs a `grid` and `sizes`"),
+            (ssd("[{ grid = [0, 4], sizes = [[1, 1]] }]"), "needs a `grid` and `sizes`"),
+            (ssd("[{ grid = [1, 1], sizes = [] }]"), "needs a `grid` and `sizes`"),
+            (ssd("[{ grid = [1, 1], sizes = [[0, 1]] }]"), "must be positive"),
+            (ssd("[{ grid = [99999, 99999], sizes = [[1, 1]] }]"), "more than"),
+            (ssd("[{ grid = [1, 1], sizes = [[1, 1]] }]\nvariances = [0, 1, 1, 1]"), "`variances`"),
+            (ssd("[{ grid = [1, 1], sizes = [[1, 1]], size = 3 }]"), "size"),
+            ("decode = \"yolov9000\"\nname = \"y\"".to_owned(), "yolov9000"),
+        ] {
+            let error = with(&output).unwrap_err();
+            assert!(error.contains(says), "{output}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        let shown = |file: &str| address(file).map(|address| (address.shown, address.path.to_owned()));
+        assert_eq!(shown("m.onnx"), None);
+        let expected = ("https://host:1/a/m.onnx?x=@".to_owned(), "a/m.onnx".to_owned());
+        assert_eq!(shown("https://me:secret@host:1/a/m.onnx?x=@"), Some(expected));
+        assert_eq!(shown("http://host"), Some(("http://host".to_owned(), String::new())));
     }
 
     #[test]

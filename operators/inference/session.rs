@@ -102,7 +102,7 @@ impl ModelSession {
             )));
         }
         let mut session = ModelSession { model, session };
-        session.warm_up().map_err(|error| {
+        session.run_empty().map_err(|error| {
             StartError::new(format!("model `{}` fails on an empty picture: {error}", session.model.name.name))
                 .hint("the file is damaged, or its manifest does not describe its input")
         })?;
@@ -113,7 +113,8 @@ impl ModelSession {
         &self.model
     }
 
-    fn warm_up(&mut self) -> Result<(), ItemError> {
+    /// Runs the model on an empty picture; one of at most 640 x 360 pixels where it takes any size.
+    pub fn run_empty(&mut self) -> Result<(), ItemError> {
         let (width, height) = match self.model.input.size {
             InputSize::Fixed { width, height } => (width, height),
             InputSize::Source { width, height } => (width.min(640), height.min(360)),

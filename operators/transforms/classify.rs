@@ -242,4 +242,71 @@ mod tests {
         let errors = build(&context(&material), table).err().unwrap();
         assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("detect"));
     }
+
+    /// A field of a protocol buffer: a length and bytes.
+    fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
+        assert!(content.len() < 1 << 14);
+        let length = [(content.len() & 127) as u8 | 128, (content.len() >> 7) as u8];
+        [&[field << 3 | 2][..], &length, content].concat()
+    }
+
+    /// A field of a protocol buffer: a small number.
+    fn number(field: u8, value: u8) -> Vec<u8> {
+        vec![field << 3, value]
+    }
+
+    /// An ONNX model (onnx.proto3) whose three scores are the means of the three channels, all of half precision.
+    fn means_of_half_precision() -> Vec<u8> {
+        const FLOAT16: u8 = 10;
+        let value = |name: &str, shape: &[u8]| {
+            let lengths: Vec<u8> = shape.iter().flat_map(|length| bytes(1, &number(1, *length))).collect();
+            let tensor = [number(1, FLOAT16), bytes(2, &lengths)].concat();
+            [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat()
+        };
+        let node = |kind: &str, from: &str, to: &str| {
+            bytes(1, &[bytes(1, from.as_bytes()), bytes(2, to.as_bytes()), bytes(4, kind.as_bytes())].concat())
+        };
+        let graph = [
+            node("GlobalAveragePool", "pixels", "means"),
+            node("Flatten", "means", "scores"),
+            bytes(2, b"graph"),
+            bytes(11, &value("pixels", &[1, 3, 8, 8])),
+            bytes(12, &value("scores", &[1, 3])),
+        ];
+        [number(1, 8), bytes(7, &graph.concat()), bytes(8, &number(2, 13))].concat()
+    }
+
+    #[test]
+    fn half_precision_goes_in_and_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("half.onnx");
+        std::fs::write(&file, means_of_half_precision()).unwrap();
+        let sha256 = crate::inference::hashes::HashCache::default().sha256(&file).unwrap();
+        let manifest = format!(
+            "file = \"half.onnx\"\nsha256 = \"{sha256}\"\nlicence = \"MIT\"\n[input]\nname = \"pixels\"\nwidth = 8\n\
+             height = 8\ndtype = \"f16\"\n[output]\ndecode = \"none\"\nname = \"scores\"\n[labels]\n\
+             names = [\"red\", \"green\", \"blue\"]\n"
+        );
+        std::fs::write(folder.path().join("half.toml"), manifest).unwrap();
+        let mut context = context(folder.path());
+        let hashes = crate::inference::hashes::HashCache::default();
+        context.models = Arc::new(crate::inference::model::Catalog::with_hashes([folder.path().to_owned()], hashes));
+        let mut classify = runner(&context, &REGISTRATION, "model = \"half\"");
+        let frame = crate::transforms::preprocess::pictures::rgb(8, 8, &[255, 51, 102].repeat(64));
+        let (_, json) = record(&mut *classify, frame);
+        let found: Vec<(&str, f64)> = json["predictions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|prediction| (prediction["label"].as_str().unwrap(), prediction["score"].as_f64().unwrap()))
+            .collect();
+        for ((label, score), (wanted, expected)) in found.iter().zip([("red", 1.0), ("blue", 0.4), ("green", 0.2)]) {
+            assert!(*label == wanted && (score - expected).abs() < 2e-3, "{found:?}");
+        }
+        let model = context.models.get("half").unwrap();
+        let mut wrong = Model::clone(&model);
+        wrong.input.dtype = crate::inference::manifest::ElementType::F32;
+        let error = crate::inference::session::ModelSession::open(Arc::new(wrong)).err().unwrap();
+        assert!(error.message.contains("elements of"), "{error}");
+    }
 }

@@ -16,7 +16,7 @@ use crate::media::ledger::{Fate, Ledger, LeftOut};
 use crate::media::picture;
 use crate::operator::{Outlet, wait_until};
 use crate::time::MediaTime;
-use crate::timestamps::{Continuity, PacketOrder, Sanitiser};
+use crate::timestamps::{Continuity, PacketOrder, Repair, Sanitiser};
 
 /// Ticks from picture to picture where an input claims no rate: those of 25 pictures a second.
 const FALLBACK_RATE: u32 = 25;
@@ -165,6 +165,9 @@ impl VideoTrack {
         if self.skippable == Skippable::Nothing {
             return Fate::Wanted;
         }
+        if packet.pts().is_none() && self.starts() {
+            return Fate::Wanted;
+        }
         let continuity = self.order.next(packet.pts(), packet.dts(), packet.is_key());
         // Until the first picture is out, nobody knows where a packet lies in time.
         let ticks = packet.pts().and_then(|pts| self.sanitiser.predict(pts));
@@ -184,6 +187,11 @@ impl VideoTrack {
             }
             _ => Fate::Wanted,
         }
+    }
+
+    /// Whether a live input has shown nothing yet: RTP tells no time before its second picture, which harms nothing.
+    fn starts(&self) -> bool {
+        !self.manner.indexed && self.seq == 0
     }
 
     /// Gets the last pictures out of the decoder.
@@ -212,7 +220,8 @@ impl VideoTrack {
         self.left_out(entry.left_out, outlet);
         let stamp = self.sanitiser.sanitise(entry.pts.or(picture.dts()), entry.duration);
         let pts = MediaTime::new(stamp.ticks, self.info.time_base);
-        if let Some(repair) = stamp.repair {
+        let repair = stamp.repair.filter(|repair| *repair != Repair::Missing || !self.starts());
+        if let Some(repair) = repair {
             outlet.repaired(repair.what(), &format!("at {pts}, picture {}", self.seq));
         }
         if picture.is_damaged() {
@@ -220,7 +229,7 @@ impl VideoTrack {
         }
         // Packets before the first picture may lack what they refer to: that is how recordings start.
         let surprising = entry.surprising && self.seq > 0;
-        if stamp.repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
+        if repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
             self.skippable = Skippable::Nothing;
         }
         self.note_size(picture.size(), outlet);

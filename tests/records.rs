@@ -58,6 +58,7 @@ fn records() -> Vec<Value> {
             has: BTreeMap::new(),
         }),
         result(RecordBody::Checksum { md5: "0".repeat(32) }),
+        Record { fallback: true, ..result(RecordBody::Checksum { md5: "1".repeat(32) }) },
         result(RecordBody::Error { message: "panicked".to_owned() }),
         origin.signal(&stream, Some(31), time, RecordBody::Gap { reason: "connection lost".to_owned() }),
         origin.signal(&stream, None, time, RecordBody::Gap { reason: "connection lost".to_owned() }),

@@ -379,7 +379,7 @@ fn one_packet_in_twenty_is_lost_and_the_stream_goes_on() {
         let mut packet = [0; 2048];
         while let Ok(length) = lossy.recv(&mut packet) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            if (state >> 33) % 20 != 0 {
+            if !(state >> 33).is_multiple_of(20) {
                 let _ = lossy.send_to(&packet[..length], (Ipv4Addr::LOCALHOST, port));
             }
         }

@@ -3,8 +3,9 @@
 //!
 //! What nobody asked for is left undecoded where that changes no other picture: each packet that no subscriber wants
 //! goes into the decoder marked as spare. That rests on two things, a clean track and a codec in which a packet is a
-//! picture; at the first sign that one does not hold, the rest is decoded in full. Damage that shows only in what was
-//! left out, or that is concealed by what was, remains: there, pictures and numbers may differ.
+//! picture; at the first sign that one does not hold, the rest is decoded in full (of a live input, the rest until the
+//! next keyframe). Damage that shows only in what was left out, or that is concealed by what was, remains: there,
+//! pictures and numbers may differ.
 
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub(super) struct VideoTrack {
     seq: u64,
     /// What may be left undecoded from here on.
     skippable: Skippable,
+    /// What may be left undecoded while the track is clean.
+    skippable_if_clean: Skippable,
     /// When the first picture was emitted, for pacing.
     started: Option<Instant>,
     /// Pictures that came out since [`VideoTrack::begin_round`].
@@ -79,6 +82,7 @@ impl VideoTrack {
             manner,
             seq: 0,
             skippable,
+            skippable_if_clean: skippable,
             started: None,
             pictures: 0,
             progress: 0,
@@ -162,6 +166,12 @@ impl VideoTrack {
         if packet.is_hidden() {
             return Fate::Hidden;
         }
+        // A live input that is damaged now and then would be decoded in full for ever. Behind a keyframe nothing refers to
+        // what was damaged; that numbers may be out by what was lost, no reader of a live input can tell.
+        if self.skippable == Skippable::Nothing && !self.manner.indexed && packet.is_key() && self.seq > 0 {
+            self.skippable = self.skippable_if_clean;
+            self.order = PacketOrder::default();
+        }
         if self.skippable == Skippable::Nothing {
             return Fate::Wanted;
         }
@@ -229,6 +239,9 @@ impl VideoTrack {
         }
         // Packets before the first picture may lack what they refer to: that is how recordings start.
         let surprising = entry.surprising && self.seq > 0;
+        if picture.is_interlaced() {
+            self.skippable_if_clean = Skippable::Nothing;
+        }
         if repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
             self.skippable = Skippable::Nothing;
         }

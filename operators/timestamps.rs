@@ -242,6 +242,17 @@ mod tests {
     }
 
     #[test]
+    fn a_watched_input_cannot_pause_longer_than_it_is_watched() {
+        let mut sanitiser = mpeg().longest_step_of(Duration::from_secs(10));
+        let stamps = [Some(0), Some(900_000), Some(1_800_001), Some(1_803_001)];
+        let (ticks, repairs) = run(&mut sanitiser, &stamps);
+        assert_eq!(ticks, [0, 900_000, 903_000, 906_000]);
+        assert_eq!(repairs, [Repair::Absurd]);
+        let (_, repairs) = run(&mut mpeg().longest_step_of(Duration::MAX), &stamps);
+        assert_eq!(repairs, [], "never shorter than what is asked for, never longer than without");
+    }
+
+    #[test]
     fn after_a_jump_back_time_goes_on() {
         let (ticks, repairs) = run(&mut mpeg(), &[Some(90_000), Some(93_000), Some(0), Some(3000)]);
         assert_eq!(ticks, [0, 3000, 6000, 9000]);

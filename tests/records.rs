@@ -58,6 +58,7 @@ fn records() -> Vec<Value> {
             has: BTreeMap::new(),
         }),
         result(RecordBody::Checksum { md5: "0".repeat(32) }),
+        Record { fallback: true, ..result(RecordBody::Checksum { md5: "1".repeat(32) }) },
         result(RecordBody::Error { message: "panicked".to_owned() }),
         origin.signal(&stream, Some(31), time, RecordBody::Gap { reason: "connection lost".to_owned() }),
         origin.signal(&stream, None, time, RecordBody::Gap { reason: "connection lost".to_owned() }),
@@ -101,7 +102,8 @@ fn the_schema_refuses_what_is_no_record() {
     let schema = schema();
     for record in records() {
         for (name, _) in record.as_object().unwrap() {
-            let optional = ["frame", "width", "height", "timing_ms", "has", "seq", "pts"].contains(&name.as_str())
+            let optional = ["frame", "width", "height", "timing_ms", "has", "seq", "pts", "fallback"]
+                .contains(&name.as_str())
                 || (record["kind"] == "status" && name == "reason");
             let mut less = record.clone();
             less.as_object_mut().unwrap().remove(name);

@@ -113,7 +113,8 @@ fn text(found: &Probe, graph: &str) -> String {
                 format!("video  {}, {width}x{height}{rate}", track.codec)
             }
             ProbedFormat::Audio { sample_rate, channels } => {
-                format!("audio  {}, {sample_rate} Hz, {channels} channels", track.codec)
+                let plural = if *channels == 1 { "" } else { "s" };
+                format!("audio  {}, {sample_rate} Hz, {channels} channel{plural}", track.codec)
             }
         };
         let _ = writeln!(text, "track {}  {what}", track.index);
@@ -163,8 +164,10 @@ fn graph(look: &Look, found: &Probe) -> String {
     } else {
         let stem = std::path::Path::new(&look.input).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let stream = StreamId::sanitised(&stem);
+        // A dot would nest the key.
+        let key = if stream.contains('.') { quoted(&stream) } else { stream.to_string() };
         let path = look.input.strip_prefix("file://").unwrap_or(&look.input);
-        let _ = write!(graph, "[sources.video]\ntype = \"file\"\nstreams.{} = {}\n", quoted(&stream), quoted(path));
+        let _ = write!(graph, "[sources.video]\ntype = \"file\"\nstreams.{key} = {}\n", quoted(path));
         "video"
     };
     let _ = write!(

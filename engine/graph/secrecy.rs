@@ -3,6 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use operators::address::Address;
 use operators::config::FieldType;
 use operators::operator::{Built, Role};
 
@@ -58,8 +59,15 @@ pub fn report_names(declared: &[Declaration], built: &[Option<Built>], secrets: 
             }
             _ => false,
         });
+        // So is the host of a URL.
+        let from_url = || {
+            node.table.get("url").filter(|value| match &value.data {
+                Data::String(url) => value.secret && Address::parse(url).is_some_and(|url| secrets.overlap(url.host)),
+                _ => false,
+            })
+        };
         let itself = || values.first().copied().filter(|_| streams.iter().any(|s| secrets.redact(&s.id) != *s.id));
-        let Some(value) = from_path.or_else(itself) else { continue };
+        let Some(value) = from_path.or_else(from_url).or_else(itself) else { continue };
         let message = format!("streams of `{}` are called after a secret value, and ids are not secret", node.path());
         let hint = "records, addresses and the log show ids: give each stream a name, `streams.NAME = …`";
         found.push(Diagnostic::new(Code::SecretName, value.span.clone(), message).hint(hint));

@@ -269,6 +269,8 @@ impl Outlet for TapOutlet {
     }
 
     fn wants_packet(&mut self, pts: MediaTime) -> bool {
+        // Pictures that nobody wants are counted when the next one comes, which may take long.
+        self.counters.progress(self.clock.now());
         // Every sampler must see every packet, so no short cut at the first that wants it.
         let mut wanted = false;
         for tap in &mut self.taps {

@@ -3,8 +3,9 @@
 //!
 //! What nobody asked for is left undecoded where that changes no other picture: each packet that no subscriber wants
 //! goes into the decoder marked as spare. That rests on two things, a clean track and a codec in which a packet is a
-//! picture; at the first sign that one does not hold, the rest is decoded in full. Damage that shows only in what was
-//! left out, or that is concealed by what was, remains: there, pictures and numbers may differ.
+//! picture; at the first sign that one does not hold, the rest is decoded in full (of a live input, the rest until the
+//! next keyframe). Damage that shows only in what was left out, or that is concealed by what was, remains: there,
+//! pictures and numbers may differ.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::media::orientation::Orientation;
 use crate::media::picture;
 use crate::operator::{Outlet, wait_until};
 use crate::time::MediaTime;
-use crate::timestamps::{Continuity, PacketOrder, Sanitiser};
+use crate::timestamps::{Continuity, PacketOrder, Repair, Sanitiser};
 
 /// Ticks from picture to picture where an input claims no rate: those of 25 pictures a second.
 const FALLBACK_RATE: u32 = 25;
@@ -50,6 +51,8 @@ pub(super) struct VideoTrack {
     seq: u64,
     /// What may be left undecoded from here on.
     skippable: Skippable,
+    /// What may be left undecoded while the track is clean.
+    skippable_if_clean: Skippable,
     /// When the first picture was emitted, for pacing.
     started: Option<Instant>,
     /// Pictures that came out since [`VideoTrack::begin_round`].
@@ -86,6 +89,7 @@ impl VideoTrack {
             manner,
             seq: 0,
             skippable,
+            skippable_if_clean: skippable,
             started: None,
             pictures: 0,
             progress: 0,
@@ -170,7 +174,16 @@ impl VideoTrack {
         if packet.is_hidden() {
             return Fate::Hidden;
         }
+        // A live input that is damaged now and then would be decoded in full for ever. Behind a keyframe nothing refers to
+        // what was damaged; that numbers may be out by what was lost, no reader of a live input can tell.
+        if self.skippable == Skippable::Nothing && !self.manner.indexed && packet.is_key() && self.seq > 0 {
+            self.skippable = self.skippable_if_clean;
+            self.order = PacketOrder::default();
+        }
         if self.skippable == Skippable::Nothing {
+            return Fate::Wanted;
+        }
+        if packet.pts().is_none() && self.starts() {
             return Fate::Wanted;
         }
         let continuity = self.order.next(packet.pts(), packet.dts(), packet.is_key());
@@ -192,6 +205,11 @@ impl VideoTrack {
             }
             _ => Fate::Wanted,
         }
+    }
+
+    /// Whether a live input has shown nothing yet: RTP tells no time before its second picture, which harms nothing.
+    fn starts(&self) -> bool {
+        !self.manner.indexed && self.seq == 0
     }
 
     /// Gets the last pictures out of the decoder.
@@ -220,7 +238,8 @@ impl VideoTrack {
         self.left_out(entry.left_out, outlet);
         let stamp = self.sanitiser.sanitise(entry.pts.or(picture.dts()), entry.duration);
         let pts = MediaTime::new(stamp.ticks, self.info.time_base);
-        if let Some(repair) = stamp.repair {
+        let repair = stamp.repair.filter(|repair| *repair != Repair::Missing || !self.starts());
+        if let Some(repair) = repair {
             outlet.repaired(repair.what(), &format!("at {pts}, picture {}", self.seq));
         }
         if picture.is_damaged() {
@@ -228,7 +247,10 @@ impl VideoTrack {
         }
         // Packets before the first picture may lack what they refer to: that is how recordings start.
         let surprising = entry.surprising && self.seq > 0;
-        if stamp.repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
+        if picture.is_interlaced() {
+            self.skippable_if_clean = Skippable::Nothing;
+        }
+        if repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
             self.skippable = Skippable::Nothing;
         }
         self.note_size(self.orientation.size(picture.size()), outlet);

@@ -222,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn packets_that_were_lost_do_not_stand_in_the_way_of_those_that_come() {
+        let mut sampler = Sampler::new(rate(1, 1), StdDuration::ZERO);
+        let [early, late] = [1_000_000, 1_500_000].map(MediaTime::from_micros);
+        assert!(sampler.offer(MediaTime::ZERO) && sampler.could_want(early) && !sampler.could_want(late));
+        sampler.forget_packets();
+        assert!(sampler.could_want(late) && sampler.offer(late));
+    }
+
+    #[test]
     fn a_phase_delays_the_first_picture() {
         let mut sampler = Sampler::new(rate(1, 1), StdDuration::from_millis(300));
         assert_eq!(sampled(&mut sampler, [0, 300_000, 900_000, 1_300_000].map(MediaTime::from_micros)), [1, 3]);

@@ -183,15 +183,10 @@ fn first_picture(
         if let Err(error) = decoder.send(packet, 0, false) {
             trouble = Some(error.to_string());
         }
-        loop {
-            match decoder.receive() {
-                Ok(Some(picture)) => return Ok((waiting, picture.size())),
-                Ok(None) => break,
-                Err(error) => {
-                    trouble = Some(error.to_string());
-                    break;
-                }
-            }
+        match decoder.receive() {
+            Ok(Some(picture)) => return Ok((waiting, picture.size())),
+            Ok(None) => {}
+            Err(error) => trouble = Some(error.to_string()),
         }
         if clock.now() >= deadline {
             return lost(Loss::no_frame(settings.no_frame_for, trouble.as_deref()));

@@ -495,6 +495,19 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_of_the_reference_build() {
+        for (registration, takes) in
+            [(&crate::sources::rtsp::REGISTRATION, Takes::Rtsp), (&crate::sources::url::REGISTRATION, Takes::Anything)]
+        {
+            let example: toml::Table = toml::from_str(registration.example).unwrap();
+            let (_, node) = example["sources"].as_table().unwrap().iter().next().unwrap();
+            let mut node = node.as_table().unwrap().clone();
+            assert_eq!(node.remove("type").unwrap().as_str(), Some(registration.name));
+            assert!(built(Path::new("."), takes, &node.to_string()).is_ok());
+        }
+    }
+
+    #[test]
     fn what_it_reads_no_sink_may_write() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.mp4"), "x").unwrap();

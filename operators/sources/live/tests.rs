@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use super::backoff::Backoff;
 use super::*;
 use crate::clock::SystemClock;
-use crate::item::TrackFormat;
+use crate::item::{StreamInfo, TrackFormat};
 use crate::testing::RecordingOutlet;
 
 /// Makes a clip of `seconds` with the `ffmpeg` program.
@@ -81,7 +81,7 @@ fn play(settings: &Settings, outlet: &mut RecordingOutlet) {
     assert_eq!(run(&stream, settings, outlet).unwrap(), EndReason::Stopped);
 }
 
-fn size(info: &crate::item::StreamInfo) -> (u32, u32) {
+fn size(info: &StreamInfo) -> (u32, u32) {
     match info.tracks[0].format {
         TrackFormat::Video { width, height, .. } => (width, height),
         TrackFormat::Audio { .. } => panic!("no video"),
@@ -114,17 +114,43 @@ fn an_input_that_ends_is_opened_again_and_numbers_and_time_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let small = std::fs::read(clip(folder.path(), "small.ts", 2, "160x120", &["-bf", "2"])).unwrap();
     let large = std::fs::read(clip(folder.path(), "large.ts", 2, "320x240", &[])).unwrap();
-    let (address, thread) = serve(vec![Serve::Bytes(small.clone()), Serve::Bytes(small), Serve::Bytes(large)]);
-    let mut outlet = outlet().stop_after(50);
+    let other = std::fs::read(clip(folder.path(), "other.ts", 2, "320x240", &["-c:v", "libx265"])).unwrap();
+    let connections = [small.clone(), small, large, other];
+    let (address, thread) = serve(connections.into_iter().map(Serve::Bytes).collect());
+    let mut outlet = outlet().stop_after(70);
     play(&settings(address), &mut outlet);
     thread.join().unwrap();
     assert_continuous(&outlet);
-    assert_eq!(outlet.offered.len(), 50);
-    // 20 pictures of the small clip, 20 more, then of the large one.
-    assert_eq!(outlet.opens.iter().map(size).collect::<Vec<_>>(), [(160, 120), (320, 240)], "the same is no news");
-    assert_eq!(outlet.gaps.iter().map(|gap| gap.seq).collect::<Vec<_>>(), [Some(20), Some(40)]);
+    assert_eq!(outlet.offered.len(), 70);
+    // 20 pictures of the small clip, 20 more, 20 of the large one, then of the other codec.
+    let format = |info: &StreamInfo| (size(info), info.tracks[0].codec.clone());
+    let formats = [((160, 120), "h264"), ((320, 240), "h264"), ((320, 240), "hevc")];
+    let formats = formats.map(|(size, codec)| (size, codec.to_owned()));
+    assert_eq!(outlet.opens.iter().map(format).collect::<Vec<_>>(), formats, "the same is no news");
+    assert_eq!(outlet.gaps.iter().map(|gap| gap.seq).collect::<Vec<_>>(), [Some(20), Some(40), Some(60)]);
     let ended = "retrying 1: the other side ended the stream";
-    assert_eq!(reasons(&outlet), ["running", ended, "running", ended, "running"]);
+    assert_eq!(reasons(&outlet), ["running", ended, "running", ended, "running", ended, "running"]);
+}
+
+#[test]
+fn after_damage_pictures_are_left_out_again_from_the_next_keyframe_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["-preset", "fast", "-bf", "2", "-b_strategy", "0", "-sc_threshold", "0", "-b:v", "2M"];
+    let mut bytes = std::fs::read(clip(folder.path(), "a.ts", 20, "320x240", &options)).unwrap();
+    // Some packets of 188 bytes in the second tenth of the clip are wiped out.
+    let packets = bytes.len() / 188;
+    for packet in (packets / 10..packets / 5).step_by(7) {
+        bytes[packet * 188 + 4..(packet + 1) * 188].fill(0xa5);
+    }
+    let (address, thread) = serve(vec![Serve::Bytes(bytes)]);
+    let rate = crate::config::Rate { numerator: 1, denominator: 2 };
+    let sampler = crate::transforms::sample::Sampler::new(rate, Duration::ZERO);
+    let mut outlet = outlet().sampling(sampler).stop_after(9);
+    play(&settings(address), &mut outlet);
+    thread.join().unwrap();
+    assert!(outlet.repairs("corrupt packet") + outlet.repairs("damaged picture") > 0, "{:?}", outlet.repaired);
+    // Half of 160 pictures is referred to by no other, and all but the damaged tenth is left out.
+    assert!(outlet.skipped > 40, "{} of {}", outlet.skipped, outlet.offered.len());
 }
 
 #[test]

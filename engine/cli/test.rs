@@ -34,8 +34,8 @@ use crate::testing::run::{self, Bench, Tested, Verdict};
   engine test graphs --filter person
   engine test door.toml --format json
 
-Exit status: 0 when no test failed, 1 when one did, when a graph or a test has mistakes or when no test ran, 2 for a
-file that cannot be read.")]
+Exit status: 0 when no test failed; 1 when one did, when a graph or a test has mistakes,
+or when no test ran; 2 for a file that cannot be read.")]
 pub struct Arguments {
     /// Graph files, and folders whose graph files are tested
     #[arg(required = true, value_name = "FILE|FOLDER")]
@@ -43,7 +43,7 @@ pub struct Arguments {
     /// Runs only tests that have this text in `FILE: NAME`
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// A test that cannot run here, because a variable is not set or a model's file is missing, fails
+    /// Fails tests that cannot run here because a variable is not set or a model's file is missing
     #[arg(long, env = "ENGINE_REQUIRE_MATERIAL", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     no_skip: bool,
     /// How to print the results
@@ -288,10 +288,26 @@ impl Session<'_> {
         }
     }
 
+    /// What to do where there was nothing to run.
+    fn hint(&self) -> Option<String> {
+        let Totals { passed: 0, failed: 0, skipped: 0, mistaken: 0, unreadable: 0 } = self.totals else {
+            return None;
+        };
+        Some(match &self.arguments.filter {
+            Some(filter) => format!("hint: no test has `{}` in `FILE: NAME`\n", filter.escape_debug()),
+            None => "hint: add a table `[[test]]` with `name`, `input`, `node` and what is expected\n".to_owned(),
+        })
+    }
+
     fn finish(self) -> u8 {
         self.progress.end();
         match self.arguments.format {
-            Format::Text => input::print(&self.totals.summary()),
+            Format::Text => {
+                input::print(&self.totals.summary());
+                if let Some(hint) = self.hint() {
+                    input::print_error(&hint);
+                }
+            }
             Format::Json => {
                 let all = json!({
                     "files": self.listed,

@@ -204,12 +204,35 @@ mod tests {
 
     #[test]
     fn a_plan_for_graphviz() {
-        insta::assert_snapshot!(drawn(GRAPH, "door").dot(), @"");
+        insta::assert_snapshot!(drawn(GRAPH, "door").dot(), @r#"
+        digraph "door" {
+          rankdir=LR;
+          node [shape=box, fontname="sans-serif"];
+          edge [fontname="sans-serif", fontsize=10];
+          source0 [label="cam\ncamera\n1 stream", shape=ellipse];
+          tap0 [label="few\nsample, on the source's thread", style=dashed];
+          sink0 [label="screen\nscreen", shape=note];
+          sink1 [label="disk\nrecorder", shape=note];
+          source0 -> tap0 [label="frames, 2 a second\n4 items, 64 MiB, then the oldest is dropped"];
+          tap0 -> sink0 [label="1 item, 64 MiB, then the oldest is dropped"];
+          source0 -> sink1 [label="all packets\n4 items, 64 MiB, then video is dropped until the next keyframe"];
+        }
+        "#);
     }
 
     #[test]
     fn a_plan_for_mermaid() {
-        insta::assert_snapshot!(drawn(GRAPH, "door").mermaid(), @"");
+        insta::assert_snapshot!(drawn(GRAPH, "door").mermaid(), @r#"
+        flowchart LR
+          source0(["cam<br/>camera<br/>1 stream"])
+          tap0["few<br/>sample, on the source's thread"]
+          sink0[/"screen<br/>screen"/]
+          sink1[/"disk<br/>recorder"/]
+          source0 -->|"frames, 2 a second<br/>4 items, 64 MiB, then the oldest is dropped"| tap0
+          tap0 -->|"1 item, 64 MiB, then the oldest is dropped"| sink0
+          source0 -->|"all packets<br/>4 items, 64 MiB, then video is dropped until the next keyframe"| sink1
+          style tap0 stroke-dasharray: 5 5
+        "#);
     }
 
     #[test]

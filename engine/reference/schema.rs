@@ -78,7 +78,7 @@ fn nodes(role: Role) -> Value {
 /// A node of one type: its own fields and those of every node.
 fn node(registration: &Registration) -> Value {
     let common = common_fields(registration.role);
-    let mut table = table(common.iter().chain(registration.fields));
+    let mut table = table(common.iter().chain(registration.fields), References::Allowed);
     table["description"] = registration.summary.into();
     table["properties"]["type"] = json!({ "description": registration.summary, "const": registration.name });
     table
@@ -99,7 +99,7 @@ fn input(registry: &[&'static Registration]) -> Value {
 }
 
 fn test() -> Value {
-    let mut table = table(cases::FIELDS.iter());
+    let mut table = table(cases::FIELDS.iter(), References::Refused);
     table["properties"]["input"] = json!({
         "description": summary(&cases::FIELDS, "input"),
         "type": "object",
@@ -113,10 +113,18 @@ fn summary(fields: &[Field], name: &str) -> Value {
     fields.iter().find(|field| field.name == name).map_or(Value::Null, |field| field.summary.into())
 }
 
-fn table<'a>(fields: impl Iterator<Item = &'a Field>) -> Value {
+/// Whether text with a `${…}` may stand in the place of other values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum References {
+    Allowed,
+    /// What a test expects is compared as it is written.
+    Refused,
+}
+
+fn table<'a>(fields: impl Iterator<Item = &'a Field>, references: References) -> Value {
     let (mut properties, mut required) = (Map::new(), Vec::new());
     for field in fields {
-        let mut schema = value(&field.value);
+        let mut schema = value(&field.value, references);
         schema["description"] = field.summary.into();
         match field.presence {
             Presence::Required => required.push(field.name),
@@ -138,19 +146,36 @@ fn default(text: &str) -> Option<Value> {
     serde_json::to_value(document.get("value")?).ok()
 }
 
-/// What a value may be, a reference included.
-fn value(expected: &FieldType) -> Value {
-    let plain = match expected {
+/// What a value may be.
+fn value(expected: &FieldType, references: References) -> Value {
+    let mut forms = forms(expected, references);
+    let takes_text = forms.iter().any(|form| match &form["type"] {
+        Value::Array(types) => types.contains(&"string".into()),
+        only => only == "string",
+    });
+    if references == References::Allowed && !takes_text {
+        forms.push(json!({ "$ref": "#/$defs/reference" }));
+    }
+    if forms.len() == 1 { forms.remove(0) } else { json!({ "anyOf": forms }) }
+}
+
+/// The forms of a value, references to it left out.
+fn forms(expected: &FieldType, references: References) -> Vec<Value> {
+    let inner = |expected: &FieldType| value(expected, references);
+    vec![match expected {
         FieldType::String | FieldType::InputPath | FieldType::OutputPath | FieldType::Model => {
-            return json!({ "type": "string" });
+            json!({ "type": "string" })
         }
-        FieldType::Duration => return json!({ "type": "string", "examples": ["6s", "100ms", "1h 30m"] }),
+        FieldType::Duration => json!({ "type": "string", "examples": ["6s", "100ms", "1h 30m"] }),
         FieldType::Size => {
-            return json!({ "type": ["string", "integer"], "minimum": 0, "examples": ["64MiB", "1.5GB", 65536] });
+            json!({ "type": ["string", "integer"], "minimum": 0, "examples": ["64MiB", "1.5GB", 65536] })
         }
-        FieldType::Rate => {
-            return json!({ "type": ["string", "number"], "exclusiveMinimum": 0, "maximum": 1000, "examples": [2, "30000/1001"] });
-        }
+        FieldType::Rate => json!({
+            "type": ["string", "number"],
+            "exclusiveMinimum": 0,
+            "maximum": 1000,
+            "examples": [2, "30000/1001"]
+        }),
         FieldType::Boolean => json!({ "type": "boolean" }),
         FieldType::Integer { minimum, maximum } => {
             let mut schema = json!({ "type": "integer" });
@@ -173,23 +198,16 @@ fn value(expected: &FieldType) -> Value {
             schema
         }
         FieldType::Choice(words) => json!({ "enum": words }),
-        FieldType::List(inner) => json!({ "type": "array", "items": value(inner) }),
-        FieldType::OneOrList(inner) => {
-            return json!({ "anyOf": [value(inner), { "type": "array", "items": value(inner) }, reference()] });
+        FieldType::List(each) => json!({ "type": "array", "items": inner(each) }),
+        FieldType::OneOrList(each) => {
+            let mut forms = forms(each, references);
+            forms.push(json!({ "type": "array", "items": inner(each) }));
+            return forms;
         }
-        FieldType::Map(inner) => json!({ "type": "object", "additionalProperties": value(inner) }),
-        FieldType::Table(fields) => table(fields.iter()),
-        FieldType::Either(forms) => {
-            let mut forms: Vec<Value> = forms.iter().map(value).collect();
-            forms.push(reference());
-            return json!({ "anyOf": forms });
-        }
-    };
-    json!({ "anyOf": [plain, reference()] })
-}
-
-fn reference() -> Value {
-    json!({ "$ref": "#/$defs/reference" })
+        FieldType::Map(each) => json!({ "type": "object", "additionalProperties": inner(each) }),
+        FieldType::Table(fields) => table(fields.iter(), references),
+        FieldType::Either(several) => return several.iter().flat_map(|one| forms(one, references)).collect(),
+    }]
 }
 
 #[cfg(test)]
@@ -229,6 +247,7 @@ mod tests {
             ("frames = 30", "frames = 0"),
             ("at_least = 3", "at_leest = 3"),
             ("name = \"y\"\n", ""),
+            ("count = 3\n", "count = \"${rate}\"\n"),
             ("inputs = [\"people\"]\n", ""),
         ] {
             assert!(GRAPH.contains(good), "{good}");

@@ -77,6 +77,7 @@ pub fn command(arguments: &[&str]) -> Command {
         .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
         .env("COLUMNS", "100")
         .env_remove("RUST_LOG")
+        .env_remove("ENGINE_REQUIRE_MATERIAL")
         .env_remove("NO_COLOR")
         .stdin(Stdio::null());
     command

@@ -216,7 +216,7 @@ fn failed(error: PredictError) -> Refusal {
 fn unusable(error: StillError) -> Refusal {
     let (status, hint) = match error {
         StillError::Format => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a JPEG, PNG or WebP picture"),
-        StillError::Pixels { .. } => {
+        StillError::Pixels { .. } | StillError::Memory => {
             (StatusCode::PAYLOAD_TOO_LARGE, "make it smaller, or raise `--predict-max-pixels`")
         }
         StillError::Broken(_) => (StatusCode::UNPROCESSABLE_ENTITY, "check that it was sent completely"),

@@ -93,7 +93,6 @@ impl Predict {
         let (head, mut body) = request.into_parts();
         let result = self.predict(&head, &mut body).await;
         result.unwrap_or_else(|refusal| {
-            // Apart from the answer: whoever does not read before everything is sent would never see it otherwise.
             let busy = refusal.status == StatusCode::SERVICE_UNAVAILABLE;
             let mut answer = refusal.answer();
             if busy {
@@ -107,8 +106,11 @@ impl Predict {
         let (wishes, carried, chosen, _slot) = match self.begin(head, body) {
             Ok(begun) => begun,
             Err(refusal) => {
-                // Its sender writes before it reads; cut off at once, it would never see why.
-                let _ = tokio::time::timeout(REFUSED_TIME, discard(body)).await;
+                // Its sender writes before it reads; cut off at once, it would never see why. One that asks before it
+                // writes is told right now.
+                if !head.headers.contains_key(header::EXPECT) {
+                    let _ = tokio::time::timeout(REFUSED_TIME, discard(body)).await;
+                }
                 return Err(refusal);
             }
         };
@@ -214,7 +216,7 @@ fn failed(error: PredictError) -> Refusal {
 fn unusable(error: StillError) -> Refusal {
     let (status, hint) = match error {
         StillError::Format => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a JPEG, PNG or WebP picture"),
-        StillError::Pixels { .. } => {
+        StillError::Pixels { .. } | StillError::Memory => {
             (StatusCode::PAYLOAD_TOO_LARGE, "make it smaller, or raise `--predict-max-pixels`")
         }
         StillError::Broken(_) => (StatusCode::UNPROCESSABLE_ENTITY, "check that it was sent completely"),

@@ -82,21 +82,29 @@ impl Orientation {
         // Each sample of a plane that grows stands for two of the new one.
         let doubled = format != frame.format && index > 0;
         let across = if doubled { frame.width as usize } else { columns };
-        let stored: Vec<&[u8]> = frame.rows(index).collect();
+        let (stored, stride) = (frame.buffer.plane(index), frame.buffer.stride(index));
         let (width, height) = if self.is_sideways() { (rows, across) } else { (across, rows) };
+        // Where the stored sample begins that comes to (x, y).
+        let from = |x: usize, y: usize| {
+            let (column, line) = match self.turn {
+                Turn::None => (x, y),
+                Turn::Quarter => (y, rows - 1 - x),
+                Turn::Half => (across - 1 - x, rows - 1 - y),
+                Turn::ThreeQuarters => (across - 1 - y, x),
+            };
+            let column = if self.mirrored { across - 1 - column } else { column };
+            line * stride + if doubled { column / 2 } else { column } * sample
+        };
         let mut out = Vec::with_capacity(width * height * sample);
         for y in 0..height {
-            for x in 0..width {
-                // Where the stored sample lies that comes to (x, y).
-                let (column, line) = match self.turn {
-                    Turn::None => (x, y),
-                    Turn::Quarter => (y, rows - 1 - x),
-                    Turn::Half => (across - 1 - x, rows - 1 - y),
-                    Turn::ThreeQuarters => (across - 1 - y, x),
-                };
-                let column = if self.mirrored { across - 1 - column } else { column };
-                let column = if doubled { column / 2 } else { column };
-                out.extend_from_slice(&stored[line][column * sample..][..sample]);
+            if sample == 1 && !doubled && width > 1 {
+                // The loop that counts: along a row, places lie at one distance from each other.
+                let (start, step) = (from(0, y), from(1, y).wrapping_sub(from(0, y)));
+                out.extend((0..width).map(|x| stored[start.wrapping_add(step.wrapping_mul(x))]));
+            } else {
+                for start in (0..width).map(|x| from(x, y)) {
+                    out.extend_from_slice(&stored[start..start + sample]);
+                }
             }
         }
         (out, width * sample)

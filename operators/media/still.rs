@@ -14,6 +14,8 @@ pub enum StillError {
     Format,
     #[error("it has {width} x {height} pixels, more than the {most} that are allowed")]
     Pixels { width: u32, height: u32, most: u64 },
+    #[error("it takes more memory than is allowed")]
+    Memory,
     /// The decoder's words.
     #[error("it is broken: {0}")]
     Broken(String),
@@ -30,7 +32,10 @@ const BYTES_A_PIXEL: u64 = 8;
 /// # Errors
 /// Nothing is allocated for a picture that claims to be larger than allowed.
 pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
-    let broken = |error: ImageError| StillError::Broken(error.to_string());
+    let broken = |error: ImageError| match error {
+        ImageError::Limits(_) => StillError::Memory,
+        error => StillError::Broken(error.to_string()),
+    };
     let format = match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) => format,
         _ => return Err(StillError::Format),

@@ -120,7 +120,9 @@ impl Source for FileSource {
         *self.size.get_or_init(|| {
             let probe = |stream: &FileStream| {
                 let demuxer = Demuxer::open(&stream.path, &stream.settings.tracks, &|| false).ok()?;
-                picture::expected_bytes(&demuxer.parameters())
+                let stored = picture::expected_bytes(&demuxer.parameters())?;
+                // Turned by a quarter, a picture whose chroma is halved in one direction has more of it.
+                Some(if demuxer.orientation().is_sideways() { stored / 2 * 3 } else { stored })
             };
             self.streams.iter().find_map(probe).map_or(ItemSize::Unknown, ItemSize::Known)
         })

@@ -177,8 +177,16 @@ class Card {
         const place = { x: left, y: top, width: Math.max(right - left, 0), height: Math.max(bottom - top, 0) };
         group.append(drawing("rect", { ...place, stroke: colour }));
         const above = top > size * 1.3;
-        const at = { x: left + size / 6, y: above ? top - size / 3 : top + size, fill: colour };
-        const text = drawing("text", { ...at, "font-size": size, "stroke-width": size / 6 });
+        // Near the right edge a label ends with its box, so that it is not cut off.
+        const endsThere = left > width * 0.6;
+        const text = drawing("text", {
+          x: endsThere ? right : left,
+          y: above ? top - size / 3 : top + size,
+          "text-anchor": endsThere ? "end" : "start",
+          fill: colour,
+          "font-size": size,
+          "stroke-width": size / 6,
+        });
         text.textContent = `${label} ${number(score, 2)}`;
         group.append(text);
       }

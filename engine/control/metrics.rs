@@ -258,3 +258,30 @@ impl Page<'_, '_> {
         self.family(name, None, help, MetricType::Info)?.encode_info(labels)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::live::tests::{graph, stream};
+    use crate::runtime::stats::ProcessReport;
+
+    #[test]
+    fn of_two_graphs_of_one_name_the_later_counts() {
+        let mut later = graph(vec![stream("door")]);
+        later.streams[0].counts.read = 7;
+        let process = ProcessReport {
+            uptime_seconds: 1.0,
+            cpu_seconds: 1.0,
+            resident_bytes: 1,
+            peak_resident_bytes: 1,
+            threads: 1,
+            workers: 1,
+            pool_threads: 1,
+        };
+        let events = EventReport { subscribers: 0, published: 0, kept: 0, kept_bytes: 0 };
+        let report = Report { graphs: vec![graph(vec![stream("door")]), later], process };
+        let text = page(report, events).unwrap();
+        let read: Vec<_> = text.lines().filter(|line| line.starts_with("engine_items_read_total")).collect();
+        assert_eq!(read, [r#"engine_items_read_total{graph="door",source="cameras",stream="door"} 7"#]);
+    }
+}

@@ -70,7 +70,7 @@ class Card {
     this.nextPicture = 0;
     this.shown = null;
     this.boxes = new Map();
-    this.latestSeen = null;
+    this.lastRecord = null;
 
     this.image = element("img", { alt: "" });
     this.image.hidden = true;
@@ -117,7 +117,7 @@ class Card {
   }
 
   heard(record) {
-    setText(this.latest, describe(record));
+    this.lastRecord = record;
     if (record.kind !== "detection" || record.seq === undefined) return;
     const boxes = this.boxes.get(record.seq) ?? new Map();
     boxes.set(record.node, record);
@@ -296,19 +296,21 @@ function heard(record) {
   // A gap of the connection itself names no stream.
   if (record.stream !== undefined) cards.get(keyOf(record.graph, record.stream))?.heard(record);
   const isWanted = chosen === null || chosen === keyOf(record.graph, record.stream);
-  if (!isWanted) return;
-  results.unshift(record);
-  results.length = Math.min(results.length, RESULTS_SHOWN);
+  if (isWanted) {
+    results.unshift(record);
+    results.length = Math.min(results.length, RESULTS_SHOWN);
+  }
   showResults();
 }
 
 function showResults() {
   if (isDrawing) return;
   isDrawing = true;
-  // Many results make one change of the list.
+  // Many results make one change of the page.
   setTimeout(() => {
     isDrawing = false;
     find("list").replaceChildren(...results.map(entry));
+    for (const { latest, lastRecord } of cards.values()) if (lastRecord) setText(latest, describe(lastRecord));
     showHint();
   }, 200);
 }

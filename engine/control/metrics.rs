@@ -71,18 +71,11 @@ impl Moment {
     }
 
     fn graphs(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        const STATES: [(GraphState, &str); 5] = [
-            (GraphState::Starting, "starting"),
-            (GraphState::Running, "running"),
-            (GraphState::Draining, "draining"),
-            (GraphState::Finished, "finished"),
-            (GraphState::Failed, "failed"),
-        ];
         let help = "1 for the state that the graph is in, 0 for the others";
         let mut family = page.family("engine_graph_state", None, help, MetricType::Gauge)?;
         for graph in self.latest() {
-            for (state, name) in STATES {
-                let labels = [("graph", graph.name.clone()), ("state", name.to_owned())];
+            for state in GraphState::ALL {
+                let labels = [("graph", graph.name.clone()), ("state", state.name().to_owned())];
                 family.encode_family(&labels)?.encode_gauge(&u64::from(graph.state == state))?;
             }
         }
@@ -90,14 +83,6 @@ impl Moment {
     }
 
     fn streams(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        const STATES: [(StreamState, &str); 6] = [
-            (StreamState::Connecting, "connecting"),
-            (StreamState::Running, "running"),
-            (StreamState::Retrying, "retrying"),
-            (StreamState::Ended, "ended"),
-            (StreamState::Stopped, "stopped"),
-            (StreamState::Failed, "failed"),
-        ];
         type Fate = (&'static str, fn(&Counts) -> u64);
         const FATES: [Fate; 5] = [
             ("delivered", |counts| counts.delivered),
@@ -127,8 +112,8 @@ impl Moment {
         let help = "1 for the state that the stream is in, 0 for the others";
         let mut family = page.family("engine_stream_state", None, help, MetricType::Gauge)?;
         for (stream, labels) in self.each_stream() {
-            for (state, name) in STATES {
-                let labels = with(labels.clone(), [("state", name.to_owned())]);
+            for state in StreamState::ALL {
+                let labels = with(labels.clone(), [("state", state.name().to_owned())]);
                 family.encode_family(&labels)?.encode_gauge(&u64::from(stream.state == state))?;
             }
         }
@@ -264,6 +249,16 @@ mod tests {
     use super::*;
     use crate::cli::live::tests::{graph, stream};
     use crate::runtime::stats::ProcessReport;
+
+    #[test]
+    fn states_have_the_names_of_the_statistics() {
+        for state in StreamState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for state in GraphState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
 
     #[test]
     fn of_two_graphs_of_one_name_the_later_counts() {

@@ -70,7 +70,7 @@ class Card {
     this.nextPicture = 0;
     this.shown = null;
     this.boxes = new Map();
-    this.latestSeen = null;
+    this.lastRecord = null;
 
     this.image = element("img", { alt: "" });
     this.image.hidden = true;
@@ -117,7 +117,7 @@ class Card {
   }
 
   heard(record) {
-    setText(this.latest, describe(record));
+    this.lastRecord = record;
     if (record.kind !== "detection" || record.seq === undefined) return;
     const boxes = this.boxes.get(record.seq) ?? new Map();
     boxes.set(record.node, record);
@@ -177,8 +177,16 @@ class Card {
         const place = { x: left, y: top, width: Math.max(right - left, 0), height: Math.max(bottom - top, 0) };
         group.append(drawing("rect", { ...place, stroke: colour }));
         const above = top > size * 1.3;
-        const at = { x: left + size / 6, y: above ? top - size / 3 : top + size, fill: colour };
-        const text = drawing("text", { ...at, "font-size": size, "stroke-width": size / 6 });
+        // Near the right edge a label ends with its box, so that it is not cut off.
+        const endsThere = left > width * 0.6;
+        const text = drawing("text", {
+          x: endsThere ? right : left,
+          y: above ? top - size / 3 : top + size,
+          "text-anchor": endsThere ? "end" : "start",
+          fill: colour,
+          "font-size": size,
+          "stroke-width": size / 6,
+        });
         text.textContent = `${label} ${number(score, 2)}`;
         group.append(text);
       }
@@ -288,19 +296,21 @@ function heard(record) {
   // A gap of the connection itself names no stream.
   if (record.stream !== undefined) cards.get(keyOf(record.graph, record.stream))?.heard(record);
   const isWanted = chosen === null || chosen === keyOf(record.graph, record.stream);
-  if (!isWanted) return;
-  results.unshift(record);
-  results.length = Math.min(results.length, RESULTS_SHOWN);
+  if (isWanted) {
+    results.unshift(record);
+    results.length = Math.min(results.length, RESULTS_SHOWN);
+  }
   showResults();
 }
 
 function showResults() {
   if (isDrawing) return;
   isDrawing = true;
-  // Many results make one change of the list.
+  // Many results make one change of the page.
   setTimeout(() => {
     isDrawing = false;
     find("list").replaceChildren(...results.map(entry));
+    for (const { latest, lastRecord } of cards.values()) if (lastRecord) setText(latest, describe(lastRecord));
     showHint();
   }, 200);
 }

@@ -71,18 +71,11 @@ impl Moment {
     }
 
     fn graphs(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        const STATES: [(GraphState, &str); 5] = [
-            (GraphState::Starting, "starting"),
-            (GraphState::Running, "running"),
-            (GraphState::Draining, "draining"),
-            (GraphState::Finished, "finished"),
-            (GraphState::Failed, "failed"),
-        ];
         let help = "1 for the state that the graph is in, 0 for the others";
         let mut family = page.family("engine_graph_state", None, help, MetricType::Gauge)?;
         for graph in self.latest() {
-            for (state, name) in STATES {
-                let labels = [("graph", graph.name.clone()), ("state", name.to_owned())];
+            for state in GraphState::ALL {
+                let labels = [("graph", graph.name.clone()), ("state", state.name().to_owned())];
                 family.encode_family(&labels)?.encode_gauge(&u64::from(graph.state == state))?;
             }
         }
@@ -90,14 +83,6 @@ impl Moment {
     }
 
     fn streams(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        const STATES: [(StreamState, &str); 6] = [
-            (StreamState::Connecting, "connecting"),
-            (StreamState::Running, "running"),
-            (StreamState::Retrying, "retrying"),
-            (StreamState::Ended, "ended"),
-            (StreamState::Stopped, "stopped"),
-            (StreamState::Failed, "failed"),
-        ];
         type Fate = (&'static str, fn(&Counts) -> u64);
         const FATES: [Fate; 5] = [
             ("delivered", |counts| counts.delivered),
@@ -127,8 +112,8 @@ impl Moment {
         let help = "1 for the state that the stream is in, 0 for the others";
         let mut family = page.family("engine_stream_state", None, help, MetricType::Gauge)?;
         for (stream, labels) in self.each_stream() {
-            for (state, name) in STATES {
-                let labels = with(labels.clone(), [("state", name.to_owned())]);
+            for state in StreamState::ALL {
+                let labels = with(labels.clone(), [("state", state.name().to_owned())]);
                 family.encode_family(&labels)?.encode_gauge(&u64::from(stream.state == state))?;
             }
         }
@@ -256,5 +241,42 @@ impl Page<'_, '_> {
 
     fn info(&mut self, name: &'static str, help: &str, labels: &Labels<1>) -> fmt::Result {
         self.family(name, None, help, MetricType::Info)?.encode_info(labels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::live::tests::{graph, stream};
+    use crate::runtime::stats::ProcessReport;
+
+    #[test]
+    fn states_have_the_names_of_the_statistics() {
+        for state in StreamState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for state in GraphState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
+
+    #[test]
+    fn of_two_graphs_of_one_name_the_later_counts() {
+        let mut later = graph(vec![stream("door")]);
+        later.streams[0].counts.read = 7;
+        let process = ProcessReport {
+            uptime_seconds: 1.0,
+            cpu_seconds: 1.0,
+            resident_bytes: 1,
+            peak_resident_bytes: 1,
+            threads: 1,
+            workers: 1,
+            pool_threads: 1,
+        };
+        let events = EventReport { subscribers: 0, published: 0, kept: 0, kept_bytes: 0 };
+        let report = Report { graphs: vec![graph(vec![stream("door")]), later], process };
+        let text = page(report, events).unwrap();
+        let read: Vec<_> = text.lines().filter(|line| line.starts_with("engine_items_read_total")).collect();
+        assert_eq!(read, [r#"engine_items_read_total{graph="door",source="cameras",stream="door"} 7"#]);
     }
 }

@@ -131,7 +131,9 @@ impl Routes {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if let Some(origin) = &self.allow_origin {
+        // Any page may read counts where `*` is allowed, but what a camera sees only a page that is named.
+        let is_private = request.uri().path() == "/preview";
+        if let Some(origin) = self.allow_origin.as_ref().filter(|origin| !is_private || *origin != "*") {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             if is_options {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
@@ -223,6 +225,7 @@ impl Routes {
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("image/jpeg"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
         headers.insert("x-picture-seq", preview.seq.into());
         headers.insert("x-picture-width", preview.width.into());
         headers.insert("x-picture-height", preview.height.into());

@@ -40,6 +40,22 @@ pub enum GraphState {
     Failed,
 }
 
+impl GraphState {
+    pub const ALL: [GraphState; 5] =
+        [GraphState::Starting, GraphState::Running, GraphState::Draining, GraphState::Finished, GraphState::Failed];
+
+    /// As `/stats` writes it. A new state belongs into [`GraphState::ALL`] too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GraphState::Starting => "starting",
+            GraphState::Running => "running",
+            GraphState::Draining => "draining",
+            GraphState::Finished => "finished",
+            GraphState::Failed => "failed",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct GraphReport {
     pub name: String,
@@ -66,6 +82,29 @@ pub enum StreamState {
     Ended,
     Stopped,
     Failed,
+}
+
+impl StreamState {
+    pub const ALL: [StreamState; 6] = [
+        StreamState::Connecting,
+        StreamState::Running,
+        StreamState::Retrying,
+        StreamState::Ended,
+        StreamState::Stopped,
+        StreamState::Failed,
+    ];
+
+    /// As `/stats` writes it. A new state belongs into [`StreamState::ALL`] too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StreamState::Connecting => "connecting",
+            StreamState::Running => "running",
+            StreamState::Retrying => "retrying",
+            StreamState::Ended => "ended",
+            StreamState::Stopped => "stopped",
+            StreamState::Failed => "failed",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]

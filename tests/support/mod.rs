@@ -376,6 +376,13 @@ pub fn get_text(url: &str) -> (u16, String, String) {
     (answer.status().as_u16(), content_type.unwrap_or_default(), text)
 }
 
+/// Status, headers and body of an address.
+pub fn get_bytes(url: &str) -> (u16, ureq::http::HeaderMap, Vec<u8>) {
+    let mut answer = agent().get(url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
+    let body = answer.body_mut().read_to_vec().expect("a whole body");
+    (answer.status().as_u16(), answer.headers().clone(), body)
+}
+
 /// One server-sent event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SentEvent {

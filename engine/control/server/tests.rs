@@ -235,6 +235,8 @@ fn previews_are_refused_with_a_reason() {
     let (status, error) = plane.json("/preview?graph=yard&stream=other");
     assert_eq!((status, &error["error"]), (404, &"there is no stream `other` in a graph `yard`".into()));
     plane.engine.1.set_over(true);
+    let (_, headers, _) = plane.ask("GET", "/preview?graph=yard&stream=cam");
+    assert!(!headers.contains("access-control-allow-origin"), "no other page sees what a camera sees: {headers}");
     let (status, error) = plane.json("/preview?graph=yard&stream=cam");
     assert_eq!(status, 503);
     assert_eq!(error["error"], "graph `yard`, stream `cam`: there is no picture yet");

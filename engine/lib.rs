@@ -4,4 +4,6 @@ pub mod bench;
 pub mod cli;
 pub mod control;
 pub mod graph;
+pub mod reference;
 pub mod runtime;
+pub mod testing;

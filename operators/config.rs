@@ -66,6 +66,8 @@ pub enum FieldType {
     OneOrList(&'static FieldType),
     /// A table with keys of the user's choice.
     Map(&'static FieldType),
+    /// A table with these fields.
+    Table(&'static [Field]),
     /// One of several forms.
     Either(&'static [FieldType]),
 }

@@ -101,6 +101,8 @@ pub struct Item {
     pub pts: MediaTime,
     /// When the picture was decoded (wall clock).
     pub time: SystemTime,
+    /// Whether it was shown in the place of an input that is lost.
+    pub fallback: bool,
     pub payload: Payload,
     pub lease: Lease,
 }
@@ -117,7 +119,8 @@ impl Item {
     }
 
     fn with(&self, payload: Payload, lease: Lease) -> Item {
-        Item { stream: self.stream.clone(), seq: self.seq, pts: self.pts, time: self.time, payload, lease }
+        let Item { stream, seq, pts, time, fallback, .. } = self;
+        Item { stream: stream.clone(), seq: *seq, pts: *pts, time: *time, fallback: *fallback, payload, lease }
     }
 }
 
@@ -369,6 +372,7 @@ pub struct Tensor {
 #[derive(Debug)]
 pub enum TensorData {
     F32(Vec<f32>),
+    F16(Vec<half::f16>),
     U8(Vec<u8>),
 }
 
@@ -376,6 +380,7 @@ impl Tensor {
     pub fn bytes(&self) -> u64 {
         match &self.data {
             TensorData::F32(values) => values.len() as u64 * 4,
+            TensorData::F16(values) => values.len() as u64 * 2,
             TensorData::U8(values) => values.len() as u64,
         }
     }
@@ -426,6 +431,9 @@ pub struct Record {
     pub width: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub height: Option<u32>,
+    /// Whether the picture was shown in the place of an input that is lost. Written only where it is so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fallback: bool,
     #[serde(flatten)]
     pub body: RecordBody,
     /// Milliseconds by stage.
@@ -535,6 +543,7 @@ impl Origin {
             frame,
             width,
             height,
+            fallback: item.fallback,
             body,
             timing_ms: BTreeMap::new(),
         }
@@ -554,6 +563,7 @@ impl Origin {
             frame: None,
             width: None,
             height: None,
+            fallback: false,
             body,
             timing_ms: BTreeMap::new(),
         }

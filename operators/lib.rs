@@ -4,6 +4,7 @@
 //! Inside, `sources`, `transforms` and `sinks` use `media` and `inference`, and those use `item`. Adding an operator
 //! is one file and one line in [`OPERATORS`].
 
+pub mod address;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -26,7 +27,9 @@ use operator::Registration;
 /// Every type that a graph file may name.
 pub static OPERATORS: &[&Registration] = &[
     &sources::file::REGISTRATION,
+    &sources::rtsp::REGISTRATION,
     &sources::synthetic::REGISTRATION,
+    &sources::url::REGISTRATION,
     &transforms::checksum::REGISTRATION,
     &transforms::classify::REGISTRATION,
     &transforms::detect::REGISTRATION,

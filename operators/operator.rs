@@ -179,8 +179,24 @@ pub trait Source: Send + Sync {
     /// Decoder threads that one stream uses, for the plan; `running` streams share the machine.
     fn decoder_threads(&self, cores: usize, running: usize) -> usize;
 
+    /// Whether it may make no progress for longer than other sources before it counts as stuck; how long.
+    fn silence(&self) -> Option<Duration> {
+        None
+    }
+
     /// Reads `stream` until it ends or [`Outlet::stopping`] says so. Runs on the stream's own thread.
     fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError>;
+}
+
+/// How a live source stands with its input; shown in `/stats`, in `/health` and on the terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// Pictures come from the input.
+    Running,
+    /// The input is lost and will be tried again; `attempts` in a row have shown no picture.
+    Retrying { reason: String, attempts: u64 },
+    /// As `Retrying`, and another picture is shown meanwhile: all items from here on are marked as such.
+    Fallback { reason: String, attempts: u64 },
 }
 
 /// What became of a frame that was offered.
@@ -201,6 +217,10 @@ pub trait Outlet {
 
     /// How many decoder threads this stream may use.
     fn decoder_threads(&self) -> usize;
+
+    /// The source stands differently with its input. Sources that do not reconnect never say so: they run from
+    /// `open` on.
+    fn state(&mut self, state: SourceState);
 
     /// The stream starts, or goes on in another format.
     fn open(&mut self, info: StreamInfo);

@@ -43,7 +43,7 @@ impl SmallPicture {
         let [width, height] = preprocessor.run(frame, &mut tensor)?.tensor;
         match tensor {
             TensorData::U8(pixels) => Ok(SmallPicture { width, height, pixels }),
-            TensorData::F32(_) => Err(ItemError::Failed("a preview is made of bytes".into())),
+            TensorData::F32(_) | TensorData::F16(_) => Err(ItemError::Failed("a preview is made of bytes".into())),
         }
     }
 

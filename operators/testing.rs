@@ -7,7 +7,7 @@ use crate::clock::{Clock, SimulatedClock};
 use crate::error::{ItemError, SourceError};
 use crate::item::{Frame, Gap, Item, Payload, StreamId, StreamInfo};
 use crate::lease::{Account, Ack, Budget, Lease, Limits};
-use crate::operator::{Offered, Outlet};
+use crate::operator::{Offered, Outlet, SourceState};
 use crate::time::MediaTime;
 use crate::transforms::sample::Sampler;
 
@@ -27,9 +27,11 @@ pub(crate) struct RecordingOutlet {
     decoder_threads: usize,
     sampler: Option<Sampler>,
     stop_after: Option<usize>,
+    stop_after_states: Option<usize>,
     observer: Option<Observer>,
     pub opens: Vec<StreamInfo>,
     pub gaps: Vec<Gap>,
+    pub states: Vec<SourceState>,
     /// Emitted frames; empty where an observer takes them.
     pub frames: Vec<RecordedFrame>,
     /// How many frames were emitted.
@@ -56,9 +58,11 @@ impl RecordingOutlet {
             decoder_threads: 1,
             sampler: None,
             stop_after: None,
+            stop_after_states: None,
             observer: None,
             opens: Vec::new(),
             gaps: Vec::new(),
+            states: Vec::new(),
             frames: Vec::new(),
             emitted: 0,
             offered: Vec::new(),
@@ -85,6 +89,12 @@ impl RecordingOutlet {
         self
     }
 
+    /// `stopping` says so once the source has reported `states` states.
+    pub fn stop_after_states(mut self, states: usize) -> RecordingOutlet {
+        self.stop_after_states = Some(states);
+        self
+    }
+
     /// Hands each emitted frame (`seq`, `pts`, frame) to `observer` instead of keeping it: for long videos.
     pub fn observe(mut self, observer: impl FnMut(u64, MediaTime, Frame) + 'static) -> RecordingOutlet {
         self.observer = Some(Box::new(observer));
@@ -104,10 +114,15 @@ impl Outlet for RecordingOutlet {
 
     fn stopping(&self) -> bool {
         self.stop_after.is_some_and(|limit| self.emitted >= limit)
+            || self.stop_after_states.is_some_and(|limit| self.states.len() >= limit)
     }
 
     fn decoder_threads(&self) -> usize {
         self.decoder_threads
+    }
+
+    fn state(&mut self, state: SourceState) {
+        self.states.push(state);
     }
 
     fn open(&mut self, info: StreamInfo) {
@@ -169,5 +184,5 @@ pub(crate) fn item(seq: u64, pts: MediaTime, payload: Payload) -> (Item, Arc<Acc
     let credit = budget.try_acquire(1).expect("a fresh budget has credit");
     let lease = Lease::new(credit, Ack::new(&account, SimulatedClock::default().now()));
     let stream = StreamId::sanitised("test");
-    (Item { stream, seq, pts, time: SystemTime::UNIX_EPOCH, payload, lease }, account)
+    (Item { stream, seq, pts, time: SystemTime::UNIX_EPOCH, fallback: false, payload, lease }, account)
 }

@@ -4,6 +4,8 @@
 //! It repairs and never fails. A clean track passes through unchanged but for the subtraction of its first stamp:
 //! forward jumps of files with gaps are real time and stay. What is repaired is told to the caller, who counts it.
 
+use std::time::Duration;
+
 use crate::time::TimeBase;
 
 /// Ticks after which MPEG clocks of 90 kHz start again at zero (ISO/IEC 13818-1, 33 bits).
@@ -102,6 +104,8 @@ impl PacketOrder {
 pub struct Sanitiser {
     base: TimeBase,
     nominal: i64,
+    /// Ticks; a step that is longer is a broken clock.
+    longest: i128,
     /// What is added to the input's stamps; `None` until there was one.
     offset: Option<i128>,
     first: Option<i64>,
@@ -111,7 +115,20 @@ pub struct Sanitiser {
 impl Sanitiser {
     /// `nominal`: ticks from one picture to the next where nothing else is known (at least one is assumed).
     pub fn new(base: TimeBase, nominal: i64) -> Sanitiser {
-        Sanitiser { base, nominal: nominal.max(1), offset: None, first: None, last: None }
+        let nominal = nominal.max(1);
+        let ticks = ABSURD_SECONDS * i128::from(base.denominator()) / i128::from(base.numerator());
+        let longest = ticks.clamp(i128::from(nominal), ABSURD_TICKS.max(i128::from(nominal)));
+        Sanitiser { base, nominal, longest, offset: None, first: None, last: None }
+    }
+
+    /// A stamp that lies further than `longest` after the one before it is a broken clock: an input that is watched
+    /// cannot pause that long. Never longer than without.
+    #[must_use]
+    pub fn longest_step_of(mut self, longest: Duration) -> Sanitiser {
+        let micros = i128::try_from(longest.as_micros()).unwrap_or(i128::MAX >> 64);
+        let ticks = micros * i128::from(self.base.denominator()) / (i128::from(self.base.numerator()) * 1_000_000);
+        self.longest = ticks.clamp(i128::from(self.nominal), self.longest);
+        self
     }
 
     /// The input starts again from its beginning (a loop): its first stamp follows the last one directly.
@@ -132,7 +149,7 @@ impl Sanitiser {
     pub fn can_follow(&self, ticks: i64) -> bool {
         self.last.is_none_or(|last| {
             let step = i128::from(ticks) - i128::from(last.ticks);
-            0 < step && step <= self.longest_step()
+            0 < step && step <= self.longest
         })
     }
 
@@ -153,7 +170,7 @@ impl Sanitiser {
         };
         // Steps are bounded by ABSURD_TICKS, so this saturates only after a thousand of the largest ones.
         let ticks = i64::try_from(ticks).unwrap_or(i64::MAX);
-        let longest = i64::try_from(self.longest_step()).unwrap_or(i64::MAX);
+        let longest = i64::try_from(self.longest).unwrap_or(i64::MAX);
         let duration = duration.filter(|ticks| (1..=longest).contains(ticks)).unwrap_or(self.nominal);
         if self.first.is_none() {
             self.first = raw;
@@ -171,14 +188,14 @@ impl Sanitiser {
         };
         let previous = i128::from(last.ticks);
         let ticks = wide + offset;
-        if previous < ticks && ticks - previous <= self.longest_step() {
+        if previous < ticks && ticks - previous <= self.longest {
             return (ticks, None);
         }
         let step = last.raw.map(|before| wide - i128::from(before) + WRAP);
         if self.base == WRAP_BASE
             && let Some(step) = step
             && (1..WRAP / 2).contains(&step)
-            && step <= self.longest_step()
+            && step <= self.longest
         {
             self.offset = Some(offset + WRAP);
             return ((wide + offset + WRAP).max(previous + 1), Some(Repair::Wrap));
@@ -199,11 +216,6 @@ impl Sanitiser {
     /// Where the next picture is due.
     fn next(&self) -> i128 {
         self.last.map_or(0, |last| i128::from(last.ticks) + i128::from(last.duration))
-    }
-
-    fn longest_step(&self) -> i128 {
-        let ticks = ABSURD_SECONDS * i128::from(self.base.denominator()) / i128::from(self.base.numerator());
-        ticks.clamp(i128::from(self.nominal), ABSURD_TICKS.max(i128::from(self.nominal)))
     }
 }
 

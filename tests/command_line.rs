@@ -14,14 +14,30 @@ fn answer(arguments: &[&str]) -> String {
 #[test]
 fn help() {
     insta::assert_snapshot!("help", answer(&["--help"]));
-    insta::assert_snapshot!("run", answer(&["run", "--help"]));
-    insta::assert_snapshot!("check", answer(&["check", "--help"]));
-    insta::assert_snapshot!("plan", answer(&["plan", "--help"]));
+    let commands = commands();
+    assert!(commands.len() >= 8, "{commands:?}");
+    for command in commands {
+        let answer = answer(&[&command, "--help"]);
+        assert!(answer.starts_with("exit code: 0\n"), "{answer}");
+        insta::assert_snapshot!(command, answer);
+    }
+    for command in ["pull", "inspect"] {
+        insta::assert_snapshot!(format!("models-{command}"), answer(&["models", command, "--help"]));
+    }
+}
+
+/// The commands that `engine --help` names.
+fn commands() -> Vec<String> {
+    let output = command(&["--help"]).output().expect("it runs");
+    let help = String::from_utf8(output.stdout).expect("text");
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| line.starts_with(' '));
+    let names = listed.filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
 #[test]
 fn usage_errors() {
-    let wrong: [(&str, &[&str]); 11] = [
+    let wrong: [(&str, &[&str]); 20] = [
         ("nothing", &[]),
         ("unknown-command", &["rnu", "plain.toml"]),
         ("run-without-file", &["run"]),
@@ -33,6 +49,15 @@ fn usage_errors() {
         ("no-format", &["run", "plain.toml", "--log-format", "xml"]),
         ("no-value", &["run", "plain.toml", "--set", "rate"]),
         ("check-without-file", &["check"]),
+        ("plan-without-file", &["plan"]),
+        ("plan-no-format", &["plan", "plain.toml", "--format", "svg"]),
+        ("plan-no-such-file", &["plan", "no-such.toml"]),
+        ("bench-without-file", &["bench"]),
+        ("bench-no-such-file", &["bench", "no-such.toml"]),
+        ("test-without-file", &["test"]),
+        ("test-no-such-file", &["test", "no-such.toml"]),
+        ("list-no-such-type", &["list", "tracker"]),
+        ("completions-no-shell", &["completions", "cmd"]),
     ];
     for (name, arguments) in wrong {
         let answer = answer(arguments);
@@ -43,14 +68,59 @@ fn usage_errors() {
 
 #[test]
 fn mistakes_that_are_none_of_the_command_line() {
-    let wrong: [(&str, &[&str]); 3] = [
+    let wrong: [(&str, &[&str]); 5] = [
         ("mistakes-in-the-graph", &["run", "mistakes/unknown-field/a.toml"]),
         ("no-address", &["run", "plain.toml", "--listen", "nowhere"]),
         ("no-log-level", &["run", "plain.toml", "--log", "loud=very"]),
+        ("test-without-tests", &["test", "plain.toml"]),
+        ("man-no-folder", &["man", "--out", "plain.toml/man1"]),
     ];
     for (name, arguments) in wrong {
         let answer = answer(arguments);
         assert!(answer.starts_with("exit code: 1\n"), "{arguments:?}: {answer}");
         insta::assert_snapshot!(name, answer);
     }
+}
+
+/// `bash -n` reads the script without running it, where there is a bash.
+#[test]
+fn completions_for_every_shell_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = command(&["completions", shell]).output().expect("it runs");
+        assert!(output.status.success());
+        let script = String::from_utf8(output.stdout).expect("text");
+        for command in commands() {
+            assert!(script.contains(&command), "{shell} does not complete {command}");
+        }
+        assert!(script.contains("no-skip"), "{shell} does not complete options");
+        if shell == "bash" {
+            let folder = support::Folder::with_graph("");
+            std::fs::write(folder.file("completions"), &script).expect("written");
+            let read = std::process::Command::new("bash").arg("-n").arg(folder.file("completions")).status();
+            assert!(read.expect("bash is installed").success());
+        }
+    }
+}
+
+#[test]
+fn a_manual_page_for_every_command() {
+    let output = command(&["man"]).output().expect("it runs");
+    let page = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && page.contains(".TH engine 1"), "{page}");
+
+    let folder = support::Folder::with_graph("");
+    let out = folder.file("share/man1");
+    let output = command(&["man", "--out", out.to_str().expect("text")]).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut pages: Vec<String> = std::fs::read_dir(&out)
+        .expect("it was made")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
+    pages.sort();
+    let mut expected: Vec<String> = commands().iter().map(|command| format!("engine-{command}.1")).collect();
+    expected.push("engine.1".to_owned());
+    expected.sort();
+    assert_eq!(pages, expected);
+    let page = std::fs::read_to_string(out.join("engine-test.1")).expect("text");
+    assert!(page.contains("\\-\\-filter") && page.contains("Exit status"), "{page}");
 }

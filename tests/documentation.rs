@@ -1,13 +1,12 @@
 //! The documentation agrees with the repository: every dependency has its reason, every link leads somewhere, and every
 //! graph that a reader may copy passes `engine check`.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use support::{command, material, repository};
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -84,17 +83,53 @@ fn every_relative_link_leads_to_a_file() {
     assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
 }
 
-/// The folder of videos and models, or `None` where tests that need it are to be skipped.
-fn material() -> Option<PathBuf> {
-    let folder = std::env::var_os("ENGINE_MATERIAL")
-        .map_or_else(|| repository().join("../shared/material"), |folder| repository().join(folder));
-    if folder.is_dir() {
-        return Some(folder);
+/// `script/reference` writes both; other formats of the registry need no file.
+#[test]
+fn the_reference_and_the_schema_are_current() {
+    for (format, path) in [("markdown", "docs/reference.md"), ("json-schema", "docs/graph.schema.json")] {
+        let output = command(&["list", "--format", format]).output().expect("the engine's binary runs");
+        assert!(output.status.success());
+        let current = String::from_utf8(output.stdout).expect("text");
+        assert!(current == read(&repository().join(path)), "{path} is not current: run script/reference");
     }
-    let required = std::env::var("ENGINE_REQUIRE_MATERIAL").is_ok_and(|value| value == "1");
-    assert!(!required, "ENGINE_REQUIRE_MATERIAL=1, but there is no {}", folder.display());
-    println!("skipped: there is no {}; set ENGINE_MATERIAL", folder.display());
-    None
+}
+
+/// The graph files in a folder and its folders.
+fn graph_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            graph_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_graph_of_the_repository_fits_the_schema() {
+    let schema = serde_json::from_str(&read(&repository().join("docs/graph.schema.json"))).expect("JSON");
+    jsonschema::meta::validate(&schema).expect("a JSON Schema");
+    let validator = jsonschema::validator_for(&schema).expect("a JSON Schema");
+    let mistakes = |text: &str| -> Vec<String> {
+        let document: toml::Table = text.parse().unwrap_or_else(|error| panic!("{error}: {text}"));
+        let document = serde_json::to_value(document).expect("JSON");
+        validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()
+    };
+    let mut graphs = Vec::new();
+    for folder in ["graphs", "benches/graphs", "tests/graphs/tested/folder"] {
+        graph_files(&repository().join(folder), &mut graphs);
+    }
+    graphs.extend(["plain", "branches"].map(|name| repository().join(format!("tests/graphs/{name}.toml"))));
+    assert!(graphs.len() > 8, "{graphs:?}");
+    for graph in graphs {
+        assert_eq!(mistakes(&read(&graph)), [""; 0], "{}", graph.display());
+    }
+    // It is no schema that takes anything: what `engine check` calls mistakes of a single table, it does too.
+    for mistake in ["unknown-field", "missing-field", "unknown-type", "unknown-table", "out-of-range", "bad-choice"] {
+        let graph = repository().join(format!("tests/graphs/mistakes/{mistake}/a.toml"));
+        assert!(!mistakes(&read(&graph)).is_empty(), "{mistake} is accepted");
+    }
 }
 
 /// The whole graphs among the fenced `toml` blocks of a page.
@@ -102,7 +137,7 @@ fn graphs(page: &str) -> impl Iterator<Item = &str> {
     page.split("```toml\n")
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
-        .filter(|block| block.contains("[sinks."))
+        .filter(|block| block.contains("[sources.") && block.contains("[sinks."))
 }
 
 /// Runs `engine check` on a graph, with every parameter that names a video set to one that exists.
@@ -114,14 +149,7 @@ fn check(graph: &Path, material: &Path) -> Result<(), String> {
     let settings = parameters
         .filter(|(_, value)| value.as_str().is_some_and(|value| value.ends_with(".mp4")))
         .flat_map(|(name, _)| ["--set".to_owned(), format!("{name}={}", video.display())]);
-    let output = Command::new(env!("CARGO_BIN_EXE_engine"))
-        .arg("check")
-        .arg(graph)
-        .args(settings)
-        .env("ENGINE_MODELS", material.join("models"))
-        .current_dir(repository())
-        .output()
-        .map_err(|error| error.to_string())?;
+    let output = command(&["check"]).arg(graph).args(settings).output().map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     if output.status.success() { Ok(()) } else { Err(format!("{}: {said}", graph.display())) }
 }

@@ -4,7 +4,8 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use support::{Finished, Folder, material, repository, run_graph};
+use support::cameras::{RtspServer, server_is_here};
+use support::{Finished, Folder, command, ffmpeg, material, repository, run_graph};
 
 const VIDEO: &str = "videos/asl-again.mkv";
 
@@ -23,8 +24,31 @@ fn no_graph_is_left_out_here() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     // The quick start has a test file of its own.
-    let tested = ["people.toml", "quickstart.toml", "what-is-it.toml"].map(str::to_owned);
+    let tested = ["camera.toml", "people.toml", "quickstart.toml", "what-is-it.toml"].map(str::to_owned);
     assert_eq!(names, BTreeSet::from(tested));
+}
+
+/// `engine test graphs`: what a user runs, with the videos of the material where they are.
+#[test]
+fn every_graph_passes_its_own_tests() {
+    let mut command = command(&["test", "graphs", "--format", "json"]);
+    match material() {
+        Some(material) => command.env("ENGINE_MATERIAL", material).arg("--no-skip"),
+        None => command.env_remove("ENGINE_MATERIAL").env_remove("ENGINE_REQUIRE_MATERIAL"),
+    };
+    let output = command.output().expect("the engine's binary runs");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let report: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let files = report["files"].as_array().expect("a list");
+    assert_eq!(files.len(), std::fs::read_dir(repository().join("graphs")).expect("a folder").count());
+    for file in files {
+        assert!(file["tests"].as_array().is_some_and(|tests| !tests.is_empty()), "a graph without a test: {file}");
+    }
+    let reasons = files.iter().flat_map(|file| file["tests"].as_array().into_iter().flatten());
+    for test in reasons.filter(|test| test["outcome"] == "skipped") {
+        eprintln!("skipped: {}: {}", test["name"], test["reason"]);
+    }
 }
 
 /// One person signs, in all of its 2.6 seconds.
@@ -35,6 +59,30 @@ fn people_are_found_twice_a_second() {
         finished.stdout.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(records.len(), 6, "at 0, 0.5, … 2.5 s");
     assert!(records.iter().all(|record| record["has"]["person"] == true), "{records:?}");
+}
+
+#[test]
+fn people_are_found_by_a_camera() {
+    let Some(material) = material() else { return };
+    if !server_is_here() {
+        return;
+    }
+    let folder = Folder::with_graph("");
+    let (video, file) = (material.join(VIDEO), folder.file("camera.mp4"));
+    // The same person signs for a minute.
+    let again = ["-stream_loop", "20", "-i", video.to_str().expect("text")];
+    ffmpeg(&[&again[..], &["-an", "-c:v", "libx264", "-preset", "ultrafast", "-g", "30"]].concat(), &file);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let mut engine = run_graph(&repository().join("graphs/camera.toml"), &[], |command| {
+        command.env("CAMERA_URL", server.url("camera"));
+    });
+    engine.wait_for_graph("answers", |graph| graph["total"]["delivered"].as_u64() > Some(8));
+    let finished = engine.terminate().expect(0);
+    let counts = finished.counts("camera");
+    assert_eq!(counts.lost + counts.rejected, 0, "{counts:?}");
+    let records: Vec<serde_json::Value> =
+        finished.stdout.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(records.iter().any(|record| record["has"]["person"] == true), "{records:?}");
 }
 
 #[test]

@@ -45,6 +45,16 @@ fn a_plan_as_json() {
 }
 
 #[test]
+fn a_plan_as_a_drawing() {
+    for format in ["dot", "mermaid"] {
+        let (code, stdout, stderr) =
+            plan(&["branches.toml", "--workers", "1", "--pool-threads", "2", "--format", format]);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        insta::assert_snapshot!(format, stdout);
+    }
+}
+
+#[test]
 fn mistakes_are_told_instead() {
     let (code, stdout, stderr) = plan(&["mistakes/cycle/b.toml"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));

@@ -56,6 +56,41 @@ fn a_sink_never_overwrites_what_its_graph_reads_or_is_made_of() {
     }
 }
 
+#[test]
+fn two_sinks_cannot_write_one_file_under_two_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("one.jsonl"), "kept\n").expect("written");
+    fs::hard_link(folder.join("one.jsonl"), folder.join("two.jsonl")).expect("linked");
+    let graph = "[sources.scene]\ntype = \"synthetic\"\nrealtime = false\nframes = 5\n\
+                 [operators.sums]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+                 [sinks.one]\ntype = \"file\"\ninputs = [\"sums\"]\npath = \"one.jsonl\"\n\
+                 [sinks.two]\ntype = \"file\"\ninputs = [\"sums\"]\npath = \"two.jsonl\"\n";
+    fs::write(folder.join("door.toml"), graph).expect("written");
+    let output = engine(folder, &["run", "door.toml", "--listen", "127.0.0.1:0"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("error[shared-resource]: `sinks.one` and `sinks.two`"), "{stderr}");
+    assert_eq!(fs::read_to_string(folder.join("one.jsonl")).expect("still there"), "kept\n");
+}
+
+#[test]
+fn the_dataflow_log_replaces_no_file_and_says_so_before_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let graph = "[sources.scene]\ntype = \"synthetic\"\nframes = 5\n[sinks.out]\ntype = \"file\"\npath = \"out.jsonl\"\n\
+                 inputs = [\"sums\"]\n[operators.sums]\ntype = \"checksum\"\ninputs = [\"scene\"]\n";
+    fs::write(folder.join("door.toml"), graph).expect("written");
+    for path in ["door.toml", "no/such/folder.jsonl"] {
+        let output = engine(folder, &["run", "door.toml", "--listen", "127.0.0.1:0", "--dataflow-log", path]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(&format!("cannot create the dataflow log `{path}`")), "{stderr}");
+        assert!(!folder.join("out.jsonl").exists(), "the graph has not started");
+    }
+    assert_eq!(fs::read_to_string(folder.join("door.toml")).expect("still there"), graph);
+}
+
 /// The body of an answer, whatever its status.
 fn get(url: &str) -> String {
     let config = ureq::Agent::config_builder().timeout_global(Some(LONG)).http_status_as_error(false);

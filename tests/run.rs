@@ -270,15 +270,33 @@ fn logs_are_plain_in_a_pipe_and_json_on_demand() {
     assert!(!ended.stderr.contains('\u{1b}') && !ended.stderr.contains('\r'), "{:?}", ended.stderr);
     assert!(ended.stdout.is_empty());
 
+    let json = |stderr: &str| -> Vec<Value> {
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let lines: Vec<Value> = stderr.lines().map(line).collect();
+        for line in &lines {
+            assert!(
+                line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(),
+                "{line}"
+            );
+        }
+        lines
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let folder = sums("frames = 5");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_engine"))
+        .args(["run", "--log-format", "json", "--listen", &address])
+        .arg(folder.graph())
+        .output()
+        .expect("the engine's binary runs");
+    assert_eq!(output.status.code(), Some(1));
+    let lines = json(&String::from_utf8(output.stderr).expect("text"));
+    let error = lines.iter().find(|line| line["level"] == "ERROR").expect("why it has not started");
+    assert!(error["message"].as_str().is_some_and(|message| message.contains(&address)), "{error}");
+    assert!(error["hint"].is_string(), "{error}");
+
     let ended = sums("frames = 5").run(&["--log-format", "json"]).finish().expect(0);
-    let lines: Vec<Value> = ended
-        .stderr
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .collect();
-    for line in &lines {
-        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
-    }
+    let lines = json(&ended.stderr);
     let summary = lines.iter().find(|line| line["message"] == "summary").expect("a summary");
     let report: Value = serde_json::from_str(summary["report"].as_str().expect("text")).expect("JSON");
     assert_eq!(report["total"]["delivered"], 5);

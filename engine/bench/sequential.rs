@@ -14,7 +14,7 @@ use operators::error::{ItemError, SourceError, StartError};
 use operators::inference::session::Sessions;
 use operators::item::{Frame, Gap, Item, Kind, Payload, StreamId, StreamInfo};
 use operators::lease::{Account, Ack, Lease, Verdict};
-use operators::operator::{Offered, Outlet, Output, Runner, StreamOperator};
+use operators::operator::{Offered, Outlet, Output, Runner, SourceState, StreamOperator};
 use operators::time::MediaTime;
 use operators::transforms::sample::Sampler;
 
@@ -204,6 +204,8 @@ impl Outlet for SequentialOutlet {
         1
     }
 
+    fn state(&mut self, _state: SourceState) {}
+
     fn open(&mut self, _info: StreamInfo) {}
 
     fn gap(&mut self, _gap: Gap) {}
@@ -249,6 +251,7 @@ impl Outlet for SequentialOutlet {
                     seq,
                     pts,
                     time: self.clock.wall(),
+                    fallback: false,
                     payload: Payload::Frame(frame.clone()),
                     lease: Lease { credit: None, ack: ack.clone() },
                 };
@@ -332,6 +335,8 @@ impl Outlet for Catcher {
         1
     }
 
+    fn state(&mut self, _state: SourceState) {}
+
     fn open(&mut self, _info: StreamInfo) {}
 
     fn gap(&mut self, _gap: Gap) {}
@@ -358,6 +363,7 @@ impl Outlet for Catcher {
             seq,
             pts,
             time: self.clock.wall(),
+            fallback: false,
             payload: Payload::Frame(Arc::new(frame)),
             lease: Lease { credit: None, ack },
         });

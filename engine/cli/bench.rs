@@ -10,12 +10,12 @@ use operators::config::{format_size, parse_duration};
 use operators::error::StartError;
 use serde::Serialize;
 
-use super::input::{self, Format, GraphFile, Settings};
+use super::SUCCESS;
+use super::input::{self, Format, Settings, Tell};
 use super::live::Terminal;
 use super::logging::{self, LogFormat};
 use super::plan::Threads;
 use super::run::failed;
-use super::{FAILURE, SUCCESS, USAGE};
 use crate::bench::measure::{Measured, Window, measure};
 use crate::bench::sequential::{limit, stages_alone};
 use crate::graph::plan::Plan;
@@ -106,23 +106,16 @@ struct Stage {
 
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
-    let file = match GraphFile::read(&arguments.file) {
-        Ok(file) => file,
-        Err(unreadable) => {
-            input::print_error(&format!("error: {unreadable}\n"));
-            return USAGE;
-        }
-    };
-    let checked = file.check(&arguments.settings.settings, &input::surroundings());
-    let Some(graph) = &checked.graph else {
-        input::print_error(&file.render(&checked, input::colour(&std::io::stderr())));
-        return FAILURE;
+    let surroundings = input::surroundings();
+    let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, Tell::Mistakes) {
+        Ok(graph) => graph,
+        Err(code) => return code,
     };
     let terminal = Terminal::new(false);
     if let Err(error) = logging::start(LogFormat::Text, Some("warn"), &terminal) {
         return failed(&error);
     }
-    let plan = || build_plan(graph, arguments.threads.options());
+    let plan = || build_plan(&graph, arguments.threads.options());
     match bench(arguments, &plan) {
         Ok(text) => {
             input::print(&text);

@@ -87,7 +87,7 @@ pub fn run(arguments: &Arguments) -> u8 {
         totals.notes += checked.count(Severity::Note);
         match arguments.format {
             Format::Text if checked.diagnostics.is_empty() => {}
-            Format::Text => input::print_error(&format!("{}\n", file.render(&checked, colour))),
+            Format::Text => input::print_error(&format!("{}\n", file.render(&checked.diagnostics, colour))),
             Format::Json => {
                 let text = file.text();
                 let diagnostics: Vec<_> = checked.diagnostics.iter().map(|found| found.to_json(&text)).collect();

@@ -5,9 +5,12 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use operators::address::masked_in_place;
 use operators::inference::model::Catalog;
 
-use crate::graph::check::{Checked, Surroundings};
+use super::{FAILURE, USAGE};
+use crate::graph::check::{Checked, Graph, Surroundings};
+use crate::graph::diagnostics::Diagnostic;
 use crate::graph::parse::LARGEST_FILE;
 use crate::graph::substitute::Setting;
 
@@ -80,9 +83,10 @@ impl GraphFile {
         self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The file's text, as far as it is text; for rendering diagnostics, whose places lie in valid text.
-    pub fn text(&self) -> std::borrow::Cow<'_, str> {
-        String::from_utf8_lossy(&self.bytes)
+    /// The file's text, as far as it is text, with the credentials of URLs covered; for rendering diagnostics, whose
+    /// places lie in valid text.
+    pub fn text(&self) -> String {
+        masked_in_place(&String::from_utf8_lossy(&self.bytes))
     }
 
     /// Checks the graph in it.
@@ -92,16 +96,51 @@ impl GraphFile {
     }
 
     /// Every diagnostic as text, with an empty line between them.
-    pub fn render(&self, checked: &Checked, colour: bool) -> String {
+    pub fn render(&self, diagnostics: &[Diagnostic], colour: bool) -> String {
         let (file, text) = (self.path.display().to_string(), self.text());
-        let all: Vec<String> = checked.diagnostics.iter().map(|d| d.render(&file, &text, colour)).collect();
+        let all: Vec<String> = diagnostics.iter().map(|d| d.render(&file, &text, colour)).collect();
         all.join("\n")
     }
 }
 
+/// What to print of a graph file that was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// Warnings and notes too, also where the graph is sound.
+    Everything,
+    /// Only why there is no graph.
+    Mistakes,
+}
+
+/// Reads and checks the graph file of a command that needs a sound one.
+///
+/// # Errors
+/// The exit code, after what is wrong was printed.
+pub fn graph(path: &Path, settings: &Settings, surroundings: &Surroundings, tell: Tell) -> Result<Graph, u8> {
+    let file = GraphFile::read(path).map_err(|unreadable| {
+        print_error(&format!("error: {unreadable}\n"));
+        USAGE
+    })?;
+    let checked = file.check(&settings.settings, surroundings);
+    if checked.graph.is_none() || (tell == Tell::Everything && !checked.diagnostics.is_empty()) {
+        print_error(&file.render(&checked.diagnostics, colour(&std::io::stderr())));
+    }
+    checked.graph.ok_or(FAILURE)
+}
+
+/// The models that the process finds.
+pub fn models() -> Catalog {
+    Catalog::open(Catalog::search_path())
+}
+
 /// Where the process stands: its environment, its folder, the models that it finds.
 pub fn surroundings() -> Surroundings {
-    Surroundings::of_process(Arc::new(Catalog::open(Catalog::search_path())))
+    Surroundings::of_process(Arc::new(models()))
+}
+
+/// As [`surroundings`]; models that are not here yet are fetched.
+pub fn fetching_surroundings() -> Surroundings {
+    Surroundings::of_process(Arc::new(models().fetching(Box::new(super::fetch::download()))))
 }
 
 /// Whether to colour what goes to a stream: on a terminal, unless `NO_COLOR` says otherwise.

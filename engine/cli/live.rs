@@ -47,6 +47,16 @@ impl Terminal {
     pub fn is_live(&self) -> bool {
         self.live
     }
+
+    /// A line of its own.
+    pub fn line(&self) -> ProgressBar {
+        self.progress.add(ProgressBar::new_spinner())
+    }
+
+    /// Does something that writes to the terminal, above the live lines.
+    pub fn beside<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.progress.suspend(write)
+    }
 }
 
 /// Writes to the standard error, above the live lines.
@@ -102,6 +112,7 @@ const fn state_name(state: StreamState) -> &'static str {
         StreamState::Connecting => "connecting",
         StreamState::Running => "running",
         StreamState::Retrying => "retrying",
+        StreamState::Fallback => "fallback",
         StreamState::Ended => "ended",
         StreamState::Stopped => "stopped",
         StreamState::Failed => "failed",
@@ -124,8 +135,12 @@ fn stream_line(stream: &StreamReport, rates: Rates, width: usize) -> String {
     for (verdict, count) in bad.into_iter().filter(|(_, count)| *count > 0) {
         let _ = write!(line, "  {verdict} {count}");
     }
+    if stream.reconnects > 0 {
+        let _ = write!(line, "  reconnects {}", stream.reconnects);
+    }
     if let Some(reason) = &stream.reason {
-        let _ = write!(line, "  ({reason})");
+        let attempts = stream.attempts.map(|attempts| format!(", attempts: {attempts}")).unwrap_or_default();
+        let _ = write!(line, "  ({reason}{attempts})");
     }
     line
 }
@@ -274,6 +289,8 @@ pub(crate) mod tests {
             location: "clips/door.mp4".to_owned(),
             state: StreamState::Running,
             reason: None,
+            attempts: None,
+            reconnects: 0,
             counts: Counts { read: 600, delivered: 570, filtered: 20, dropped: 10, ..Counts::default() },
             decoded: 600,
             converted: 580,
@@ -442,7 +459,9 @@ pub(crate) mod tests {
         let clock = SimulatedClock::default();
         let retrying = StreamReport {
             state: StreamState::Retrying,
-            reason: Some("connection refused, attempt 3".to_owned()),
+            reason: Some("connection refused".to_owned()),
+            attempts: Some(3),
+            reconnects: 1,
             counts: Counts { lost: 2, rejected: 1, ..stream("x").counts },
             ..stream("backyard")
         };
@@ -459,9 +478,9 @@ pub(crate) mod tests {
         let later = lines.draw(&engine, clock.now());
         insta::assert_snapshot!([first, later].concat().join("\n"), @r#"
         door      running     in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10
-        backyard  retrying    in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        backyard  retrying    in   30.0/s  out   28.5/s  age 4/13 ms  dropped 10  rejected 1  lost 2  reconnects 1  (connection refused, attempts: 3)
         door      running     in   25.0/s  out   15.0/s  age 4/13 ms  dropped 10
-        backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  (connection refused, attempt 3)
+        backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  reconnects 1  (connection refused, attempts: 3)
         "#);
     }
 

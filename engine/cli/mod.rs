@@ -2,13 +2,21 @@
 
 pub mod bench;
 pub mod check;
+pub mod completions;
+pub mod fetch;
 pub mod input;
+pub mod list;
 pub mod live;
 pub mod logging;
+pub mod man;
+pub mod models;
 pub mod plan;
+pub mod predict;
+pub mod probe;
 pub mod results;
 pub mod run;
 pub mod summary;
+pub mod test;
 
 use std::process::ExitCode;
 
@@ -34,7 +42,13 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Plan(plan::Arguments),
+    List(list::Arguments),
+    Test(test::Arguments),
     Bench(bench::Arguments),
+    Probe(probe::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+    Models(models::Arguments),
 }
 
 /// Reads the process's arguments and does what they say.
@@ -43,7 +57,13 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
     };
     ExitCode::from(code)
 }

@@ -2,24 +2,40 @@
 
 use std::path::PathBuf;
 
-use super::input::{self, Format, GraphFile, Settings};
-use super::{FAILURE, SUCCESS, USAGE};
+use super::input::{self, Settings, Tell};
+use super::{FAILURE, SUCCESS};
+use crate::graph::diagram::Diagram;
 use crate::graph::explain::explain;
 use crate::graph::planner::{PlanOptions, build_plan};
+
+/// The format of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum PlanFormat {
+    /// For people.
+    #[default]
+    Text,
+    Json,
+    /// A drawing for Graphviz.
+    Dot,
+    /// A drawing for Markdown pages that render Mermaid.
+    Mermaid,
+}
 
 /// Shows how a graph would run: what each source must deliver, what was pushed down, threads and memory
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   engine plan graphs/quickstart.toml
   engine plan graphs/quickstart.toml --workers 2 --pool-threads 4
-  engine plan door.toml --set threshold=0.7 --format json")]
+  engine plan door.toml --set threshold=0.7 --format json
+  engine plan door.toml --format dot | dot -Tsvg > door.svg
+  engine plan door.toml --format mermaid")]
 pub struct Arguments {
     /// The graph file
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// How to print the plan
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: PlanFormat,
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
@@ -50,28 +66,23 @@ impl Threads {
 
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
-    let file = match GraphFile::read(&arguments.file) {
-        Ok(file) => file,
-        Err(unreadable) => {
-            input::print_error(&format!("error: {unreadable}\n"));
-            return USAGE;
-        }
+    let surroundings = input::surroundings();
+    let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, Tell::Mistakes) {
+        Ok(graph) => graph,
+        Err(code) => return code,
     };
-    let checked = file.check(&arguments.settings.settings, &input::surroundings());
-    let Some(graph) = &checked.graph else {
-        input::print_error(&file.render(&checked, input::colour(&std::io::stderr())));
-        return FAILURE;
-    };
-    let explanation = explain(&build_plan(graph, arguments.threads.options()), &graph.secrets);
+    let plan = build_plan(&graph, arguments.threads.options());
     match arguments.format {
-        Format::Text => input::print(&explanation.text()),
-        Format::Json => match serde_json::to_string_pretty(&explanation) {
+        PlanFormat::Text => input::print(&explain(&plan, &graph.secrets).text()),
+        PlanFormat::Json => match serde_json::to_string_pretty(&explain(&plan, &graph.secrets)) {
             Ok(json) => input::print(&format!("{json}\n")),
             Err(error) => {
                 input::print_error(&format!("error: the plan cannot be written as JSON: {error}\n"));
                 return FAILURE;
             }
         },
+        PlanFormat::Dot => input::print(&Diagram::new(&plan, &graph.secrets).dot()),
+        PlanFormat::Mermaid => input::print(&Diagram::new(&plan, &graph.secrets).mermaid()),
     }
     SUCCESS
 }

@@ -73,6 +73,9 @@ pub fn summarise(record: &Record) -> String {
         Some(pts) => format!("{pts:.2} s {}: ", record.stream),
         None => format!("{}: ", record.stream),
     };
+    if record.fallback {
+        line.push_str("(fallback) ");
+    }
     let more =
         |count: usize| if count > WRITTEN_OUT { format!(", {} more", count - WRITTEN_OUT) } else { String::new() };
     // Writing to a string does not fail.
@@ -113,12 +116,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use operators::clock::{Clock, SimulatedClock};
     use operators::item::{Detection, ModelName, Origin, Prediction};
 
-    pub(in super::super) fn record(seq: u64, body: RecordBody) -> Record {
+    pub(crate) fn record(seq: u64, body: RecordBody) -> Record {
         let origin = Origin { graph: "door".into(), node: "people".into() };
         let time = SimulatedClock::default().wall();
         let mut record = origin.signal(&StreamId::new("demo").unwrap(), Some(seq), time, body);
@@ -126,7 +129,7 @@ pub(super) mod tests {
         record
     }
 
-    pub(in super::super) fn detections(labels: &[&str]) -> RecordBody {
+    pub(crate) fn detections(labels: &[&str]) -> RecordBody {
         let mut counts = BTreeMap::new();
         for label in labels {
             *counts.entry(Arc::from(*label)).or_default() += 1;

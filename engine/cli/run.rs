@@ -8,18 +8,22 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use operators::clock::SystemClock;
 use operators::config::parse_duration;
 use operators::error::StartError;
+use operators::inference::model::Catalog;
 
-use super::input::{self, GraphFile, Settings};
+use super::input::{self, Settings, Tell};
 use super::live::{LiveView, Terminal};
 use super::logging::{self, LogFormat};
 use super::plan::Threads;
+use super::predict::PredictArguments;
 use super::results::{Publishers, Results};
 use super::summary::summary;
-use super::{FAILURE, SUCCESS, USAGE};
+use super::{FAILURE, SUCCESS};
 use crate::control::events::{EventHub, EventLimits};
+use crate::control::predict::Predict;
 use crate::control::{self, ControlConfig};
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
+use crate::runtime::predict::Predictor;
 use crate::runtime::stats::{GraphReport, Observe};
 use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
 
@@ -29,6 +33,7 @@ use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
   engine run graphs/quickstart.toml --stay
   engine run door.toml --set threshold=0.7 --listen 127.0.0.1:9000
   engine run door.toml --for 20s --log-format json 2>engine.log
+  engine run door.toml --stay --predict-model mobilenet_v3_small
 
 Ctrl-C or SIGTERM delivers what is in flight, then ends; a second one ends at once.
 Exit status: 0 when all went well (items that were rejected left error records), 1 when the graph or a stream failed,
@@ -52,6 +57,8 @@ pub struct Arguments {
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
+    predict: PredictArguments,
+    #[command(flatten)]
     settings: Settings,
     /// How to write the log
     #[arg(long, value_enum, default_value_t)]
@@ -59,39 +66,38 @@ pub struct Arguments {
     /// What to log: a level, or levels by module; the default is what RUST_LOG says, or info
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// Write the dataflow system's own count of events by operator and worker to this file at the end
+    /// Write the dataflow system's own count of events by operator and worker to this new file at the end
     #[arg(long, value_name = "FILE")]
     dataflow_log: Option<PathBuf>,
 }
 
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
-    let file = match GraphFile::read(&arguments.file) {
-        Ok(file) => file,
-        Err(unreadable) => {
-            input::print_error(&format!("error: {unreadable}\n"));
-            return USAGE;
-        }
-    };
     let clock = Arc::new(SystemClock);
     let hub = EventHub::new(&*clock, EventLimits::default());
     let results = Arc::new(Results::default());
-    let mut surroundings = input::surroundings();
+    let mut surroundings = input::fetching_surroundings();
     surroundings.publisher = Arc::new(Publishers(vec![hub.clone(), results.clone()]));
-    let checked = file.check(&arguments.settings.settings, &surroundings);
-    if !checked.diagnostics.is_empty() {
-        input::print_error(&file.render(&checked, input::colour(&std::io::stderr())));
-    }
-    let Some(graph) = &checked.graph else { return FAILURE };
-    let plan = build_plan(graph, arguments.threads.options());
+    let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, Tell::Everything) {
+        Ok(graph) => graph,
+        Err(code) => return code,
+    };
+    let plan = build_plan(&graph, arguments.threads.options());
     let terminal = Terminal::new(!writes_to_the_terminal(&plan));
     if let Err(error) = logging::start(arguments.log_format, arguments.log.as_deref(), &terminal) {
         return failed(&error);
     }
-    match serve(arguments, plan, &terminal, hub, results) {
+    match serve(arguments, plan, &surroundings.models, &terminal, hub, results) {
         Ok(true) => SUCCESS,
         Ok(false) => FAILURE,
-        Err(error) => failed(&error),
+        Err(error) => match arguments.log_format {
+            LogFormat::Text => failed(&error),
+            // A log for programs has no other lines.
+            LogFormat::Json => {
+                tracing::error!(hint = error.hint, "{error}");
+                FAILURE
+            }
+        },
     }
 }
 
@@ -99,6 +105,7 @@ pub fn run(arguments: &Arguments) -> u8 {
 fn serve(
     arguments: &Arguments,
     plan: Plan,
+    models: &Arc<Catalog>,
     terminal: &Terminal,
     hub: Arc<EventHub>,
     results: Arc<Results>,
@@ -112,7 +119,10 @@ fn serve(
     })?);
     let observe: Arc<dyn Observe> = engine.clone();
     let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
-    let control_plane = control::start(config, observe.clone(), hub)?;
+    let named = &arguments.predict.models;
+    let predictor = Arc::new(Predictor::new(engine.pool(), clock.clone(), models, &plan, named)?);
+    let predict = Predict::new(predictor.clone(), arguments.predict.limits());
+    let control_plane = control::start(config, observe.clone(), hub, Some(predict))?;
     tracing::info!("listening on http://{}", control_plane.address());
     let requests = requests(arguments.time)?;
     let view = LiveView::start(terminal, observe, clock, Some(results))?;
@@ -121,6 +131,12 @@ fn serve(
         Ok(graph) => {
             tracing::info!(graph = %name, "graph `{name}` runs");
             let counters = graph.counters.clone();
+            // After the graph has made its sessions: then most are shared and not made twice.
+            let predictor = predictor.clone();
+            let warming = std::thread::Builder::new().name("predict".to_owned()).spawn(move || predictor.warm_up());
+            if let Err(error) = warming {
+                tracing::error!("`/predict` cannot be made ready: {error}");
+            }
             (Ok(graph.supervise(&requests, arguments.drain_timeout)), Some(counters))
         }
         Err(error) => (Err(error), None),
@@ -137,6 +153,7 @@ fn serve(
         sum_up(arguments.log_format, &counters.report());
     }
     control_plane.shutdown(Duration::from_secs(2));
+    drop(predictor);
     if let Some(engine) = Arc::into_inner(engine) {
         engine.shutdown()?;
     }

@@ -6,6 +6,7 @@
 pub mod events;
 mod metrics;
 mod page;
+pub mod predict;
 mod routes;
 mod server;
 

@@ -10,6 +10,7 @@
 //! | `GET /metrics` | the same for Prometheus |
 //! | `GET /preview` | a JPEG picture of the stream that `graph` and `stream` name |
 //! | `GET /events` | server-sent events; `graph`, `node`, `stream` and `label` filter, `last_event_id` resumes |
+//! | `POST /predict` | what a model says of one picture ([`super::predict`]) |
 //!
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
 
@@ -22,13 +23,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Body, Frame};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::events::{EventHub, EventReport, Filter, Subscription};
+use super::predict::{self, Predict};
 use super::{metrics, page};
+use crate::runtime::predict::PredictReport;
 use crate::runtime::stats::{Observe, Report};
 
 pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -37,21 +40,27 @@ pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub struct Routes {
     pub observe: Arc<dyn Observe>,
     pub hub: Arc<EventHub>,
+    /// `None` where no pictures are answered.
+    pub predict: Option<Predict>,
     pub heartbeat: Duration,
     pub max_subscribers: usize,
     /// Origins whose pages may read the answers; `None` for none.
     pub allow_origin: Option<HeaderValue>,
 }
 
-const PATHS: [(&str, &str); 8] = [
+const PREDICT: &str = "/predict";
+const PREVIEW: &str = "/preview";
+
+const PATHS: [(&str, &str); 9] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
     ("/health/ready", "200 once the graphs run and until they drain"),
     ("/stats", "counts of every graph, stream and node"),
     ("/metrics", "the same counts for Prometheus"),
-    ("/preview", "a JPEG picture of a stream, by graph and stream"),
+    (PREVIEW, "a JPEG picture of a stream, by graph and stream"),
     ("/events", "records as server-sent events; filter with graph, node, stream, label; resume with last_event_id"),
+    (PREDICT, "POST a picture: what a model says of it"),
 ];
 
 /// How long a request waits for a picture of a stream that gives none; then it gets the last one.
@@ -67,19 +76,33 @@ struct Stats {
     #[serde(flatten)]
     report: Report,
     events: EventReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predict: Option<PredictReport>,
 }
 
 /// A request that cannot be answered.
 #[derive(Debug, PartialEq, Eq)]
-struct Refusal {
-    status: StatusCode,
-    error: String,
-    hint: String,
+pub(super) struct Refusal {
+    pub status: StatusCode,
+    pub error: String,
+    pub hint: String,
 }
 
 impl Routes {
+    /// Answers one request.
+    pub async fn respond(&self, request: Request<Incoming>) -> Answer {
+        match &self.predict {
+            Some(predict) if request.uri().path() == PREDICT => {
+                let is_options = request.method() == Method::OPTIONS;
+                let answer = predict.answer(request).await;
+                self.finish(answer, is_options, predict::METHODS)
+            }
+            _ => self.answer(&request).await,
+        }
+    }
+
     /// Answers one request; what it carries as a body is not read.
-    pub async fn answer<B: Sync>(&self, request: &Request<B>) -> Answer {
+    async fn answer<B: Sync>(&self, request: &Request<B>) -> Answer {
         let mut answer = match *request.method() {
             Method::GET | Method::HEAD => self.get(request).await,
             Method::OPTIONS => Ok(empty(StatusCode::NO_CONTENT)),
@@ -98,19 +121,28 @@ impl Routes {
                 answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
             }
         }
+        let mut answer = self.finish(answer, request.method() == Method::OPTIONS, METHODS);
+        // Any page may read counts where `*` is allowed, but what a camera sees only a page that is named.
+        if request.uri().path() == PREVIEW && self.allow_origin.as_ref().is_some_and(|origin| origin == "*") {
+            answer.headers_mut().remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        }
+        answer
+    }
+
+    /// What every answer of a path with these methods tells.
+    fn finish(&self, mut answer: Answer, is_options: bool, methods: &'static str) -> Answer {
         let status = answer.status();
         let headers = answer.headers_mut();
-        if status == StatusCode::METHOD_NOT_ALLOWED || request.method() == Method::OPTIONS {
-            headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        if status == StatusCode::METHOD_NOT_ALLOWED || is_options {
+            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        // Any page may read counts where `*` is allowed, but what a camera sees only a page that is named.
-        let is_private = request.uri().path() == "/preview";
-        if let Some(origin) = self.allow_origin.as_ref().filter(|origin| !is_private || *origin != "*") {
+        if let Some(origin) = &self.allow_origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            if request.method() == Method::OPTIONS {
-                headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-                headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("last-event-id"));
+            if is_options {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+                let allowed = HeaderValue::from_static("last-event-id, content-type");
+                headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
             }
         }
         answer
@@ -137,10 +169,14 @@ impl Routes {
                 let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 Ok(json(code, &serde_json::json!({ "ok": ready, "status": status })))
             }
-            "/stats" => Ok(json(StatusCode::OK, &Stats { report: self.observe.report(), events: self.hub.report() })),
+            "/stats" => {
+                let (report, events) = (self.observe.report(), self.hub.report());
+                let predict = self.predict.as_ref().map(Predict::report);
+                Ok(json(StatusCode::OK, &Stats { report, events, predict }))
+            }
             "/metrics" => self.metrics(),
             "/events" => self.events(request),
-            "/preview" => self.preview(request.uri().query().unwrap_or_default()).await,
+            PREVIEW => self.preview(request.uri().query().unwrap_or_default()).await,
             _ => page::file(path, request.headers()).ok_or_else(|| Refusal {
                 status: StatusCode::NOT_FOUND,
                 error: format!("nothing is at `{path}`"),
@@ -153,11 +189,12 @@ impl Routes {
     }
 
     fn metrics(&self) -> Result<Answer, Refusal> {
-        let page = metrics::page(self.observe.report(), self.hub.report()).map_err(|error| Refusal {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            error: format!("the metrics cannot be written: {error}"),
-            hint: "`/stats` has the same counts".to_owned(),
-        })?;
+        let page = metrics::page(self.observe.report(), self.hub.report(), self.predict.as_ref().map(Predict::report))
+            .map_err(|error| Refusal {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                error: format!("the metrics cannot be written: {error}"),
+                hint: "`/stats` has the same counts".to_owned(),
+            })?;
         let mut answer = Response::new(Full::from(page).boxed_unsync());
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
@@ -288,7 +325,7 @@ fn looked_at(query: &str) -> Result<(String, String), Refusal> {
 }
 
 /// The candidate that somebody who wrote `text` may have meant.
-fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| (strsim::jaro_winkler(text, candidate), candidate))
         .filter(|(similarity, _)| *similarity > 0.8)
@@ -297,12 +334,12 @@ fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
 }
 
 impl Refusal {
-    fn answer(self) -> Answer {
+    pub fn answer(self) -> Answer {
         json(self.status, &serde_json::json!({ "error": self.error, "hint": self.hint }))
     }
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     let (status, mut text) = match serde_json::to_string(value) {
         Ok(text) => (status, text),
         Err(error) => {
@@ -319,7 +356,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     answer
 }
 
-fn empty(status: StatusCode) -> Answer {
+pub(super) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Empty::new().boxed_unsync());
     *answer.status_mut() = status;
     answer

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::events::EventHub;
+use super::predict::Predict;
 use super::routes::Routes;
 use crate::runtime::stats::Observe;
 
@@ -106,6 +107,7 @@ pub fn start(
     config: ControlConfig,
     observe: Arc<dyn Observe>,
     hub: Arc<EventHub>,
+    predict: Option<Predict>,
 ) -> Result<ControlHandle, StartError> {
     let allow_origin = match &config.allow_origin {
         Some(origin) => Some(HeaderValue::from_str(origin).map_err(|_| {
@@ -127,6 +129,7 @@ pub fn start(
     let routes = Arc::new(Routes {
         observe,
         hub,
+        predict,
         heartbeat: config.heartbeat,
         max_subscribers: config.max_subscribers,
         allow_origin,
@@ -232,7 +235,7 @@ fn handle(
     let routes = routes.clone();
     let answer = service_fn(move |request| {
         let routes = routes.clone();
-        async move { Ok::<_, Infallible>(routes.answer(&request).await) }
+        async move { Ok::<_, Infallible>(routes.respond(request).await) }
     });
     let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), answer));
     tokio::spawn(async move {

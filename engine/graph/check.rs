@@ -10,16 +10,15 @@ use operators::config::{FieldType, format_size};
 use operators::error::FieldError;
 use operators::inference::model::Catalog;
 use operators::item::{Kind, Origin, is_name};
-use operators::operator::{
-    BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Resource, Role, StreamSpec,
-};
+use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
 
+use super::cases::{self, Case};
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
 use super::files;
 use super::nodes::{self, Declaration};
-use super::parse::{self, Data};
+use super::parse::{self, Data, Table};
 use super::plan::Overflow;
 use super::secrecy;
 use super::substitute::{self, Environment, Secrets, Setting};
@@ -81,17 +80,74 @@ impl Checked {
     }
 }
 
-/// Checks the bytes of a graph file. `name` is the graph's: the file's stem, or what it was put under.
+/// Checks the bytes of a graph file, its tests included. `name` is the graph's: the file's stem, or what it was put
+/// under.
 pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surroundings) -> Checked {
-    let failed = |diagnostics| Checked { diagnostics, graph: None };
-    let text = match parse::decode(bytes) {
-        Ok(text) => text,
-        Err(diagnostic) => return failed(vec![diagnostic]),
+    let (text, document) = match document(bytes) {
+        Ok(read) => read,
+        Err(diagnostics) => return Checked { diagnostics, graph: None },
     };
-    let mut document = match parse::parse(text) {
-        Ok(document) => document,
-        Err(diagnostics) => return failed(diagnostics),
+    let mut found = Vec::new();
+    cases::read(&document, text, surroundings.registry, &mut found);
+    check_document(name, text, document, found, settings, surroundings)
+}
+
+/// The tests of a graph file, or what is wrong with them.
+///
+/// # Errors
+/// Every mistake in the file's TOML or in its tests.
+pub fn tests(bytes: &[u8], surroundings: &Surroundings) -> Result<Vec<Case>, Vec<Diagnostic>> {
+    let (text, document) = document(bytes)?;
+    let mut found = Vec::new();
+    let cases = cases::read(&document, text, surroundings.registry, &mut found);
+    if found.is_empty() { Ok(cases) } else { Err(found) }
+}
+
+/// Checks the graph that a test of a file runs. Places are those of the file.
+pub fn check_test(name: &str, bytes: &[u8], case: &Case, settings: &[Setting], surroundings: &Surroundings) -> Checked {
+    let (text, document) = match document(bytes) {
+        Ok(read) => read,
+        Err(diagnostics) => return Checked { diagnostics, graph: None },
     };
+    let document = case.document(&document, surroundings.registry);
+    let mut checked = check_document(name, text, document, Vec::new(), settings, surroundings);
+    for mistake in &mut checked.diagnostics {
+        // The user knows nothing of the sink that takes the records.
+        if mistake.code == Code::WrongKind && mistake.span.as_ref() == Some(&case.node.span) {
+            mistake.message = format!("`{}` makes no records, so there is nothing to look at", case.node.name);
+            mistake.hint = Some("name an operator that makes records".to_owned());
+        }
+    }
+    let sources = checked.graph.iter().flat_map(|graph| &graph.nodes).filter_map(|node| Some((node, node.source()?)));
+    let endless: Vec<Diagnostic> = sources
+        .filter(|(_, source)| !source.is_finite())
+        .map(|(node, _)| {
+            let message = format!("the input for `{}` never ends, so the test would not end either", node.name);
+            let hint = "give `synthetic` a number of `frames`, and a file no `loop`";
+            Diagnostic::new(Code::InvalidNode, case.input_span(&node.name), message).hint(hint)
+        })
+        .collect();
+    if !endless.is_empty() {
+        checked.diagnostics.extend(endless);
+        checked.graph = None;
+    }
+    checked
+}
+
+fn document(bytes: &[u8]) -> Result<(&str, Table), Vec<Diagnostic>> {
+    let text = parse::decode(bytes).map_err(|diagnostic| vec![diagnostic])?;
+    Ok((text, parse::parse(text)?))
+}
+
+/// Checks a parsed document; `about_tests` is what was found before.
+fn check_document(
+    name: &str,
+    text: &str,
+    mut document: Table,
+    about_tests: Vec<Diagnostic>,
+    settings: &[Setting],
+    surroundings: &Surroundings,
+) -> Checked {
     let mut found = Vec::new();
     if !is_name(name) {
         let message = format!("`{}` cannot name a graph", name.escape_debug());
@@ -112,6 +168,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
         let span = diagnostic.span.clone().unwrap_or(0..0);
         unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
     };
+    found.extend(about_tests);
     found.extend(checker.diagnostics.into_iter().filter(|diagnostic| !noise(diagnostic)));
     if !unresolved.is_empty() {
         // What a node would be built from may be missing.
@@ -124,7 +181,7 @@ pub fn check(name: &str, bytes: &[u8], settings: &[Setting], surroundings: &Surr
     let graph: Arc<str> = name.into();
     let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
     report_streams(&declared, &built, &mut found);
-    report_resources(&declared, &built, &mut found);
+    files::report_shared(&declared, &built, &mut found);
     secrecy::report_names(&declared, &built, &secrets, &mut found);
     files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
     report_tensors(&declared, &built, &wiring, &mut found);
@@ -217,24 +274,6 @@ fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut
                 diagnostic = diagnostic.related(elsewhere, "the other");
             }
             found.push(diagnostic);
-        }
-    }
-}
-
-fn report_resources(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
-    let mut owners: HashMap<PathBuf, usize> = HashMap::new();
-    for (index, built) in built.iter().enumerate() {
-        let Some(Built::Sink(sink)) = built else { continue };
-        for Resource::Path(path) in sink.resources() {
-            let Some(other) = owners.insert(path, index) else { continue };
-            let (first, second) = (declared[other].path(), declared[index].path());
-            let message = format!("`{first}` and `{second}` would both write the same file");
-            let place = |node: &Declaration| if node.table.get("path").is_some() { "path" } else { "" };
-            let (at, elsewhere) =
-                (declared[index].place(place(&declared[index])), declared[other].place(place(&declared[other])));
-            let hint = "give each a path of its own, or give one sink both inputs";
-            let diagnostic = Diagnostic::new(Code::SharedResource, at, message).hint(hint);
-            found.push(diagnostic.related(elsewhere, "the other owner"));
         }
     }
 }
@@ -484,7 +523,7 @@ mod tests {
         assert_eq!(found(text), ["unknown-type"]);
     }
 
-    const VALID: &str = "[params]\nrate = 2\n[sources.cam]\ntype = \"camera\"\nbudget = { items = 3, bytes = \"64MiB\" }\n[operators.few]\ntype = \"sample\"\nfps = \"${rate}\"\ninputs = [\"cam\"]\n[sinks.screen]\ntype = \"screen\"\ninputs = [\"few\"]\noverflow = \"drop_oldest\"\non_error = \"stop\"\n";
+    const VALID: &str = "[params]\nrate = 2\n[sources.cam]\ntype = \"camera\"\nbudget = { items = 3, bytes = \"64MiB\" }\n[operators.few]\ntype = \"sample\"\nfps = \"${rate}\"\ninputs = [\"cam\"]\n[sinks.screen]\ntype = \"screen\"\ninputs = [\"few\"]\noverflow = \"drop_oldest\"\non_error = \"stop\"\n[[test]]\nname = \"x\"\nnode = \"few\"\ncount = { at_least = 1 }\ninput.cam = { type = \"camera\" }\n";
 
     #[test]
     fn the_graph_that_is_mutated_is_valid() {
@@ -497,6 +536,9 @@ mod tests {
         for diagnostic in &checked.diagnostics {
             assert!(diagnostic.render("test.toml", &text, false).contains(diagnostic.code.text()));
             serde_json::to_string(&diagnostic.to_json(&text)).unwrap();
+        }
+        for case in tests(bytes, &surroundings()).unwrap_or_default() {
+            check_test("test", bytes, &case, &[], &surroundings());
         }
         if let Some(graph) = checked.graph {
             let plan = build_plan(&graph, PlanOptions { workers: None, pool_threads: None, cores: 2 });
@@ -525,7 +567,7 @@ mod tests {
         }
 
         #[test]
-        fn lines_in_another_order_never_panic(order in proptest::collection::vec(0usize..14, 1..24)) {
+        fn lines_in_another_order_never_panic(order in proptest::collection::vec(0usize..20, 1..30)) {
             let lines: Vec<&str> = VALID.lines().collect();
             let text: Vec<&str> = order.into_iter().map(|line| lines[line % lines.len()]).collect();
             survives(text.join("\n").as_bytes());

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use operators::address::masked;
 use operators::config::format_size;
 use operators::lease::Limits;
 use operators::transforms::sample::Sampling;
@@ -149,7 +150,10 @@ fn source(plan: &Plan, index: usize, secrets: &Secrets) -> ExplainedSource {
         decoder_threads_per_stream: planned.decoder_threads,
         streams: streams
             .iter()
-            .map(|spec| ExplainedStream { id: secrets.redact(&spec.id), location: secrets.redact(&spec.location) })
+            .map(|spec| ExplainedStream {
+                id: secrets.redact(&spec.id),
+                location: masked(&secrets.redact(&spec.location)),
+            })
             .collect(),
         taps: taps
             .map(|(number, tap)| ExplainedTap {

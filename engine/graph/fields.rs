@@ -124,6 +124,10 @@ impl FieldChecker<'_> {
                     self.value(&format!("{name}.{}", key.name.escape_debug()), inner, value);
                 }
             }
+            (FieldType::Table(fields), Data::Table(table)) => {
+                let at = table.entries.first().map_or(value.span.clone(), |(key, _)| key.span.clone());
+                self.table(&format!("`{name}`"), &at, table, fields, &[]);
+            }
             (FieldType::Either(forms), _) => self.either(name, forms, value),
             _ => {}
         }
@@ -242,7 +246,7 @@ fn has_shape(expected: &FieldType, data: &Data) -> bool {
         FieldType::Rate => matches!(data, Data::String(_) | Data::Integer(_) | Data::Float(_)),
         FieldType::List(_) => matches!(data, Data::Array(_)),
         FieldType::OneOrList(inner) => matches!(data, Data::Array(_)) || has_shape(inner, data),
-        FieldType::Map(_) => matches!(data, Data::Table(_)),
+        FieldType::Map(_) | FieldType::Table(_) => matches!(data, Data::Table(_)),
         FieldType::Either(forms) => forms.iter().any(|form| has_shape(form, data)),
     }
 }
@@ -275,6 +279,10 @@ pub fn described(expected: &FieldType) -> String {
         FieldType::List(inner) => format!("a list ({} each)", described(inner)),
         FieldType::OneOrList(inner) => format!("{}, or a list", described(inner)),
         FieldType::Map(inner) => format!("a table ({} each)", described(inner)),
+        FieldType::Table(fields) => {
+            let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
+            format!("a table of {}", listed(&names))
+        }
         FieldType::Either(forms) => {
             let all: Vec<String> = forms.iter().map(described).collect();
             all.join(", or ")
@@ -311,6 +319,11 @@ fn example(expected: &FieldType) -> String {
         FieldType::List(inner) => format!("[{}]", example(inner)),
         FieldType::OneOrList(inner) => example(inner),
         FieldType::Map(inner) => format!("{{ name = {} }}", example(inner)),
+        FieldType::Table(fields) => {
+            let all: Vec<String> =
+                fields.iter().map(|field| format!("{} = {}", field.name, example(&field.value))).collect();
+            format!("{{ {} }}", all.join(", "))
+        }
         FieldType::Either(forms) => forms.first().map(example).unwrap_or_default(),
     }
 }

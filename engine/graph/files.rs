@@ -1,7 +1,7 @@
-//! What sinks must leave alone: the files that the graph reads, and those that it is made of. A sink truncates its file
-//! at start, so a mistaken path would destroy somebody's only copy.
+//! What sinks must leave alone: each other's files, the files that the graph reads, and those that it is made of. A sink
+//! truncates its file at start, so a mistaken path would destroy somebody's only copy.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -80,6 +80,28 @@ pub fn report_overwrites(
             for (_, what) in others.iter().filter(|(files, _)| files.contain(&path)) {
                 found.push(refuse(what));
             }
+        }
+    }
+}
+
+/// Refuses two sinks that would write one file.
+pub fn report_shared(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
+    let mut owners: HashMap<PathBuf, usize> = HashMap::new();
+    // A second hard link is another path to the same file.
+    let mut owners_of_inodes: HashMap<(u64, u64), usize> = HashMap::new();
+    for (index, built) in built.iter().enumerate() {
+        let Some(Built::Sink(sink)) = built else { continue };
+        for Resource::Path(path) in sink.resources() {
+            let linked = inode(&path).and_then(|inode| owners_of_inodes.insert(inode, index));
+            let Some(other) = owners.insert(path, index).or(linked) else { continue };
+            let (first, second) = (declared[other].path(), declared[index].path());
+            let message = format!("`{first}` and `{second}` would both write the same file");
+            let place = |node: &Declaration| if node.table.get("path").is_some() { "path" } else { "" };
+            let (at, elsewhere) =
+                (declared[index].place(place(&declared[index])), declared[other].place(place(&declared[other])));
+            let hint = "give each a path of its own, or give one sink both inputs";
+            let diagnostic = Diagnostic::new(Code::SharedResource, at, message).hint(hint);
+            found.push(diagnostic.related(elsewhere, "the other owner"));
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Graph files: from text to a plan.
 
+pub mod cases;
 pub mod check;
 pub mod demand;
 pub mod diagnostics;
+pub mod diagram;
 pub mod explain;
 pub mod fields;
 pub mod files;

@@ -80,9 +80,63 @@ const ROLES: [Role; 3] = [Role::Source, Role::Operator, Role::Sink];
 /// Tables that are not nodes.
 const OTHER_TABLES: [&str; 4] = ["params", "test", "state", "chaos"];
 
-const COMMON: [&str; 5] = ["type", "inputs", "budget", "overflow", "on_error"];
-
 const OVERFLOWS: &[&str] = &["block", "drop_oldest", "drop_gop"];
+
+const ON_ERROR: &[&str] = &["reject", "stop"];
+
+/// The names of types are not listed here: each role has its own.
+const TYPE: Field = Field {
+    name: "type",
+    value: FieldType::String,
+    presence: Presence::Required,
+    summary: "What the node is: the name of a source, an operator or a sink.",
+};
+
+const BUDGET_FIELD: Field = Field {
+    name: "budget",
+    value: FieldType::Table(&BUDGET),
+    presence: Presence::Optional,
+    summary: "What one stream may have in memory behind a source, or in front of a node with `overflow`. Left out: 8 \
+              items (4 where the source is live) and 64 MiB.",
+};
+
+const OVERFLOW_FIELD: Field = Field {
+    name: "overflow",
+    value: FieldType::Choice(OVERFLOWS),
+    presence: Presence::Optional,
+    summary: "What happens when the budget is used up: the source waits, the oldest waiting item is dropped, or video is \
+              dropped until the next keyframe. Left out: `block` for finite sources, `drop_oldest` for live ones.",
+};
+
+/// The fields that every source takes, beside those of its type.
+pub static SOURCE_FIELDS: [Field; 3] = [TYPE, BUDGET_FIELD, OVERFLOW_FIELD];
+
+/// The fields that every operator and every sink takes, beside those of its type.
+pub static CONSUMER_FIELDS: [Field; 5] = [
+    TYPE,
+    Field {
+        name: "inputs",
+        value: FieldType::List(&FieldType::String),
+        presence: Presence::Required,
+        summary: "The names of the sources and operators whose items flow into it.",
+    },
+    BUDGET_FIELD,
+    OVERFLOW_FIELD,
+    Field {
+        name: "on_error",
+        value: FieldType::Choice(ON_ERROR),
+        presence: Presence::Default("\"reject\""),
+        summary: "What an error on one item means: an error record takes the item's place, or the graph stops.",
+    },
+];
+
+/// The fields that nodes of a role take, whatever their type.
+pub fn common_fields(role: Role) -> &'static [Field] {
+    match role {
+        Role::Source => &SOURCE_FIELDS,
+        Role::Operator | Role::Sink => &CONSUMER_FIELDS,
+    }
+}
 
 static BUDGET: [Field; 2] = [
     Field {
@@ -216,7 +270,7 @@ fn declaration(
         checker.diagnostics.push(Diagnostic::new(Code::MissingInputs, node.span.clone(), message).hint(hint));
     }
     if let Some(registration) = node.registration {
-        let common = if role == Role::Source { [COMMON[0], COMMON[2], COMMON[3]].to_vec() } else { COMMON.to_vec() };
+        let common: Vec<&str> = common_fields(role).iter().map(|field| field.name).collect();
         let owner = format!("`{}`", registration.name);
         checker.table(&owner, &node.span, &mut node.table, registration.fields, &common);
         if role == Role::Source {
@@ -289,7 +343,7 @@ fn inputs(node: &mut Declaration, mut value: Value, checker: &mut FieldChecker<'
 }
 
 fn on_error(node: &mut Declaration, mut value: Value, checker: &mut FieldChecker<'_>) {
-    checker.value("on_error", &FieldType::Choice(&["reject", "stop"]), &mut value);
+    checker.value("on_error", &FieldType::Choice(ON_ERROR), &mut value);
     if matches!(&value.data, Data::String(word) if word == "stop") {
         node.on_error = OnError::Stop;
     }

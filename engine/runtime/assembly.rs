@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
+use operators::address::masked;
 use operators::error::{SourceError, StartError};
 use operators::inference::pool::{Installed, Pool, panic_text};
 use operators::item::{EndReason, Origin, StreamId};
@@ -21,6 +22,7 @@ use operators::transforms::sample::{Sampler, Sampling};
 use super::build::{Blueprint, BlueprintOperator, BlueprintSink, BlueprintTap, BlueprintWork};
 use super::counters::{GraphCounters, NodeCounters, StreamCounters};
 use super::failure::{Notice, Notices};
+use super::health::NO_PROGRESS;
 use super::mailbox::Mailbox;
 use super::node::Node;
 use super::offload::Offloaded;
@@ -58,8 +60,10 @@ impl<'e> Assembly<'e> {
             for spec in planned.source.streams() {
                 let budgets =
                     plan.taps.iter().filter(|tap| tap.source == index).map(|tap| Budget::new(tap.limits)).collect();
-                let location = plan.secrets.redact(&spec.location);
-                let counters = StreamCounters::new(spec.id, planned.name.clone(), location, budgets, now);
+                // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
+                let location = masked(&plan.secrets.redact(&spec.location));
+                let patience = planned.source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));
+                let counters = StreamCounters::new(spec.id, planned.name.clone(), location, patience, budgets, now);
                 streams.push(Arc::new(counters));
             }
         }
@@ -241,6 +245,8 @@ impl<'e> Assembly<'e> {
                     counters: stream.clone(),
                     stop: stop.clone(),
                     decoder_threads: planned.decoder_threads,
+                    fallback: false,
+                    secrets: plan.secrets.clone(),
                     taps,
                 };
                 stream.progress(self.engine.clock.now());
@@ -288,7 +294,7 @@ fn start_stream(
                 Err(panic) => EndReason::Failed(format!("the source panicked: {}", panic_text(&*panic))),
             };
             let reason = match reason {
-                EndReason::Failed(text) => EndReason::Failed(secrets.redact(&text)),
+                EndReason::Failed(text) => EndReason::Failed(masked(&secrets.redact(&text))),
                 other => other,
             };
             let now = outlet.clock.now();

@@ -95,6 +95,8 @@ pub struct StreamCounters {
     pub stream: StreamId,
     pub source: Arc<str>,
     pub location: String,
+    /// Without progress for this long, the source counts as stuck.
+    pub patience: Duration,
     pub account: Arc<Account>,
     pub decoded: AtomicU64,
     pub converted: AtomicU64,
@@ -110,6 +112,8 @@ pub struct StreamCounters {
 struct StreamStatus {
     state: StreamState,
     reason: Option<String>,
+    attempts: Option<u64>,
+    reconnects: u64,
     started: Instant,
     progress: Instant,
     ended: Option<Instant>,
@@ -121,6 +125,7 @@ impl StreamCounters {
         stream: StreamId,
         source: Arc<str>,
         location: String,
+        patience: Duration,
         budgets: Vec<Arc<Budget>>,
         now: Instant,
     ) -> StreamCounters {
@@ -128,6 +133,7 @@ impl StreamCounters {
             stream,
             source,
             location,
+            patience,
             account: Arc::default(),
             decoded: AtomicU64::new(0),
             converted: AtomicU64::new(0),
@@ -138,6 +144,8 @@ impl StreamCounters {
             status: Mutex::new(StreamStatus {
                 state: StreamState::Connecting,
                 reason: None,
+                attempts: None,
+                reconnects: 0,
                 started: now,
                 progress: now,
                 ended: None,
@@ -163,7 +171,28 @@ impl StreamCounters {
         }
         status.state = state;
         status.reason = reason;
+        status.attempts = None;
         status.progress = now;
+    }
+
+    /// The input is there: pictures come, for the first time or again.
+    pub fn connected(&self, now: Instant) {
+        let mut status = lock(&self.status);
+        match status.state {
+            StreamState::Connecting => status.started = now,
+            StreamState::Retrying | StreamState::Fallback => status.reconnects += 1,
+            _ => {}
+        }
+        status.state = StreamState::Running;
+        (status.reason, status.attempts) = (None, None);
+        status.progress = now;
+    }
+
+    /// The input is lost, which is no progress. Answers the state before.
+    pub fn lost(&self, state: StreamState, reason: String, attempts: u64) -> StreamState {
+        let mut status = lock(&self.status);
+        (status.reason, status.attempts) = (Some(reason), Some(attempts));
+        std::mem::replace(&mut status.state, state)
     }
 
     pub fn progress(&self, now: Instant) {
@@ -204,6 +233,8 @@ impl StreamCounters {
             location: self.location.clone(),
             state: status.state,
             reason: status.reason.clone(),
+            attempts: status.attempts,
+            reconnects: status.reconnects,
             counts,
             decoded: self.decoded.load(Ordering::Relaxed),
             converted: self.converted.load(Ordering::Relaxed),

@@ -7,10 +7,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use operators::error::StartError;
 use serde::Serialize;
 use timely::logging::{TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
@@ -45,13 +46,21 @@ pub struct OperatorLine {
 
 /// Collects from all workers.
 pub struct DataflowLog {
-    path: PathBuf,
+    file: File,
     lines: Mutex<Vec<OperatorLine>>,
 }
 
 impl DataflowLog {
-    pub fn new(path: PathBuf) -> DataflowLog {
-        DataflowLog { path, lines: Mutex::default() }
+    /// Makes the file at once: a path that cannot be written is known before the run, not after it.
+    ///
+    /// # Errors
+    /// Where there is such a file already, which is left alone, or none can be made.
+    pub fn create(path: &Path) -> Result<DataflowLog, StartError> {
+        let file = File::create_new(path).map_err(|error| {
+            let message = format!("cannot create the dataflow log `{}`: {error}", path.display());
+            StartError::new(message).hint("remove that file, or name another one after --dataflow-log")
+        })?;
+        Ok(DataflowLog { file, lines: Mutex::default() })
     }
 
     /// Registers with `worker`'s log. What was seen is summed up when the worker ends.
@@ -75,7 +84,7 @@ impl DataflowLog {
     /// # Errors
     /// Where the file cannot be written.
     pub fn write(&self) -> std::io::Result<()> {
-        let mut file = BufWriter::new(File::create(&self.path)?);
+        let mut file = BufWriter::new(&self.file);
         for line in lock(&self.lines).iter() {
             serde_json::to_writer(&mut file, line)?;
             file.write_all(b"\n")?;

@@ -10,7 +10,7 @@ use super::stats::{GraphState, Health, Observe, ProcessReport, Report, StreamSta
 use super::supervisor::Engine;
 
 /// A source without progress for this long is a problem that `/health` names.
-const NO_PROGRESS: Duration = Duration::from_secs(10);
+pub(super) const NO_PROGRESS: Duration = Duration::from_secs(10);
 
 impl Observe for Engine {
     fn report(&self) -> Report {
@@ -56,13 +56,14 @@ impl Observe for Engine {
             for stream in &graph.streams {
                 let (state, reason) = stream.state();
                 let idle = stream.idle(now);
+                let reason = reason.unwrap_or_default();
                 if state == StreamState::Failed {
-                    problems.push(format!(
-                        "graph `{name}`, stream `{}`: {}",
-                        stream.stream,
-                        reason.unwrap_or_default()
-                    ));
-                } else if idle > NO_PROGRESS && graph.state().0 != GraphState::Starting {
+                    problems.push(format!("graph `{name}`, stream `{}`: {reason}", stream.stream));
+                } else if state == StreamState::Retrying {
+                    problems.push(format!("graph `{name}`, stream `{}` is lost: {reason}", stream.stream));
+                } else if state == StreamState::Fallback {
+                    problems.push(format!("graph `{name}`, stream `{}` shows its fallback: {reason}", stream.stream));
+                } else if idle > stream.patience && graph.state().0 != GraphState::Starting {
                     let seconds = idle.as_secs();
                     problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));
                 }

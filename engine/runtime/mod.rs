@@ -12,6 +12,7 @@ mod inline;
 mod mailbox;
 mod node;
 mod offload;
+pub mod predict;
 pub mod preview;
 pub mod process;
 mod sink;

@@ -75,17 +75,21 @@ pub struct GraphReport {
 pub enum StreamState {
     Connecting,
     Running,
+    /// The input is lost and will be tried again.
     Retrying,
+    /// As `Retrying`, and another picture is shown meanwhile.
+    Fallback,
     Ended,
     Stopped,
     Failed,
 }
 
 impl StreamState {
-    pub const ALL: [StreamState; 6] = [
+    pub const ALL: [StreamState; 7] = [
         StreamState::Connecting,
         StreamState::Running,
         StreamState::Retrying,
+        StreamState::Fallback,
         StreamState::Ended,
         StreamState::Stopped,
         StreamState::Failed,
@@ -97,6 +101,7 @@ impl StreamState {
             StreamState::Connecting => "connecting",
             StreamState::Running => "running",
             StreamState::Retrying => "retrying",
+            StreamState::Fallback => "fallback",
             StreamState::Ended => "ended",
             StreamState::Stopped => "stopped",
             StreamState::Failed => "failed",
@@ -112,6 +117,11 @@ pub struct StreamReport {
     pub state: StreamState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Attempts in a row that showed no picture, while the input is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+    /// How often pictures came again after the input was lost.
+    pub reconnects: u64,
     #[serde(flatten)]
     pub counts: Counts,
     /// Pictures that came out of the decoder, that were converted for somebody, and that were never decoded.

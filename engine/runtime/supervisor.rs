@@ -44,9 +44,9 @@ impl Engine {
     /// Starts workers, pool and io runtime.
     ///
     /// # Errors
-    /// Where the system refuses threads.
+    /// Where the system refuses threads, or the dataflow log cannot be made.
     pub fn start(options: Options) -> Result<Engine, StartError> {
-        let log = options.dataflow_log.map(|path| Arc::new(DataflowLog::new(path)));
+        let log = options.dataflow_log.as_deref().map(DataflowLog::create).transpose()?.map(Arc::new);
         let io = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("io")
@@ -80,6 +80,11 @@ impl Engine {
             counters.set_state(GraphState::Failed, Some(error.to_string()));
         }
         started
+    }
+
+    /// The pool that all graphs share.
+    pub fn pool(&self) -> Arc<Pool> {
+        self.pool.clone()
     }
 
     /// Ends all threads and writes the dataflow log. Call it when every graph has ended.

@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use operators::address::masked;
 use operators::clock::Clock;
 use operators::error::{ItemError, SourceError};
 use operators::item::{EndReason, Event, Frame, Gap, Item, Origin, Payload, RecordBody, StreamId, StreamInfo};
 use operators::lease::{Ack, Budget, Credit, Lease, NoCredit, Verdict};
-use operators::operator::{Offered, Outlet};
+use operators::operator::{Offered, Outlet, SourceState};
 use operators::time::MediaTime;
 use operators::transforms::sample::Sampler;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::source;
 use timely::dataflow::{Scope, StreamVec};
 
-use super::counters::{NodeCounters, StreamCounters};
+use super::counters::{NodeCounters, StreamCounters, worth_logging};
 use super::mailbox::{Mailbox, Remaining};
 use super::stats::StreamState;
 use crate::graph::plan::Overflow;
+use crate::graph::substitute::Secrets;
 
 /// How a stream is told to end.
 #[derive(Default)]
@@ -71,6 +73,10 @@ pub struct TapOutlet {
     pub counters: Arc<StreamCounters>,
     pub stop: Arc<Stop>,
     pub decoder_threads: usize,
+    /// Whether what is emitted stands in the place of an input that is lost.
+    pub fallback: bool,
+    /// Texts that are covered wherever a message of the source is shown.
+    pub secrets: Arc<Secrets>,
     pub taps: Vec<StreamTap>,
 }
 
@@ -81,6 +87,11 @@ const QUEUE_FULL: &str = "queue full";
 const PATIENCE: Duration = Duration::from_millis(50);
 
 impl TapOutlet {
+    /// A source's message as everybody may see it.
+    fn covered(&self, text: &str) -> String {
+        masked(&self.secrets.redact(text))
+    }
+
     fn to_all(&self, event: &Event) {
         for tap in &self.taps {
             tap.mailbox.push(event.clone());
@@ -139,7 +150,9 @@ impl TapOutlet {
         record.id = format!("{}/{}/{}/{}", record.graph, record.node, record.stream, seq);
         record.pts = Some(pts.as_micros() as f64 / 1e6);
         let lease = Lease::new(credit, ack);
-        Item { stream: self.stream.clone(), seq, pts, time, payload: Payload::Record(Arc::new(record)), lease }
+        record.fallback = self.fallback;
+        let payload = Payload::Record(Arc::new(record));
+        Item { stream: self.stream.clone(), seq, pts, time, fallback: self.fallback, payload, lease }
     }
 
     fn emit(
@@ -170,6 +183,7 @@ impl TapOutlet {
                 seq,
                 pts,
                 time,
+                fallback: self.fallback,
                 payload: Payload::Frame(frame.clone()),
                 lease: Lease::new(credit, ack.clone()),
             },
@@ -215,12 +229,42 @@ impl Outlet for TapOutlet {
         self.decoder_threads
     }
 
+    fn state(&mut self, state: SourceState) {
+        let (stream, node) = (&self.stream, &self.origin.node);
+        self.fallback = matches!(state, SourceState::Fallback { .. });
+        let (next, reason, attempts) = match state {
+            SourceState::Running => {
+                let (before, _) = self.counters.state();
+                self.counters.connected(self.clock.now());
+                if matches!(before, StreamState::Retrying | StreamState::Fallback) {
+                    tracing::info!(%stream, %node, "stream `{stream}` of `{node}` is back");
+                }
+                return;
+            }
+            SourceState::Retrying { reason, attempts } => (StreamState::Retrying, reason, attempts),
+            SourceState::Fallback { reason, attempts } => (StreamState::Fallback, reason, attempts),
+        };
+        let reason = self.covered(&reason);
+        let before = self.counters.lost(next, reason.clone(), attempts);
+        let doing = if next == StreamState::Fallback { "shows its fallback" } else { "is lost and tried again" };
+        // A camera that is off for a week must not fill the log.
+        if before != next || worth_logging(attempts) {
+            tracing::warn!(%stream, %node, attempts, "stream `{stream}` of `{node}` {doing}: {reason}");
+        }
+    }
+
     fn open(&mut self, info: StreamInfo) {
-        self.counters.set_state(StreamState::Running, None, self.clock.now());
+        // A fallback opens too, and the input is no less lost for that.
+        if !self.fallback {
+            self.counters.connected(self.clock.now());
+        }
         self.to_all(&Event::Open { stream: self.stream.clone(), info: Arc::new(info) });
     }
 
     fn gap(&mut self, gap: Gap) {
+        // The pictures of packets that were asked about before will not come.
+        self.taps.iter_mut().filter_map(|tap| tap.sampler.as_mut()).for_each(Sampler::forget_packets);
+        let gap = Gap { reason: self.covered(&gap.reason), seq: gap.seq };
         self.to_all(&Event::Gap { stream: self.stream.clone(), gap });
     }
 
@@ -275,6 +319,7 @@ impl Outlet for TapOutlet {
 
     fn repaired(&mut self, what: &'static str, detail: &str) {
         if self.counters.repaired(what) {
+            let detail = self.covered(detail);
             tracing::warn!(stream = %self.stream, node = %self.origin.node, "repaired {what}: {detail} (further ones are only counted)");
         }
     }

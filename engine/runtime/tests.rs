@@ -175,6 +175,7 @@ struct Collecting {
     events: Arc<Mutex<Vec<Event>>>,
     batches: Arc<AtomicUsize>,
     fails: bool,
+    panics: bool,
     gate: Option<Arc<Gate>>,
 }
 
@@ -191,6 +192,7 @@ impl SinkWriter for Collecting {
         if let Some(gate) = self.gate.clone() {
             tokio::task::spawn_blocking(move || gate.pass()).await.unwrap();
         }
+        assert!(!self.panics, "as told");
         if self.fails {
             return Err(SinkError { message: "the disk is full".into(), hint: None });
         }
@@ -301,6 +303,8 @@ fn run_aside(plan: Plan, drain: Duration) -> (Sender<Request>, JoinHandle<(Outco
         let outcome = graph.supervise(&inbox, drain);
         let health = engine.health();
         assert!(health.problems.is_empty() || !health.ok);
+        // A job that came too late holds its item until its thread is done with it.
+        engine.shutdown().unwrap();
         (outcome, counters.report().total)
     });
     (requests, thread)
@@ -535,6 +539,29 @@ fn what_waits_for_a_slow_sink_outlives_the_end_of_its_sources() {
         assert!(supervised.join().unwrap().is_success());
     });
     assert_eq!(counters.report().total, Counts { read: 960, delivered: 960, ..Counts::default() });
+}
+
+/// Both workers wait for room in its queue when it dies: they must hear that there will be none.
+#[test]
+fn a_sink_that_panics_ends_the_graph_and_keeps_nobody_waiting() {
+    let gate = Arc::new(Gate::default());
+    let dying = Collecting { gate: Some(gate.clone()), panics: true, ..Collecting::default() };
+    let names: Vec<String> = (0..120).map(|index| format!("s{index}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let plan = plan(
+        source(&names, 8),
+        vec![tap(Overflow::Block, 8)],
+        Vec::new(),
+        vec![sink("dying", &dying, &[Input::Tap(0)])],
+    );
+    // Longer than any test may take: who waits for the deadline fails.
+    let (_requests, running) = run_aside(plan, Duration::from_secs(3600));
+    eventually(|| dying.batches.load(Ordering::Relaxed) == 1);
+    gate.open();
+    eventually(|| running.is_finished());
+    let (outcome, counts) = running.join().unwrap();
+    assert!(outcome.failures.iter().any(|failure| failure.contains("sink `dying`")), "{outcome:?}");
+    assert!(counts.conserved() && counts.lost > 0 && counts.delivered == 0, "{counts:?}");
 }
 
 /// Both as they start and as they open again after a panic.

@@ -11,6 +11,8 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::inference::download::CACHE_VARIABLE;
+
 /// Remembers the hashes of files.
 #[derive(Debug, Default)]
 pub struct HashCache {
@@ -35,11 +37,9 @@ impl HashCache {
         HashCache { file, known: Mutex::new(known) }
     }
 
-    /// Where the cache of this user is kept: `$XDG_CACHE_HOME` or `~/.cache`.
+    /// Where the cache of this user is kept.
     pub fn user_file() -> Option<PathBuf> {
-        let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
-        Some(cache.join("engine").join("model-hashes.json"))
+        Some(user_cache()?.join("model-hashes.json"))
     }
 
     /// Hexadecimal SHA-256 of the file at `path`.
@@ -74,7 +74,18 @@ impl HashCache {
     }
 }
 
-fn hash(path: &Path) -> io::Result<String> {
+/// The folder of this user for what only saves time: `$ENGINE_CACHE`, `engine` in `$XDG_CACHE_HOME`, or
+/// `~/.cache/engine`.
+pub fn user_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    folder(CACHE_VARIABLE).or_else(|| {
+        let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+        Some(cache.join("engine"))
+    })
+}
+
+/// Hexadecimal SHA-256 of the file at `path`, read anew.
+pub(super) fn hash(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 18];

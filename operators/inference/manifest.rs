@@ -3,7 +3,7 @@
 //! This module owns the text format alone; [`crate::inference::model`] finds files and verifies them.
 //!
 //! ```toml
-//! file = "yolox_nano.onnx"      # beside the manifest, or in any folder of the search path
+//! file = "yolox_nano.onnx"      # beside the manifest, or in any folder of the search path; or https://…
 //! sha256 = "d39bee73…"
 //! licence = "Apache-2.0"
 //!
@@ -33,11 +33,13 @@
 
 use serde::Deserialize;
 
+use crate::inference::decode::ssd;
+
 /// A manifest as it is written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Name of the ONNX file.
+    /// Name of the ONNX file, or the `https://` or `http://` address that `engine models pull` fetches it from.
     pub file: String,
     /// Hexadecimal SHA-256 of that file.
     pub sha256: String,
@@ -54,6 +56,8 @@ pub struct Manifest {
     pub labels: LabelSource,
     #[serde(default)]
     pub defaults: Defaults,
+    /// How `/predict` answers, where a model is there for one question alone.
+    pub predict: Option<Question>,
     /// What was measured with these weights, and on what; free form, for people and for the test that repeats it.
     pub evaluation: Option<toml::Table>,
 }
@@ -66,6 +70,15 @@ pub struct Defaults {
     pub threshold: Option<f32>,
     /// Boxes of one class that overlap a better one by more than this IoU are not reported.
     pub nms: Option<f32>,
+}
+
+/// The one question that a detector answers on `/predict`: is there a thing of this label?
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    pub label: String,
+    /// Yes from this score on, 0..1.
+    pub threshold: f32,
 }
 
 /// Where the names of the classes come from.
@@ -93,12 +106,60 @@ pub enum OutputSpec {
     /// Rows `[1, cells, 5 + classes]` of the YOLOX head: for each stride, row-major over its grid, the columns
     /// tx, ty, tw, th, objectness, class scores (sigmoid applied).
     Yolox { name: String, strides: Vec<u32> },
+    /// Planes `[1, 5 + classes, rows, columns]` of the FastestDet head, one cell for 16 x 16 pixels: objectness, tx, ty,
+    /// tw, th, class scores (softmax applied).
+    Fastestdet { name: String },
+    /// Rows `[1, boxes, 5 + classes]` of an exported YOLOv5: cx, cy, w, h in pixels of the input, objectness, class
+    /// scores (sigmoid applied).
+    Yolov5 { name: String },
+    /// Planes `[1, 4 + classes, boxes]` of an exported YOLOv8: cx, cy, w, h in pixels of the input, class scores
+    /// (sigmoid applied).
+    Yolov8 { name: String },
+    /// The raw heads of SSD: offsets `[1, anchors, 4]` and scores `[1, anchors, classes]`, one class more with a
+    /// background, which is the first.
+    Ssd {
+        boxes: String,
+        scores: String,
+        /// The anchors, layer after layer.
+        layers: Vec<ssd::Layer>,
+        #[serde(default)]
+        offsets: ssd::Offsets,
+        #[serde(default = "variances")]
+        variances: [f32; 4],
+        #[serde(default)]
+        activation: ssd::Activation,
+        #[serde(default = "yes")]
+        background: bool,
+    },
     /// The interface of Faster R-CNN and SSD with NMS in the graph: boxes `[n, 4]` as x1 y1 x2 y2 in pixels of the
     /// input, labels `[n]` as int64, scores `[n]`.
     BoxesLabelsScores { boxes: String, labels: String, scores: String },
 }
 
+/// Those of the SSD paper.
+const fn variances() -> [f32; 4] {
+    [0.1, 0.1, 0.2, 0.2]
+}
+
+const fn yes() -> bool {
+    true
+}
+
 impl OutputSpec {
+    /// What a manifest writes as `decode`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            OutputSpec::Softmax { .. } => "softmax",
+            OutputSpec::None { .. } => "none",
+            OutputSpec::Yolox { .. } => "yolox",
+            OutputSpec::Fastestdet { .. } => "fastestdet",
+            OutputSpec::Yolov5 { .. } => "yolov5",
+            OutputSpec::Yolov8 { .. } => "yolov8",
+            OutputSpec::Ssd { .. } => "ssd",
+            OutputSpec::BoxesLabelsScores { .. } => "boxes_labels_scores",
+        }
+    }
+
     pub const fn is_classifier(&self) -> bool {
         matches!(self, OutputSpec::Softmax { .. } | OutputSpec::None { .. })
     }
@@ -118,6 +179,7 @@ pub enum Layout {
 #[serde(rename_all = "lowercase")]
 pub enum ElementType {
     F32,
+    F16,
     U8,
 }
 
@@ -125,6 +187,7 @@ impl ElementType {
     pub const fn bytes(self) -> u64 {
         match self {
             ElementType::F32 => 4,
+            ElementType::F16 => 2,
             ElementType::U8 => 1,
         }
     }
@@ -132,6 +195,7 @@ impl ElementType {
     pub const fn name(self) -> &'static str {
         match self {
             ElementType::F32 => "f32",
+            ElementType::F16 => "f16",
             ElementType::U8 => "u8",
         }
     }
@@ -385,7 +449,7 @@ impl InputFields {
             wrong("std", "every standard deviation must be a positive number".into());
         }
         let range = self.range.unwrap_or(match dtype {
-            ElementType::F32 => ValueRange::Unit,
+            ElementType::F32 | ElementType::F16 => ValueRange::Unit,
             ElementType::U8 => ValueRange::Byte,
         });
         if dtype == ElementType::U8 {
@@ -394,7 +458,7 @@ impl InputFields {
             }
             for (field, given) in [("mean", self.mean.is_some()), ("std", self.std.is_some())] {
                 if given {
-                    wrong(field, format!("`{field}` needs `dtype = \"f32\"`"));
+                    wrong(field, format!("`{field}` needs `dtype = \"f32\"` or \"f16\""));
                 }
             }
         }

@@ -9,9 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::FieldError;
+use crate::error::{FieldError, StartError};
+use crate::inference::decode::{fastestdet, ssd};
+use crate::inference::download::{Cache, Fetch};
 use crate::inference::hashes::HashCache;
-use crate::inference::manifest::{Defaults, InputFields, InputSpec, LabelSource, Manifest, OutputSpec};
+use crate::inference::manifest::{
+    Defaults, InputFields, InputSize, InputSpec, LabelSource, Manifest, OutputSpec, Question,
+};
 use crate::item::ModelName;
 
 /// The environment variable that lists folders of models, separated as in `PATH`.
@@ -35,6 +39,8 @@ pub struct Model {
     pub output: OutputSpec,
     pub labels: Labels,
     pub defaults: Defaults,
+    /// The one question that it answers on `/predict`, where it is there for that.
+    pub predict: Option<Question>,
     pub evaluation: Option<toml::Table>,
 }
 
@@ -100,6 +106,10 @@ pub enum ModelError {
     Manifest { name: String, path: PathBuf, message: String },
     /// The manifest names a file that no folder holds.
     FileMissing { name: String, file: String, searched: Vec<PathBuf> },
+    /// The manifest names an address, and what is there was not fetched yet.
+    NotPulled { name: String, url: String },
+    /// What the manifest names could not be fetched.
+    Download { name: String, message: String, hint: String },
     /// A file is there but cannot be read.
     Unreadable { name: String, path: PathBuf, message: String },
     /// The file is another one than the manifest means.
@@ -118,6 +128,10 @@ impl fmt::Display for ModelError {
             ModelError::FileMissing { name, file, searched } => {
                 write!(formatter, "model `{name}` needs the file `{file}`, which is in none of {}", folders(searched))
             }
+            ModelError::NotPulled { name, url } => {
+                write!(formatter, "model `{name}` is not here yet; it comes from {url}")
+            }
+            ModelError::Download { message, .. } => formatter.write_str(message),
             ModelError::Unreadable { name, path, message } => {
                 write!(formatter, "model `{name}`: {} cannot be read: {message}", path.display())
             }
@@ -156,6 +170,8 @@ impl ModelError {
             ModelError::FileMissing { file, .. } => {
                 format!("put `{file}` beside the manifest, or set {SEARCH_VARIABLE} to the folder that holds it")
             }
+            ModelError::NotPulled { name, .. } => format!("run `engine models pull {name}`"),
+            ModelError::Download { hint, .. } => hint.clone(),
             ModelError::Unreadable { .. } => "make the file readable for this user".into(),
             ModelError::HashWrong { .. } => {
                 "fetch the file again, or put the new hash into the manifest if the change is meant".into()
@@ -189,13 +205,26 @@ pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// Every model that graphs may name. The default one is empty.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Catalog {
     folders: Vec<PathBuf>,
     manifests: BTreeMap<String, PathBuf>,
     hashes: HashCache,
+    /// Where files that manifests name by an address are kept.
+    cache: Cache,
+    /// Fetches what is missing; `None`: nothing is fetched.
+    fetch: Option<Box<dyn Fetch>>,
     /// Models that were asked for and are sound.
     loaded: Mutex<BTreeMap<String, Arc<Model>>>,
+}
+
+/// What `engine models` tells of a model without loading it.
+pub struct Found {
+    pub manifest: Manifest,
+    /// Where the manifest is.
+    pub manifest_path: PathBuf,
+    /// The ONNX file, or why there is none.
+    pub file: Result<PathBuf, ModelError>,
 }
 
 impl Catalog {
@@ -225,7 +254,22 @@ impl Catalog {
                 }
             }
         }
-        Catalog { folders: unique, manifests, hashes, loaded: Mutex::default() }
+        let (cache, loaded) = (Cache::of_user(), Mutex::default());
+        Catalog { folders: unique, manifests, hashes, cache, fetch: None, loaded }
+    }
+
+    /// With another place for fetched files.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Cache) -> Catalog {
+        self.cache = cache;
+        self
+    }
+
+    /// Fetches with `fetch` what a manifest names by an address and is not here yet, when its model is asked for.
+    #[must_use]
+    pub fn fetching(mut self, fetch: Box<dyn Fetch>) -> Catalog {
+        self.fetch = Some(fetch);
+        self
     }
 
     /// Where models are looked for: the folders of `ENGINE_MODELS`, `models` of the working directory, and those of
@@ -288,6 +332,53 @@ impl Catalog {
         })
     }
 
+    /// What is known of `name` without reading its ONNX file.
+    pub fn look_up(&self, name: &str) -> Result<Found, ModelError> {
+        let manifest = self.manifest(name)?;
+        let manifest_path = self.manifests[name].clone();
+        let file = self.onnx_file(name, &manifest_path, &manifest);
+        Ok(Found { manifest, manifest_path, file })
+    }
+
+    /// Hexadecimal SHA-256 of a file, remembered.
+    pub fn sha256(&self, path: &Path) -> std::io::Result<String> {
+        self.hashes.sha256(path)
+    }
+
+    /// The ONNX file of `name` where it came from an address: fetched where it is not here.
+    pub fn pull(&self, name: &str, fetch: &dyn Fetch) -> Result<PathBuf, ModelError> {
+        let manifest = self.manifest(name)?;
+        match self.onnx_file(name, &self.manifests[name], &manifest) {
+            Err(ModelError::NotPulled { .. }) => self.fetched(name, &manifest, fetch),
+            found => found,
+        }
+    }
+
+    fn fetched(&self, name: &str, manifest: &Manifest, fetch: &dyn Fetch) -> Result<PathBuf, ModelError> {
+        fetch.fetch(name, &manifest.file, &manifest.sha256.to_ascii_lowercase(), &self.cache).map_err(
+            |StartError { message, hint }| ModelError::Download {
+                name: name.to_owned(),
+                message,
+                hint: hint.unwrap_or_default(),
+            },
+        )
+    }
+
+    /// The ONNX file of a manifest: where the search path has it, else in the cache where it is named by an address.
+    fn onnx_file(&self, name: &str, path: &Path, manifest: &Manifest) -> Result<PathBuf, ModelError> {
+        let Some(url) = address(&manifest.file) else { return self.find(name, path, &manifest.file) };
+        // What the user put beside the manifest under the address's own name wins.
+        let own = url.path.rsplit('/').next().filter(|file| !file.is_empty());
+        if let Some(found) = own.and_then(|file| self.find(name, path, file).ok()) {
+            return Ok(found);
+        }
+        let cached = self.cache.path(&manifest.sha256.to_ascii_lowercase());
+        match cached.filter(|cached| cached.is_file()) {
+            Some(cached) => Ok(cached),
+            None => Err(ModelError::NotPulled { name: name.to_owned(), url: url.shown }),
+        }
+    }
+
     fn load(&self, name: &str) -> Result<Model, ModelError> {
         let manifest = self.manifest(name)?;
         let manifest_path = &self.manifests[name];
@@ -302,7 +393,15 @@ impl Catalog {
         check_output(&manifest, &input).map_err(wrong)?;
         let labels = self.labels(name, manifest_path, &manifest.labels)?;
 
-        let path = self.find(name, manifest_path, &manifest.file)?;
+        if let Some(Question { label, .. }) = &manifest.predict
+            && (manifest.output.is_classifier() || labels.position(label).is_none())
+        {
+            return Err(wrong(format!("[predict]: only a detector that knows `{label}` can be asked for it")));
+        }
+        let path = match (self.onnx_file(name, manifest_path, &manifest), &self.fetch) {
+            (Err(ModelError::NotPulled { .. }), Some(fetch)) => self.fetched(name, &manifest, &**fetch)?,
+            (found, _) => found?,
+        };
         let bytes = fs::metadata(&path).map_err(|error| unreadable(name, &path, &error))?.len();
         let actual = self.hashes.sha256(&path).map_err(|error| unreadable(name, &path, &error))?;
         let expected = manifest.sha256.to_ascii_lowercase();
@@ -321,6 +420,7 @@ impl Catalog {
             output: manifest.output,
             labels,
             defaults: manifest.defaults,
+            predict: manifest.predict,
             evaluation: manifest.evaluation,
         })
     }
@@ -382,34 +482,94 @@ impl Catalog {
     }
 }
 
+/// An address that a manifest names.
+struct Address<'a> {
+    /// Without query and fragment.
+    path: &'a str,
+    /// Without a name and password in front of the host.
+    shown: String,
+}
+
+/// `file` as an address; `None` where it is the name of a file.
+fn address(file: &str) -> Option<Address<'_>> {
+    let (scheme, rest) = file.split_once("://")?;
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    let path = path.split_once('/').map_or("", |(_, path)| path);
+    Some(Address { path, shown: format!("{scheme}://{}", without_credentials(rest)) })
+}
+
+/// What follows `://`, without a name and password in front of the host.
+pub(super) fn without_credentials(rest: &str) -> &str {
+    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    rest[..host].rfind('@').map_or(rest, |at| &rest[at + 1..])
+}
+
 fn unreadable(name: &str, path: &Path, error: &std::io::Error) -> ModelError {
     ModelError::Unreadable { name: name.to_owned(), path: path.to_owned(), message: error.to_string() }
 }
 
 /// Whether outputs and defaults make sense together with the input.
 fn check_output(manifest: &Manifest, input: &InputSpec) -> Result<(), String> {
-    use crate::inference::manifest::InputSize;
-
     let Defaults { threshold, nms } = manifest.defaults;
     for (field, value) in [("threshold", threshold), ("nms", nms)] {
         if value.is_some_and(|value| !(0.0..=1.0).contains(&value)) {
             return Err(format!("[defaults]: `{field}` must be 0 to 1"));
         }
     }
-    if let OutputSpec::Yolox { strides, .. } = &manifest.output {
-        let InputSize::Fixed { width, height } = input.size else {
-            return Err("[output]: `yolox` needs an input with `width` and `height`".into());
-        };
-        if strides.is_empty() {
-            return Err("[output]: `strides` is empty".into());
+    if let Some(Question { threshold, .. }) = manifest.predict
+        && !(0.0..=1.0).contains(&threshold)
+    {
+        return Err("[predict]: `threshold` must be 0 to 1".into());
+    }
+    let fixed = |decode: &str| match input.size {
+        InputSize::Fixed { width, height } => Ok((width, height)),
+        InputSize::Source { .. } => Err(format!("[output]: `{decode}` needs an input with `width` and `height`")),
+    };
+    match &manifest.output {
+        OutputSpec::Yolox { strides, .. } => check_strides(fixed("yolox")?, strides),
+        OutputSpec::Fastestdet { .. } => check_strides(fixed("fastestdet")?, &[fastestdet::STRIDE]),
+        OutputSpec::Ssd { layers, variances, .. } => {
+            fixed("ssd")?;
+            check_anchors(layers, variances)
         }
-        if let Some(stride) =
-            strides.iter().find(|stride| **stride == 0 || width % **stride != 0 || height % **stride != 0)
-        {
-            return Err(format!(
-                "[output]: the input of {width}x{height} pixels is no multiple of the stride {stride}"
-            ));
+        // Their boxes come in pixels of whatever input they got.
+        OutputSpec::Yolov5 { .. }
+        | OutputSpec::Yolov8 { .. }
+        | OutputSpec::BoxesLabelsScores { .. }
+        | OutputSpec::Softmax { .. }
+        | OutputSpec::None { .. } => Ok(()),
+    }
+}
+
+fn check_strides((width, height): (u32, u32), strides: &[u32]) -> Result<(), String> {
+    if strides.is_empty() {
+        return Err("[output]: `strides` is empty".into());
+    }
+    match strides.iter().find(|stride| **stride == 0 || width % **stride != 0 || height % **stride != 0) {
+        Some(stride) => {
+            Err(format!("[output]: the input of {width}x{height} pixels is no multiple of the stride {stride}"))
         }
+        None => Ok(()),
+    }
+}
+
+fn check_anchors(layers: &[ssd::Layer], variances: &[f32; 4]) -> Result<(), String> {
+    /// More than any detector has; a larger number is a slip of the pen.
+    const MOST_ANCHORS: u64 = 1 << 20;
+    let positive = |value: &f32| value.is_normal() && *value > 0.0;
+    if layers.is_empty() || layers.iter().any(|layer| layer.sizes.is_empty() || layer.grid.contains(&0)) {
+        return Err("[output]: every one of `layers` needs a `grid` and `sizes`, and there must be one at least".into());
+    }
+    if !layers.iter().flat_map(|layer| &layer.sizes).flatten().all(positive) {
+        return Err("[output]: every one of `sizes` must be positive, in pixels of the input".into());
+    }
+    if !variances.iter().all(positive) {
+        return Err("[output]: all four `variances` must be positive".into());
+    }
+    let cells = |layer: &ssd::Layer| u64::from(layer.grid[0]) * u64::from(layer.grid[1]);
+    let anchors = layers.iter().map(|layer| cells(layer).saturating_mul(layer.sizes.len() as u64));
+    if anchors.fold(0, u64::saturating_add) > MOST_ANCHORS {
+        return Err(format!("[output]: `layers` have more than {MOST_ANCHORS} anchors"));
     }
     Ok(())
 }
@@ -497,12 +657,53 @@ mod tests {
             (("count = 2", "ids = [3, 3]"), "twice"),
             (("count = 2", "[defaults]\nnms = 2.0"), "0 to 1"),
             (("licence = \"MIT\"\n", ""), "licence"),
+            (("width = 64\nheight = 32\n", ""), "needs an input with `width` and `height`"),
+            (("count = 2", "[predict]\nlabel = \"c\"\nthreshold = 0.5"), "only a detector that knows `c`"),
+            (("count = 2", "[predict]\nlabel = \"a\"\nthreshold = 5"), "0 to 1"),
         ] {
             let (_folder, found) = catalog(&manifest(&[changes]), "a\nb\n");
             let error = found.get("small").unwrap_err();
             assert!(matches!(error, ModelError::Manifest { .. }), "{error}");
             assert!(error.to_string().contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn heads_that_cannot_be_read_are_refused() {
+        let yolox = "decode = \"yolox\"\nname = \"y\"\nstrides = [8, 16]";
+        let ssd = |layers: &str| format!("decode = \"ssd\"\nboxes = \"b\"\nscores = \"s\"\nlayers = {layers}");
+        let with = |output: &str| {
+            let (_folder, found) = catalog(&manifest(&[(yolox, output)]), "a\nb\n");
+            found.get("small").map(|model| model.output.clone()).map_err(|error| error.to_string())
+        };
+        assert!(with("decode = \"fastestdet\"\nname = \"y\"").is_ok());
+        assert!(with("decode = \"yolov5\"\nname = \"y\"").is_ok());
+        assert!(with("decode = \"yolov8\"\nname = \"y\"").is_ok());
+        let sound = with(&ssd("[{ grid = [8, 4], sizes = [[10, 20], [7.5, 8]] }]")).unwrap();
+        let OutputSpec::Ssd { layers, variances, background, .. } = sound else { panic!("{sound:?}") };
+        assert_eq!((ssd::anchors(&layers), variances, background), (64, [0.1, 0.1, 0.2, 0.2], true));
+        for (output, says) in [
+            (ssd("[]"), "needs a `grid` and `sizes`"),
+            (ssd("[{ grid = [0, 4], sizes = [[1, 1]] }]"), "needs a `grid` and `sizes`"),
+            (ssd("[{ grid = [1, 1], sizes = [] }]"), "needs a `grid` and `sizes`"),
+            (ssd("[{ grid = [1, 1], sizes = [[0, 1]] }]"), "must be positive"),
+            (ssd("[{ grid = [99999, 99999], sizes = [[1, 1]] }]"), "more than"),
+            (ssd("[{ grid = [1, 1], sizes = [[1, 1]] }]\nvariances = [0, 1, 1, 1]"), "`variances`"),
+            (ssd("[{ grid = [1, 1], sizes = [[1, 1]], size = 3 }]"), "size"),
+            ("decode = \"yolov9000\"\nname = \"y\"".to_owned(), "yolov9000"),
+        ] {
+            let error = with(&output).unwrap_err();
+            assert!(error.contains(says), "{output}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        let shown = |file: &str| address(file).map(|address| (address.shown, address.path.to_owned()));
+        assert_eq!(shown("m.onnx"), None);
+        let expected = ("https://host:1/a/m.onnx?x=@".to_owned(), "a/m.onnx".to_owned());
+        assert_eq!(shown("https://me:secret@host:1/a/m.onnx?x=@"), Some(expected));
+        assert_eq!(shown("http://host"), Some(("http://host".to_owned(), String::new())));
     }
 
     #[test]

@@ -3,24 +3,27 @@
 //! A session runs one picture on the thread that calls it (intra-op 1, inter-op 1): the pool's threads are the
 //! parallelism. When it is made, its inputs and outputs are compared with the manifest and it is warmed up.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use half::slice::HalfFloatSliceExt;
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionOutputs};
 use ort::value::{Outlet, TensorElementType, TensorRef};
 
 use crate::error::{ItemError, StartError};
-use crate::inference::decode::yolox;
+use crate::inference::decode::{fastestdet, ssd, yolo, yolox};
+use crate::inference::device::Device;
 use crate::inference::manifest::{ElementType, InputSize, OutputSpec};
 use crate::inference::model::Model;
 use crate::inference::runtime;
 
-/// Name and hash of a model.
-type Key = (Arc<str>, Arc<str>);
+/// Name and hash of a model, and where it runs.
+type Key = (Arc<str>, Arc<str>, Device);
 
 /// The sessions of one pool thread, shared between the nodes that run the same model. A session goes when the last
 /// node that uses it goes.
@@ -30,13 +33,18 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// The session of `model` on this thread: made, checked and warmed up by the first caller.
+    /// The session of `model` on this thread and the processor: made, checked and warmed up by the first caller.
     pub fn get(&mut self, model: &Arc<Model>) -> Result<Rc<RefCell<ModelSession>>, StartError> {
-        let key = (model.name.name.clone(), model.name.sha256.clone());
+        self.get_on(model, Device::Cpu)
+    }
+
+    /// As [`Sessions::get`], on `device`.
+    pub fn get_on(&mut self, model: &Arc<Model>, device: Device) -> Result<Rc<RefCell<ModelSession>>, StartError> {
+        let key = (model.name.name.clone(), model.name.sha256.clone(), device);
         if let Some(session) = self.open.get(&key).and_then(Weak::upgrade) {
             return Ok(session);
         }
-        let session = Rc::new(RefCell::new(ModelSession::open(model.clone())?));
+        let session = Rc::new(RefCell::new(ModelSession::open_on(model.clone(), device, 1)?));
         self.open.retain(|_, session| session.strong_count() > 0);
         self.open.insert(key, Rc::downgrade(&session));
         Ok(session)
@@ -47,6 +55,7 @@ impl Sessions {
 #[derive(Clone, Copy, Debug)]
 pub enum InputValues<'a> {
     F32(&'a [f32]),
+    F16(&'a [half::f16]),
     U8(&'a [u8]),
 }
 
@@ -57,15 +66,23 @@ pub struct ModelSession {
 }
 
 impl ModelSession {
-    /// Loads `model`, checks it against its manifest and runs it once on an empty picture.
+    /// Loads `model`, checks it against its manifest and runs it once on an empty picture; on the processor, with one
+    /// thread.
     pub fn open(model: Arc<Model>) -> Result<ModelSession, StartError> {
+        ModelSession::open_on(model, Device::Cpu, 1)
+    }
+
+    /// As [`ModelSession::open`], on `device`, with `threads` threads of ONNX Runtime's own.
+    pub fn open_on(model: Arc<Model>, device: Device, threads: usize) -> Result<ModelSession, StartError> {
+        device.check()?;
         let environment = runtime::environment()?;
         let build = || -> ort::Result<Session> {
             Session::builder(environment)?
                 .with_log_level(LogLevel::Warning)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
-                .with_intra_threads(1)?
+                .with_intra_threads(threads)?
                 .with_inter_threads(1)?
+                .with_execution_providers(device.providers())?
                 .commit_from_file(&model.path)
         };
         let session = build().map_err(|error| {
@@ -85,7 +102,7 @@ impl ModelSession {
             )));
         }
         let mut session = ModelSession { model, session };
-        session.warm_up().map_err(|error| {
+        session.run_empty().map_err(|error| {
             StartError::new(format!("model `{}` fails on an empty picture: {error}", session.model.name.name))
                 .hint("the file is damaged, or its manifest does not describe its input")
         })?;
@@ -96,7 +113,8 @@ impl ModelSession {
         &self.model
     }
 
-    fn warm_up(&mut self) -> Result<(), ItemError> {
+    /// Runs the model on an empty picture; one of at most 640 x 360 pixels where it takes any size.
+    pub fn run_empty(&mut self) -> Result<(), ItemError> {
         let (width, height) = match self.model.input.size {
             InputSize::Fixed { width, height } => (width, height),
             InputSize::Source { width, height } => (width.min(640), height.min(360)),
@@ -105,6 +123,7 @@ impl ModelSession {
         let count = shape.iter().product();
         match self.model.input.dtype {
             ElementType::F32 => self.run(shape, InputValues::F32(&vec![0.0; count]), |_| Ok(())),
+            ElementType::F16 => self.run(shape, InputValues::F16(&vec![half::f16::ZERO; count]), |_| Ok(())),
             ElementType::U8 => self.run(shape, InputValues::U8(&vec![0; count]), |_| Ok(())),
         }
     }
@@ -125,6 +144,10 @@ impl ModelSession {
                 let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
                 self.session.run(ort::inputs![input])
             }
+            InputValues::F16(values) => {
+                let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
+                self.session.run(ort::inputs![input])
+            }
             InputValues::U8(values) => {
                 let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
                 self.session.run(ort::inputs![input])
@@ -141,9 +164,13 @@ pub struct Outputs<'a> {
 }
 
 impl Outputs<'_> {
-    /// The values of the output `name`.
-    pub fn f32(&self, name: &str) -> Result<&[f32], ItemError> {
-        self.values(name)
+    /// The values of the output `name`; those of half precision are widened.
+    pub fn f32(&self, name: &str) -> Result<Cow<'_, [f32]>, ItemError> {
+        let element = self.outputs.get(name).and_then(|value| value.dtype().tensor_type());
+        if element == Some(TensorElementType::Float16) {
+            return Ok(Cow::Owned(self.values::<half::f16>(name)?.to_f32_vec()));
+        }
+        self.values(name).map(Cow::Borrowed)
     }
 
     /// The values of the output `name`.
@@ -180,7 +207,10 @@ impl Expected<'_> {
         else {
             return Some(format!("{what} `{name}` is no tensor"));
         };
-        if real_element != *element {
+        // An output of half precision is widened when it is read.
+        let widened =
+            *what == "output" && (real_element, *element) == (TensorElementType::Float16, TensorElementType::Float32);
+        if real_element != *element && !widened {
             return Some(format!("{what} `{name}` has elements of {real_element}, not {element}"));
         }
         // A negative length of the model is one that it leaves open.
@@ -206,6 +236,7 @@ fn differences(model: &Model, inputs: &[Outlet], outputs: &[Outlet]) -> Vec<Stri
     }
     let element = match model.input.dtype {
         ElementType::F32 => TensorElementType::Float32,
+        ElementType::F16 => TensorElementType::Float16,
         ElementType::U8 => TensorElementType::Uint8,
     };
     let side = match model.input.size {
@@ -222,21 +253,38 @@ fn differences(model: &Model, inputs: &[Outlet], outputs: &[Outlet]) -> Vec<Stri
 fn expected_outputs(model: &Model) -> Vec<Expected<'_>> {
     let classes = model.labels.len();
     let output = |name, element, shape| Expected { what: "output", name, element, shape };
+    let floats = |name, shape| output(name, TensorElementType::Float32, shape);
+    let one = Some(1);
     match &model.output {
-        OutputSpec::Softmax { name } | OutputSpec::None { name } => {
-            vec![output(name, TensorElementType::Float32, vec![Some(1), Some(classes)])]
-        }
+        OutputSpec::Softmax { name } | OutputSpec::None { name } => vec![floats(name, vec![one, Some(classes)])],
         OutputSpec::Yolox { name, strides } => {
             let rows = match model.input.size {
                 InputSize::Fixed { width, height } => Some(yolox::rows(width, height, strides)),
                 InputSize::Source { .. } => None,
             };
-            vec![output(name, TensorElementType::Float32, vec![Some(1), rows, Some(classes + yolox::BOX_COLUMNS)])]
+            vec![floats(name, vec![one, rows, Some(classes + yolox::BOX_COLUMNS)])]
+        }
+        OutputSpec::Fastestdet { name } => {
+            let side = |pixels: u32| Some((pixels / fastestdet::STRIDE) as usize);
+            let [columns, rows] = match model.input.size {
+                InputSize::Fixed { width, height } => [side(width), side(height)],
+                InputSize::Source { .. } => [None; 2],
+            };
+            vec![floats(name, vec![one, Some(classes + fastestdet::BOX_PLANES), rows, columns])]
+        }
+        OutputSpec::Yolov5 { name } => vec![floats(name, vec![one, None, Some(classes + yolo::V5_COLUMNS)])],
+        OutputSpec::Yolov8 { name } => vec![floats(name, vec![one, Some(classes + yolo::V8_PLANES), None])],
+        OutputSpec::Ssd { boxes, scores, layers, background, .. } => {
+            let anchors = Some(ssd::anchors(layers));
+            vec![
+                floats(boxes, vec![one, anchors, Some(4)]),
+                floats(scores, vec![one, anchors, Some(classes + usize::from(*background))]),
+            ]
         }
         OutputSpec::BoxesLabelsScores { boxes, labels, scores } => vec![
-            output(boxes, TensorElementType::Float32, vec![None, Some(4)]),
+            floats(boxes, vec![None, Some(4)]),
             output(labels, TensorElementType::Int64, vec![None]),
-            output(scores, TensorElementType::Float32, vec![None]),
+            floats(scores, vec![None]),
         ],
     }
 }

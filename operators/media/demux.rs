@@ -1,4 +1,4 @@
-//! Reads packets of one video track out of a file, with the other tracks left unread.
+//! Reads packets of one video track out of a file or a live input, with the other tracks left unread.
 //!
 //! Every call that may block polls the caller's `stop`, on the calling thread. libav's error codes do not tell an
 //! abort from other failures, so the abort is remembered here.
@@ -10,6 +10,7 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 
 use super::initialise;
+use super::orientation::Orientation;
 use crate::item::{Track, TrackFormat};
 use crate::time::{MediaTime, TimeBase};
 
@@ -21,7 +22,7 @@ const MOST_UNREADABLE_IN_A_ROW: u32 = 1000;
 const SHORT_SECONDS: f64 = 1.0;
 const SHORT_SHARE: f64 = 0.05;
 
-/// Why a file cannot be read.
+/// Why a file or a live input cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DemuxError {
     /// `stop` said so.
@@ -32,6 +33,20 @@ pub enum DemuxError {
     Failed(String),
     #[error("its path is not valid UTF-8")]
     Path,
+    /// The server's 401.
+    #[error("the server refuses the credentials, or wants some (401)")]
+    Unauthorized,
+    /// The server's 403.
+    #[error("the server forbids it (403)")]
+    Forbidden,
+    /// The server's 404.
+    #[error("the server has nothing under this path (404)")]
+    NotFound,
+    #[error("connection refused")]
+    Refused,
+    /// Nothing on the way knows the host.
+    #[error("the host cannot be reached: {0}")]
+    Unreachable(String),
     /// Describes what there is instead.
     #[error("it has no video track; its tracks are: {0}")]
     NoVideo(String),
@@ -39,6 +54,23 @@ pub enum DemuxError {
     NoTrack { index: usize, tracks: String },
     #[error("it has no tracks at all")]
     Empty,
+}
+
+impl From<ffmpeg::Error> for DemuxError {
+    fn from(error: ffmpeg::Error) -> DemuxError {
+        match error {
+            ffmpeg::Error::HttpUnauthorized => DemuxError::Unauthorized,
+            ffmpeg::Error::HttpForbidden => DemuxError::Forbidden,
+            ffmpeg::Error::HttpNotFound => DemuxError::NotFound,
+            ffmpeg::Error::Other { errno } if errno == ffmpeg::error::ECONNREFUSED => DemuxError::Refused,
+            ffmpeg::Error::Other { errno }
+                if [ffmpeg::error::EHOSTUNREACH, ffmpeg::error::ENETUNREACH].contains(&errno) =>
+            {
+                DemuxError::Unreachable(error.to_string())
+            }
+            _ => DemuxError::Failed(error.to_string()),
+        }
+    }
 }
 
 /// Which tracks of a file are read.
@@ -58,7 +90,8 @@ pub enum Read {
     End,
 }
 
-/// An encoded picture, or a part of one.
+/// An encoded picture, or a part of one. A clone shares its bytes.
+#[derive(Clone)]
 pub struct Packet {
     pub(super) packet: ffmpeg::Packet,
 }
@@ -67,6 +100,11 @@ impl Packet {
     /// Native ticks.
     pub fn pts(&self) -> Option<i64> {
         self.packet.pts()
+    }
+
+    /// Bytes of the encoded picture.
+    pub fn bytes(&self) -> u64 {
+        self.packet.size() as u64
     }
 
     /// When it is decoded, in native ticks.
@@ -114,14 +152,41 @@ impl Demuxer {
         initialise();
         let text = path.to_str().filter(|text| !text.contains('\0')).ok_or(DemuxError::Path)?;
         // The prefix keeps a name such as `http:x` or `concat:a` from being taken for another protocol.
-        let location = format!("file:{text}");
+        Demuxer::connect(&format!("file:{text}"), &[], tracks, stop)
+    }
+
+    /// Opens what lies under a URL of libav, with libav's options, and chooses its tracks. While it works, `stop` is
+    /// polled: not while a host's name is looked up, which the system bounds.
+    pub fn open_url(
+        url: &str,
+        options: &[(&str, String)],
+        tracks: &Tracks,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Demuxer, DemuxError> {
+        initialise();
+        if url.contains('\0') {
+            return Err(DemuxError::Path);
+        }
+        Demuxer::connect(url, options, tracks, stop)
+    }
+
+    fn connect(
+        location: &str,
+        options: &[(&str, String)],
+        tracks: &Tracks,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Demuxer, DemuxError> {
+        let mut dictionary = ffmpeg::Dictionary::new();
+        for (name, value) in options.iter().filter(|(name, value)| !name.contains('\0') && !value.contains('\0')) {
+            dictionary.set(name, value);
+        }
         let opened = interrupt::while_polling(stop, || {
-            ffmpeg::format::input_with_interrupt_and_dictionary(&location, interrupt::poll, ffmpeg::Dictionary::new())
+            ffmpeg::format::input_with_interrupt_and_dictionary(location, interrupt::poll, dictionary)
         });
         let mut input = match opened {
             (_, true) => return Err(DemuxError::Stopped),
             (Ok(input), false) => input,
-            (Err(error), false) => return Err(DemuxError::Failed(error.to_string())),
+            (Err(error), false) => return Err(error.into()),
         };
         let chosen = choose(&input, tracks)?;
         let described = chosen.iter().filter_map(|index| describe(&input, *index)).collect();
@@ -140,6 +205,16 @@ impl Demuxer {
     /// The tracks that were chosen, the decoded one first.
     pub fn tracks(&self) -> &[Track] {
         &self.tracks
+    }
+
+    /// Every video and audio track that there is, chosen or not, by index.
+    pub fn every_track(&self) -> Vec<Track> {
+        (0..self.input.nb_streams() as usize).filter_map(|index| describe(&self.input, index)).collect()
+    }
+
+    /// libav's name of the container or protocol, such as `mov,mp4,m4a,3gp,3g2,mj2` or `rtsp`.
+    pub fn container(&self) -> String {
+        self.input.format().name().to_owned()
     }
 
     /// Ticks of the video track.
@@ -168,6 +243,18 @@ impl Demuxer {
         self.stream().parameters()
     }
 
+    /// How the video track's pictures have to be turned to stand upright.
+    pub fn orientation(&self) -> Orientation {
+        let stream = self.stream();
+        let data = stream.side_data().find(|data| data.kind() == ffmpeg::packet::side_data::Type::DisplayMatrix);
+        let matrix = data.and_then(|data| {
+            let (numbers, rest) = data.data().as_chunks::<4>();
+            let numbers: [[u8; 4]; 9] = numbers.try_into().ok().filter(|_| rest.is_empty())?;
+            Some(numbers.map(i32::from_ne_bytes))
+        });
+        matrix.map_or(Orientation::UPRIGHT, Orientation::of_display_matrix)
+    }
+
     /// Reads the video track's next packet. While it works, `stop` is polled.
     pub fn read(&mut self, stop: &dyn Fn() -> bool) -> Result<Read, DemuxError> {
         loop {
@@ -188,9 +275,15 @@ impl Demuxer {
                     self.unreadable += 1;
                     return Ok(Read::Unreadable(ffmpeg::Error::InvalidData.to_string()));
                 }
-                Err(error) => return Err(DemuxError::Failed(error.to_string())),
+                Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Closes it, which for a live input may say goodbye to a server that does not listen any more. While it works,
+    /// `stop` is polled.
+    pub fn close(self, stop: &dyn Fn() -> bool) {
+        interrupt::while_polling(stop, || drop(self));
     }
 
     /// At the end of a file with an index: how many packets could be read, and how many the index lists, where that is

@@ -2,15 +2,18 @@
 //!
 //! A demuxer ([`demux`]) reads packets of a chosen track, a decoder ([`decode`]) turns them into pictures, a ledger
 //! ([`ledger`]) numbers the pictures and those that were left out, and a picture becomes a [`crate::item::Frame`]
-//! without being copied ([`picture`]) or, where its format is none of ours, converted ([`scale`]).
+//! without being copied ([`picture`]) or, where its format is none of ours, converted ([`scale`]). What was stored turned
+//! is turned upright ([`orientation`]). Still pictures have a decoder of their own, without libav ([`still`]).
 
 #![allow(unsafe_code, reason = "libav is a C library; each block says why it is sound")]
 
 pub mod decode;
 pub mod demux;
 pub mod ledger;
+pub mod orientation;
 pub mod picture;
 pub mod scale;
+pub mod still;
 
 use std::sync::Once;
 

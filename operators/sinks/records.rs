@@ -84,6 +84,7 @@ pub(crate) mod tests {
             seq,
             pts: MediaTime::from_micros(i64::try_from(seq).unwrap() * 40_000),
             time: clock.wall(),
+            fallback: false,
             payload: Payload::Record(Arc::new(record)),
             lease,
         })

@@ -1,6 +1,11 @@
 //! Sources: what makes items.
 
 pub mod file;
+mod live;
 mod playback;
+pub mod probe;
+pub mod rtsp;
 pub mod scene;
 pub mod synthetic;
+mod track;
+pub mod url;

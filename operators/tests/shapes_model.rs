@@ -103,6 +103,7 @@ fn detect(runner: &mut dyn Runner, frame: Frame) -> Vec<Detection> {
         seq: 0,
         pts: MediaTime::ZERO,
         time: SimulatedClock::default().wall(),
+        fallback: false,
         payload: Payload::Frame(Arc::new(frame)),
         lease: Lease::new(credit, Ack::new(&account, SimulatedClock::default().now())),
     };

@@ -1,23 +1,21 @@
 //! `classify`: names what a picture shows, with one record for each picture.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 
-use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
-use crate::error::{FieldError, ItemError, StartError};
+use crate::error::{FieldError, ItemError};
 use crate::inference::decode::softmax;
-use crate::inference::manifest::{InputSpec, OutputSpec};
+use crate::inference::manifest::OutputSpec;
 use crate::inference::model::Model;
-use crate::inference::session::Sessions;
-use crate::item::{Item, Kind, Origin, Payload, Prediction, RecordBody};
-use crate::operator::{BuildContext, Built, Execution, PoolOperator, Produces, Registration, Role, Runner};
-use crate::transforms::model_runner::ModelRunner;
+use crate::inference::session::Outputs;
+use crate::item::{Kind, Placement, Prediction, RecordBody};
+use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role};
+use crate::transforms::model_runner::{DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field};
 
 #[derive(Deserialize)]
 struct Config {
-    model: String,
+    #[serde(flatten)]
+    model: ModelConfig,
     #[serde(default = "five")]
     top_k: usize,
     softmax: Option<bool>,
@@ -27,86 +25,53 @@ const fn five() -> usize {
     5
 }
 
+/// Scores become the best predictions.
 #[derive(Clone)]
-struct Classify {
-    origin: Origin,
-    clock: Arc<dyn Clock>,
-    model: Arc<Model>,
-    /// Name of the output that holds the scores.
+struct Scores {
+    /// Name of the output that holds them.
     output: String,
     softmax: bool,
     top_k: usize,
 }
 
-impl PoolOperator for Classify {
-    fn runner(&self, sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
-        let runner = ModelRunner::new(&self.model, sessions, &self.clock)?;
-        Ok(Box::new(ClassifyRunner { classify: self.clone(), runner }))
-    }
-
-    fn memory(&self) -> u64 {
-        ModelRunner::memory(&self.model)
-    }
-
-    fn takes(&self) -> Option<&InputSpec> {
-        Some(&self.model.input)
-    }
-
-    fn model(&self) -> Option<Arc<str>> {
-        Some(self.model.name.name.clone())
-    }
-}
-
-struct ClassifyRunner {
-    classify: Classify,
-    runner: ModelRunner,
-}
-
-impl Runner for ClassifyRunner {
-    fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
-        let Classify { origin, model, output, softmax, top_k, .. } = &self.classify;
+impl Reading for Scores {
+    fn read(&self, model: &Model, outputs: &Outputs<'_>, _placement: &Placement) -> Result<RecordBody, ItemError> {
         let labels = model.labels.names();
-        let (predictions, timing) = self.runner.run(item, |outputs, _| {
-            let values = outputs.f32(output)?;
-            if values.len() != labels.len() {
-                return Err(ItemError::Failed(format!(
-                    "model `{}` gave {} scores for its {} classes",
-                    model.name.name,
-                    values.len(),
-                    labels.len()
-                )));
-            }
-            let best =
-                if *softmax { softmax::top(&softmax::softmax(values), *top_k) } else { softmax::top(values, *top_k) };
-            let prediction = |(index, score): (usize, f32)| Prediction { label: labels[index].clone(), index, score };
-            Ok(best.into_iter().map(prediction).collect())
-        })?;
-        let body = RecordBody::Classification { model: model.name.clone(), predictions };
-        let mut record = origin.record(item, body);
-        record.timing_ms = timing;
-        Ok(Payload::Record(Arc::new(record)))
+        let values = outputs.f32(&self.output)?;
+        if values.len() != labels.len() {
+            return Err(ItemError::Failed(format!(
+                "model `{}` gave {} scores for its {} classes",
+                model.name.name,
+                values.len(),
+                labels.len()
+            )));
+        }
+        let best = if self.softmax {
+            softmax::top(&softmax::softmax(&values), self.top_k)
+        } else {
+            softmax::top(&values, self.top_k)
+        };
+        let prediction = |(index, score): (usize, f32)| Prediction { label: labels[index].clone(), index, score };
+        let predictions = best.into_iter().map(prediction).collect();
+        Ok(RecordBody::Classification { model: model.name.clone(), predictions })
     }
 }
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
-    let config: Config = config::read(table)?;
-    let model = context.models.get(&config.model).map_err(|error| vec![error.at("model")])?;
-    let (output, implied) = match &model.output {
-        OutputSpec::Softmax { name } => (name.clone(), true),
-        OutputSpec::None { name } => (name.clone(), false),
-        OutputSpec::Yolox { .. } | OutputSpec::BoxesLabelsScores { .. } => {
-            let error = FieldError::new("model", format!("`{}` is a detector: it finds boxes", config.model));
-            return Err(vec![error.hint("write `type = \"detect\"`, or choose a classifier")]);
-        }
+    let Config { model, top_k, softmax } = config::read(table)?;
+    let scores = |model: &Model| {
+        let (output, implied) = match &model.output {
+            OutputSpec::Softmax { name } => (name.clone(), true),
+            OutputSpec::None { name } => (name.clone(), false),
+            _ => {
+                let message = format!("`{}` is a detector: it finds boxes", model.name.name);
+                let error = FieldError::new("model", message);
+                return Err(vec![error.hint("write `type = \"detect\"`, or choose a classifier")]);
+            }
+        };
+        Ok(Scores { output, softmax: softmax.unwrap_or(implied), top_k })
     };
-    Ok(Built::Pool(Arc::new(Classify {
-        origin: context.origin.clone(),
-        clock: context.clock.clone(),
-        output,
-        softmax: config.softmax.unwrap_or(implied),
-        top_k: config.top_k,
-        model,
-    })))
+    ModelNode::build(context, model, scores).map(Built::Pool)
 }
 
 pub static REGISTRATION: Registration = Registration {
@@ -117,12 +82,7 @@ pub static REGISTRATION: Registration = Registration {
     accepts: &[Kind::Frame, Kind::Tensor],
     produces: Produces::Kinds(&[Kind::Record]),
     fields: &[
-        Field {
-            name: "model",
-            value: FieldType::Model,
-            presence: Presence::Required,
-            summary: "The classifier: its manifest is `NAME.toml` in a folder of models.",
-        },
+        model_field("The classifier: its manifest is `NAME.toml` in a folder of models."),
         Field {
             name: "top_k",
             value: FieldType::Integer { minimum: 1, maximum: 1000 },
@@ -135,6 +95,7 @@ pub static REGISTRATION: Registration = Registration {
             presence: Presence::Optional,
             summary: "Whether the model's output still has to be turned into scores. Left out: as its manifest says.",
         },
+        DEVICE_FIELD,
     ],
     example: "[operators.what]\ntype = \"classify\"\ninputs = [\"cameras\"]\nmodel = \"mobilenet_v3_small\"\n",
     build,
@@ -143,7 +104,11 @@ pub static REGISTRATION: Registration = Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inference::session::InputValues;
+
+    use std::sync::Arc;
+
+    use crate::inference::session::{InputValues, Sessions};
+    use crate::item::Payload;
     use crate::transforms::reference::{GOLDEN, context, golden, material, operator, pictures, record, run, runner};
 
     /// The tolerances that the reference gives: the same first label where it is sure (0.5 or more), else its label
@@ -276,5 +241,72 @@ mod tests {
         let table = toml::from_str("model = \"yolox_nano\"").unwrap();
         let errors = build(&context(&material), table).err().unwrap();
         assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("detect"));
+    }
+
+    /// A field of a protocol buffer: a length and bytes.
+    fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
+        assert!(content.len() < 1 << 14);
+        let length = [(content.len() & 127) as u8 | 128, (content.len() >> 7) as u8];
+        [&[field << 3 | 2][..], &length, content].concat()
+    }
+
+    /// A field of a protocol buffer: a small number.
+    fn number(field: u8, value: u8) -> Vec<u8> {
+        vec![field << 3, value]
+    }
+
+    /// An ONNX model (onnx.proto3) whose three scores are the means of the three channels, all of half precision.
+    fn means_of_half_precision() -> Vec<u8> {
+        const FLOAT16: u8 = 10;
+        let value = |name: &str, shape: &[u8]| {
+            let lengths: Vec<u8> = shape.iter().flat_map(|length| bytes(1, &number(1, *length))).collect();
+            let tensor = [number(1, FLOAT16), bytes(2, &lengths)].concat();
+            [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat()
+        };
+        let node = |kind: &str, from: &str, to: &str| {
+            bytes(1, &[bytes(1, from.as_bytes()), bytes(2, to.as_bytes()), bytes(4, kind.as_bytes())].concat())
+        };
+        let graph = [
+            node("GlobalAveragePool", "pixels", "means"),
+            node("Flatten", "means", "scores"),
+            bytes(2, b"graph"),
+            bytes(11, &value("pixels", &[1, 3, 8, 8])),
+            bytes(12, &value("scores", &[1, 3])),
+        ];
+        [number(1, 8), bytes(7, &graph.concat()), bytes(8, &number(2, 13))].concat()
+    }
+
+    #[test]
+    fn half_precision_goes_in_and_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("half.onnx");
+        std::fs::write(&file, means_of_half_precision()).unwrap();
+        let sha256 = crate::inference::hashes::HashCache::default().sha256(&file).unwrap();
+        let manifest = format!(
+            "file = \"half.onnx\"\nsha256 = \"{sha256}\"\nlicence = \"MIT\"\n[input]\nname = \"pixels\"\nwidth = 8\n\
+             height = 8\ndtype = \"f16\"\n[output]\ndecode = \"none\"\nname = \"scores\"\n[labels]\n\
+             names = [\"red\", \"green\", \"blue\"]\n"
+        );
+        std::fs::write(folder.path().join("half.toml"), manifest).unwrap();
+        let mut context = context(folder.path());
+        let hashes = crate::inference::hashes::HashCache::default();
+        context.models = Arc::new(crate::inference::model::Catalog::with_hashes([folder.path().to_owned()], hashes));
+        let mut classify = runner(&context, &REGISTRATION, "model = \"half\"");
+        let frame = crate::transforms::preprocess::pictures::rgb(8, 8, &[255, 51, 102].repeat(64));
+        let (_, json) = record(&mut *classify, frame);
+        let found: Vec<(&str, f64)> = json["predictions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|prediction| (prediction["label"].as_str().unwrap(), prediction["score"].as_f64().unwrap()))
+            .collect();
+        for ((label, score), (wanted, expected)) in found.iter().zip([("red", 1.0), ("blue", 0.4), ("green", 0.2)]) {
+            assert!(*label == wanted && (score - expected).abs() < 2e-3, "{found:?}");
+        }
+        let model = context.models.get("half").unwrap();
+        let mut wrong = Model::clone(&model);
+        wrong.input.dtype = crate::inference::manifest::ElementType::F32;
+        let error = crate::inference::session::ModelSession::open(Arc::new(wrong)).err().unwrap();
+        assert!(error.message.contains("elements of"), "{error}");
     }
 }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
-use crate::error::{FieldError, ItemError, StartError};
-use crate::inference::decode::{Candidate, WrongLength, boxes_labels_scores, nms, yolox};
-use crate::inference::manifest::{InputSize, InputSpec, OutputSpec};
+use crate::error::{FieldError, ItemError};
+use crate::inference::decode::{Candidate, WrongLength, boxes_labels_scores, fastestdet, nms, ssd, yolo, yolox};
+use crate::inference::manifest::{InputSize, OutputSpec};
 use crate::inference::model::{Model, closest};
-use crate::inference::session::{Outputs, Sessions};
-use crate::item::{Detection, Item, Kind, Origin, Payload, Placement, RecordBody};
-use crate::operator::{BuildContext, Built, Execution, PoolOperator, Produces, Registration, Role, Runner};
-use crate::transforms::model_runner::ModelRunner;
+use crate::inference::session::Outputs;
+use crate::item::{Detection, Kind, Placement, RecordBody};
+use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role};
+use crate::transforms::model_runner::{DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field};
 
 /// What stands in where neither the graph nor the manifest says.
 const THRESHOLD: f32 = 0.3;
@@ -22,20 +21,19 @@ const NMS: f32 = 0.45;
 
 #[derive(Deserialize)]
 struct Config {
-    model: String,
+    #[serde(flatten)]
+    model: ModelConfig,
+    #[serde(flatten)]
+    rules: RulesConfig,
+}
+
+#[derive(Deserialize)]
+struct RulesConfig {
     labels: Option<OneOrMany<String>>,
     threshold: Option<f32>,
     nms: Option<f32>,
     #[serde(default)]
     has: BTreeMap<String, f32>,
-}
-
-#[derive(Clone)]
-struct Detect {
-    origin: Origin,
-    clock: Arc<dyn Clock>,
-    model: Arc<Model>,
-    rules: Rules,
 }
 
 /// Which boxes become detections, and what `has` says.
@@ -83,72 +81,60 @@ impl Rules {
     }
 }
 
-impl PoolOperator for Detect {
-    fn runner(&self, sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
-        let runner = ModelRunner::new(&self.model, sessions, &self.clock)?;
-        Ok(Box::new(DetectRunner { detect: self.clone(), runner }))
-    }
-
-    fn memory(&self) -> u64 {
-        ModelRunner::memory(&self.model)
-    }
-
-    fn takes(&self) -> Option<&InputSpec> {
-        Some(&self.model.input)
-    }
-
-    fn model(&self) -> Option<Arc<str>> {
-        Some(self.model.name.name.clone())
-    }
-}
-
-struct DetectRunner {
-    detect: Detect,
-    runner: ModelRunner,
-}
-
-impl Runner for DetectRunner {
-    fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
-        let Detect { origin, model, rules, .. } = &self.detect;
-        let (body, timing) = self.runner.run(item, |outputs, placement| {
-            let mut candidates = candidates(model, outputs, rules.lowest())?;
-            if let Some(overlap) = rules.nms {
-                nms::suppress(&mut candidates, overlap);
-            }
-            Ok(rules.body(model, &candidates, placement))
-        })?;
-        let mut record = origin.record(item, body);
-        record.timing_ms = timing;
-        Ok(Payload::Record(Arc::new(record)))
+impl Reading for Rules {
+    fn read(&self, model: &Model, outputs: &Outputs<'_>, placement: &Placement) -> Result<RecordBody, ItemError> {
+        let mut candidates = candidates(model, outputs, self.lowest())?;
+        if let Some(overlap) = self.nms {
+            nms::suppress(&mut candidates, overlap);
+        }
+        Ok(self.body(model, &candidates, placement))
     }
 }
 
 /// What the model proposes, with a score of `threshold` or more.
 fn candidates(model: &Model, outputs: &Outputs<'_>, threshold: f32) -> Result<Vec<Candidate>, ItemError> {
     let wrong = |error: WrongLength| ItemError::Failed(format!("model `{}`: {error}", model.name.name));
-    match (&model.output, model.input.size) {
+    let classes = model.labels.len();
+    let found = match (&model.output, model.input.size) {
         (OutputSpec::Yolox { name, strides }, InputSize::Fixed { width, height }) => {
-            let values = outputs.f32(name)?;
-            yolox::decode(values, [width, height], strides, model.labels.len(), threshold).map_err(wrong)
+            yolox::decode(&outputs.f32(name)?, [width, height], strides, classes, threshold)
+        }
+        (OutputSpec::Fastestdet { name }, InputSize::Fixed { width, height }) => {
+            fastestdet::decode(&outputs.f32(name)?, [width, height], classes, threshold)
+        }
+        (OutputSpec::Yolov5 { name }, _) => yolo::decode_v5(&outputs.f32(name)?, classes, threshold),
+        (OutputSpec::Yolov8 { name }, _) => yolo::decode_v8(&outputs.f32(name)?, classes, threshold),
+        (
+            OutputSpec::Ssd { boxes, scores, layers, offsets, variances, activation, background },
+            InputSize::Fixed { width, height },
+        ) => {
+            let heads = ssd::Heads {
+                layers,
+                offsets: *offsets,
+                variances: *variances,
+                activation: *activation,
+                background: *background,
+            };
+            let (boxes, scores) = (outputs.f32(boxes)?, outputs.f32(scores)?);
+            ssd::decode(&boxes, &scores, [width, height], &heads, classes, threshold)
         }
         (OutputSpec::BoxesLabelsScores { boxes, labels, scores }, _) => {
             let (boxes, ids, scores) = (outputs.f32(boxes)?, outputs.i64(labels)?, outputs.f32(scores)?);
-            boxes_labels_scores::decode(boxes, ids, scores, &model.labels, threshold).map_err(wrong)
+            boxes_labels_scores::decode(&boxes, ids, &scores, &model.labels, threshold)
         }
-        _ => Err(ItemError::Failed(format!("model `{}` is no detector", model.name.name))),
-    }
+        _ => return Err(ItemError::Failed(format!("model `{}` is no detector", model.name.name))),
+    };
+    found.map_err(wrong)
 }
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
     let config: Config = config::read(table)?;
-    let model = context.models.get(&config.model).map_err(|error| vec![error.at("model")])?;
-    let rules = rules(&model, config)?;
-    Ok(Built::Pool(Arc::new(Detect { origin: context.origin.clone(), clock: context.clock.clone(), model, rules })))
+    ModelNode::build(context, config.model, |model| rules(model, config.rules)).map(Built::Pool)
 }
 
-fn rules(model: &Model, config: Config) -> Result<Rules, Vec<FieldError>> {
+fn rules(model: &Model, config: RulesConfig) -> Result<Rules, Vec<FieldError>> {
     if model.output.is_classifier() {
-        let error = FieldError::new("model", format!("`{}` is a classifier: it finds no boxes", config.model));
+        let error = FieldError::new("model", format!("`{}` is a classifier: it finds no boxes", model.name.name));
         return Err(vec![error.hint("write `type = \"classify\"`, or choose a detector")]);
     }
     let mut errors = Vec::new();
@@ -213,12 +199,7 @@ pub static REGISTRATION: Registration = Registration {
     accepts: &[Kind::Frame, Kind::Tensor],
     produces: Produces::Kinds(&[Kind::Record]),
     fields: &[
-        Field {
-            name: "model",
-            value: FieldType::Model,
-            presence: Presence::Required,
-            summary: "The detector: its manifest is `NAME.toml` in a folder of models.",
-        },
+        model_field("The detector: its manifest is `NAME.toml` in a folder of models."),
         Field {
             name: "labels",
             value: FieldType::OneOrList(&FieldType::String),
@@ -245,6 +226,7 @@ pub static REGISTRATION: Registration = Registration {
             summary: "For each label a score: the record's `has` says whether there is a box of that score or more, \
                       whatever `threshold` and `labels` leave out.",
         },
+        DEVICE_FIELD,
     ],
     example: "[operators.people]\ntype = \"detect\"\ninputs = [\"cameras\"]\nmodel = \"yolox_nano\"\n\
               labels = [\"person\"]\nhas = { person = 0.6 }\n",
@@ -254,7 +236,7 @@ pub static REGISTRATION: Registration = Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inference::session::InputValues;
+    use crate::inference::session::{InputValues, Sessions};
     use crate::transforms::preprocess::pictures::rgb;
     use crate::transforms::reference::{GOLDEN, context, golden, material, picture, pictures, record, runner};
     use serde_json::Value;
@@ -314,6 +296,41 @@ mod tests {
     #[test]
     fn person_agrees_with_the_reference() {
         agrees("person", "person_detector_e2e");
+    }
+
+    /// Its scores run high, and another way to make pictures smaller moves those that lie near a threshold: what it is
+    /// sure of must be there.
+    #[test]
+    fn fastestdet_agrees_with_the_reference() {
+        let Some(material) = material() else { return };
+        let mut runner = runner(&context(&material), &REGISTRATION, "model = \"fastestdet\"\nthreshold = 0.3");
+        let mut compared = 0;
+        for (name, frame, expected) in pictures(&material) {
+            let (_, json) = record(&mut *runner, frame);
+            let found = json["detections"].as_array().unwrap();
+            let wanted: Vec<Value> = expected["fastestdet"].as_array().unwrap().clone();
+            compared += wanted.iter().filter(|wanted| wanted["score"].as_f64().unwrap() >= 0.65).count();
+            let sure = |all: &[Value]| -> Vec<Value> {
+                all.iter().filter(|one| one["score"].as_f64().unwrap() >= 0.65).cloned().collect()
+            };
+            covered(&name, &sure(&wanted), found, 0.15);
+            covered(&name, &sure(found), &wanted, 0.15);
+        }
+        assert!(compared > 20, "the reference holds only {compared} sure detections");
+    }
+
+    #[test]
+    fn a_device_that_is_missing_is_pointed_at() {
+        let errors = |device: &str| {
+            let table = toml::from_str(&format!("model = \"shapes\"\ndevice = \"{device}\"")).unwrap();
+            build(&context(Path::new("")), table).err().unwrap()
+        };
+        assert_eq!(errors("gpu")[0].field, "device");
+        let missing = &errors("cuda:1")[0];
+        assert!(missing.field == "device" && missing.message.contains("device `cuda:1`"), "{missing}");
+        assert!(missing.hint.as_deref().unwrap().contains("ORT_DYLIB_PATH"));
+        let table = toml::from_str("model = \"shapes\"\ndevice = \"cpu\"").unwrap();
+        assert!(build(&context(Path::new("")), table).is_ok());
     }
 
     /// From the golden input to the golden output, and from that to the reference's detections.

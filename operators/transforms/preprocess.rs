@@ -123,13 +123,13 @@ pub static REGISTRATION: Registration = Registration {
             FieldType::Choice(&["nchw", "nhwc"]),
             "Order of the dimensions: channels first or last. Left out: nchw.",
         ),
-        optional("dtype", FieldType::Choice(&["f32", "u8"]), "Type of the numbers. Left out: f32."),
+        optional("dtype", FieldType::Choice(&["f32", "f16", "u8"]), "Type of the numbers. Left out: f32."),
         optional("color", FieldType::Choice(&["rgb", "bgr"]), "Order of the channels. Left out: rgb."),
         optional(
             "range",
             FieldType::Choice(&["unit", "byte"]),
-            "What samples span before `mean` and `std`: unit is 0..1, byte is 0..255. Left out: unit for f32, byte for \
-             u8.",
+            "What samples span before `mean` and `std`: unit is 0..1, byte is 0..255. Left out: unit for f32 and \
+             f16, byte for u8.",
         ),
         optional(
             "mean",

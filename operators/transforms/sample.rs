@@ -71,6 +71,11 @@ impl Sampler {
         true
     }
 
+    /// What was said of packets does not hold any more: their pictures will not come.
+    pub fn forget_packets(&mut self) {
+        self.earliest.clear();
+    }
+
     /// Whether the picture of a packet at `pts` could be sampled. Call it once for each packet, in decoding order.
     ///
     /// Among the pictures that reach the same k only the earliest can be sampled, so a packet that follows (in time)

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
+pub mod cameras;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -177,6 +179,11 @@ impl Engine {
             stderr.collect(child.stderr.take().expect("piped")),
         ];
         Engine { child, stdout, stderr, readers }
+    }
+
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn stdout(&self) -> Vec<String> {

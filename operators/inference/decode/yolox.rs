@@ -5,7 +5,7 @@
 //! centre = ((tx + gx) s, (ty + gy) s), size = (exp(tw) s, exp(th) s), score = objectness x class score
 //! (Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2.1).
 
-use crate::inference::decode::{Candidate, WrongLength};
+use crate::inference::decode::{Candidate, WrongLength, best_class};
 
 /// Columns in front of the class scores.
 pub const BOX_COLUMNS: usize = 5;
@@ -45,18 +45,11 @@ pub fn decode(
 }
 
 fn cell(row: &[f32], grid: [f32; 2], stride: f32) -> Option<Candidate> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (class, score) in row[BOX_COLUMNS..].iter().enumerate() {
-        if *score > best.1 {
-            best = (class, *score);
-        }
-    }
-    let score = (row[4].clamp(0.0, 1.0) * best.1.min(1.0)).max(0.0);
-    let centre: [f32; 2] = std::array::from_fn(|axis| (row[axis] + grid[axis]) * stride);
-    let half: [f32; 2] = std::array::from_fn(|axis| row[2 + axis].exp() * stride / 2.0);
-    let bounds = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]];
-    let sound = score.is_finite() && bounds.iter().all(|side| side.is_finite());
-    sound.then_some(Candidate { class: best.0, score, bounds })
+    let (class, score) = best_class(row[BOX_COLUMNS..].iter().copied());
+    let score = (row[4].clamp(0.0, 1.0) * score.min(1.0)).max(0.0);
+    let centre = std::array::from_fn(|axis| (row[axis] + grid[axis]) * stride);
+    let size = std::array::from_fn(|axis| row[2 + axis].exp() * stride);
+    Candidate::centred(class, score, centre, size)
 }
 
 #[cfg(test)]

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, SimulatedClock};
 use crate::config::Rate;
-use crate::item::{ColorRange, PixelFormat};
+use crate::item::{ColorRange, PixelFormat, TrackFormat};
+use crate::media::picture;
 use crate::testing::RecordingOutlet;
 use crate::transforms::checksum::md5;
 use crate::transforms::sample::Sampler;
@@ -611,5 +612,65 @@ proptest! {
         }
         prop_assert!(outlet.offered.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", outlet.offered);
         prop_assert!(outlet.failures.is_empty(), "{:?}", outlet.failures);
+    }
+}
+
+/// The first picture as the ffmpeg command shows it: turned upright, planes of 8 bits one after the other.
+fn shown(path: &Path) -> Vec<u8> {
+    let output = Command::new("ffmpeg")
+        .args(["-hide_banner", "-loglevel", "error", "-i"])
+        .arg(path)
+        .args(["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "rawvideo", "-"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn samples(frame: &crate::item::Frame) -> Vec<u8> {
+    (0..frame.format.planes()).flat_map(|plane| frame.rows(plane).flatten().copied().collect::<Vec<u8>>()).collect()
+}
+
+#[test]
+fn pictures_that_are_stored_turned_stand_upright() {
+    let folder = tempfile::tempdir().unwrap();
+    ffmpeg(folder.path(), "-f lavfi -i testsrc2=size=96x64:rate=5 -frames:v 3 -c:v libx264 -pix_fmt yuv420p plain.mp4");
+    for (degrees, size) in [(0, (96, 64)), (90, (64, 96)), (180, (96, 64)), (270, (64, 96))] {
+        let name = format!("turned-{degrees}.mp4");
+        ffmpeg(folder.path(), &format!("-i plain.mp4 -c copy -metadata:s:v:0 rotate={degrees} {name}"));
+        let path = folder.path().join(&name);
+        let (result, outlet) = played(&path);
+        assert_eq!(result.unwrap(), EndReason::Eof);
+        let sizes: Vec<_> = outlet
+            .opens
+            .iter()
+            .map(|info| match info.tracks[0].format {
+                TrackFormat::Video { width, height, .. } => (width, height),
+                TrackFormat::Audio { .. } => (0, 0),
+            })
+            .collect();
+        assert_eq!(sizes, [size], "{name}: a turned stream opens once, upright");
+        let frame = &outlet.frames[0].frame;
+        assert_eq!((frame.width, frame.height), size, "{name}");
+        assert!(samples(frame) == shown(&path), "{name} looks different than in ffmpeg");
+    }
+}
+
+#[test]
+fn ten_bits_become_the_nearest_eight() {
+    let folder = tempfile::tempdir().unwrap();
+    for (codec, name) in [("libx264", "h264.mp4"), ("libx265 -x265-params log-level=none", "hevc.mp4")] {
+        let source = "-f lavfi -i testsrc2=size=96x64:rate=5 -frames:v 3";
+        ffmpeg(folder.path(), &format!("{source} -pix_fmt yuv420p10le -c:v {codec} {name}"));
+        let path = folder.path().join(name);
+        let (result, outlet) = played(&path);
+        assert_eq!(result.unwrap(), EndReason::Eof);
+        let frame = &outlet.frames[0].frame;
+        assert_eq!((frame.format, outlet.frames.len()), (PixelFormat::Yuv420p, 3));
+        let (ours, theirs) = (samples(frame), shown(&path));
+        assert_eq!(ours.len(), theirs.len());
+        // Both round or dither the two bits that go.
+        let worst = ours.iter().zip(&theirs).map(|(ours, theirs)| ours.abs_diff(*theirs)).max();
+        assert!(worst <= Some(1), "{name}: {worst:?}");
     }
 }

@@ -11,6 +11,8 @@ use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{InnerPixel, U8, U8x2, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
+use half::slice::HalfFloatSliceExt;
+
 use crate::error::ItemError;
 use crate::inference::manifest::{ColorOrder, ElementType, InputSize, InputSpec, Layout};
 use crate::item::{ColorMatrix, ColorRange, Frame, PixelFormat, TensorData};
@@ -26,6 +28,8 @@ pub struct Preprocessor {
     packed: Vec<u8>,
     /// One row of R, G and B, where the tensor's memory cannot take it as it is.
     row: [Vec<f32>; 3],
+    /// The tensor before it is rounded to half precision, where that is asked for.
+    floats: Vec<f32>,
 }
 
 impl Preprocessor {
@@ -36,6 +40,7 @@ impl Preprocessor {
             planes: [const { Vec::new() }; 3],
             packed: Vec::new(),
             row: [const { Vec::new() }; 3],
+            floats: Vec::new(),
         }
     }
 
@@ -47,6 +52,7 @@ impl Preprocessor {
     pub fn buffer(&self) -> TensorData {
         match self.spec.dtype {
             ElementType::F32 => TensorData::F32(Vec::new()),
+            ElementType::F16 => TensorData::F16(Vec::new()),
             ElementType::U8 => TensorData::U8(Vec::new()),
         }
     }
@@ -54,8 +60,10 @@ impl Preprocessor {
     /// Bytes that are allocated for pictures up to 4096 pixels wide, the tensor included.
     pub fn memory(spec: &InputSpec) -> u64 {
         let (InputSize::Fixed { height, .. } | InputSize::Source { height, .. }) = spec.size;
+        let values = spec.bytes() / spec.dtype.bytes();
+        let floats = if spec.dtype == ElementType::F16 { 4 * values } else { 0 };
         // The tensor, the resized planes, and what the resizer keeps between its two passes.
-        spec.bytes() + spec.bytes() / spec.dtype.bytes() + 4096 * 3 * u64::from(height)
+        spec.bytes() + floats + values + 4096 * 3 * u64::from(height)
     }
 
     /// Writes `frame` into `tensor`, which takes the type and length that the specification asks for.
@@ -68,7 +76,9 @@ impl Preprocessor {
         let length = geometry.tensor[0] as usize * geometry.tensor[1] as usize * 3;
         if !matches!(
             (&*tensor, self.spec.dtype),
-            (TensorData::F32(_), ElementType::F32) | (TensorData::U8(_), ElementType::U8)
+            (TensorData::F32(_), ElementType::F32)
+                | (TensorData::F16(_), ElementType::F16)
+                | (TensorData::U8(_), ElementType::U8)
         ) {
             *tensor = self.buffer();
         }
@@ -76,6 +86,14 @@ impl Preprocessor {
             TensorData::F32(values) => {
                 values.resize(length, 0.0);
                 self.write_f32(frame, &geometry, values);
+            }
+            TensorData::F16(values) => {
+                let mut floats = std::mem::take(&mut self.floats);
+                floats.resize(length, 0.0);
+                self.write_f32(frame, &geometry, &mut floats);
+                values.resize(length, half::f16::ZERO);
+                values.convert_from_f32_slice(&floats);
+                self.floats = floats;
             }
             TensorData::U8(values) => {
                 values.resize(length, 0);
@@ -406,7 +424,7 @@ mod tests {
     fn floats(spec: &InputSpec, frame: &Frame) -> Vec<f32> {
         match tensor(spec, frame).1 {
             TensorData::F32(values) => values,
-            TensorData::U8(_) => panic!("asked for f32"),
+            _ => panic!("asked for f32"),
         }
     }
 
@@ -553,6 +571,20 @@ mod tests {
                 }
             }
             prop_assert!(error / count < 1.0, "mean error {}", error / count);
+        }
+    }
+
+    #[test]
+    fn half_precision_is_the_same_rounded() {
+        let frame = scene(PixelFormat::Nv12, 64, 48, 2, 3);
+        for resize in ["stretch", "letterbox"] {
+            let text = format!("width = 32\nheight = 32\nresize = \"{resize}\"\nmean = [0.1, 0.2, 0.3]");
+            let values = floats(&spec(&text), &frame);
+            let TensorData::F16(halves) = tensor(&spec(&format!("{text}\ndtype = \"f16\"")), &frame).1 else {
+                panic!("asked for f16")
+            };
+            let rounded: Vec<half::f16> = values.into_iter().map(half::f16::from_f32).collect();
+            assert_eq!(halves, rounded);
         }
     }
 

@@ -1,0 +1,131 @@
+//! The reference as a page of Markdown: `docs/reference.md`.
+
+use std::fmt::Write as _;
+
+use super::catalogue::{Catalogue, FieldEntry, ROLES, TypeEntry, fields};
+use crate::graph::cases;
+
+/// What stands above the generated parts. The rules in it are checked by `engine check`, not by this page.
+const INTRODUCTION: &str = r#"# Graph file reference
+
+A graph file is TOML with the tables `sources`, `operators` and `sinks`, and beside them `params` and `test`. Each node is a table
+`[sources.NAME]`, `[operators.NAME]` or `[sinks.NAME]`; names are 1 to 128 of `A-Z a-z 0-9 _ . -`, each once in a graph. The graph is called
+like its file. [The README](../README.md#a-graph-file) shows a whole one.
+
+This page and the JSON Schema [graph.schema.json](graph.schema.json) are written from the registry of types:
+
+```sh
+script/reference                             # writes both anew
+engine list detect                           # the same for one type, on the terminal
+```
+
+Editors that know TOML schemas (Even Better TOML, Taplo) complete and check graph files with this first line:
+
+```toml
+#:schema docs/graph.schema.json
+```
+
+## Values
+
+| written as | such as | meaning |
+|---|---|---|
+| a length of time | `"6s"`, `"100ms"`, `"1h 30m"` | |
+| a size | `"64MiB"`, `"1.5GB"`, `65536` | bytes; KiB, MiB, GiB are powers of 1024, kB, MB, GB of 1000 |
+| a rate | `2`, `29.97`, `"30000/1001"` | pictures a second, at most 1000 |
+| the path of a file | `"videos/*.mp4"` | relative to the folder in which the engine runs; a pattern must match something |
+
+`[params]` has values with names of the user's choice; `--set NAME=VALUE` replaces one. In every value, `${NAME}` stands for a parameter, `${env.NAME}` for an
+environment variable, `${env.NAME:-default}` for one that may be missing or empty, and `${file.PATH}` for the text of a file. A value that is only one such
+reference takes the type of what it stands for. `$${` is `${` itself. What comes from the environment or a file is secret: no message shows it.
+"#;
+
+/// The whole page.
+pub fn page(catalogue: &Catalogue) -> String {
+    let mut out = INTRODUCTION.to_owned();
+    out.push_str("\n## Fields of every node\n\nSources take those that say so.\n\n");
+    common_table(&mut out, catalogue);
+    for role in ROLES {
+        let _ = writeln!(out, "\n## {}", capitalised(role.table()));
+        for entry in catalogue.of(role) {
+            out.push('\n');
+            out.push_str(&section(entry));
+        }
+    }
+    out.push('\n');
+    out.push_str(&tests());
+    out
+}
+
+/// One type, as a section of the page.
+pub fn section(entry: &TypeEntry) -> String {
+    let mut out = format!("### `{}` ({})\n\n{}", entry.name, entry.role, entry.summary);
+    // Writing to a string does not fail.
+    let _ = writeln!(out, " It {}, and runs {}.\n", entry.flow(), entry.runs);
+    if entry.fields.is_empty() {
+        let _ = writeln!(out, "It has no fields of its own.\n");
+    } else {
+        field_table(&mut out, &entry.fields);
+        out.push('\n');
+    }
+    let _ = writeln!(out, "```toml\n{}```", entry.example);
+    out
+}
+
+fn common_table(out: &mut String, catalogue: &Catalogue) {
+    out.push_str("| field | sources | takes | default | |\n|---|---|---|---|---|\n");
+    for field in &catalogue.common.operator {
+        let of_sources = catalogue.common.source.iter().any(|other| other.name == field.name);
+        let answer = if of_sources { "yes" } else { "no" };
+        let _ = writeln!(
+            out,
+            "| `{}` | {answer} | {} | {} | {} |",
+            field.name,
+            cell(&field.takes),
+            default(field),
+            cell(field.summary)
+        );
+    }
+}
+
+fn field_table(out: &mut String, fields: &[FieldEntry]) {
+    out.push_str("| field | takes | default | |\n|---|---|---|---|\n");
+    for field in fields {
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {} | {} |",
+            field.name,
+            cell(&field.takes),
+            default(field),
+            cell(field.summary)
+        );
+    }
+}
+
+fn tests() -> String {
+    let mut out = "## Tests\n\n`engine test FILE` runs the tables `[[test]]` of a graph file. A test gives each source that its node depends on an input, runs \
+                   the graph with these, with nothing dropped and without its sinks, and compares the records of one node with what is \
+                   expected of them. It fails as well where a stream fails or a picture is lost. \
+                   It is skipped where an environment variable that an input names is not set, or the file of a model is missing.\n\n"
+        .to_owned();
+    field_table(&mut out, &fields(&cases::FIELDS));
+    out.push_str(&format!("\n```toml\n{}```\n", cases::EXAMPLE));
+    out
+}
+
+fn default(field: &FieldEntry) -> String {
+    match (field.required, field.default) {
+        (true, _) => "required".to_owned(),
+        (false, Some(default)) => format!("`{default}`"),
+        (false, None) => String::new(),
+    }
+}
+
+/// Text that a cell of a table can hold.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + letters.as_str())
+}

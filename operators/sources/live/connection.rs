@@ -1,0 +1,229 @@
+//! Opening a live input, and what may be wrong with it. Every wait has a deadline, and ends when the stream is stopped.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::media::decode::Decoder;
+use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
+
+use super::{Protocol, Settings, Transport};
+
+/// libav's own deadlines lie so much later than ours: they only end what ours did not reach.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// What a playlist or a session description from the network may lead to: never a file of this machine.
+pub(in crate::sources) const FROM_NETWORK: &str =
+    "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,srt,hls,rtsp,rtsps";
+pub(in crate::sources) const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
+
+/// An input that is there: it has shown a picture.
+pub(super) struct Connection {
+    pub demuxer: Demuxer,
+    /// What was read to see the first picture, to be decoded again in earnest.
+    pub waiting: Vec<Packet>,
+    /// Width and height of the first picture in pixels.
+    pub size: (u32, u32),
+}
+
+/// Why there is no input, or none any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::sources) struct Loss {
+    reason: String,
+    hint: Option<&'static str>,
+}
+
+impl Loss {
+    pub fn new(reason: impl Into<String>, hint: &'static str) -> Loss {
+        Loss { reason: reason.into(), hint: Some(hint) }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<&'static str> {
+        self.hint
+    }
+
+    /// Why alone, without what to do.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    pub fn of(error: &DemuxError) -> Loss {
+        let hint = match error {
+            DemuxError::Unauthorized | DemuxError::Forbidden => {
+                "check user and password in the URL; characters such as @ or / in them are written %40 and %2F"
+            }
+            DemuxError::NotFound => "check the path in the URL; the camera's manual names it",
+            DemuxError::Refused => "check host and port, and whether the camera is on",
+            DemuxError::Unreachable(_) => "check the host and the network between",
+            DemuxError::NoVideo(_) | DemuxError::Empty => "check that the camera sends video under this URL",
+            _ => "check the URL with `engine probe`, and the network between",
+        };
+        Loss::new(error.to_string(), hint)
+    }
+
+    pub fn no_answer(within: Duration) -> Loss {
+        let within = humantime::format_duration(within);
+        Loss::new(
+            format!("no answer within {within}"),
+            "check that the camera is reachable; a slow one needs a longer `connect_timeout`",
+        )
+    }
+
+    pub fn no_packet(within: Duration) -> Loss {
+        Loss {
+            reason: format!("nothing was received for {}", humantime::format_duration(within)),
+            hint: Some("check the camera and the network; one that sends rarely needs a longer `read_timeout`"),
+        }
+    }
+
+    pub fn no_frame(within: Duration, trouble: Option<&str>) -> Loss {
+        let within = humantime::format_duration(within);
+        let reason = match trouble {
+            Some(trouble) => format!("no picture for {within}: {trouble}"),
+            None => format!("no picture for {within}"),
+        };
+        Loss::new(reason, "check the camera; one that shows a picture rarely needs a longer `no_frame_for`")
+    }
+
+    pub fn ended() -> Loss {
+        Loss { reason: "the other side ended the stream".to_owned(), hint: None }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.reason)?;
+        self.hint.map_or(Ok(()), |hint| write!(formatter, "; hint: {hint}"))
+    }
+}
+
+/// Why [`connect`] did not.
+#[derive(Debug)]
+pub(super) enum NotConnected {
+    /// The stream is to stop.
+    Stopped,
+    Lost(Loss),
+}
+
+/// Opens the input and reads until it has shown a picture. `stopping` is asked at least ten times a second, but not
+/// while the system looks up a host's name.
+pub(super) fn connect(
+    settings: &Settings,
+    clock: &dyn Clock,
+    stopping: &dyn Fn() -> bool,
+) -> Result<Connection, NotConnected> {
+    let deadline = clock.now() + settings.connect_timeout;
+    let opened =
+        Demuxer::open_url(&settings.url, &options(settings), &Tracks::Best, &|| stopping() || clock.now() >= deadline);
+    let mut demuxer = match opened {
+        Ok(demuxer) => demuxer,
+        Err(DemuxError::Stopped) if stopping() => return Err(NotConnected::Stopped),
+        Err(DemuxError::Stopped) => return Err(NotConnected::Lost(Loss::no_answer(settings.connect_timeout))),
+        // libav reports a socket that timed out by whatever was asked of it then.
+        Err(_) if clock.now() >= deadline => {
+            return Err(NotConnected::Lost(Loss::no_answer(settings.connect_timeout)));
+        }
+        Err(error) => return Err(NotConnected::Lost(Loss::of(&error))),
+    };
+    match first_picture(&mut demuxer, settings, clock, stopping) {
+        Ok((waiting, size)) => Ok(Connection { demuxer, waiting, size }),
+        Err(failure) => {
+            close(demuxer, clock);
+            Err(failure)
+        }
+    }
+}
+
+/// Takes leave of the other side, briefly.
+pub(super) fn close(demuxer: Demuxer, clock: &dyn Clock) {
+    const GOODBYE: Duration = Duration::from_millis(500);
+    let deadline = clock.now() + GOODBYE;
+    demuxer.close(&|| clock.now() >= deadline);
+}
+
+/// Reads until a picture comes out of a decoder; answers the packets since the last keyframe, and the picture's size.
+fn first_picture(
+    demuxer: &mut Demuxer,
+    settings: &Settings,
+    clock: &dyn Clock,
+    stopping: &dyn Fn() -> bool,
+) -> Result<(Vec<Packet>, (u32, u32)), NotConnected> {
+    let lost = |loss| Err(NotConnected::Lost(loss));
+    let mut decoder = match Decoder::open(demuxer.parameters(), demuxer.time_base(), 1) {
+        Ok(decoder) => decoder,
+        Err(error) => {
+            return lost(Loss::new(error.to_string(), "set the camera to a codec of FFmpeg, such as H.264"));
+        }
+    };
+    let deadline = clock.now() + settings.no_frame_for;
+    let mut waiting: Vec<Packet> = Vec::new();
+    let mut trouble = None;
+    loop {
+        let read_by = clock.now() + settings.read_timeout;
+        let packet = match demuxer.read(&|| stopping() || clock.now() >= deadline.min(read_by)) {
+            Ok(Read::Packet(packet)) => packet,
+            Ok(Read::Unreadable(cause)) => {
+                trouble = Some(cause);
+                continue;
+            }
+            Ok(Read::End) => return lost(Loss::ended()),
+            Err(DemuxError::Stopped) if stopping() => return Err(NotConnected::Stopped),
+            Err(DemuxError::Stopped) if clock.now() >= deadline => {
+                return lost(Loss::no_frame(settings.no_frame_for, trouble.as_deref()));
+            }
+            Err(DemuxError::Stopped) => return lost(Loss::no_packet(settings.read_timeout)),
+            Err(error) => return lost(Loss::of(&error)),
+        };
+        // A decoder starts anew at a keyframe, so what came before it is of no use.
+        if packet.is_key() {
+            waiting.clear();
+        }
+        waiting.push(packet.clone());
+        if let Err(error) = decoder.send(packet, 0, false) {
+            trouble = Some(error.to_string());
+        }
+        loop {
+            match decoder.receive() {
+                Ok(Some(picture)) => return Ok((waiting, picture.size())),
+                Ok(None) => break,
+                Err(error) => {
+                    trouble = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        if clock.now() >= deadline {
+            return lost(Loss::no_frame(settings.no_frame_for, trouble.as_deref()));
+        }
+        if stopping() {
+            return Err(NotConnected::Stopped);
+        }
+    }
+}
+
+/// libav's options for the input.
+fn options(settings: &Settings) -> Vec<(&'static str, String)> {
+    let timeout = (settings.connect_timeout.max(settings.read_timeout) + MARGIN).as_micros().to_string();
+    match settings.protocol {
+        Protocol::Rtsp(transport) => {
+            let transport = match transport {
+                Transport::Tcp => "tcp",
+                Transport::Udp => "udp",
+            };
+            vec![
+                ("rtsp_transport", transport.to_owned()),
+                ("timeout", timeout),
+                // Nobody takes sound, so it is not asked for.
+                ("allowed_media_types", "video".to_owned()),
+                // The description says what there is; half a second shows the rate.
+                ("analyzeduration", "500000".to_owned()),
+                ("protocol_whitelist", FROM_NETWORK.to_owned()),
+            ]
+        }
+        Protocol::Other => {
+            let whitelist = if settings.is_description() { FROM_DESCRIPTION } else { FROM_NETWORK };
+            vec![("rw_timeout", timeout), ("protocol_whitelist", whitelist.to_owned())]
+        }
+    }
+}

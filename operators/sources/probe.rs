@@ -1,0 +1,268 @@
+//! Looks at an input without running anything: what is in it, how it is coded, how long it takes to show a picture.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::address::{Address, masked};
+use crate::clock::Clock;
+use crate::error::StartError;
+use crate::item::{Track, TrackFormat};
+use crate::media::decode::Decoder;
+use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
+use crate::time::{MediaTime, TimeBase};
+
+use super::live::connection::{FROM_DESCRIPTION, FROM_NETWORK, Loss};
+use super::live::settings::is_description;
+use super::playback::unreadable;
+
+/// How to look.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// A path, or a URL of libav.
+    pub input: String,
+    /// RTSP by datagrams instead of inside the connection.
+    pub udp: bool,
+    /// How long the other side may take to answer.
+    pub timeout: Duration,
+    /// How long to watch packets at most; less where two whole groups of pictures have been seen.
+    pub watch: Duration,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Serialize)]
+pub struct Probe {
+    /// The input, with credentials covered.
+    pub input: String,
+    /// Whether it is played by a live source.
+    pub live: bool,
+    /// libav's name of the container or protocol.
+    pub container: String,
+    /// Seconds of media, where the container says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Milliseconds until it was open.
+    pub opened_ms: f64,
+    /// Milliseconds from then on until a picture was decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_picture_ms: Option<f64>,
+    pub tracks: Vec<ProbedTrack>,
+    pub video: ProbedVideo,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ProbedTrack {
+    pub index: usize,
+    pub codec: String,
+    #[serde(flatten)]
+    pub format: ProbedFormat,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum ProbedFormat {
+    Video {
+        /// Pixels; zero where nobody says so before decoding.
+        width: u32,
+        height: u32,
+        /// What the container claims, pictures a second.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        frame_rate: Option<f64>,
+    },
+    Audio {
+        /// Samples a second of each channel.
+        sample_rate: u32,
+        channels: u32,
+    },
+}
+
+/// The video track that a source would decode, as its packets show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProbedVideo {
+    pub track: usize,
+    /// Seconds of one tick of its clock, as a ratio.
+    pub clock: String,
+    /// Packets that were seen, and seconds of media between the first and the last of them.
+    pub packets: u64,
+    pub seconds: f64,
+    /// Pictures a second, counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured_rate: Option<f64>,
+    /// Bits a second, counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_per_second: Option<u64>,
+    pub keyframes: u64,
+    /// Packets from one keyframe to the next, the fewest and the most; absent where fewer than two were seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_of_pictures: Option<[u64; 2]>,
+    /// Whether pictures are coded in another order than they are shown.
+    pub b_frames: bool,
+}
+
+/// Opens the input and watches it for a while. Blocks; every wait has a deadline, but for the look-up of a host's name.
+///
+/// # Errors
+/// Where it cannot be opened, is no video, or falls silent before its first packet.
+pub fn probe(look: &Look, clock: &dyn Clock) -> Result<Probe, StartError> {
+    let started = clock.now();
+    let deadline = started + look.timeout;
+    let stop = || clock.now() >= deadline;
+    let address = Address::parse(&look.input).filter(|address| !address.scheme.eq_ignore_ascii_case("file"));
+    let live = address.is_some() || is_description(&look.input);
+    let opened = if live {
+        Demuxer::open_url(&look.input, &options(look, address), &Tracks::Best, &stop)
+    } else {
+        let path = look.input.strip_prefix("file://").unwrap_or(&look.input);
+        Demuxer::open(Path::new(path), &Tracks::Best, &stop)
+    };
+    let mut demuxer = opened.map_err(|error| refused(look, live, &error))?;
+    let opened = clock.now();
+    let mut seen = Seen::default();
+    let first_picture = watch(&mut demuxer, look, clock, &mut seen);
+    if seen.packets == 0 {
+        let loss = Loss::no_packet(look.watch);
+        let error = StartError::new(format!("`{}` was opened, but {}", masked(&look.input), loss.reason()));
+        return Err(error.hint(loss.hint().unwrap_or("check that the camera sends video")));
+    }
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    let video = demuxer.tracks().first().map_or(0, |track| track.index);
+    Ok(Probe {
+        input: masked(&look.input),
+        live,
+        container: demuxer.container(),
+        seconds: demuxer.duration(),
+        opened_ms: milliseconds(opened.saturating_duration_since(started)),
+        first_picture_ms: first_picture.map(milliseconds),
+        tracks: demuxer.every_track().into_iter().map(probed).collect(),
+        video: seen.video(video, demuxer.time_base()),
+    })
+}
+
+fn options(look: &Look, address: Option<Address<'_>>) -> Vec<(&'static str, String)> {
+    let timeout = look.timeout.as_micros().to_string();
+    match address {
+        Some(address) if address.scheme.to_ascii_lowercase().starts_with("rtsp") => vec![
+            ("rtsp_transport", if look.udp { "udp" } else { "tcp" }.to_owned()),
+            ("timeout", timeout),
+            ("protocol_whitelist", FROM_NETWORK.to_owned()),
+        ],
+        Some(_) => vec![("rw_timeout", timeout), ("protocol_whitelist", FROM_NETWORK.to_owned())],
+        None => vec![("protocol_whitelist", FROM_DESCRIPTION.to_owned())],
+    }
+}
+
+fn refused(look: &Look, live: bool, error: &DemuxError) -> StartError {
+    let input = masked(&look.input);
+    if !live {
+        let path = look.input.strip_prefix("file://").unwrap_or(&look.input);
+        return match unreadable(Path::new(path), error) {
+            crate::error::SourceError::Input { message, hint } => StartError { message, hint },
+            crate::error::SourceError::Stopped => StartError::new(format!("`{input}` did not open in time")),
+        };
+    }
+    let loss = match error {
+        DemuxError::Stopped => Loss::no_answer(look.timeout),
+        error => Loss::of(error),
+    };
+    let hint = match error {
+        DemuxError::Failed(_) => Some("check the URL, and the network between"),
+        DemuxError::Stopped => Some("check that it is reachable; a slow one needs a longer `--timeout`"),
+        _ => loss.hint(),
+    };
+    let refused = StartError::new(format!("`{input}`: {}", loss.reason()));
+    hint.map_or(StartError::new(format!("`{input}`: {}", loss.reason())), |hint| refused.hint(hint))
+}
+
+/// Watches packets until two groups of pictures are whole or the time is over; answers how long the first picture took.
+fn watch(demuxer: &mut Demuxer, look: &Look, clock: &dyn Clock, seen: &mut Seen) -> Option<Duration> {
+    let opened = clock.now();
+    let deadline = opened + look.watch;
+    let mut decoder = Decoder::open(demuxer.parameters(), demuxer.time_base(), 1).ok();
+    let mut first_picture = None;
+    while clock.now() < deadline && !seen.is_enough(demuxer.time_base(), look.watch) {
+        let packet = match demuxer.read(&|| clock.now() >= deadline) {
+            Ok(Read::Packet(packet)) => packet,
+            Ok(Read::Unreadable(_)) => continue,
+            Ok(Read::End) | Err(_) => break,
+        };
+        seen.packet(&packet);
+        if first_picture.is_none()
+            && let Some(decoder) = &mut decoder
+            && decoder.send(packet, 0, false).is_ok()
+            && let Ok(Some(_)) = decoder.receive()
+        {
+            first_picture = Some(clock.now().saturating_duration_since(opened));
+        }
+    }
+    first_picture
+}
+
+fn probed(track: Track) -> ProbedTrack {
+    let format = match track.format {
+        TrackFormat::Video { width, height, frame_rate, .. } => ProbedFormat::Video { width, height, frame_rate },
+        TrackFormat::Audio { sample_rate, channels } => ProbedFormat::Audio { sample_rate, channels },
+    };
+    ProbedTrack { index: track.index, codec: track.codec, format }
+}
+
+/// What packets have shown so far.
+#[derive(Debug, Default)]
+struct Seen {
+    packets: u64,
+    bytes: u64,
+    keyframes: u64,
+    since_keyframe: u64,
+    groups: Option<[u64; 2]>,
+    /// Native ticks of the earliest and the latest stamp.
+    span: Option<(i64, i64)>,
+    reordered: bool,
+}
+
+impl Seen {
+    fn packet(&mut self, packet: &Packet) {
+        if packet.is_key() {
+            if self.keyframes > 0 {
+                let length = self.since_keyframe;
+                let [fewest, most] = self.groups.unwrap_or([length, length]);
+                self.groups = Some([fewest.min(length), most.max(length)]);
+            }
+            self.keyframes += 1;
+            self.since_keyframe = 0;
+        }
+        self.since_keyframe += 1;
+        self.packets += 1;
+        self.bytes += packet.bytes();
+        if let Some(pts) = packet.pts() {
+            let (earliest, latest) = self.span.unwrap_or((pts, pts));
+            self.reordered |= pts < latest;
+            self.span = Some((earliest.min(pts), latest.max(pts)));
+        }
+    }
+
+    fn seconds(&self, base: TimeBase) -> f64 {
+        self.span.map_or(0.0, |(earliest, latest)| MediaTime::new(latest, base).since(earliest).as_seconds())
+    }
+
+    fn is_enough(&self, base: TimeBase, watch: Duration) -> bool {
+        let seconds = self.seconds(base);
+        (self.keyframes >= 3 && seconds >= 1.0) || seconds >= watch.as_secs_f64()
+    }
+
+    fn video(&self, track: usize, base: TimeBase) -> ProbedVideo {
+        let seconds = self.seconds(base);
+        // Between n stamps lie n - 1 pictures.
+        let rate = (seconds > 0.0 && self.packets > 1).then(|| (self.packets - 1) as f64 / seconds);
+        ProbedVideo {
+            track,
+            clock: format!("{}/{}", base.numerator(), base.denominator()),
+            packets: self.packets,
+            seconds,
+            measured_rate: rate,
+            bits_per_second: rate.map(|rate| (self.bytes as f64 * 8.0 / self.packets as f64 * rate) as u64),
+            keyframes: self.keyframes,
+            group_of_pictures: self.groups,
+            b_frames: self.reordered,
+        }
+    }
+}

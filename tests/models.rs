@@ -1,0 +1,357 @@
+//! `engine models` from outside, and models that a manifest names by an address, from a server of this test's own.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::Signal;
+use operators::inference::hashes::HashCache;
+use serde_json::Value;
+use support::{Engine, command, material, repository, run_graph, wait_for};
+
+/// What a server does with a request for the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    /// Sends what was asked for.
+    Send,
+    /// Sends half of it and closes the connection.
+    Cut,
+    /// Sends half of it and nothing more, and keeps the connection open.
+    Stall,
+    NotFound,
+}
+
+/// Serves one file on loopback, each request as the list says, the last deed for all further ones.
+struct Server {
+    url: String,
+    /// The `Range` of each request so far.
+    ranges: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl Server {
+    fn start(content: Vec<u8>, deeds: &'static [Deed]) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://user:hunter2@{}/files/remote.onnx?version=1", listener.local_addr().expect("bound"));
+        let ranges = Arc::new(Mutex::new(Vec::new()));
+        let seen = ranges.clone();
+        // It ends with the process of the test.
+        std::thread::spawn(move || {
+            let mut stalled = Vec::new();
+            for (index, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.expect("a connection");
+                let range = range(&stream);
+                seen.lock().expect("no panic").push(range.clone());
+                let deed = deeds[index.min(deeds.len() - 1)];
+                // A client that was killed does not take its answer.
+                let _ = answer(&mut stream, &content, range.as_deref(), deed);
+                if deed == Deed::Stall {
+                    stalled.push(stream);
+                }
+            }
+        });
+        Server { url, ranges }
+    }
+
+    fn ranges(&self) -> Vec<Option<String>> {
+        self.ranges.lock().expect("no panic").clone()
+    }
+}
+
+/// Reads the head of a request.
+fn range(stream: &TcpStream) -> Option<String> {
+    let lines = BufReader::new(stream.try_clone().expect("cloned")).lines();
+    let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: ").map(str::to_owned))
+}
+
+fn answer(stream: &mut TcpStream, content: &[u8], range: Option<&str>, deed: Deed) -> std::io::Result<()> {
+    if deed == Deed::NotFound {
+        return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    }
+    let start = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).unwrap_or(0);
+    let rest = &content[start..];
+    let status = if start > 0 {
+        format!("206 Partial Content\r\ncontent-range: bytes {start}-{}/{}", content.len() - 1, content.len())
+    } else {
+        "200 OK".to_owned()
+    };
+    write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len())?;
+    stream.write_all(if deed == Deed::Send { rest } else { &rest[..rest.len() / 2] })
+}
+
+/// A folder with the manifest of a model `remote` that comes from `url`, and a cache of its own.
+struct Place {
+    folder: tempfile::TempDir,
+    sha256: String,
+}
+
+impl Place {
+    fn new(url: &str) -> Place {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("models")).expect("made");
+        let manifest = fs::read_to_string(repository().join("models/shapes.toml")).expect("the manifest");
+        let manifest = manifest.replace("file = \"shapes.onnx\"", &format!("file = \"{url}\""));
+        assert!(manifest.contains(url));
+        fs::write(folder.path().join("models/remote.toml"), manifest).expect("written");
+        let sha256 = HashCache::default().sha256(&repository().join("models/shapes.onnx")).expect("its hash");
+        Place { folder, sha256 }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn set(&self, command: &mut Command) {
+        command.env("ENGINE_MODELS", self.path().join("models")).env("ENGINE_CACHE", self.path().join("cache"));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        self.set(&mut command);
+        command.current_dir(self.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        said(&mut self.command(arguments))
+    }
+
+    fn cached(&self, ending: &str) -> PathBuf {
+        self.path().join("cache/models").join(format!("{}.{ending}", self.sha256))
+    }
+
+    fn cache(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path().join("cache/models")).into_iter().flatten();
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
+    }
+}
+
+struct Said {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn said(command: &mut Command) -> Said {
+    let output = command.output().expect("the engine's binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    Said { code: output.status.code().expect("no signal"), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn shapes() -> Vec<u8> {
+    fs::read(repository().join("models/shapes.onnx")).expect("the model")
+}
+
+#[test]
+fn a_model_is_pulled_once_and_kept_by_its_hash() {
+    let server = Server::start(shapes(), &[Deed::Send]);
+    let place = Place::new(&server.url);
+    let missing = place.run(&["models", "verify", "remote"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.stderr.contains("run `engine models pull remote`"), "{}", missing.stderr);
+    for _ in 0..2 {
+        let pulled = place.run(&["models", "pull", "remote"]);
+        assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+        assert_eq!(pulled.stdout, format!("remote: {}\n", place.cached("onnx").display()));
+        assert!(!pulled.stderr.contains("hunter2"), "{}", pulled.stderr);
+    }
+    assert_eq!(server.ranges().len(), 1, "the second time it is there");
+    assert_eq!(fs::read(place.cached("onnx")).expect("kept"), shapes());
+    let verified = place.run(&["models", "verify", "remote"]);
+    assert_eq!((verified.code, &*verified.stdout), (0, "remote: ok, 3 labels\n"), "{}", verified.stderr);
+}
+
+#[test]
+fn a_download_that_is_cut_goes_on() {
+    let server = Server::start(shapes(), &[Deed::Cut, Deed::Cut, Deed::Send]);
+    let place = Place::new(&server.url);
+    let pulled = place.run(&["models", "pull"]);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert_eq!(fs::read(place.cached("onnx")).expect("kept"), shapes());
+    let half = shapes().len() / 2;
+    let quarter = half + (shapes().len() - half) / 2;
+    assert_eq!(server.ranges(), [None, Some(format!("bytes={half}-")), Some(format!("bytes={quarter}-"))]);
+}
+
+#[test]
+fn a_download_goes_on_after_the_process_was_killed() {
+    let server = Server::start(shapes(), &[Deed::Stall, Deed::Send]);
+    let place = Place::new(&server.url);
+    let half = shapes().len() / 2;
+    let engine = Engine::start(place.command(&["models", "pull", "remote"]));
+    let part = place.cached("part");
+    wait_for("half of the file", || (fs::metadata(&part).ok()?.len() == half as u64).then_some(()));
+    engine.signal(Signal::SIGKILL);
+    drop(engine);
+    let pulled = place.run(&["models", "pull", "remote"]);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert_eq!(server.ranges(), [None, Some(format!("bytes={half}-"))]);
+    assert_eq!(place.cache(), [format!("{}.onnx", place.sha256)]);
+}
+
+#[test]
+fn a_file_with_another_hash_is_refused_and_nothing_of_the_users_is_deleted() {
+    let mut other = shapes();
+    other[1000] ^= 1;
+    let server = Server::start(other, &[Deed::Send]);
+    let place = Place::new(&server.url);
+    let refused = place.run(&["models", "pull", "remote"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("another file than its manifest means"), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&place.sha256) && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    assert_eq!(place.cache(), [""; 0]);
+
+    // A file of the user's own beside the manifest wins over the address, and is refused but left where it is.
+    let own = place.path().join("models/remote.onnx");
+    fs::write(&own, "mine").expect("written");
+    let refused = place.run(&["models", "pull", "remote"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("has the SHA-256"), "{}", refused.stderr);
+    assert_eq!(fs::read(&own).expect("still there"), b"mine");
+    assert_eq!(server.ranges().len(), 1, "nothing was fetched");
+}
+
+#[test]
+fn an_address_that_has_nothing_is_named() {
+    let server = Server::start(Vec::new(), &[Deed::NotFound]);
+    let place = Place::new(&server.url);
+    let refused = place.run(&["models", "pull", "remote"]);
+    assert_eq!(refused.code, 1);
+    for part in ["model `remote`", "/files/remote.onnx", "the server answers 404", "hint: correct `file`"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let unknown = place.run(&["models", "pull", "remode"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.stderr.contains("did you mean `remote`?"), "{}", unknown.stderr);
+}
+
+#[test]
+fn run_pulls_what_is_missing_and_check_says_how() {
+    let server = Server::start(shapes(), &[Deed::Cut, Deed::Send]);
+    let place = Place::new(&server.url);
+    let graph = place.path().join("graph.toml");
+    let text = "[sources.scene]\ntype = 'synthetic'\nwidth = 320\nheight = 192\nframes = 3\n[operators.shapes]\n\
+                type = 'detect'\ninputs = ['scene']\nmodel = 'remote'\n[sinks.out]\ntype = 'blackhole'\n\
+                inputs = ['shapes']\n";
+    fs::write(&graph, text).expect("written");
+    let checked = place.run(&["check", "graph.toml"]);
+    assert_eq!(checked.code, 1);
+    assert!(checked.stderr.contains("run `engine models pull remote`"), "{}", checked.stderr);
+    let ended = run_graph(&graph, &[], |command| place.set(command)).finish().expect(0);
+    assert!(ended.stderr.contains("fetching model `remote` from http://127.0.0.1"), "{}", ended.stderr);
+    assert_eq!(ended.counts("synthetic").delivered, 3);
+    assert_eq!(place.run(&["check", "graph.toml"]).code, 0);
+}
+
+#[test]
+fn the_list_tells_the_state_of_every_model() {
+    let server = Server::start(Vec::new(), &[Deed::NotFound]);
+    let place = Place::new(&server.url);
+    let models = place.path().join("models");
+    let manifest = fs::read_to_string(repository().join("models/shapes.toml")).expect("the manifest");
+    fs::write(models.join("sound.toml"), &manifest).expect("written");
+    fs::copy(repository().join("models/shapes.onnx"), models.join("shapes.onnx")).expect("copied");
+    fs::write(models.join("gone.toml"), manifest.replace("shapes.onnx", "gone.onnx")).expect("written");
+    fs::write(models.join("changed.toml"), manifest.replace(&place.sha256, &"0".repeat(64))).expect("written");
+    fs::write(models.join("broken.toml"), "file = 3").expect("written");
+    let listed = place.run(&["models", "list", "--format", "json"]);
+    assert_eq!(listed.code, 0, "{}", listed.stderr);
+    let rows: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
+    let state = |name: &str| {
+        let row = rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name}: {rows:?}"));
+        row["state"].as_str().expect("text").to_owned()
+    };
+    for (name, expected) in [
+        ("sound", "ok"),
+        ("gone", "missing"),
+        ("changed", "wrong hash"),
+        ("broken", "broken"),
+        ("remote", "not pulled"),
+    ] {
+        assert_eq!(state(name), expected);
+    }
+    let table = place.run(&["models", "list"]);
+    let line = table.stdout.lines().find(|line| line.starts_with("sound")).expect("a line");
+    for part in ["ok", "yolox", "KiB", "models/shapes.onnx"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let verified = place.run(&["models", "verify"]);
+    assert_eq!(verified.code, 1);
+    assert!(verified.stdout.contains("sound: ok, 3 labels"), "{}", verified.stdout);
+}
+
+/// A manifest that `inspect` prints works once its guesses are corrected.
+#[test]
+fn inspect_tells_what_a_file_takes_and_gives_a_manifest_to_start_from() {
+    let place = Place::new("http://127.0.0.1:9/remote.onnx");
+    let file = repository().join("models/shapes.onnx");
+    let file = file.to_str().expect("text");
+    let told = place.run(&["models", "inspect", file]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    for part in [&place.sha256, "opset ", "input `images`: f32 [1, 3, 192, 320]", "output `output`: f32 [1, 240, 8]"] {
+        assert!(told.stdout.contains(part), "{part}: {}", told.stdout);
+    }
+    let manifest = place.run(&["models", "inspect", file, "--manifest"]);
+    let table: toml::Table = manifest.stdout.parse().unwrap_or_else(|error| panic!("{error}: {}", manifest.stdout));
+    assert_eq!(table["input"]["width"].as_integer(), Some(320));
+    let json: Value =
+        serde_json::from_str(&place.run(&["models", "inspect", file, "--format", "json"]).stdout).expect("JSON");
+    assert_eq!(json["model"]["inputs"][0]["shape"], serde_json::json!([1, 3, 192, 320]));
+
+    fs::write(place.path().join("no.onnx"), "no model").expect("written");
+    let refused = place.run(&["models", "inspect", "no.onnx"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("cannot be loaded") && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    let refused = place.run(&["models", "inspect", "gone.onnx"]);
+    assert!(refused.code == 1 && refused.stderr.contains("there is no file gone.onnx"), "{}", refused.stderr);
+}
+
+#[test]
+fn models_that_take_no_pictures_are_shown_without_a_manifest() {
+    let Some(material) = material() else { return };
+    let file = material.join("models/silero_vad.onnx");
+    let file = file.to_str().expect("text");
+    let told = said(&mut command(&["models", "inspect", file]));
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(told.stdout.contains("cannot use it") && told.stdout.contains("input `sr`: "), "{}", told.stdout);
+    assert_eq!(said(&mut command(&["models", "inspect", file, "--manifest"])).code, 1);
+}
+
+#[test]
+fn every_shipped_model_is_sound() {
+    let Some(_material) = material() else { return };
+    let verified = said(&mut command(&["models", "verify"]));
+    assert_eq!(verified.code, 0, "{}", verified.stderr);
+    assert!(verified.stdout.lines().count() >= 7, "{}", verified.stdout);
+}
+
+#[test]
+fn bench_measures_one_thread_and_all() {
+    let measured =
+        said(&mut command(&["models", "bench", "shapes", "--threads", "2", "--seconds", "200ms", "--format", "json"]));
+    assert_eq!(measured.code, 0, "{}", measured.stderr);
+    let json: Value = serde_json::from_str(&measured.stdout).expect("JSON");
+    assert_eq!((&json["one_thread"]["threads"], &json["all_threads"]["threads"]), (&1.into(), &2.into()));
+    assert!(json["one_thread"]["pictures"].as_u64() > Some(0) && json["ratio"].as_f64() > Some(0.0), "{json}");
+    let refused = said(&mut command(&["models", "bench", "shapes", "--device", "cuda:0"]));
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("device `cuda:0`"), "{}", refused.stderr);
+}
+
+#[test]
+fn check_names_a_device_that_is_missing() {
+    let folder = support::Folder::with_graph(
+        "[sources.scene]\ntype = 'synthetic'\n[operators.shapes]\ntype = 'detect'\ninputs = ['scene']\n\
+         model = 'shapes'\ndevice = 'cuda:0'\n[sinks.out]\ntype = 'blackhole'\ninputs = ['shapes']\n",
+    );
+    let checked = said(command(&["check", "graph.toml"]).current_dir(folder.path()));
+    assert_eq!(checked.code, 1);
+    for part in ["device = 'cuda:0'", "device `cuda:0`", "CUDAExecutionProvider", "ORT_DYLIB_PATH"] {
+        assert!(checked.stderr.contains(part), "{part}: {}", checked.stderr);
+    }
+}

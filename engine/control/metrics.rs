@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::events::EventReport;
 use crate::runtime::histogram::Histogram;
+use crate::runtime::predict::PredictReport;
 use crate::runtime::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -25,9 +26,9 @@ const BYTES: Option<&Unit> = Some(&Unit::Bytes);
 ///
 /// # Errors
 /// Never for what is written into memory; the encoder's signature has one.
-pub fn page(report: Report, events: EventReport) -> Result<String, fmt::Error> {
+pub fn page(report: Report, events: EventReport, predict: Option<PredictReport>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Moment { report, events }));
+    registry.register_collector(Box::new(Moment { report, events, predict }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -38,17 +39,29 @@ pub fn page(report: Report, events: EventReport) -> Result<String, fmt::Error> {
 struct Moment {
     report: Report,
     events: EventReport,
+    predict: Option<PredictReport>,
 }
 
 impl Collector for Moment {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(&mut encoder);
         self.process(&mut page)?;
+        self.predict(&mut page)?;
         self.graphs(&mut page)?;
         self.streams(&mut page)?;
         self.nodes(&mut page)
     }
 }
+
+/// The verdicts, as labels and in the counts.
+type Fate = (&'static str, fn(&Counts) -> u64);
+const FATES: [Fate; 5] = [
+    ("delivered", |counts| counts.delivered),
+    ("filtered", |counts| counts.filtered),
+    ("dropped", |counts| counts.dropped),
+    ("rejected", |counts| counts.rejected),
+    ("lost", |counts| counts.lost),
+];
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -70,6 +83,22 @@ impl Moment {
         page.gauge("engine_event_subscribers", None, "Connections that listen to /events", subscribers)
     }
 
+    fn predict(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let help = "Pictures that /predict read";
+        let mut family = page.family("engine_predict_pictures_read", None, help, MetricType::Counter)?;
+        if let Some(predict) = &self.predict {
+            family.encode_counter::<NoLabelSet, _, f64>(&predict.pictures.read, None)?;
+        }
+        let help = "Pictures that /predict read, by what became of them";
+        let mut family = page.family("engine_predict_pictures", None, help, MetricType::Counter)?;
+        if let Some(predict) = &self.predict {
+            for (fate, value) in FATES {
+                count(&mut family, &[("verdict", fate)], value(&predict.pictures))?;
+            }
+        }
+        Ok(())
+    }
+
     fn graphs(&self, page: &mut Page<'_, '_>) -> fmt::Result {
         let help = "1 for the state that the graph is in, 0 for the others";
         let mut family = page.family("engine_graph_state", None, help, MetricType::Gauge)?;
@@ -83,17 +112,10 @@ impl Moment {
     }
 
     fn streams(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        type Fate = (&'static str, fn(&Counts) -> u64);
-        const FATES: [Fate; 5] = [
-            ("delivered", |counts| counts.delivered),
-            ("filtered", |counts| counts.filtered),
-            ("dropped", |counts| counts.dropped),
-            ("rejected", |counts| counts.rejected),
-            ("lost", |counts| counts.lost),
-        ];
         type Count = (&'static str, &'static str, fn(&StreamReport) -> u64);
-        const COUNTERS: [Count; 4] = [
+        const COUNTERS: [Count; 5] = [
             ("engine_items_read", "Items that the source read", |stream| stream.counts.read),
+            ("engine_stream_reconnects", "Inputs that came back after they were lost", |stream| stream.reconnects),
             ("engine_pictures_decoded", "Pictures that came out of the decoder", |stream| stream.decoded),
             ("engine_pictures_converted", "Pictures that were converted for somebody", |stream| stream.converted),
             ("engine_pictures_skipped", "Pictures that were never decoded", |stream| stream.skipped),
@@ -275,7 +297,7 @@ mod tests {
         };
         let events = EventReport { subscribers: 0, published: 0, kept: 0, kept_bytes: 0 };
         let report = Report { graphs: vec![graph(vec![stream("door")]), later], process };
-        let text = page(report, events).unwrap();
+        let text = page(report, events, None).unwrap();
         let read: Vec<_> = text.lines().filter(|line| line.starts_with("engine_items_read_total")).collect();
         assert_eq!(read, [r#"engine_items_read_total{graph="door",source="cameras",stream="door"} 7"#]);
     }

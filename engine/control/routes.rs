@@ -49,6 +49,7 @@ pub struct Routes {
 }
 
 const PREDICT: &str = "/predict";
+const PREVIEW: &str = "/preview";
 
 const PATHS: [(&str, &str); 9] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
@@ -57,7 +58,7 @@ const PATHS: [(&str, &str); 9] = [
     ("/health/ready", "200 once the graphs run and until they drain"),
     ("/stats", "counts of every graph, stream and node"),
     ("/metrics", "the same counts for Prometheus"),
-    ("/preview", "a JPEG picture of a stream, by graph and stream"),
+    (PREVIEW, "a JPEG picture of a stream, by graph and stream"),
     ("/events", "records as server-sent events; filter with graph, node, stream, label; resume with last_event_id"),
     (PREDICT, "POST a picture: what a model says of it"),
 ];
@@ -120,7 +121,12 @@ impl Routes {
                 answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
             }
         }
-        self.finish(answer, request.method() == Method::OPTIONS, METHODS)
+        let mut answer = self.finish(answer, request.method() == Method::OPTIONS, METHODS);
+        // Any page may read counts where `*` is allowed, but what a camera sees only a page that is named.
+        if request.uri().path() == PREVIEW && self.allow_origin.as_ref().is_some_and(|origin| origin == "*") {
+            answer.headers_mut().remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        }
+        answer
     }
 
     /// What every answer of a path with these methods tells.
@@ -131,9 +137,7 @@ impl Routes {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        // Any page may read counts where `*` is allowed, but what a camera sees only a page that is named.
-        let is_private = request.uri().path() == "/preview";
-        if let Some(origin) = self.allow_origin.as_ref().filter(|origin| !is_private || *origin != "*") {
+        if let Some(origin) = &self.allow_origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             if is_options {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
@@ -172,7 +176,7 @@ impl Routes {
             }
             "/metrics" => self.metrics(),
             "/events" => self.events(request),
-            "/preview" => self.preview(request.uri().query().unwrap_or_default()).await,
+            PREVIEW => self.preview(request.uri().query().unwrap_or_default()).await,
             _ => page::file(path, request.headers()).ok_or_else(|| Refusal {
                 status: StatusCode::NOT_FOUND,
                 error: format!("nothing is at `{path}`"),
@@ -185,11 +189,12 @@ impl Routes {
     }
 
     fn metrics(&self) -> Result<Answer, Refusal> {
-        let page = metrics::page(self.observe.report(), self.hub.report()).map_err(|error| Refusal {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            error: format!("the metrics cannot be written: {error}"),
-            hint: "`/stats` has the same counts".to_owned(),
-        })?;
+        let page = metrics::page(self.observe.report(), self.hub.report(), self.predict.as_ref().map(Predict::report))
+            .map_err(|error| Refusal {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                error: format!("the metrics cannot be written: {error}"),
+                hint: "`/stats` has the same counts".to_owned(),
+            })?;
         let mut answer = Response::new(Full::from(page).boxed_unsync());
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));

@@ -85,10 +85,11 @@ pub enum StreamState {
 }
 
 impl StreamState {
-    pub const ALL: [StreamState; 6] = [
+    pub const ALL: [StreamState; 7] = [
         StreamState::Connecting,
         StreamState::Running,
         StreamState::Retrying,
+        StreamState::Fallback,
         StreamState::Ended,
         StreamState::Stopped,
         StreamState::Failed,
@@ -100,6 +101,7 @@ impl StreamState {
             StreamState::Connecting => "connecting",
             StreamState::Running => "running",
             StreamState::Retrying => "retrying",
+            StreamState::Fallback => "fallback",
             StreamState::Ended => "ended",
             StreamState::Stopped => "stopped",
             StreamState::Failed => "failed",

@@ -5,6 +5,7 @@
 //! caller that goes away gives its place back when its job is done, not before: places count what the pool holds.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -150,9 +151,9 @@ impl Predictor {
         });
         let mut models = BTreeMap::new();
         for name in of_plan.chain(names.iter().map(|name| name.as_str().into())) {
-            if !models.contains_key(&name) {
-                let (model, work) = operator(catalog, &clock, &name)?;
-                models.insert(name, Served { model, work, state: State::Warming });
+            if let Entry::Vacant(vacant) = models.entry(name) {
+                let (model, work) = operator(catalog, &clock, vacant.key())?;
+                vacant.insert(Served { model, work, state: State::Warming });
             }
         }
         Ok(Predictor {
@@ -312,8 +313,10 @@ impl std::fmt::Display for PredictError {
     }
 }
 
+type Reply = oneshot::Sender<Result<Payload, ItemError>>;
+
 /// Who asked, and the place that its picture takes until its job is done.
-struct Asked(Mutex<Option<(oneshot::Sender<Result<Payload, ItemError>>, Place)>>);
+struct Asked(Mutex<Option<(Reply, Place)>>);
 
 impl Completion for Asked {
     fn complete(&self, _ticket: u64, result: Result<Payload, ItemError>, _busy: Duration) {

@@ -104,6 +104,9 @@ fn row(catalog: &Catalog, name: &str) -> Row {
 fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(["model", "state", "decode", "size", "file"]);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     for row in rows {
         let size = row.bytes.map(format_size).unwrap_or_default();
         let place = row.path.clone().or_else(|| row.problem.clone()).unwrap_or_default();

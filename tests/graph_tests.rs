@@ -85,6 +85,15 @@ fn a_test_that_does_not_end_is_ended() {
     assert!(answer.stdout.contains("still open: stream `synthetic`"), "{}", answer.stdout);
 }
 
+/// Nothing is expected of the records that an empty run would not give.
+#[test]
+fn a_stream_that_fails_fails_the_test() {
+    let answer = test(&["fails.toml", "--filter", "no video"]);
+    assert_eq!(answer.code, 1, "{}", answer.snapshot());
+    assert!(answer.stdout.contains("expected  every stream ends well, and nothing is lost"), "{}", answer.stdout);
+    assert!(answer.stdout.contains("got       stream `fails`: "), "{}", answer.stdout);
+}
+
 #[test]
 fn mistakes_in_tests_are_underlined() {
     let answer = test(&["mistakes.toml"]);

@@ -103,7 +103,7 @@ fn its_books_balance_while_the_control_plane_stays() {
     let set = tempfile::tempdir().expect("a folder");
     let graph = set.path().join("finite.toml");
     let text = std::fs::read_to_string(repository().join("graphs/quickstart.toml")).expect("the quick start");
-    let finite = text.replace("seed = 3", "seed = 3\nframes = 90\nrealtime = false");
+    let finite = text.replacen("seed = 3", "seed = 3\nframes = 90\nrealtime = false", 1);
     assert_ne!(finite, text);
     std::fs::write(&graph, finite).expect("written");
     let mut engine = run_graph(&graph, &["--stay"], |_| {});

@@ -15,6 +15,7 @@ enum ListFormat {
     /// For people.
     #[default]
     Text,
+    /// For programs.
     Json,
     /// The page `docs/reference.md`.
     Markdown,

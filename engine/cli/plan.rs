@@ -14,6 +14,7 @@ enum PlanFormat {
     /// For people.
     #[default]
     Text,
+    /// For programs.
     Json,
     /// A drawing for Graphviz.
     Dot,

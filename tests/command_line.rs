@@ -15,20 +15,29 @@ fn answer(arguments: &[&str]) -> String {
 fn help() {
     insta::assert_snapshot!("help", answer(&["--help"]));
     let commands = commands();
-    assert!(commands.len() >= 8, "{commands:?}");
+    assert!(commands.len() >= 14, "{commands:?}");
     for command in commands {
-        let answer = answer(&[&command, "--help"]);
+        let mut arguments: Vec<&str> = command.split(' ').collect();
+        arguments.push("--help");
+        let answer = answer(&arguments);
         assert!(answer.starts_with("exit code: 0\n"), "{answer}");
-        insta::assert_snapshot!(command, answer);
-    }
-    for command in ["pull", "inspect"] {
-        insta::assert_snapshot!(format!("models-{command}"), answer(&["models", command, "--help"]));
+        insta::assert_snapshot!(command.replace(' ', "-"), answer);
     }
 }
 
-/// The commands that `engine --help` names.
+/// The commands that `engine --help` names, those of a command after it: `models`, `models pull`.
 fn commands() -> Vec<String> {
-    let output = command(&["--help"]).output().expect("it runs");
+    let mut all = Vec::new();
+    for command in commands_below(&[]) {
+        // Only a command that is a group lists commands of its own.
+        all.extend(commands_below(&[&command]).iter().map(|below| format!("{command} {below}")));
+        all.push(command);
+    }
+    all
+}
+
+fn commands_below(group: &[&str]) -> Vec<String> {
+    let output = command(&[group, &["--help"]].concat()).output().expect("it runs");
     let help = String::from_utf8(output.stdout).expect("text");
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| line.starts_with(' '));
     // Further lines of a summary are indented deeper.
@@ -92,7 +101,8 @@ fn completions_for_every_shell_name_every_command() {
         assert!(output.status.success());
         let script = String::from_utf8(output.stdout).expect("text");
         for command in commands() {
-            assert!(script.contains(&command), "{shell} does not complete {command}");
+            let name = command.rsplit(' ').next().expect("a word");
+            assert!(script.contains(name), "{shell} does not complete {command}");
         }
         assert!(script.contains("no-skip"), "{shell} does not complete options");
         if shell == "bash" {
@@ -119,7 +129,8 @@ fn a_manual_page_for_every_command() {
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
         .collect();
     pages.sort();
-    let mut expected: Vec<String> = commands().iter().map(|command| format!("engine-{command}.1")).collect();
+    let mut expected: Vec<String> =
+        commands().iter().map(|command| format!("engine-{}.1", command.replace(' ', "-"))).collect();
     expected.push("engine.1".to_owned());
     expected.sort();
     assert_eq!(pages, expected);

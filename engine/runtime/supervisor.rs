@@ -82,6 +82,11 @@ impl Engine {
         started
     }
 
+    /// Counts a graph that has ended no more.
+    pub(super) fn forget(&self, counters: &Arc<GraphCounters>) {
+        lock(&self.graphs).retain(|other| !Arc::ptr_eq(other, counters));
+    }
+
     /// A number that nothing else of this engine has.
     pub(super) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)

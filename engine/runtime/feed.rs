@@ -61,7 +61,7 @@ pub struct Feed {
     /// Finish what is in hand and return.
     stopping: AtomicBool,
     state: Mutex<State>,
-    /// A picture is not in hand any more.
+    /// A picture is not in hand any more, or the listener has been changed.
     emitted: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -75,6 +75,8 @@ struct State {
     fallback: bool,
     /// A picture is on its way into the taps that its listener had when it came.
     in_hand: bool,
+    /// Somebody waits to change the listener: no further picture sets out before that.
+    is_changing: bool,
     /// The thread has said that the stream ended.
     ended: bool,
 }
@@ -161,6 +163,7 @@ impl Feed {
         change: impl FnOnce(&mut Listener, Option<Arc<StreamInfo>>) -> R,
     ) -> Option<R> {
         let mut state = lock(&self.state);
+        state.is_changing = true;
         if state.in_hand {
             let waited = self.emitted.wait_timeout_while(state, patience, |state| state.in_hand);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -171,8 +174,12 @@ impl Feed {
             }
             state = self.emitted.wait_while(state, |state| state.in_hand).unwrap_or_else(PoisonError::into_inner);
         }
+        state.is_changing = false;
         let info = state.info.clone();
-        state.listener.as_mut().map(|listener| change(listener, info))
+        let changed = state.listener.as_mut().map(|listener| change(listener, info));
+        drop(state);
+        self.emitted.notify_all();
+        changed
     }
 
     fn listening<R>(&self, what: impl FnOnce(&mut Listener, &mut bool) -> R) -> Option<R> {
@@ -363,7 +370,8 @@ impl Outlet for FeedOutlet {
         let feed = self.feed.clone();
         let born = feed.clock.now();
         let (counters, origin, seq, fallback, ack) = {
-            let mut state = lock(&feed.state);
+            let state = feed.emitted.wait_while(lock(&feed.state), |state| state.is_changing);
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
             let State { listener, fallback, in_hand, .. } = &mut *state;
             let Some(listener) = listener else { return Err(SourceError::Stopped) };
             let seq = seq + listener.first_seq;

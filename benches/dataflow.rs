@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_channel::bounded;
+use engine::graph::identity::Identity;
 use engine::graph::plan::{
     Input, OnError, Overflow, Plan, PlannedOperator, PlannedSink, PlannedSource, PlannedTap, Work,
 };
@@ -121,6 +122,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
         inputs: vec![if index == 0 { Input::Tap(0) } else { Input::Operator(index - 1) }],
         on_error: OnError::Reject,
         entry: None,
+        identity: Identity::default(),
     };
     Plan {
         graph: "overhead".into(),
@@ -129,9 +131,12 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
             type_name: "pixels",
             source: Arc::new(Pixels(items)),
             decoder_threads: 0,
+            identity: Identity::default(),
+            template: None,
         }],
         taps: vec![PlannedTap {
             source: 0,
+            reader: "reader".into(),
             kind: Kind::Frame,
             sample: None,
             overflow: Overflow::Block,
@@ -145,6 +150,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
             inputs: vec![if operators == 0 { Input::Tap(0) } else { Input::Operator(operators - 1) }],
             on_error: OnError::Reject,
             entry: None,
+            identity: Identity::default(),
         }],
         workers,
         pool_threads: 1,

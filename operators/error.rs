@@ -44,6 +44,12 @@ impl StartError {
         self.hint = Some(hint.into());
         self
     }
+
+    /// The same with every text passed through `cover`.
+    #[must_use]
+    pub fn covered(self, cover: impl Fn(&str) -> String) -> StartError {
+        StartError { message: cover(&self.message), hint: self.hint.map(|hint| cover(&hint)) }
+    }
 }
 
 /// An operator failed on one item; the item is rejected and an error record takes its place.

@@ -199,6 +199,8 @@ pub enum EndReason {
     Eof,
     /// Somebody stopped the stream, the graph or the engine.
     Stopped,
+    /// The graph was changed in front of the consumer; the stream may go on in another form.
+    Reload,
     /// The source cannot go on; the text says why.
     Failed(String),
 }

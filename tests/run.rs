@@ -87,7 +87,7 @@ fn stalled(arguments: &[&str]) -> (Folder, support::Engine, StalledPipe) {
     let pipe = StalledPipe::new(folder.file("out.jsonl"));
     let mut engine = folder.run(arguments);
     let graph = engine.wait_for_stall();
-    assert_eq!(graph["streams"][0]["blocked_by"], "scene", "the source says what it waits for: {graph}");
+    assert_eq!(graph["streams"][0]["blocked_by"], "scene -> sum", "the source says what it waits for: {graph}");
     (folder, engine, pipe)
 }
 
@@ -181,7 +181,7 @@ fn what_is_rejected_leaves_error_records_and_the_rest_goes_on() {
     let errors: Vec<_> = records.iter().filter(|record| record["stream"] == "b").collect();
     assert_eq!(errors.len(), 10, "an error record in the place of each");
     for record in errors {
-        assert_eq!((&record["kind"], &record["node"]), (&"error".into(), &"files".into()));
+        assert_eq!((&record["kind"], &record["node"]), (&"error".into(), &"sum".into()));
         assert!(record["message"].as_str().is_some_and(|text| text.contains("raise `budget.bytes`")), "{record}");
     }
 

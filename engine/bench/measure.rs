@@ -64,7 +64,7 @@ impl Reading {
 }
 
 fn ended(counters: &GraphCounters) -> u64 {
-    let counts = counters.streams.iter().map(|stream| stream.account.snapshot());
+    let counts = counters.streams().into_iter().map(|stream| stream.account.snapshot());
     counts.map(|counts| counts.read.saturating_sub(counts.in_flight)).sum()
 }
 
@@ -111,7 +111,7 @@ fn watch(counters: &GraphCounters, window: Window, clock: &dyn Clock) -> Option<
         }
         tick(clock);
     }
-    counters.streams.iter().for_each(|stream| stream.account.reset_ages());
+    counters.streams().iter().for_each(|stream| stream.account.reset_ages());
     let first = ended(counters);
     let start = Reading::take(counters, clock);
     let enough = || {
@@ -124,7 +124,8 @@ fn watch(counters: &GraphCounters, window: Window, clock: &dyn Clock) -> Option<
         tick(clock);
     }
     let end = Reading::take(counters, clock);
-    let ages = merged(counters.streams.iter().map(|stream| &*stream.account));
+    let streams = counters.streams();
+    let ages = merged(streams.iter().map(|stream| &*stream.account));
     Some((start, end, ages))
 }
 

@@ -111,12 +111,12 @@ fn serve(
     results: Arc<Results>,
 ) -> Result<bool, StartError> {
     let clock = Arc::new(SystemClock);
-    let engine = Arc::new(Engine::start(Options {
+    let engine = Engine::start(Options {
         workers: plan.workers,
         pool_threads: plan.pool_threads,
         clock: clock.clone(),
         dataflow_log: arguments.dataflow_log.clone(),
-    })?);
+    })?;
     let observe: Arc<dyn Observe> = engine.clone();
     let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
     let named = &arguments.predict.models;
@@ -154,9 +154,7 @@ fn serve(
     }
     control_plane.shutdown(Duration::from_secs(2));
     drop(predictor);
-    if let Some(engine) = Arc::into_inner(engine) {
-        engine.shutdown()?;
-    }
+    engine.shutdown()?;
     outcome.map(|outcome| outcome.is_success())
 }
 

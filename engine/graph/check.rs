@@ -17,6 +17,7 @@ use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
 use super::files;
+use super::identity::Template;
 use super::nodes::{self, Declaration};
 use super::parse::{self, Data, Table};
 use super::plan::Overflow;
@@ -185,7 +186,7 @@ fn check_document(
     secrecy::report_names(&declared, &built, &secrets, &mut found);
     files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
     report_tensors(&declared, &built, &wiring, &mut found);
-    let (nodes, origins) = assemble(&declared, built, &wiring);
+    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
     report_shared_fate(&nodes, &origins, &mut found);
@@ -212,20 +213,23 @@ fn build(
     found: &mut Vec<Diagnostic>,
 ) -> Option<Built> {
     let registration = node.registration.filter(|_| node.sound)?;
-    let context = BuildContext {
-        origin: Origin { graph: graph.clone(), node: node.name.as_str().into() },
-        folder: surroundings.folder.clone(),
-        models: surroundings.models.clone(),
-        clock: surroundings.clock.clone(),
-        publisher: surroundings.publisher.clone(),
-    };
-    match (registration.build)(&context, node.table.to_toml()) {
+    match (registration.build)(&context(graph, node, surroundings), node.table.to_toml()) {
         Ok(built) => Some(built),
         Err(errors) => {
             let models = &surroundings.models;
             found.extend(errors.into_iter().map(|error| field_error(node, registration, models, error)));
             None
         }
+    }
+}
+
+fn context(graph: &Arc<str>, node: &Declaration, surroundings: &Surroundings) -> BuildContext {
+    BuildContext {
+        origin: Origin { graph: graph.clone(), node: node.name.as_str().into() },
+        folder: surroundings.folder.clone(),
+        models: surroundings.models.clone(),
+        clock: surroundings.clock.clone(),
+        publisher: surroundings.publisher.clone(),
     }
 }
 
@@ -309,9 +313,11 @@ fn report_tensors(declared: &[Declaration], built: &[Option<Built>], wiring: &Wi
 
 /// The nodes that could be ordered, in that order, and with their inputs renumbered; beside each, its declaration.
 fn assemble<'a>(
+    graph: &Arc<str>,
     declared: &'a [Declaration],
     mut built: Vec<Option<Built>>,
     wiring: &Wiring,
+    surroundings: &Surroundings,
 ) -> (Vec<Node>, Vec<&'a Declaration>) {
     let mut places = vec![usize::MAX; declared.len()];
     let (mut nodes, mut origins) = (Vec::new(), Vec::new());
@@ -333,6 +339,11 @@ fn assemble<'a>(
             budget: declaration.budget.as_ref().map(|(budget, _)| *budget).unwrap_or_default(),
             overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
             on_error: declaration.on_error,
+            template: Template {
+                registration,
+                context: context(graph, declaration, surroundings),
+                table: declaration.table.to_toml(),
+            },
         });
     }
     (nodes, origins)

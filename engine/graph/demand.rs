@@ -12,6 +12,7 @@ use operators::lease::Limits;
 use operators::operator::{Built, Registration, Role, Source};
 use operators::transforms::sample::Sampling;
 
+use super::identity::Template;
 use super::nodes::PartialBudget;
 use super::plan::{Entry, OnError, Overflow};
 
@@ -32,6 +33,8 @@ pub struct Node {
     pub budget: PartialBudget,
     pub overflow: Option<Overflow>,
     pub on_error: OnError,
+    /// What it was built from, every reference replaced.
+    pub template: Template,
 }
 
 impl Node {

@@ -8,6 +8,7 @@ pub mod diagram;
 pub mod explain;
 pub mod fields;
 pub mod files;
+pub mod identity;
 pub mod memory;
 pub mod nodes;
 pub mod parse;

@@ -12,6 +12,7 @@ use operators::operator::{InlineOperator, PoolOperator, Sink, Source};
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
+use super::identity::{Identity, Template};
 use super::substitute::Secrets;
 
 /// A graph, ready to run.
@@ -34,11 +35,17 @@ pub struct PlannedSource {
     pub source: Arc<dyn Source>,
     /// Decoder threads that one stream uses.
     pub decoder_threads: usize,
+    /// See [`super::identity`].
+    pub identity: Identity,
+    /// What further streams are made from while the graph runs.
+    pub template: Option<Template>,
 }
 
 pub struct PlannedTap {
     /// Index into [`Plan::sources`].
     pub source: usize,
+    /// The node that reads it: a consumer, or the `sample` that was pushed down.
+    pub reader: Arc<str>,
     /// What flows out of it.
     pub kind: Kind,
     /// The `sample` node that was pushed down, with its name.
@@ -56,6 +63,8 @@ pub struct PlannedOperator {
     pub on_error: OnError,
     /// A bound of its own in front of this node; only for nodes in the middle of a graph.
     pub entry: Option<Entry>,
+    /// Of the node and of everything before it: what its state depends on.
+    pub identity: Identity,
 }
 
 pub struct PlannedSink {
@@ -65,6 +74,8 @@ pub struct PlannedSink {
     pub inputs: Vec<Input>,
     pub on_error: OnError,
     pub entry: Option<Entry>,
+    /// Of the node alone: what its output depends on.
+    pub identity: Identity,
 }
 
 /// What runs a node's work.

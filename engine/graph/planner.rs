@@ -6,7 +6,8 @@ use operators::item::Kind;
 use operators::operator::{Built, Role};
 
 use super::check::Graph;
-use super::demand;
+use super::demand::{self, Node};
+use super::identity::Identity;
 use super::plan::{Input, Plan, PlannedOperator, PlannedSink, PlannedSource, PlannedTap, Work};
 
 /// How many cores one dataflow worker serves: its work is routing, and most of it waits.
@@ -35,6 +36,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         .filter_map(|(n, _)| n.source())
         .map(|s| s.streams().len())
         .sum();
+    let identities = identities(nodes);
     let mut sources = Vec::new();
     let mut source_places = HashMap::new();
     for (index, node) in nodes.iter().enumerate().filter(|(index, _)| read[*index]) {
@@ -45,12 +47,15 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             type_name: node.registration.name,
             decoder_threads: source.decoder_threads(cores, running),
             source: source.clone(),
+            identity: identities[index],
+            template: Some(node.template.clone()),
         });
     }
     let planned_taps = taps
         .iter()
         .map(|tap| PlannedTap {
             source: source_places[&tap.source],
+            reader: nodes[tap.reader].name.clone(),
             kind: tap.kind,
             sample: tap.sample.map(|sampling| (nodes[tap.reader].name.clone(), sampling)),
             overflow: tap.overflow,
@@ -70,13 +75,18 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             Some(Built::Inline(operator)) => Work::Inline(operator.clone()),
             Some(Built::Pool(operator)) => Work::Pool(operator.clone()),
             Some(Built::Sink(sink)) => {
-                sinks.push(PlannedSink { name, type_name, sink: sink.clone(), inputs, on_error, entry });
+                // Whatever comes to it, its output goes on; what its errors mean is said to its writer.
+                let mut table = node.template.table.clone();
+                table.insert("on_error".to_owned(), format!("{on_error:?}").into());
+                let identity = Identity::of_node(type_name, &table);
+                sinks.push(PlannedSink { name, type_name, sink: sink.clone(), inputs, on_error, entry, identity });
                 continue;
             }
             _ => continue,
         };
         operator_places.insert(index, operators.len());
-        operators.push(PlannedOperator { name, type_name, work, inputs, on_error, entry });
+        let identity = identities[index];
+        operators.push(PlannedOperator { name, type_name, work, inputs, on_error, entry, identity });
     }
     Plan {
         graph: graph.name.clone(),
@@ -88,6 +98,20 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         pool_threads: options.pool_threads.unwrap_or(cores).max(1),
         secrets: graph.secrets.clone(),
     }
+}
+
+/// For each node what it is, with everything before it.
+fn identities(nodes: &[Node]) -> Vec<Identity> {
+    let mut identities: Vec<Identity> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let (type_name, table) = (node.registration.name, &node.template.table);
+        let alone = match node.registration.role {
+            Role::Source => Identity::of_source(type_name, table),
+            Role::Operator | Role::Sink => Identity::of_node(type_name, table),
+        };
+        identities.push(alone.behind(node.inputs.iter().map(|edge| &identities[edge.from])));
+    }
+    identities
 }
 
 fn inputs(graph: &Graph, index: usize, taps: &[demand::Tap], operators: &HashMap<usize, usize>) -> Vec<Input> {

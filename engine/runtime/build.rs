@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use operators::clock::Clock;
-use operators::item::Event;
 use operators::operator::InlineOperator;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::{Scope, StreamVec};
@@ -16,20 +15,22 @@ use super::inline::inline;
 use super::mailbox::Mailbox;
 use super::node::Node;
 use super::offload::{Offloaded, offload};
-use super::sink::{Intake, sink, unheard};
+use super::passage::Passage;
+use super::sink::{SinkEnd, sink, unheard};
 use super::tap::tap;
-use crate::graph::plan::{Entry, Input};
+use crate::graph::plan::Input;
 
-/// What the workers need to build one graph.
+/// What the workers need to build one generation of a graph.
 pub struct Blueprint {
     pub graph: Arc<str>,
+    pub generation: u64,
     pub clock: Arc<dyn Clock>,
     /// When the engine started: tick zero.
     pub start: Instant,
     pub taps: Vec<BlueprintTap>,
     pub operators: Vec<BlueprintOperator>,
     pub sinks: Vec<BlueprintSink>,
-    /// Set when the graph is being torn down.
+    /// Set when the generation is being torn down.
     pub frozen: Arc<AtomicBool>,
 }
 
@@ -52,9 +53,7 @@ pub enum BlueprintWork {
 }
 
 pub struct BlueprintSink {
-    pub node: Node,
-    pub intake: Arc<Intake>,
-    pub entry: Option<Entry>,
+    pub end: SinkEnd,
     pub inputs: Vec<Input>,
 }
 
@@ -85,24 +84,24 @@ impl Blueprint {
                 BlueprintWork::Pool(offloaded) => offload(input, offloaded.clone(), node),
             };
             if !planned.is_heard {
-                unheard(output.clone(), self.frozen.clone(), planned.node.clone());
+                unheard(output.clone(), self.frozen.clone(), planned.node.clone(), self.generation);
             }
             built.operators.push(output);
         }
         for planned in &self.sinks {
             let input = built.gather(scope, &planned.inputs);
-            sink(input, planned.intake.clone(), planned.entry, planned.node.clone());
+            sink(input, planned.end.clone());
         }
     }
 }
 
 struct Streams<'scope> {
-    taps: Vec<StreamVec<'scope, u64, Event>>,
-    operators: Vec<StreamVec<'scope, u64, Event>>,
+    taps: Vec<StreamVec<'scope, u64, Passage>>,
+    operators: Vec<StreamVec<'scope, u64, Passage>>,
 }
 
 impl<'scope> Streams<'scope> {
-    fn gather(&self, scope: Scope<'scope, u64>, inputs: &[Input]) -> StreamVec<'scope, u64, Event> {
+    fn gather(&self, scope: Scope<'scope, u64>, inputs: &[Input]) -> StreamVec<'scope, u64, Passage> {
         let stream = |input: &Input| match input {
             Input::Tap(index) => self.taps[*index].clone(),
             Input::Operator(index) => self.operators[*index].clone(),

@@ -17,8 +17,12 @@ use super::stats::{Drops, GraphReport, GraphState, NodeReport, Quantiles, Stream
 pub struct GraphCounters {
     pub name: Arc<str>,
     pub clock: Arc<dyn Clock>,
-    pub streams: Vec<Arc<StreamCounters>>,
-    pub nodes: Vec<Arc<NodeCounters>>,
+    streams: Mutex<Vec<Arc<StreamCounters>>>,
+    nodes: Mutex<Vec<Arc<NodeCounters>>>,
+    /// What streams counted that are not listed any more.
+    gone: Mutex<Counts>,
+    /// How often the graph was loaded.
+    generation: AtomicU64,
     status: Mutex<GraphStatus>,
 }
 
@@ -30,14 +34,76 @@ struct GraphStatus {
 }
 
 impl GraphCounters {
-    pub fn new(
-        name: Arc<str>,
-        clock: Arc<dyn Clock>,
-        streams: Vec<Arc<StreamCounters>>,
-        nodes: Vec<Arc<NodeCounters>>,
-    ) -> GraphCounters {
+    pub fn new(name: Arc<str>, clock: Arc<dyn Clock>) -> GraphCounters {
         let status = GraphStatus { state: GraphState::Starting, reason: None, running_since: None, ended: None };
-        GraphCounters { name, clock, streams, nodes, status: Mutex::new(status) }
+        GraphCounters {
+            name,
+            clock,
+            streams: Mutex::default(),
+            nodes: Mutex::default(),
+            gone: Mutex::default(),
+            generation: AtomicU64::new(0),
+            status: Mutex::new(status),
+        }
+    }
+
+    pub fn streams(&self) -> Vec<Arc<StreamCounters>> {
+        lock(&self.streams).clone()
+    }
+
+    pub fn stream(&self, id: &str) -> Option<Arc<StreamCounters>> {
+        lock(&self.streams).iter().find(|stream| &*stream.stream == id).cloned()
+    }
+
+    /// The counters of a stream: those that it had before, or new ones.
+    pub fn open_stream(&self, id: &StreamId, place: Place) -> Arc<StreamCounters> {
+        let now = self.clock.now();
+        let mut streams = lock(&self.streams);
+        if let Some(known) = streams.iter().find(|stream| stream.stream == *id) {
+            known.start_again(place, now);
+            return known.clone();
+        }
+        let counters = Arc::new(StreamCounters::new(id.clone(), place, now));
+        streams.push(counters.clone());
+        counters
+    }
+
+    /// Lists a stream no more. What it counted stays in the total.
+    pub fn close_stream(&self, id: &StreamId) {
+        let mut streams = lock(&self.streams);
+        if let Some(position) = streams.iter().position(|stream| stream.stream == *id) {
+            let stream = streams.remove(position);
+            let mut gone = lock(&self.gone);
+            *gone = gone.plus(stream.account.snapshot());
+        }
+    }
+
+    pub fn nodes(&self) -> Vec<Arc<NodeCounters>> {
+        lock(&self.nodes).clone()
+    }
+
+    /// The counters of a node: those of the generation before, or new ones, which count from [`Self::set_nodes`] on.
+    pub fn node(
+        &self,
+        name: &Arc<str>,
+        type_name: &'static str,
+        role: &'static str,
+        workers: usize,
+    ) -> Arc<NodeCounters> {
+        let same = |node: &&Arc<NodeCounters>| node.name == *name && node.type_name == type_name && node.role == role;
+        let known = lock(&self.nodes).iter().find(same).cloned();
+        known.unwrap_or_else(|| Arc::new(NodeCounters::new(name.clone(), type_name, role, workers)))
+    }
+
+    /// A generation with these nodes is there.
+    pub fn set_nodes(&self, nodes: Vec<Arc<NodeCounters>>) {
+        *lock(&self.nodes) = nodes;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often the graph was loaded; 0 before it is there.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     pub fn state(&self) -> (GraphState, Option<String>) {
@@ -76,33 +142,45 @@ impl GraphCounters {
             let running = status.running_since.map_or(Duration::ZERO, |since| end.saturating_duration_since(since));
             (status.state, status.reason.clone(), running)
         };
-        let streams: Vec<StreamReport> = self.streams.iter().map(|stream| stream.report(now)).collect();
-        let total = streams.iter().fold(Counts::default(), |sum, stream| sum.plus(stream.counts));
+        let streams: Vec<StreamReport> = self.streams().iter().map(|stream| stream.report(now)).collect();
+        let gone = *lock(&self.gone);
+        let total = streams.iter().fold(gone, |sum, stream| sum.plus(stream.counts));
         GraphReport {
             name: self.name.to_string(),
+            generation: self.generation(),
             state,
             reason,
             running_seconds: running.as_secs_f64(),
             streams,
-            nodes: self.nodes.iter().map(|node| node.report()).collect(),
+            nodes: self.nodes().iter().map(|node| node.report()).collect(),
             total,
         }
     }
 }
 
-/// The counters of one stream in one graph.
-pub struct StreamCounters {
-    pub stream: StreamId,
+/// Where a stream comes from.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The name of the source's node.
     pub source: Arc<str>,
+    /// For people, with its secrets covered.
     pub location: String,
     /// Without progress for this long, the source counts as stuck.
     pub patience: Duration,
+}
+
+/// The counters of one stream in one graph.
+pub struct StreamCounters {
+    pub stream: StreamId,
+    place: Mutex<Place>,
     pub account: Arc<Account>,
     pub decoded: AtomicU64,
     pub converted: AtomicU64,
     pub skipped: AtomicU64,
+    /// The number of the next picture.
+    next_seq: AtomicU64,
     /// One for each tap of the source, in the order of the plan.
-    pub budgets: Vec<Arc<Budget>>,
+    budgets: Mutex<Vec<Arc<Budget>>>,
     /// Where somebody who looks at the stream gets its pictures.
     pub preview: Arc<PreviewSlot>,
     repaired: Mutex<BTreeMap<&'static str, u64>>,
@@ -121,24 +199,16 @@ struct StreamStatus {
 }
 
 impl StreamCounters {
-    pub fn new(
-        stream: StreamId,
-        source: Arc<str>,
-        location: String,
-        patience: Duration,
-        budgets: Vec<Arc<Budget>>,
-        now: Instant,
-    ) -> StreamCounters {
+    pub fn new(stream: StreamId, place: Place, now: Instant) -> StreamCounters {
         StreamCounters {
             stream,
-            source,
-            location,
-            patience,
+            place: Mutex::new(place),
             account: Arc::default(),
             decoded: AtomicU64::new(0),
             converted: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
-            budgets,
+            next_seq: AtomicU64::new(0),
+            budgets: Mutex::default(),
             preview: Arc::default(),
             repaired: Mutex::default(),
             status: Mutex::new(StreamStatus {
@@ -152,6 +222,34 @@ impl StreamCounters {
                 blocked_by: None,
             }),
         }
+    }
+
+    /// The stream is read anew, perhaps from elsewhere.
+    fn start_again(&self, place: Place, now: Instant) {
+        *lock(&self.place) = place;
+        self.preview.set_over(false);
+        let mut status = lock(&self.status);
+        (status.state, status.reason, status.attempts) = (StreamState::Connecting, None, None);
+        (status.progress, status.ended) = (now, None);
+    }
+
+    pub fn place(&self) -> Place {
+        lock(&self.place).clone()
+    }
+
+    pub fn set_budgets(&self, budgets: Vec<Arc<Budget>>) {
+        *lock(&self.budgets) = budgets;
+    }
+
+    /// A picture came, with the number `seq`.
+    pub fn came(&self, seq: u64, now: Instant) {
+        self.next_seq.fetch_max(seq + 1, Ordering::Relaxed);
+        self.progress(now);
+    }
+
+    /// The number of the next picture, also where something else reads the stream.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq.load(Ordering::Relaxed)
     }
 
     pub fn state(&self) -> (StreamState, Option<String>) {
@@ -226,11 +324,13 @@ impl StreamCounters {
         let status = lock(&self.status);
         let seconds = status.ended.unwrap_or(now).saturating_duration_since(status.started).as_secs_f64();
         let a_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
-        let held: Vec<(u32, u64, u64)> = self.budgets.iter().map(|budget| budget.used()).collect();
+        let budgets = lock(&self.budgets).clone();
+        let held: Vec<(u32, u64, u64)> = budgets.iter().map(|budget| budget.used()).collect();
+        let place = self.place();
         StreamReport {
             stream: self.stream.to_string(),
-            source: self.source.to_string(),
-            location: self.location.clone(),
+            source: place.source.to_string(),
+            location: place.location,
             state: status.state,
             reason: status.reason.clone(),
             attempts: status.attempts,
@@ -260,7 +360,7 @@ impl StreamCounters {
             held_items: held.iter().map(|(items, ..)| u64::from(*items)).sum(),
             held_bytes: held.iter().map(|(_, bytes, _)| bytes).sum(),
             held_bytes_peak: held.iter().map(|(.., peak)| peak).sum(),
-            held_bytes_limit: self.budgets.iter().map(|budget| budget.limits().bytes).sum(),
+            held_bytes_limit: budgets.iter().map(|budget| budget.limits().bytes).sum(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counters::lock;
+use super::counters::{NodeCounters, lock};
 use super::preview::PreviewSlot;
 use super::process::usage;
 use super::stats::{GraphState, Health, Observe, ProcessReport, Report, StreamState};
@@ -34,7 +34,7 @@ impl Observe for Engine {
         // A later graph of the same name has taken the earlier one's place.
         let graphs = lock(&self.graphs);
         let graph = graphs.iter().rev().find(|running| &*running.name == graph)?;
-        graph.streams.iter().find(|counters| &*counters.stream == stream).map(|counters| counters.preview.clone())
+        graph.stream(stream).map(|counters| counters.preview.clone())
     }
 
     fn health(&self) -> Health {
@@ -53,7 +53,7 @@ impl Observe for Engine {
                 }
                 (GraphState::Running | GraphState::Finished, _) => {}
             }
-            for stream in &graph.streams {
+            for stream in graph.streams() {
                 let (state, reason) = stream.state();
                 let idle = stream.idle(now);
                 let reason = reason.unwrap_or_default();
@@ -63,12 +63,13 @@ impl Observe for Engine {
                     problems.push(format!("graph `{name}`, stream `{}` is lost: {reason}", stream.stream));
                 } else if state == StreamState::Fallback {
                     problems.push(format!("graph `{name}`, stream `{}` shows its fallback: {reason}", stream.stream));
-                } else if idle > stream.patience && graph.state().0 != GraphState::Starting {
+                } else if idle > stream.place().patience && graph.state().0 != GraphState::Starting {
                     let seconds = idle.as_secs();
                     problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));
                 }
             }
-            for node in graph.nodes.iter().filter(|node| node.role == "sink" && node.failed_within(NO_PROGRESS, now)) {
+            let failed = |node: &Arc<NodeCounters>| node.role == "sink" && node.failed_within(NO_PROGRESS, now);
+            for node in graph.nodes().into_iter().filter(failed) {
                 let error = node.last_error().unwrap_or_default();
                 problems.push(format!("graph `{name}`, node `{}`: {error}", node.name));
             }

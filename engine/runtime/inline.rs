@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use operators::error::ItemError;
 use operators::inference::pool::panic_text;
-use operators::item::{Event, Item, StreamId, StreamInfo};
+use operators::item::{EndReason, Event, Item, StreamId, StreamInfo};
 use operators::operator::{InlineOperator, Output, StreamOperator};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -15,26 +15,27 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::node::{Node, is_error};
+use super::passage::{Cut, Inheritance, Passage};
 use crate::graph::plan::OnError;
 
 /// Adds the node to the dataflow.
 pub fn inline<'scope>(
-    input: StreamVec<'scope, u64, Event>,
+    input: StreamVec<'scope, u64, Passage>,
     operator: Arc<dyn InlineOperator>,
     node: Node,
-) -> StreamVec<'scope, u64, Event> {
+) -> StreamVec<'scope, u64, Passage> {
     let worker = input.scope().index();
     let name = node.origin.node.to_string();
     let mut states = States { operator, node, streams: HashMap::new(), output: Output::default() };
-    input.unary::<CapacityContainerBuilder<Vec<Event>>, _, _, _>(Pipeline, &name, move |_capability, _info| {
+    input.unary::<CapacityContainerBuilder<Vec<Passage>>, _, _, _>(Pipeline, &name, move |_capability, _info| {
         let mut results = Vec::new();
         move |input, output| {
-            input.for_each(|time, events| {
+            input.for_each(|time, passages| {
                 let start = states.node.clock.now();
                 let mut items = 0;
-                for event in events.drain(..) {
-                    items += u64::from(matches!(event, Event::Item(_)));
-                    states.handle(event, &mut results);
+                for passage in passages.drain(..) {
+                    items += u64::from(passage.is_item());
+                    states.handle(passage, &mut results);
                 }
                 output.session(&time).give_container(&mut results);
                 results.clear();
@@ -60,22 +61,79 @@ struct Stream {
 }
 
 impl States {
-    fn handle(&mut self, event: Event, results: &mut Vec<Event>) {
-        match event {
-            Event::Item(item) if is_error(&item) => results.push(Event::Item(item)),
-            Event::Item(item) => self.item(item, results),
-            signal => self.signal(signal, results),
+    fn handle(&mut self, passage: Passage, results: &mut Vec<Passage>) {
+        match passage {
+            Passage::Event(Event::Item(item)) if !is_error(&item) => self.item(item, results),
+            Passage::Event(Event::Item(_)) => results.push(passage),
+            Passage::Event(signal) => self.signal(signal, results),
+            Passage::Cut { stream, cut } => self.cut(stream, cut, results),
+            Passage::Resume { stream, cut, info } => self.resume(stream, cut, info, results),
         }
     }
 
-    fn item(&mut self, item: Item, results: &mut Vec<Event>) {
+    /// Nothing more of the stream comes through this generation: hands its state over, or ends it.
+    fn cut(&mut self, stream: StreamId, cut: Arc<Cut>, results: &mut Vec<Passage>) {
+        let node = self.node.origin.node.clone();
+        if !cut.arrives(&node) {
+            return;
+        }
+        if cut.keeps(&node) {
+            if let Some(state) = self.streams.remove(&stream) {
+                cut.hand_over(&node, Box::new(state));
+            }
+        } else if self.streams.contains_key(&stream) {
+            let reason = EndReason::Reload;
+            let outcome = self.guarded(&stream, |state, output| state.state.end(&reason, output));
+            results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
+            if let Err(panic) = outcome {
+                self.panicked_on_signal(&stream, &panic);
+            }
+            self.forget(&stream);
+        }
+        results.push(Passage::Cut { stream, cut });
+    }
+
+    /// From here on the stream comes through this generation: goes on with the state of the one before, or anew.
+    fn resume(&mut self, stream: StreamId, cut: Arc<Cut>, info: Option<Arc<StreamInfo>>, results: &mut Vec<Passage>) {
+        let Some(Inheritance(state)) = cut.take_over(&self.node.origin.node) else { return };
+        match (state.and_then(|state| state.downcast::<Stream>().ok()), &info) {
+            (Some(state), _) => {
+                self.streams.insert(stream.clone(), *state);
+                results.push(Passage::Resume { stream, cut, info });
+            }
+            (None, Some(format)) => {
+                let opened = self.guarded(&stream, |state, output| {
+                    state.info = Some(format.clone());
+                    state.state.open(format, output);
+                });
+                results.push(Passage::Resume { stream: stream.clone(), cut, info });
+                results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
+                if let Err(panic) = opened {
+                    self.panicked_on_signal(&stream, &panic);
+                    self.discard(&stream, None, results);
+                }
+            }
+            (None, None) => results.push(Passage::Resume { stream, cut, info }),
+        }
+    }
+
+    fn panicked_on_signal(&self, stream: &StreamId, panic: &str) {
+        let message = format!("`{}` panicked on a signal of stream `{stream}`: {panic}", self.node.origin.node);
+        self.node.counters.error(&message, self.node.clock.now());
+        tracing::warn!(node = %self.node.origin.node, %stream, "{message}");
+        if self.node.on_error == OnError::Stop {
+            self.node.stop_graph(Some(stream), message);
+        }
+    }
+
+    fn item(&mut self, item: Item, results: &mut Vec<Passage>) {
         let outcome = self.guarded(&item.stream, |stream, output| stream.state.item(&item, output));
-        results.extend(self.output.drain().map(Event::Item));
+        results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
         match outcome {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => results.push(Event::Item(self.node.reject(&item, &error))),
+            Ok(Err(error)) => results.push(rejected(&self.node, &item, &error)),
             Err(panic) => {
-                results.push(Event::Item(self.node.reject(&item, &ItemError::Panicked(panic))));
+                results.push(rejected(&self.node, &item, &ItemError::Panicked(panic)));
                 self.discard(&item.stream, Some(item.seq), results);
             }
         }
@@ -83,7 +141,7 @@ impl States {
     }
 
     /// Signals pass to the operator first, then on, so that what it emits comes before an `end`.
-    fn signal(&mut self, signal: Event, results: &mut Vec<Event>) {
+    fn signal(&mut self, signal: Event, results: &mut Vec<Passage>) {
         let id = signal.stream().clone();
         let outcome = self.guarded(&id, |stream, output| match &signal {
             Event::Open { info, .. } => {
@@ -97,7 +155,8 @@ impl States {
         let ended = matches!(signal, Event::End { .. });
         // Consumers must know of a format before they get what the operator emits on opening.
         let opened = matches!(signal, Event::Open { .. });
-        let emitted: Vec<Event> = self.output.drain().map(Event::Item).collect();
+        let emitted: Vec<Passage> = self.output.drain().map(|item| Passage::Event(Event::Item(item))).collect();
+        let signal = Passage::Event(signal);
         if opened {
             results.push(signal);
             results.extend(emitted);
@@ -106,12 +165,7 @@ impl States {
             results.push(signal);
         }
         if let Err(panic) = outcome {
-            let message = format!("`{}` panicked on a signal of stream `{id}`: {panic}", self.node.origin.node);
-            self.node.counters.error(&message, self.node.clock.now());
-            tracing::warn!(node = %self.node.origin.node, stream = %id, "{message}");
-            if self.node.on_error == OnError::Stop {
-                self.node.stop_graph(Some(&id), message);
-            }
+            self.panicked_on_signal(&id, &panic);
             if !ended {
                 self.discard(&id, None, results);
             }
@@ -135,17 +189,17 @@ impl States {
     }
 
     /// Throws away the state of a stream, which a panic may have left half-changed, and tells consumers of the gap.
-    fn discard(&mut self, id: &StreamId, seq: Option<u64>, results: &mut Vec<Event>) {
+    fn discard(&mut self, id: &StreamId, seq: Option<u64>, results: &mut Vec<Passage>) {
         let info = self.streams.get(id).and_then(|stream| stream.info.clone());
         self.forget(id);
-        results.push(self.node.gap_after_panic(id, seq));
+        results.push(Passage::Event(self.node.gap_after_panic(id, seq)));
         if let Some(info) = info {
             // One that panics again starts anew with the next item.
             let reopened = self.guarded(id, |stream, output| {
                 stream.info = Some(info.clone());
                 stream.state.open(&info, output);
             });
-            results.extend(self.output.drain().map(Event::Item));
+            results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
             if reopened.is_err() {
                 self.forget(id);
             }
@@ -161,4 +215,8 @@ impl States {
             tracing::warn!(node = %node, stream = %id, "`{node}` panicked as its state was dropped: {}", panic_text(&*panic));
         }
     }
+}
+
+fn rejected(node: &Node, item: &Item, error: &ItemError) -> Passage {
+    Passage::Event(Event::Item(node.reject(item, error)))
 }

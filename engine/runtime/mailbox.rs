@@ -1,15 +1,17 @@
 //! The queue between a source's thread and a dataflow worker.
 //!
 //! Its bound is the budget of each stream: an item enters only with a lease. It is a deque under a lock and not a
-//! channel, because a full live stream takes its own oldest item back out of the middle, and never a signal.
+//! channel, because a full live stream takes its own oldest item back out of the middle, and never a signal; and because
+//! a stream may be held back until an older generation of the graph has finished with it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, OnceLock};
 
 use operators::item::{Event, Item, StreamId};
 use timely::scheduling::activate::SyncActivator;
 
 use super::counters::lock;
+use super::passage::Passage;
 
 /// One tap's queue to one worker.
 #[derive(Default)]
@@ -20,7 +22,9 @@ pub struct Mailbox {
 
 #[derive(Default)]
 struct Queue {
-    events: VecDeque<Event>,
+    passages: VecDeque<Passage>,
+    /// What waits for its stream to be released.
+    held: HashMap<StreamId, VecDeque<Passage>>,
     closed: bool,
     /// What comes now is lost.
     abandoned: bool,
@@ -42,38 +46,54 @@ impl Mailbox {
         let _ = self.waker.set(activator);
     }
 
-    pub fn push(&self, event: Event) {
+    pub fn push(&self, passage: Passage) {
         let was_empty = {
             let mut queue = lock(&self.queue);
             if queue.abandoned {
                 return;
             }
-            queue.events.push_back(event);
-            queue.events.len() == 1
+            if let Some(held) = queue.held.get_mut(passage.stream()) {
+                held.push_back(passage);
+                return;
+            }
+            queue.passages.push_back(passage);
+            queue.passages.len() == 1
         };
-        // The drainer activates itself while anything is left, so only the first event needs a wake-up.
+        // The drainer activates itself while anything is left, so only the first passage needs a wake-up.
         if was_empty {
             self.wake();
         }
     }
 
+    /// Keeps what comes of `stream` back from here on.
+    pub fn hold(&self, stream: &StreamId) {
+        lock(&self.queue).held.entry(stream.clone()).or_default();
+    }
+
+    /// Lets go what was held back, and what comes of `stream` from here on.
+    pub fn release(&self, stream: &StreamId) {
+        {
+            let mut queue = lock(&self.queue);
+            let Some(held) = queue.held.remove(stream) else { return };
+            queue.passages.extend(held);
+        }
+        self.wake();
+    }
+
     /// Takes the oldest waiting item of `stream` back out.
     pub fn evict(&self, stream: &StreamId) -> Option<Item> {
         let mut queue = lock(&self.queue);
-        let is_it = |event: &Event| matches!(event, Event::Item(item) if item.stream == *stream);
-        let position = queue.events.iter().position(is_it)?;
-        match queue.events.remove(position) {
-            Some(Event::Item(item)) => Some(item),
-            _ => None,
-        }
+        let Queue { passages, held, .. } = &mut *queue;
+        // What is held back is younger than what is not.
+        [Some(passages), held.get_mut(stream)].into_iter().flatten().find_map(|passages| take_oldest(passages, stream))
     }
 
-    /// Moves up to `most` events into `into`.
-    pub fn drain(&self, most: usize, into: &mut Vec<Event>) -> Remaining {
+    /// Moves up to `most` passages into `into`.
+    pub fn drain(&self, most: usize, into: &mut Vec<Passage>) -> Remaining {
         let mut queue = lock(&self.queue);
-        let count = queue.events.len().min(most);
-        into.extend(queue.events.drain(..count));
-        match (queue.events.is_empty(), queue.closed) {
+        let count = queue.passages.len().min(most);
+        into.extend(queue.passages.drain(..count));
+        match (queue.passages.is_empty(), queue.closed && queue.held.is_empty()) {
             (false, _) => Remaining::More,
             (true, false) => Remaining::Empty,
             (true, true) => Remaining::Closed,
@@ -88,12 +108,12 @@ impl Mailbox {
 
     /// Throws away what waits and what still comes; its items are lost.
     pub fn abandon(&self) {
-        let events = {
+        let lost = {
             let mut queue = lock(&self.queue);
             queue.abandoned = true;
-            std::mem::take(&mut queue.events)
+            (std::mem::take(&mut queue.passages), std::mem::take(&mut queue.held))
         };
-        drop(events);
+        drop(lost);
         self.close();
     }
 
@@ -102,5 +122,14 @@ impl Mailbox {
             // Fails only when the worker is gone; then nobody is left to wake.
             let _ = waker.activate();
         }
+    }
+}
+
+fn take_oldest(passages: &mut VecDeque<Passage>, stream: &StreamId) -> Option<Item> {
+    let is_it = |passage: &Passage| matches!(passage, Passage::Event(Event::Item(item)) if item.stream == *stream);
+    let position = passages.iter().position(is_it)?;
+    match passages.remove(position) {
+        Some(Passage::Event(Event::Item(item))) => Some(item),
+        _ => None,
     }
 }

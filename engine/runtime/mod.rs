@@ -1,22 +1,27 @@
 //! Runs plans: workers, taps, offload, sinks, supervision.
 
-mod assembly;
 mod build;
 pub mod counters;
 mod dataflow_log;
 mod entry;
 mod failure;
+mod feed;
+mod generation;
+pub mod graphs;
 mod health;
 pub mod histogram;
 mod inline;
 mod mailbox;
 mod node;
 mod offload;
+mod passage;
 pub mod predict;
 pub mod preview;
 pub mod process;
+pub mod reload;
 mod sink;
 pub mod stats;
+pub mod streams;
 mod supervision;
 pub mod supervisor;
 mod tap;

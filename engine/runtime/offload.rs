@@ -18,6 +18,7 @@ use timely::scheduling::activate::SyncActivator;
 use super::counters::lock;
 use super::entry::{Admission, Entry};
 use super::node::{Node, is_error};
+use super::passage::Passage;
 use crate::graph::plan;
 
 /// How a node reaches the pool.
@@ -32,14 +33,14 @@ pub struct Offloaded {
 
 /// Adds the node to the dataflow.
 pub fn offload<'scope>(
-    input: StreamVec<'scope, u64, Event>,
+    input: StreamVec<'scope, u64, Passage>,
     offloaded: Offloaded,
     node: Node,
-) -> StreamVec<'scope, u64, Event> {
+) -> StreamVec<'scope, u64, Passage> {
     let scope = input.scope();
     let worker = scope.index();
     let name = node.origin.node.to_string();
-    input.unary::<CapacityContainerBuilder<Vec<Event>>, _, _, _>(Pipeline, &name, move |_capability, info| {
+    input.unary::<CapacityContainerBuilder<Vec<Passage>>, _, _, _>(Pipeline, &name, move |_capability, info| {
         let completions = Arc::new(Completions {
             done: Mutex::default(),
             waker: scope.worker().sync_activator_for(info.address.to_vec()),
@@ -62,9 +63,9 @@ pub fn offload<'scope>(
         let mut held = Held::default();
         let mut ready = Vec::new();
         move |input, output| {
-            input.for_each(|time, events| {
-                held.retain(&time, events.len());
-                jobs.arrive(*time.time(), events, worker);
+            input.for_each(|time, passages| {
+                held.retain(&time, passages.len());
+                jobs.arrive(*time.time(), passages, worker);
             });
             jobs.collect();
             jobs.submit();
@@ -73,7 +74,7 @@ pub fn offload<'scope>(
             for slot in ready.drain(..) {
                 let time = slot.time;
                 if let Some(capability) = held.get(time) {
-                    output.session(capability).give_iterator(slot.events());
+                    output.session(capability).give_iterator(slot.passages());
                 }
                 held.release(time);
             }
@@ -107,7 +108,7 @@ impl Completion for Completions {
     }
 }
 
-/// Capabilities of the ticks that still have events under way.
+/// Capabilities of the ticks that still have something under way.
 #[derive(Default)]
 struct Held(BTreeMap<u64, (Capability<u64>, usize)>);
 
@@ -132,7 +133,7 @@ impl Held {
     }
 }
 
-/// One event's place in its stream's order.
+/// One place in a stream's order.
 struct Slot {
     /// The tick that it arrived at.
     time: u64,
@@ -141,24 +142,24 @@ struct Slot {
 
 enum SlotState {
     /// What goes on from here, and a gap behind it where state was lost.
-    Ready(Event, Option<Event>),
+    Ready(Passage, Option<Event>),
     /// A job that has no answer yet.
     Waiting(Item),
-    /// Dropped by the entry's policy.
+    /// Dropped by the entry's policy, or nothing that others need to know.
     Vacant,
 }
 
 impl Slot {
-    fn events(self) -> impl Iterator<Item = Event> {
+    fn passages(self) -> impl Iterator<Item = Passage> {
         let (first, second) = match self.state {
-            SlotState::Ready(event, gap) => (Some(event), gap),
+            SlotState::Ready(passage, gap) => (Some(passage), gap.map(Passage::Event)),
             SlotState::Waiting(_) | SlotState::Vacant => (None, None),
         };
         first.into_iter().chain(second)
     }
 }
 
-/// One stream's events in order.
+/// What is under way of one stream, in order.
 #[derive(Default)]
 struct Line {
     slots: VecDeque<Slot>,
@@ -200,21 +201,28 @@ struct Jobs {
 }
 
 impl Jobs {
-    fn arrive(&mut self, time: u64, events: &mut Vec<Event>, worker: usize) {
+    fn arrive(&mut self, time: u64, passages: &mut Vec<Passage>, worker: usize) {
         let mut items = 0;
-        for event in events.drain(..) {
-            match event {
-                Event::Item(item) if !is_error(&item) => {
+        for passage in passages.drain(..) {
+            let passage = match passage {
+                Passage::Event(Event::Item(item)) if !is_error(&item) => {
                     items += 1;
                     self.admit(time, item);
+                    continue;
                 }
-                other => {
-                    let stream = other.stream().clone();
-                    let line = self.lines.entry(stream.clone()).or_default();
-                    line.push(Slot { time, state: SlotState::Ready(other, None) });
-                    self.touched.push(stream);
-                }
-            }
+                other => other,
+            };
+            let stream = passage.stream().clone();
+            let node = &self.node.origin.node;
+            // A mark goes on once: when all inputs have brought it, or when the first one has.
+            let goes_on = match &passage {
+                Passage::Event(_) => true,
+                Passage::Cut { cut, .. } => cut.arrives(node),
+                Passage::Resume { cut, .. } => cut.take_over(node).is_some(),
+            };
+            let state = if goes_on { SlotState::Ready(passage, None) } else { SlotState::Vacant };
+            self.lines.entry(stream.clone()).or_default().push(Slot { time, state });
+            self.touched.push(stream);
         }
         self.node.counters.items(worker, items);
     }
@@ -329,9 +337,10 @@ impl Jobs {
             while line.slots.front().is_some_and(|slot| !matches!(slot.state, SlotState::Waiting(_))) {
                 let Some(slot) = line.slots.pop_front() else { break };
                 line.gone += 1;
-                let ended = matches!(slot.state, SlotState::Ready(Event::End { .. }, _));
+                let over =
+                    matches!(slot.state, SlotState::Ready(Passage::Event(Event::End { .. }) | Passage::Cut { .. }, _));
                 ready.push(slot);
-                if ended && line.slots.is_empty() {
+                if over && line.slots.is_empty() {
                     self.lines.remove(&stream);
                     break;
                 }
@@ -350,5 +359,5 @@ fn outcome(node: &Node, item: Item, result: Result<Payload, ItemError>) -> SlotS
     };
     let gap = panicked.then(|| node.gap_after_panic(&item.stream, Some(item.seq)));
     item.lease.ack.release();
-    SlotState::Ready(Event::Item(answer), gap)
+    SlotState::Ready(Passage::Event(Event::Item(answer)), gap)
 }

@@ -1,12 +1,12 @@
 //! Feeds sinks: events go from every worker through one bounded queue to one writer on the io runtime, which
-//! acknowledges items once the sink has accepted them.
+//! acknowledges items once the sink has accepted them. A writer may outlive the generation of the graph that opened it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use operators::item::Event;
+use operators::item::{EndReason, Event};
 use operators::lease::Verdict;
 use operators::operator::SinkWriter;
 use timely::dataflow::StreamVec;
@@ -16,10 +16,11 @@ use timely::scheduling::activate::SyncActivator;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::counters::worth_logging;
+use super::counters::{lock, worth_logging};
 use super::entry::{Admission, Entry};
 use super::failure::Notice;
 use super::node::{Node, is_error};
+use super::passage::Passage;
 use crate::graph::plan::{self, OnError};
 
 /// Events that wait for the writer; behind them the worker's own queue waits, bounded by leases.
@@ -27,88 +28,131 @@ const QUEUE: usize = 256;
 /// The longest that one batch may take, and the longest that closing may take.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The way from the workers to one sink's writer.
+/// The way from the workers to one sink's writer. It outlives a generation of the graph where the sink does.
 pub struct Intake {
-    sender: std::sync::Mutex<Option<Sender<Event>>>,
+    sender: Mutex<Option<Sender<Event>>>,
     /// For each worker: whom to wake when there is room again, and whether somebody waits for it.
-    waiting: Vec<(OnceLock<SyncActivator>, AtomicBool)>,
-    /// The graph is being torn down: an empty frontier means nothing any more.
-    frozen: Arc<AtomicBool>,
+    waiting: Vec<(Mutex<Vec<SyncActivator>>, AtomicBool)>,
 }
 
 /// Makes the queue of a sink for `workers` workers.
-pub fn intake(workers: usize, frozen: Arc<AtomicBool>) -> (Arc<Intake>, Receiver<Event>) {
+pub fn intake(workers: usize) -> (Arc<Intake>, Receiver<Event>) {
     let (sender, receiver) = channel(QUEUE);
-    let waiting = (0..workers).map(|_| (OnceLock::new(), AtomicBool::new(false))).collect();
-    (Arc::new(Intake { sender: std::sync::Mutex::new(Some(sender)), waiting, frozen }), receiver)
+    let waiting = (0..workers).map(|_| (Mutex::default(), AtomicBool::new(false))).collect();
+    (Arc::new(Intake { sender: Mutex::new(Some(sender)), waiting }), receiver)
 }
 
 impl Intake {
-    /// Every worker has its own sender by now; the writer ends when they are gone.
+    /// No further generation will write: the writer ends when those that do have hung up.
     pub fn seal(&self) {
-        super::counters::lock(&self.sender).take();
+        lock(&self.sender).take();
+    }
+
+    /// A generation is gone: nobody of it waits for room. The youngest activator of each worker is the one that stays.
+    pub fn forget_older(&self) {
+        for (wakers, _) in &self.waiting {
+            let mut wakers = lock(wakers);
+            let older = wakers.len().saturating_sub(1);
+            wakers.drain(..older);
+        }
     }
 
     /// Wakes the workers that wait for room, or for the news that there will be none.
     pub fn wake_waiting(&self) {
         // Pairs with the fence in `push`: either this sees that somebody waits, or that one sees the room.
         fence(Ordering::SeqCst);
-        for (waker, waits) in &self.waiting {
-            if waits.swap(false, Ordering::AcqRel)
-                && let Some(waker) = waker.get()
-            {
-                // Fails only when the worker is gone.
-                let _ = waker.activate();
+        for (wakers, waits) in &self.waiting {
+            if waits.swap(false, Ordering::AcqRel) {
+                for waker in lock(wakers).iter() {
+                    // Fails only when the worker is gone.
+                    let _ = waker.activate();
+                }
             }
         }
     }
 }
 
+/// A sink's end in one generation.
+#[derive(Clone)]
+pub struct SinkEnd {
+    pub node: Node,
+    pub intake: Arc<Intake>,
+    pub entry: Option<plan::Entry>,
+    pub generation: u64,
+    /// Its writer was opened for this generation, and knows of no stream yet.
+    pub is_new: bool,
+    /// The generation is being taken down: an empty frontier means nothing any more.
+    pub frozen: Arc<AtomicBool>,
+}
+
 /// Adds the sink's end to the dataflow. On an empty frontier it hangs up and reports [`Notice::EndReached`].
-pub fn sink(input: StreamVec<'_, u64, Event>, intake: Arc<Intake>, entry: Option<plan::Entry>, node: Node) {
+pub fn sink(input: StreamVec<'_, u64, Passage>, end: SinkEnd) {
     let scope = input.scope();
     let worker = scope.index();
-    let mut builder = OperatorBuilder::new(node.origin.node.to_string(), scope);
+    let mut builder = OperatorBuilder::new(end.node.origin.node.to_string(), scope);
     let mut input = builder.new_input(input, Pipeline);
     let info = builder.operator_info();
-    let mut sender = super::counters::lock(&intake.sender).clone();
-    if let Some((waker, _)) = intake.waiting.get(worker) {
-        // Set once: a sink is built once on each worker.
-        let _ = waker.set(scope.worker().sync_activator_for(info.address.to_vec()));
+    let mut sender = lock(&end.intake.sender).clone();
+    if let Some((wakers, _)) = end.intake.waiting.get(worker) {
+        lock(wakers).push(scope.worker().sync_activator_for(info.address.to_vec()));
     }
     // A sink holds no capability, so timely would take it down on an empty frontier, with what still waits for room in
     // the writer's queue: it answers whether it is incomplete.
     builder.build_reschedule(move |_capabilities| {
-        let mut entry = Entry::new(entry);
-        let mut pending: VecDeque<Event> = VecDeque::new();
+        let mut entry = Entry::new(end.entry);
+        let mut pending: VecDeque<Passage> = VecDeque::new();
         move |frontiers| {
             let before = pending.len();
             let mut items = 0;
-            input.for_each(|_time, events| {
-                for event in events.drain(..) {
-                    items += u64::from(matches!(event, Event::Item(_)));
-                    admit(event, entry.as_mut(), &mut pending, &node);
+            input.for_each(|_time, passages| {
+                for passage in passages.drain(..) {
+                    items += u64::from(passage.is_item());
+                    match passage {
+                        Passage::Event(event) => admit(event, entry.as_mut(), &mut pending, &end.node),
+                        mark => note(mark, &mut pending, &end),
+                    }
                 }
             });
-            node.counters.items(worker, items);
+            end.node.counters.items(worker, items);
             let Some(open) = &sender else { return false };
-            push(open, &mut pending, &intake, worker);
-            node.counters.queued(pending.len() as i64 - before as i64);
-            if frontiers[0].is_empty() && pending.is_empty() && !intake.frozen.load(Ordering::Acquire) {
+            push(open, &mut pending, &end.intake, worker);
+            end.node.counters.queued(pending.len() as i64 - before as i64);
+            if frontiers[0].is_empty() && pending.is_empty() && !end.frozen.load(Ordering::Acquire) {
                 sender = None;
-                node.notices.send(Notice::EndReached);
+                end.node.notices.send(Notice::EndReached { generation: end.generation });
             }
             !pending.is_empty()
         }
     });
 }
 
+/// What the marks of a cut mean to a writer: nothing where it goes on, else that streams end or open.
+fn note(mark: Passage, pending: &mut VecDeque<Passage>, end: &SinkEnd) {
+    let name = &end.node.origin.node;
+    match mark {
+        Passage::Cut { stream, cut } => {
+            if cut.arrives(name) {
+                if !cut.keeps(name) {
+                    let over = Event::End { stream: stream.clone(), reason: EndReason::Reload };
+                    pending.push_back(Passage::Event(over));
+                }
+                // Behind everything that came before it: the writer's queue is what the next generation writes to.
+                pending.push_back(Passage::Cut { stream, cut });
+            }
+        }
+        Passage::Resume { stream, cut, info: Some(info) } if end.is_new && cut.take_over(name).is_some() => {
+            pending.push_back(Passage::Event(Event::Open { stream, info }));
+        }
+        Passage::Resume { .. } | Passage::Event(_) => {}
+    }
+}
+
 /// Puts an event into the worker's queue, by the entry's policy where the branch has one.
-fn admit(event: Event, entry: Option<&mut Entry>, pending: &mut VecDeque<Event>, node: &Node) {
+fn admit(event: Event, entry: Option<&mut Entry>, pending: &mut VecDeque<Passage>, node: &Node) {
     let (mut item, entry) = match (event, entry) {
         (Event::Item(item), Some(entry)) if !is_error(&item) => (item, entry),
         (event, _) => {
-            pending.push_back(event);
+            pending.push_back(Passage::Event(event));
             return;
         }
     };
@@ -118,32 +162,39 @@ fn admit(event: Event, entry: Option<&mut Entry>, pending: &mut VecDeque<Event>,
             Admission::TooLarge(error) => {
                 let record = node.reject(&item, &error);
                 item.lease.ack.release();
-                pending.push_back(Event::Item(record));
+                pending.push_back(Passage::Event(Event::Item(record)));
                 return;
             }
             Admission::Full => {}
         }
         // An error record stands for an item that was rejected already: it is not dropped on top.
-        let of_stream =
-            |event: &Event| matches!(event, Event::Item(oldest) if oldest.stream == item.stream && !is_error(oldest));
+        let of_stream = |passage: &Passage| matches!(passage, Passage::Event(Event::Item(oldest)) if oldest.stream == item.stream && !is_error(oldest));
         match pending.iter().position(of_stream).and_then(|index| pending.remove(index)) {
-            Some(Event::Item(oldest)) => node.drop_item(oldest),
+            Some(Passage::Event(Event::Item(oldest))) => node.drop_item(oldest),
             _ => {
                 node.drop_item(item);
                 return;
             }
         }
     }
-    pending.push_back(Event::Item(item));
+    pending.push_back(Passage::Event(Event::Item(item)));
 }
 
 /// Hands as much to the writer as its queue takes.
-fn push(sender: &Sender<Event>, pending: &mut VecDeque<Event>, intake: &Intake, worker: usize) {
-    while let Some(event) = pending.pop_front() {
+fn push(sender: &Sender<Event>, pending: &mut VecDeque<Passage>, intake: &Intake, worker: usize) {
+    while let Some(passage) = pending.pop_front() {
+        let event = match passage {
+            Passage::Event(event) => event,
+            Passage::Cut { cut, .. } => {
+                cut.reaches_end();
+                continue;
+            }
+            Passage::Resume { .. } => continue,
+        };
         match sender.try_send(event) {
             Ok(()) => {}
             Err(TrySendError::Full(event)) => {
-                pending.push_front(event);
+                pending.push_front(Passage::Event(event));
                 let Some((_, waits)) = intake.waiting.get(worker) else { return };
                 waits.store(true, Ordering::Release);
                 fence(Ordering::SeqCst);
@@ -159,22 +210,25 @@ fn push(sender: &Sender<Event>, pending: &mut VecDeque<Event>, intake: &Intake, 
 }
 
 /// Where nothing listens to an operator: its items end here, filtered.
-pub fn unheard(input: StreamVec<'_, u64, Event>, frozen: Arc<AtomicBool>, node: Node) {
+pub fn unheard(input: StreamVec<'_, u64, Passage>, frozen: Arc<AtomicBool>, node: Node, generation: u64) {
     let mut builder = OperatorBuilder::new(format!("{} (nothing listens)", node.origin.node), input.scope());
     let mut input = builder.new_input(input, Pipeline);
     builder.build(move |_capabilities| {
         let mut open = true;
         move |frontiers| {
-            input.for_each(|_time, events| {
-                for event in events.drain(..) {
-                    if let Event::Item(item) = event {
-                        item.lease.ack.settle(Verdict::Filtered);
+            input.for_each(|_time, passages| {
+                for passage in passages.drain(..) {
+                    match passage {
+                        Passage::Event(Event::Item(item)) => item.lease.ack.settle(Verdict::Filtered),
+                        // The only input of this end: its node passes the mark on once.
+                        Passage::Cut { cut, .. } => cut.reaches_end(),
+                        Passage::Event(_) | Passage::Resume { .. } => {}
                     }
                 }
             });
             if open && frontiers[0].is_empty() && !frozen.load(Ordering::Acquire) {
                 open = false;
-                node.notices.send(Notice::EndReached);
+                node.notices.send(Notice::EndReached { generation });
             }
         }
     });

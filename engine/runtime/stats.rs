@@ -64,7 +64,8 @@ pub struct GraphReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub running_seconds: f64,
-    /// The plan's worst-case memory of media in flight.
+    /// How often it was loaded: 1 until the first reload.
+    pub generation: u64,
     pub streams: Vec<StreamReport>,
     pub nodes: Vec<NodeReport>,
     pub total: Counts,

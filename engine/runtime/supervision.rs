@@ -3,21 +3,23 @@
 //! A graph is finished when every stream has ended, every end of its dataflow has seen an empty frontier and every sink
 //! has closed: nothing is in flight then, and the books balance.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, after, never, select};
-use operators::inference::pool::Installed;
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use operators::error::StartError;
 use operators::item::{EndReason, StreamId};
 
 use super::counters::GraphCounters;
-use super::failure::Notice;
-use super::mailbox::Mailbox;
+use super::failure::{Heard, Notice, Notices, notices};
+use super::feed::Feed;
+use super::generation::{Generation, Making, OpenSink};
 use super::stats::GraphState;
+use super::streams::{PostedStream, WantedStream};
 use super::supervisor::{Engine, LAST_CALL};
-use super::tap::Stop;
+use crate::graph::identity::Identity;
+use crate::graph::plan::Plan;
 
 /// What somebody asks of a running graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,48 +47,113 @@ impl Outcome {
     }
 }
 
-/// A graph that runs. Somebody must [`RunningGraph::supervise`] it.
-pub struct RunningGraph<'e> {
-    pub(super) engine: &'e Engine,
-    pub counters: Arc<GraphCounters>,
-    pub(super) notices: Receiver<Notice>,
-    pub(super) installed: Vec<Installed>,
-    pub(super) dataflow: u64,
-    /// For each source, the mailboxes of all its taps.
-    pub(super) source_taps: Vec<Vec<Arc<Mailbox>>>,
-    pub(super) ends_open: usize,
-    pub(super) open_sinks: Vec<Arc<str>>,
-    /// The tasks of all sinks.
-    pub(super) writing_sinks: Vec<tokio::task::AbortHandle>,
-    pub(super) streams: HashMap<(usize, StreamId), JoinHandle<()>>,
-    pub(super) stop: Arc<Stop>,
-    pub(super) failed_streams: Vec<String>,
+/// Something to do to a running graph, on the thread that supervises it.
+pub type Change = Box<dyn FnOnce(&mut RunningGraph) + Send>;
+
+/// Changes that wait for the supervisor; whoever asks for more waits.
+const CHANGES: usize = 64;
+
+/// A stream that is read.
+pub(super) struct RunningStream {
+    /// The name of the source's node.
+    pub source: Arc<str>,
+    pub identity: Identity,
+    pub feed: Arc<Feed>,
 }
 
-impl RunningGraph<'_> {
+/// A graph that runs. Somebody must [`RunningGraph::supervise`] it.
+pub struct RunningGraph {
+    pub(super) engine: Arc<Engine>,
+    pub counters: Arc<GraphCounters>,
+    pub(super) notices: Notices,
+    pub(super) heard: Heard,
+    pub(super) generation: Generation,
+    pub(super) sinks: Vec<OpenSink>,
+    pub(super) streams: HashMap<StreamId, RunningStream>,
+    /// Streams that ended by themselves, as what.
+    pub(super) ended: HashMap<StreamId, Identity>,
+    /// Streams that were added while it ran.
+    pub(super) posted: BTreeMap<StreamId, PostedStream>,
+    /// Streams that are read anew once their thread has ended.
+    pub(super) restarts: HashMap<StreamId, WantedStream>,
+    /// Streams that were removed, until nothing of them is in flight.
+    pub(super) retired: Vec<StreamId>,
+    failed_streams: Vec<String>,
+    changes: (Sender<Change>, Receiver<Change>),
+    /// Goes on without streams, where further ones may come.
+    stays: bool,
+    pub(super) draining: bool,
+    /// A node failed while a change was under way.
+    pub(super) must_stop: bool,
+}
+
+impl RunningGraph {
+    /// Makes `plan` ready and starts its streams.
+    pub(super) fn start(
+        engine: Arc<Engine>,
+        plan: Plan,
+        counters: Arc<GraphCounters>,
+    ) -> Result<RunningGraph, StartError> {
+        let (notices, heard) = notices();
+        let making = Making { engine: &engine, counters: &counters, notices: &notices, number: 1, sinks: &[] };
+        let (generation, sinks) = making.install(Arc::new(plan))?;
+        counters.set_state(GraphState::Running, None);
+        let mut graph = RunningGraph {
+            engine,
+            counters,
+            notices,
+            heard,
+            generation,
+            sinks,
+            streams: HashMap::new(),
+            ended: HashMap::new(),
+            posted: BTreeMap::new(),
+            restarts: HashMap::new(),
+            retired: Vec::new(),
+            failed_streams: Vec::new(),
+            changes: bounded(CHANGES),
+            stays: false,
+            draining: false,
+            must_stop: false,
+        };
+        for stream in graph.declared() {
+            if let Err(error) = graph.read(stream) {
+                graph.abort();
+                return Err(error);
+            }
+        }
+        graph.close_finished_sources();
+        Ok(graph)
+    }
+
+    /// From here on it goes on without streams, where its sources do not end by themselves: until it is told to end.
+    pub fn stay(&mut self) {
+        self.stays = true;
+    }
+
+    /// Where to leave something to do.
+    pub fn changes(&self) -> Sender<Change> {
+        self.changes.0.clone()
+    }
+
     /// Watches the graph until it has ended. `requests` may ask it to end sooner; from then on it has
     /// `drain_deadline` to deliver what is in flight.
     pub fn supervise(mut self, requests: &Receiver<Request>, drain_deadline: Duration) -> Outcome {
         let mut deadline = never();
         let mut requests = requests.clone();
         let mut stuck = Vec::new();
-        let (mut asked, mut draining) = (None, false);
+        let mut asked = None;
         while !self.is_done() {
+            let mut drain = false;
             select! {
-                recv(self.notices) -> notice => if let Ok(notice) = notice && self.take(notice) && !draining {
-                    draining = true;
-                    self.drain();
-                    deadline = after(drain_deadline);
+                recv(self.heard.nodes) -> notice => drain = notice.is_ok_and(|notice| self.take(notice)),
+                recv(self.heard.streams) -> notice => drain = notice.is_ok_and(|notice| self.take(notice)),
+                recv(self.changes.1) -> change => if let Ok(change) = change {
+                    change(&mut self);
+                    drain = std::mem::take(&mut self.must_stop);
                 },
                 recv(requests) -> request => match request {
-                    Ok(Request::Drain) => {
-                        asked = Some(Request::Drain);
-                        if !draining {
-                            draining = true;
-                            self.drain();
-                            deadline = after(drain_deadline);
-                        }
-                    }
+                    Ok(Request::Drain) => (asked, drain) = (Some(Request::Drain), true),
                     Ok(Request::Abort) => {
                         asked = Some(Request::Abort);
                         stuck = self.what_is_open();
@@ -100,6 +167,10 @@ impl RunningGraph<'_> {
                     break;
                 }
             }
+            if drain && !self.draining {
+                self.drain();
+                deadline = after(drain_deadline);
+            }
         }
         if !self.is_done() {
             self.abort();
@@ -108,48 +179,84 @@ impl RunningGraph<'_> {
     }
 
     fn is_done(&self) -> bool {
-        self.streams.is_empty() && self.ends_open == 0 && self.open_sinks.is_empty()
+        self.streams.is_empty() && self.generation.ends_open == 0 && self.sinks.is_empty()
     }
 
     /// Notes what happened; `true` when the graph has to stop because of it.
-    fn take(&mut self, notice: Notice) -> bool {
+    pub(super) fn take(&mut self, notice: Notice) -> bool {
         match notice {
             Notice::NodeFailed { node, stream, message } => {
                 tracing::error!(node = %node, stream = stream.as_deref().unwrap_or("-"), "the graph stops: {message}");
                 self.counters.set_state(GraphState::Failed, Some(message));
                 return true;
             }
-            Notice::StreamEnded { source, stream, reason } => {
-                if let EndReason::Failed(text) = reason {
-                    self.failed_streams.push(format!("stream `{stream}`: {text}"));
+            Notice::StreamEnded { stream, reason } => {
+                self.stream_ended(&stream, reason);
+                if let Some(wanted) = self.restarts.remove(&stream).filter(|_| !self.draining) {
+                    self.start_stream(wanted);
                 }
-                if let Some(thread) = self.streams.remove(&(source, stream)) {
-                    // Its last act was to send this notice; a panic was caught inside.
-                    let _ = thread.join();
-                }
-                if !self.streams.keys().any(|(other, _)| *other == source) {
-                    self.source_taps[source].iter().for_each(|mailbox| mailbox.close());
+                self.close_finished_sources();
+            }
+            Notice::SinkClosed { sink } => self.sinks.retain(|open| open.id != sink),
+            Notice::EndReached { generation } => {
+                if generation == self.generation.number {
+                    self.generation.ends_open = self.generation.ends_open.saturating_sub(1);
+                    if self.generation.ends_open == 0 {
+                        // Nothing of the graph writes any more.
+                        self.sinks.iter().for_each(|sink| sink.intake.seal());
+                    }
                 }
             }
-            Notice::SinkClosed { node } => {
-                if let Some(index) = self.open_sinks.iter().position(|open| *open == node) {
-                    self.open_sinks.swap_remove(index);
-                }
-            }
-            Notice::EndReached => self.ends_open = self.ends_open.saturating_sub(1),
         }
         false
     }
 
-    fn drain(&self) {
+    /// Reads a stream of a graph that runs on whether or not that goes well.
+    pub(super) fn start_stream(&mut self, stream: WantedStream) {
+        let id = stream.spec.id.clone();
+        if let Err(error) = self.read(stream) {
+            tracing::error!(stream = %id, "{error}");
+            self.failed_streams.push(error.to_string());
+        }
+    }
+
+    pub(super) fn stream_ended(&mut self, stream: &StreamId, reason: EndReason) {
+        let Some(running) = self.streams.remove(stream) else { return };
+        self.unlist_retired();
+        // Its last act was to say so.
+        running.feed.join();
+        match reason {
+            EndReason::Failed(text) => self.failed_streams.push(format!("stream `{stream}`: {text}")),
+            EndReason::Eof => {
+                self.ended.insert(stream.clone(), running.identity);
+            }
+            EndReason::Stopped | EndReason::Reload => {}
+        }
+    }
+
+    /// A source without streams has nothing to wait for, unless further ones may come.
+    pub(super) fn close_finished_sources(&mut self) {
+        let plan = self.generation.plan.clone();
+        for (index, planned) in plan.sources.iter().enumerate() {
+            let is_read = self.streams.values().any(|stream| stream.source == planned.name);
+            let may_go_on = self.stays && !self.draining && !planned.source.is_finite();
+            if !is_read && !may_go_on {
+                self.generation.close(index);
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
         self.counters.set_state(GraphState::Draining, None);
-        self.stop.stop();
+        self.streams.values().for_each(|stream| stream.feed.stop());
+        self.close_finished_sources();
     }
 
     fn what_is_open(&self) -> Vec<String> {
-        let mut open: Vec<String> = self.streams.keys().map(|(_, stream)| format!("stream `{stream}`")).collect();
+        let mut open: Vec<String> = self.streams.keys().map(|stream| format!("stream `{stream}`")).collect();
         open.sort();
-        open.extend(self.open_sinks.iter().map(|sink| format!("sink `{sink}`")));
+        open.extend(self.sinks.iter().map(|sink| format!("sink `{}`", sink.name)));
         let counts = self.counters.report().total;
         open.push(format!("{} items in flight", counts.in_flight));
         open
@@ -157,39 +264,36 @@ impl RunningGraph<'_> {
 
     /// Lets go of everything that is in flight: it is lost.
     fn abort(&mut self) {
-        self.stop.abort();
-        self.source_taps.iter().flatten().for_each(|mailbox| mailbox.abandon());
-        self.engine.workers.remove(self.dataflow);
-        self.ends_open = 0;
+        self.draining = true;
+        self.streams.values().for_each(|stream| stream.feed.give_up());
+        self.generation.abandon();
+        self.generation.take_down();
+        self.sinks.iter().for_each(|sink| sink.intake.seal());
         self.last_call(Self::is_done);
         // What a sink that is stuck has in hand would stay in flight for ever.
-        self.writing_sinks.iter().for_each(tokio::task::AbortHandle::abort);
-        self.last_call(|graph| graph.open_sinks.is_empty());
+        self.sinks.iter().for_each(|sink| sink.writing.abort());
+        self.last_call(|graph| graph.sinks.is_empty());
     }
 
     /// Waits for `done`, but not for long.
     fn last_call(&mut self, done: impl Fn(&Self) -> bool) {
         let last_call = after(LAST_CALL);
         while !done(self) {
-            select! {
-                recv(self.notices) -> notice => match notice {
-                    Ok(Notice::EndReached) | Err(_) => {}
-                    Ok(notice) => {
-                        self.take(notice);
-                    }
-                },
+            let notice = select! {
+                recv(self.heard.nodes) -> notice => notice,
+                recv(self.heard.streams) -> notice => notice,
                 recv(last_call) -> _ => return,
+            };
+            if let Ok(notice) = notice {
+                self.take(notice);
             }
         }
     }
 
-    fn finish(self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
-        self.engine.workers.remove(self.dataflow);
-        for operator in &self.installed {
-            self.engine.pool.remove(*operator);
-        }
+    fn finish(mut self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
+        self.generation.take_down();
         let (state, reason) = self.counters.state();
-        let mut failures = self.failed_streams;
+        let mut failures = std::mem::take(&mut self.failed_streams);
         if state == GraphState::Failed {
             failures.insert(0, reason.unwrap_or_default());
         }

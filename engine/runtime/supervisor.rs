@@ -1,6 +1,7 @@
 //! The running engine: the threads that all graphs share, and the way from a plan to a graph that runs.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,6 @@ use operators::clock::Clock;
 use operators::error::StartError;
 use operators::inference::pool::Pool;
 
-use super::assembly::Assembly;
 use super::counters::{GraphCounters, lock};
 use super::dataflow_log::DataflowLog;
 use super::stats::GraphState;
@@ -37,6 +37,7 @@ pub struct Engine {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) start: Instant,
     pub(super) graphs: Mutex<Vec<Arc<GraphCounters>>>,
+    ids: AtomicU64,
     log: Option<Arc<DataflowLog>>,
 }
 
@@ -45,7 +46,7 @@ impl Engine {
     ///
     /// # Errors
     /// Where the system refuses threads, or the dataflow log cannot be made.
-    pub fn start(options: Options) -> Result<Engine, StartError> {
+    pub fn start(options: Options) -> Result<Arc<Engine>, StartError> {
         let log = options.dataflow_log.as_deref().map(DataflowLog::create).transpose()?.map(Arc::new);
         let io = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -53,33 +54,42 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|error| StartError::new(format!("cannot start the io runtime: {error}")))?;
-        Ok(Engine {
+        Ok(Arc::new(Engine {
             workers: Workers::start(options.workers, log.as_ref())?,
             pool: Arc::new(Pool::start(options.pool_threads, &options.clock)?),
             io,
             start: options.clock.now(),
             clock: options.clock,
             graphs: Mutex::default(),
+            ids: AtomicU64::new(0),
             log,
-        })
+        }))
     }
 
     /// Makes `plan` ready and starts it. Returns when its sources run.
     ///
     /// # Errors
     /// Where a model does not load or a sink does not open; nothing of the graph is left then.
-    pub fn run(&self, plan: Plan) -> Result<RunningGraph<'_>, StartError> {
-        let assembly = Assembly::new(self, &plan);
-        lock(&self.graphs).push(assembly.counters.clone());
-        let counters = assembly.counters.clone();
-        let started = assembly.start(&plan).map_err(|error| StartError {
-            message: plan.secrets.redact(&error.message),
-            hint: error.hint.map(|hint| plan.secrets.redact(&hint)),
-        });
+    pub fn run(self: &Arc<Engine>, plan: Plan) -> Result<RunningGraph, StartError> {
+        let counters = Arc::new(GraphCounters::new(plan.graph.clone(), self.clock.clone()));
+        lock(&self.graphs).push(counters.clone());
+        let secrets = plan.secrets.clone();
+        let started = RunningGraph::start(self.clone(), plan, counters.clone())
+            .map_err(|error| error.covered(|text| secrets.redact(text)));
         if let Err(error) = &started {
             counters.set_state(GraphState::Failed, Some(error.to_string()));
         }
         started
+    }
+
+    /// Counts a graph that has ended no more.
+    pub(super) fn forget(&self, counters: &Arc<GraphCounters>) {
+        lock(&self.graphs).retain(|other| !Arc::ptr_eq(other, counters));
+    }
+
+    /// A number that nothing else of this engine has.
+    pub(super) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The pool that all graphs share.
@@ -91,8 +101,10 @@ impl Engine {
     ///
     /// # Errors
     /// Where the dataflow log cannot be written.
-    pub fn shutdown(self) -> Result<(), StartError> {
-        let Engine { workers, pool, io, log, .. } = self;
+    pub fn shutdown(self: Arc<Engine>) -> Result<(), StartError> {
+        // Whoever still observes it ends its threads when they let go.
+        let Some(engine) = Arc::into_inner(self) else { return Ok(()) };
+        let Engine { workers, pool, io, log, .. } = engine;
         drop(workers);
         drop(pool);
         io.shutdown_timeout(LAST_CALL);

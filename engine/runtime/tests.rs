@@ -23,6 +23,7 @@ use operators::time::{MediaTime, TimeBase};
 use super::counters::lock;
 use super::stats::{GraphReport, Observe, StreamState};
 use super::supervisor::{Engine, Options, Outcome, Request};
+use crate::graph::identity::Identity;
 use crate::graph::plan::{
     Entry, Input, OnError, Overflow, Plan, PlannedOperator, PlannedSink, PlannedSource, PlannedTap, Work,
 };
@@ -231,7 +232,8 @@ fn ids(names: &[&str]) -> Vec<StreamId> {
 }
 
 fn tap(overflow: Overflow, items: u32) -> PlannedTap {
-    PlannedTap { source: 0, kind: Kind::Frame, sample: None, overflow, limits: Limits { items, bytes: 1 << 20 } }
+    let limits = Limits { items, bytes: 1 << 20 };
+    PlannedTap { source: 0, reader: "reader".into(), kind: Kind::Frame, sample: None, overflow, limits }
 }
 
 fn inline(name: &str, reaction: Reaction, input: Input) -> PlannedOperator {
@@ -250,6 +252,7 @@ fn operator(name: &str, work: Work, input: Input) -> PlannedOperator {
         inputs: vec![input],
         on_error: OnError::Reject,
         entry: None,
+        identity: Identity::default(),
     }
 }
 
@@ -261,12 +264,19 @@ fn sink(name: &str, sink: &Collecting, inputs: &[Input]) -> PlannedSink {
         inputs: inputs.to_vec(),
         on_error: OnError::Reject,
         entry: None,
+        identity: Identity::default(),
     }
 }
 
 fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>, sinks: Vec<PlannedSink>) -> Plan {
-    let source =
-        PlannedSource { name: "numbers".into(), type_name: "test", source: Arc::new(source), decoder_threads: 0 };
+    let source = PlannedSource {
+        name: "numbers".into(),
+        type_name: "test",
+        source: Arc::new(source),
+        decoder_threads: 0,
+        identity: Identity::default(),
+        template: None,
+    };
     let secrets = Arc::default();
     Plan { graph: "test".into(), sources: vec![source], taps, operators, sinks, workers: 1, pool_threads: 1, secrets }
 }
@@ -289,7 +299,7 @@ fn run(workers: usize, plan: Plan) -> (Outcome, GraphReport) {
     (outcome, report)
 }
 
-fn start(workers: usize) -> Engine {
+fn start(workers: usize) -> Arc<Engine> {
     Engine::start(Options { workers, pool_threads: 3, clock: Arc::new(SystemClock), dataflow_log: None }).unwrap()
 }
 

@@ -1,0 +1,128 @@
+//! What makes a node or a stream the same in two versions of a graph.
+//!
+//! Two nodes are the same when their types and their resolved tables are: references are replaced, and comments and the
+//! order of fields do not count. A source is compared without its streams, which are compared one by one, so that a
+//! camera that is added touches no other.
+
+use std::sync::Arc;
+
+use operators::error::FieldError;
+use operators::item::StreamId;
+use operators::operator::{BuildContext, Built, Registration, Source, StreamSpec};
+use sha2::{Digest, Sha256};
+
+/// Equal where the configuration is: a SHA-256 of it, so that the identity of a long chain is short, and tells no secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Identity([u8; 32]);
+
+/// Fields of sources that name their streams.
+const STREAMS: &str = "streams";
+const ONE_STREAM: [&str; 2] = ["url", "path"];
+
+impl Identity {
+    /// Of a list of texts; two lists that read the same in one piece differ.
+    fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Identity {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Identity(hash.finalize().into())
+    }
+
+    /// Of a node alone.
+    pub fn of_node(type_name: &str, table: &toml::Table) -> Identity {
+        // Tables are ordered by name, so equal ones read the same.
+        Identity::of([type_name.as_bytes(), table.to_string().as_bytes()])
+    }
+
+    /// Of a source without its streams.
+    pub fn of_source(type_name: &str, table: &toml::Table) -> Identity {
+        let mut table = table.clone();
+        table.remove(STREAMS);
+        for field in ONE_STREAM {
+            table.remove(field);
+        }
+        Identity::of_node(type_name, &table)
+    }
+
+    /// Of a node and of what its items have been through before.
+    pub fn behind<'a>(&'a self, inputs: impl Iterator<Item = &'a Identity>) -> Identity {
+        Identity::of(std::iter::once(self).chain(inputs).map(|identity| &identity.0[..]))
+    }
+
+    /// Of one stream of a source; `own` is what the source's table says of it alone.
+    pub fn of_stream(&self, spec: &StreamSpec, own: Option<&toml::Value>) -> Identity {
+        let own = own.map(ToString::to_string).unwrap_or_default();
+        Identity::of([&self.0[..], spec.id.as_bytes(), spec.location.as_bytes(), own.as_bytes()])
+    }
+}
+
+/// What a source's further streams are made from.
+#[derive(Clone)]
+pub struct Template {
+    pub registration: &'static Registration,
+    pub context: BuildContext,
+    /// The node's table with every reference replaced.
+    pub table: toml::Table,
+}
+
+impl Template {
+    /// What the table says of one stream.
+    pub fn own(&self, stream: &StreamId) -> Option<&toml::Value> {
+        self.table.get(STREAMS)?.get(&**stream)
+    }
+
+    /// A source of one stream alone, configured like the node; `own` as `streams.ID` has it.
+    ///
+    /// # Errors
+    /// What is wrong with `own`, or that the type takes no further streams.
+    pub fn one_stream(&self, stream: &StreamId, own: &toml::Value) -> Result<Arc<dyn Source>, Vec<FieldError>> {
+        let known = self.registration.fields.iter().any(|field| field.name == STREAMS);
+        if !known {
+            let message = format!("`{}` makes its own streams and takes no further ones", self.registration.name);
+            return Err(vec![FieldError::new("", message)]);
+        }
+        let mut table = self.table.clone();
+        for field in ONE_STREAM {
+            table.remove(field);
+        }
+        let streams = toml::Table::from_iter([(stream.to_string(), own.clone())]);
+        table.insert(STREAMS.to_owned(), toml::Value::Table(streams));
+        match (self.registration.build)(&self.context, table)? {
+            Built::Source(source) => Ok(source),
+            _ => Err(vec![FieldError::new("", format!("`{}` is no source", self.registration.name))]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> toml::Table {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_order_of_fields_does_not_count() {
+        let one = Identity::of_node("detect", &table("model = \"m\"\nthreshold = 0.3"));
+        assert!(one == Identity::of_node("detect", &table("threshold = 0.3 # often\nmodel = \"m\"")));
+        assert!(one != Identity::of_node("detect", &table("threshold = 0.4\nmodel = \"m\"")));
+    }
+
+    #[test]
+    fn streams_are_not_part_of_their_source() {
+        let one = Identity::of_source("rtsp", &table("transport = \"udp\"\nstreams.a = \"rtsp://a/\""));
+        assert!(one == Identity::of_source("rtsp", &table("url = \"rtsp://b/\"\ntransport = \"udp\"")));
+        assert!(one != Identity::of_source("rtsp", &table("url = \"rtsp://b/\"")));
+    }
+
+    #[test]
+    fn what_stands_before_a_node_counts() {
+        let [a, b] = ["a", "b"].map(|name| Identity::of_node(name, &toml::Table::new()));
+        let node = Identity::of_node("count", &toml::Table::new());
+        assert!(node.behind([&a].into_iter()) != node.behind([&b].into_iter()));
+        assert!(node.behind([&a, &b].into_iter()) != node.behind([&a.behind([&b].into_iter())].into_iter()));
+    }
+}

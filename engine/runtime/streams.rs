@@ -1,0 +1,192 @@
+//! The streams of a running graph: those that its sources declare, and those that come and go while it runs.
+
+use std::sync::Arc;
+
+use operators::address::masked;
+use operators::error::{FieldError, StartError};
+use operators::item::{Origin, StreamId};
+use operators::operator::{Source, StreamSpec};
+
+use super::counters::Place;
+use super::feed::{Feed, Listener};
+use super::health::NO_PROGRESS;
+use super::stats::StreamState;
+use super::supervision::{RunningGraph, RunningStream};
+use super::tap::StreamTap;
+use crate::graph::identity::Identity;
+use crate::graph::plan::PlannedSource;
+
+/// A stream that was added while the graph ran.
+#[derive(Clone)]
+pub struct PostedStream {
+    /// The name of the source's node.
+    pub source: Arc<str>,
+    /// What `streams.ID` of the source's table would have said.
+    pub own: toml::Value,
+}
+
+/// A stream that is to be read.
+#[derive(Clone)]
+pub(super) struct WantedStream {
+    /// The number of the source's node in the plan.
+    pub source_index: usize,
+    pub source: Arc<dyn Source>,
+    pub spec: StreamSpec,
+    pub identity: Identity,
+    /// Where in its period it is sampled, 0..1.
+    pub spread: f64,
+}
+
+/// Why a stream was not added or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error("there is no such source that something listens to; there is {}", known.join(", "))]
+    NoSource { known: Vec<String> },
+    #[error("a stream of this name is there already")]
+    Taken,
+    #[error("there is no such stream")]
+    NoStream,
+    /// The source cannot be built with it.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Mistaken(Vec<FieldError>),
+    #[error("the graph is ending, or its source has ended")]
+    Ending,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Successive multiples of the golden ratio are far from each other, however many there are.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+
+impl RunningGraph {
+    /// The streams that the sources of the generation declare.
+    pub(super) fn declared(&self) -> Vec<WantedStream> {
+        let mut wanted = Vec::new();
+        for (source_index, planned) in self.generation.plan.sources.iter().enumerate() {
+            let specs = planned.source.streams();
+            let count = specs.len();
+            for (position, spec) in specs.into_iter().enumerate() {
+                let spread = position as f64 / count as f64;
+                wanted.push(planned.wanted(source_index, planned.source.clone(), spec, spread));
+            }
+        }
+        wanted
+    }
+
+    /// The stream that was posted as `id`, as the source of the generation would read it.
+    pub(super) fn built(&self, id: &StreamId, posted: &PostedStream) -> Result<WantedStream, StreamError> {
+        let sources = &self.generation.plan.sources;
+        let no_source =
+            || StreamError::NoSource { known: sources.iter().map(|source| source.name.to_string()).collect() };
+        let source_index = self.generation.source(&posted.source).ok_or_else(no_source)?;
+        let planned = &sources[source_index];
+        let template = planned.template.as_ref().ok_or_else(no_source)?;
+        let source = template.one_stream(id, &posted.own).map_err(StreamError::Mistaken)?;
+        let spec = source.streams().into_iter().find(|spec| spec.id == *id);
+        let spec = spec.ok_or_else(|| StreamError::Refused(format!("`{}` makes no stream of it", planned.name)))?;
+        let position = self.posted.keys().position(|other| other == id).unwrap_or(self.posted.len());
+        let spread = (GOLDEN * (position + 1) as f64).fract();
+        let mut wanted = planned.wanted(source_index, source, spec, spread);
+        wanted.identity = planned.identity.of_stream(&wanted.spec, Some(&posted.own));
+        Ok(wanted)
+    }
+
+    /// Starts to read a stream.
+    pub(super) fn read(&mut self, wanted: WantedStream) -> Result<(), StartError> {
+        let WantedStream { source_index, source, spec, identity, spread } = wanted;
+        let plan = self.generation.plan.clone();
+        let planned = &plan.sources[source_index];
+        // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
+        let location = masked(&plan.secrets.redact(&spec.location));
+        let patience = source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));
+        let place = Place { source: planned.name.clone(), location, patience };
+        let counters = self.counters.open_stream(&spec.id, place);
+        let taps = self.generation.stream_taps(source_index, &spec.id, spread, &mut Vec::new());
+        if taps.is_empty() {
+            counters.set_state(StreamState::Ended, Some("nothing listens to it".into()), self.engine.clock.now());
+            return Ok(());
+        }
+        counters.set_budgets(budgets(&taps));
+        let listener = Listener {
+            origin: Origin { graph: plan.graph.clone(), node: planned.name.clone() },
+            first_seq: counters.next_seq(),
+            counters,
+            secrets: plan.secrets.clone(),
+            notices: self.notices.clone(),
+            taps,
+        };
+        let clock = self.engine.clock.clone();
+        let feed = Feed::start(source, spec.id.clone(), planned.decoder_threads, clock, listener)?;
+        self.ended.remove(&spec.id);
+        self.streams.insert(spec.id, RunningStream { source: planned.name.clone(), identity, feed });
+        Ok(())
+    }
+
+    /// Adds a stream to a source of the running graph.
+    ///
+    /// # Errors
+    /// Where the source is not there, the id is taken, or the source refuses it.
+    pub fn add_stream(&mut self, id: &StreamId, posted: PostedStream) -> Result<(), StreamError> {
+        if self.draining {
+            return Err(StreamError::Ending);
+        }
+        if self.streams.contains_key(id) {
+            return Err(StreamError::Taken);
+        }
+        self.unlist_retired();
+        let wanted = self.built(id, &posted)?;
+        if self.generation.is_closed(wanted.source_index) {
+            return Err(StreamError::Ending);
+        }
+        self.read(wanted).map_err(|error| StreamError::Refused(error.to_string()))?;
+        self.posted.insert(id.clone(), posted);
+        Ok(())
+    }
+
+    /// Stops a stream: what is in flight is delivered. One that was added is listed no more.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn remove_stream(&mut self, id: &StreamId) -> Result<(), StreamError> {
+        let was_posted = self.posted.remove(id).is_some();
+        match self.streams.get(id) {
+            Some(running) => running.feed.stop(),
+            None if was_posted => {}
+            None => return Err(StreamError::NoStream),
+        }
+        if was_posted {
+            self.retired.push(id.clone());
+        }
+        self.unlist_retired();
+        Ok(())
+    }
+
+    /// Lists streams that were removed no more, once their counts are final.
+    pub(super) fn unlist_retired(&mut self) {
+        let mut retired = std::mem::take(&mut self.retired);
+        retired.retain(|id| {
+            let Some(counters) = self.counters.stream(id).filter(|_| !self.posted.contains_key(id)) else {
+                return false;
+            };
+            let is_over = !self.streams.contains_key(id) && counters.account.snapshot().in_flight == 0;
+            if is_over {
+                self.counters.close_stream(id);
+            }
+            !is_over
+        });
+        self.retired = retired;
+    }
+}
+
+impl PlannedSource {
+    fn wanted(&self, source_index: usize, source: Arc<dyn Source>, spec: StreamSpec, spread: f64) -> WantedStream {
+        let own = self.template.as_ref().and_then(|template| template.own(&spec.id));
+        let identity = self.identity.of_stream(&spec, own);
+        WantedStream { source_index, source, spec, identity, spread }
+    }
+}
+
+/// What bounds one stream in each of its taps.
+pub(super) fn budgets(taps: &[StreamTap]) -> Vec<Arc<operators::lease::Budget>> {
+    taps.iter().map(|tap| tap.end.budget.clone()).collect()
+}

@@ -10,7 +10,9 @@ use crate::inference::model::Model;
 use crate::inference::session::Outputs;
 use crate::item::{Kind, Placement, Prediction, RecordBody};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role};
-use crate::transforms::model_runner::{DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field};
+use crate::transforms::model_runner::{
+    BATCH_FIELD, BATCH_WAIT_FIELD, DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field,
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -96,6 +98,8 @@ pub static REGISTRATION: Registration = Registration {
             summary: "Whether the model's output still has to be turned into scores. Left out: as its manifest says.",
         },
         DEVICE_FIELD,
+        BATCH_FIELD,
+        BATCH_WAIT_FIELD,
     ],
     example: "[operators.what]\ntype = \"classify\"\ninputs = [\"cameras\"]\nmodel = \"mobilenet_v3_small\"\n",
     build,

@@ -13,7 +13,9 @@ use crate::inference::model::{Model, closest};
 use crate::inference::session::Outputs;
 use crate::item::{Detection, Kind, Placement, RecordBody};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role};
-use crate::transforms::model_runner::{DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field};
+use crate::transforms::model_runner::{
+    BATCH_FIELD, BATCH_WAIT_FIELD, DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field,
+};
 
 /// What stands in where neither the graph nor the manifest says.
 const THRESHOLD: f32 = 0.3;
@@ -227,6 +229,8 @@ pub static REGISTRATION: Registration = Registration {
                       whatever `threshold` and `labels` leave out.",
         },
         DEVICE_FIELD,
+        BATCH_FIELD,
+        BATCH_WAIT_FIELD,
     ],
     example: "[operators.people]\ntype = \"detect\"\ninputs = [\"cameras\"]\nmodel = \"yolox_nano\"\n\
               labels = [\"person\"]\nhas = { person = 0.6 }\n",

@@ -26,7 +26,8 @@ use operators::media::still::{self, StillError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::routes::{Answer, Refusal, empty, json, nearest};
-use crate::runtime::predict::{PredictError, PredictReport, Predictor, Wishes};
+use crate::graph::memory::Memory;
+use crate::runtime::predict::{PredictError, PredictReport, Predictor, Wishes, places};
 
 /// What a picture may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,20 @@ impl Default for PredictLimits {
     }
 }
 
+impl PredictLimits {
+    /// The worst case of answering: bodies, and pictures that are decoded or in the pool.
+    pub fn memory(&self, pool_threads: usize) -> Memory {
+        let mut memory = Memory::default();
+        let body = self.max_bytes.saturating_add(FORM_BYTES).saturating_mul(COPIES_OF_A_BODY);
+        memory.add("bodies of requests".to_owned(), self.max_requests as u64, body);
+        let places = places(pool_threads).min(self.max_requests) as u64;
+        memory.add("pictures, decoded or in the pool".to_owned(), places, still::memory(self.max_pixels));
+        memory
+    }
+}
+
+/// A buffer that grows holds its content twice for a moment, and the field of a form is taken out of the form.
+const COPIES_OF_A_BODY: u64 = 3;
 /// What a form needs beside the picture in it.
 const FORM_BYTES: u64 = 64 << 10;
 /// Bytes of a body that is refused that are read all the same, so that its sender gets to reading the answer.

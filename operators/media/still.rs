@@ -26,6 +26,12 @@ const SCRATCH: u64 = 64 << 20;
 /// The most bytes that one pixel takes while it is decoded: four samples of 16 bits.
 const BYTES_A_PIXEL: u64 = 8;
 
+/// Upper bound, in bytes, of what [`decode`] takes for a picture of `most_pixels` pixels, its result included: samples
+/// of 16 bits and RGB made of them, or a progressive JPEG's coefficients and RGB.
+pub const fn memory(most_pixels: u64) -> u64 {
+    most_pixels.saturating_mul(BYTES_A_PIXEL + 4).saturating_add(SCRATCH)
+}
+
 /// Decodes a picture of at most `most_pixels` pixels into RGB, upright as its EXIF says. Of an animation that is its
 /// first picture; what is transparent keeps its colour.
 ///
@@ -51,7 +57,8 @@ pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
     }
     // A picture whose EXIF cannot be read is shown as it is stored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    // Turned in its smallest form: that makes a copy.
+    let mut picture = DynamicImage::from(DynamicImage::from_decoder(decoder).map_err(broken)?.into_rgb8());
     picture.apply_orientation(orientation);
     let picture = picture.into_rgb8();
     let (width, height) = picture.dimensions();

@@ -209,10 +209,14 @@ impl ModelRunner {
         clock: &Arc<dyn Clock>,
     ) -> Result<ModelRunner, StartError> {
         let preprocessor = Preprocessor::new(model.input.clone());
+        let mut together = preprocessor.buffer();
+        if batch > 1 {
+            reserve(&mut together, batch * (model.input.bytes() / model.input.dtype.bytes()) as usize);
+        }
         Ok(ModelRunner {
             session: sessions.get_on(model, device, batch)?,
             tensor: preprocessor.buffer(),
-            together: preprocessor.buffer(),
+            together,
             preprocessor,
             model: model.clone(),
             clock: clock.clone(),
@@ -316,6 +320,15 @@ fn values(data: &TensorData) -> InputValues<'_> {
         TensorData::F32(values) => InputValues::F32(values),
         TensorData::F16(values) => InputValues::F16(values),
         TensorData::U8(values) => InputValues::U8(values),
+    }
+}
+
+/// Takes memory for so many values, and no more.
+fn reserve(tensor: &mut TensorData, length: usize) {
+    match tensor {
+        TensorData::F32(values) => values.reserve_exact(length),
+        TensorData::F16(values) => values.reserve_exact(length),
+        TensorData::U8(values) => values.reserve_exact(length),
     }
 }
 

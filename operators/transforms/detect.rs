@@ -505,4 +505,64 @@ mod tests {
         let errors = build(&context(&material), toml::from_str("model = \"mobilenet_v2\"").unwrap()).err().unwrap();
         assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("classify"));
     }
+
+    /// The material's YOLOX with an open batch dimension says of pictures that run together what it says of each alone.
+    #[test]
+    fn pictures_that_run_together_are_found_the_same_in() {
+        let Some(material) = material() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let file = material.join("models/yolox_nano_dynbatch.onnx");
+        let hashes = crate::inference::hashes::HashCache::default();
+        let sha256 = hashes.sha256(&file).unwrap();
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+        let manifest = std::fs::read_to_string(manifests.join("yolox_nano.toml")).unwrap();
+        let changed = |line: &str| match line.split(" = ").next() {
+            Some("file") if line.contains(".onnx") => "file = \"yolox_nano_dynbatch.onnx\"".to_owned(),
+            Some("sha256") => format!("sha256 = \"{sha256}\""),
+            _ => line.to_owned(),
+        };
+        let manifest: Vec<String> = manifest.lines().map(changed).collect();
+        std::fs::write(folder.path().join("open.toml"), manifest.join("\n")).unwrap();
+        let mut context = context(&material);
+        let folders = [folder.path().to_owned(), material.join("models")];
+        context.models = Arc::new(crate::inference::model::Catalog::with_hashes(folders, hashes));
+
+        let mut alone = runner(&context, &REGISTRATION, "model = \"open\"");
+        let mut together = runner(&context, &REGISTRATION, "model = \"open\"\nbatch = 4");
+        let items: Vec<_> = pictures(&material)
+            .into_iter()
+            .zip(0..)
+            .map(|((_, frame, _), seq)| {
+                let payload = crate::item::Payload::Frame(Arc::new(frame));
+                crate::testing::item(seq, crate::time::MediaTime::ZERO, payload).0
+            })
+            .collect();
+        let body = |result: Result<crate::item::Payload, ItemError>| match result.unwrap() {
+            crate::item::Payload::Record(record) => (record.seq, record.body.clone()),
+            _ => panic!("no record"),
+        };
+        let mut found = 0;
+        for four in items.chunks(4) {
+            let results = together.run_batch(&four.iter().collect::<Vec<_>>());
+            for (item, result) in four.iter().zip(results) {
+                let ((seq, expected), (own, body)) = (body(alone.run(item)), body(result));
+                assert_eq!(seq, own);
+                let (
+                    RecordBody::Detection { detections: expected, .. },
+                    RecordBody::Detection { detections: body, .. },
+                ) = (expected, body)
+                else {
+                    panic!("no detections")
+                };
+                assert_eq!(expected.len(), body.len());
+                for (one, other) in expected.iter().zip(&body) {
+                    assert_eq!(one.label, other.label);
+                    assert!((one.score - other.score).abs() < 1e-3, "{one:?} {other:?}");
+                    assert!(nms::intersection_over_union(one.bounds, other.bounds) > 0.98, "{one:?} {other:?}");
+                }
+                found += body.len();
+            }
+        }
+        assert!(found > 20, "{found} objects");
+    }
 }

@@ -113,6 +113,7 @@ mod tests {
 
     use crate::inference::session::{InputValues, Sessions};
     use crate::item::Payload;
+    use crate::transforms::onnx::{FLOAT, FLOAT16, means};
     use crate::transforms::reference::{GOLDEN, context, golden, material, operator, pictures, record, run, runner};
 
     /// The tolerances that the reference gives: the same first label where it is sure (0.5 or more), else its label
@@ -247,43 +248,6 @@ mod tests {
         assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("detect"));
     }
 
-    /// A field of a protocol buffer: a length and bytes.
-    fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
-        assert!(content.len() < 1 << 14);
-        let length = [(content.len() & 127) as u8 | 128, (content.len() >> 7) as u8];
-        [&[field << 3 | 2][..], &length, content].concat()
-    }
-
-    /// A field of a protocol buffer: a small number.
-    fn number(field: u8, value: u8) -> Vec<u8> {
-        vec![field << 3, value]
-    }
-
-    const FLOAT: u8 = 1;
-    const FLOAT16: u8 = 10;
-
-    /// An ONNX model (onnx.proto3) whose three scores are the means of the three channels, all of the type `element`; the
-    /// first dimension as `batch` says.
-    fn means(element: u8, batch: &[u8]) -> Vec<u8> {
-        let value = |name: &str, shape: &[u8]| {
-            let rest = shape.iter().flat_map(|length| bytes(1, &number(1, *length)));
-            let lengths: Vec<u8> = bytes(1, batch).into_iter().chain(rest).collect();
-            let tensor = [number(1, element), bytes(2, &lengths)].concat();
-            [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat()
-        };
-        let node = |kind: &str, from: &str, to: &str| {
-            bytes(1, &[bytes(1, from.as_bytes()), bytes(2, to.as_bytes()), bytes(4, kind.as_bytes())].concat())
-        };
-        let graph = [
-            node("GlobalAveragePool", "pixels", "means"),
-            node("Flatten", "means", "scores"),
-            bytes(2, b"graph"),
-            bytes(11, &value("pixels", &[3, 8, 8])),
-            bytes(12, &value("scores", &[3])),
-        ];
-        [number(1, 8), bytes(7, &graph.concat()), bytes(8, &number(2, 13))].concat()
-    }
-
     /// The surroundings of a node, with a model `means` in a folder; `input` are further fields of its input.
     fn means_context(model: &[u8], input: &str) -> (tempfile::TempDir, crate::operator::BuildContext) {
         let folder = tempfile::tempdir().unwrap();
@@ -311,7 +275,7 @@ mod tests {
 
     #[test]
     fn half_precision_goes_in_and_out() {
-        let (_folder, context) = means_context(&means(FLOAT16, &number(1, 1)), "dtype = \"f16\"");
+        let (_folder, context) = means_context(&means(FLOAT16, Some(1)), "dtype = \"f16\"");
         let mut classify = runner(&context, &REGISTRATION, "model = \"means\"");
         let frame = crate::transforms::preprocess::pictures::rgb(8, 8, &[255, 51, 102].repeat(64));
         let (_, json) = record(&mut *classify, frame);
@@ -353,7 +317,7 @@ mod tests {
         let read = |(index, result): (usize, Result<Payload, ItemError>)| match result {
             Ok(Payload::Record(record)) => {
                 let json = serde_json::to_value(&*record).unwrap();
-                assert_eq!(json["seq"], index as u64, "the record is its own item's");
+                assert_eq!(json["seq"], serde_json::json!(index), "the record is its own item's");
                 let stages: Vec<&str> = record.timing_ms.keys().copied().collect();
                 assert_eq!(stages, ["decode", "infer", "preprocess"]);
                 Ok(scores(&json)["red"])
@@ -379,8 +343,8 @@ mod tests {
     /// is that one's error alone.
     #[test]
     fn pictures_that_run_together_keep_their_own_results() {
-        for (dimension, input) in [(bytes(2, b"N"), ""), (number(1, 4), "batch = 4")] {
-            let (_folder, context) = means_context(&means(FLOAT, &dimension), input);
+        for (dimension, input) in [(None, ""), (Some(4), "batch = 4")] {
+            let (_folder, context) = means_context(&means(FLOAT, dimension), input);
             let table = "model = \"means\"\nbatch = 4\nbatch_wait = \"7ms\"";
             let node = operator(&context, &REGISTRATION, table);
             let wait = std::time::Duration::from_millis(7);
@@ -400,7 +364,7 @@ mod tests {
     /// Where the file fixes the number, nothing needs to be said, and nothing else may be.
     #[test]
     fn a_fixed_batch_is_the_default_and_the_only_choice() {
-        let (_folder, context) = means_context(&means(FLOAT, &number(1, 4)), "batch = 4");
+        let (_folder, context) = means_context(&means(FLOAT, Some(4)), "batch = 4");
         let node = operator(&context, &REGISTRATION, "model = \"means\"");
         assert_eq!(node.batching().map(|batching| batching.items), Some(4));
         let refused = |context: &crate::operator::BuildContext, table: &str| {
@@ -413,13 +377,13 @@ mod tests {
             assert!(message.contains(&format!("takes 4 pictures at once, not {other}")), "{message}");
         }
         // Its manifest does not say so.
-        let (_folder, context) = means_context(&means(FLOAT, &number(1, 4)), "");
+        let (_folder, context) = means_context(&means(FLOAT, Some(4)), "");
         let (field, message, hint) = refused(&context, "model = \"means\"\nbatch = 3");
         assert!(field == "batch" && message.contains("takes 4 pictures at once, not 3"), "{message}");
         assert!(hint.contains("`batch = 4`") && hint.contains("[input]"), "{hint}");
         assert!(operator(&context, &REGISTRATION, "model = \"means\"\nbatch = 4").batching().is_some());
 
-        let (_folder, context) = means_context(&means(FLOAT, &number(1, 1)), "");
+        let (_folder, context) = means_context(&means(FLOAT, Some(1)), "");
         let (field, message, _) = refused(&context, "model = \"means\"\nbatch = 2");
         assert!(field == "batch" && message.contains("takes one picture at a time"), "{message}");
         assert_eq!(operator(&context, &REGISTRATION, "model = \"means\"").batching(), None);

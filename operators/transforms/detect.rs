@@ -565,4 +565,38 @@ mod tests {
         }
         assert!(found > 20, "{found} objects");
     }
+
+    /// The interface of torchvision's Faster R-CNN, behind a manifest as `script/export-models` writes it: pictures of any
+    /// size, the numbers of COCO, boxes in pixels of the picture, suppressed already.
+    #[test]
+    fn the_interface_of_faster_rcnn_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let corners = [[1.0, 2.0, 11.0, 12.0], [2.0, 2.0, 11.0, 12.0], [0.0, 0.0, 40.0, 10.0]];
+        let file = folder.path().join("boxes.onnx");
+        std::fs::write(&file, crate::transforms::onnx::three_boxes(corners, [1, 1, 90])).unwrap();
+        let hashes = crate::inference::hashes::HashCache::default();
+        let manifest = format!(
+            "file = \"boxes.onnx\"\nsha256 = \"{}\"\nlicence = \"BSD-3-Clause\"\n[input]\nname = \"image\"\n\
+             largest = [1333, 1333]\ncolor = \"rgb\"\nrange = \"unit\"\n[output]\ndecode = \"boxes_labels_scores\"\n\
+             boxes = \"boxes\"\nlabels = \"labels\"\nscores = \"scores\"\n[labels]\n\
+             names = [\"person\", \"bicycle\", \"toothbrush\"]\nids = [1, 2, 90]\n",
+            hashes.sha256(&file).unwrap()
+        );
+        std::fs::write(folder.path().join("boxes.toml"), manifest).unwrap();
+        let mut context = context(folder.path());
+        context.models = Arc::new(crate::inference::model::Catalog::with_hashes([folder.path().to_owned()], hashes));
+        let mut runner = runner(&context, &REGISTRATION, "model = \"boxes\"\nthreshold = 0.3");
+        for (width, height) in [(40, 30), (31, 17)] {
+            let pixels = [255, 204, 51].repeat((width * height) as usize);
+            let (_, json) = record(&mut *runner, rgb(width, height, &pixels));
+            let found = json["detections"].as_array().unwrap();
+            // The boxes of persons overlap, and both stay; the toothbrush has too low a score.
+            let labels: Vec<&str> = found.iter().map(|one| one["label"].as_str().unwrap()).collect();
+            assert_eq!(labels, ["person", "person"], "{json}");
+            for (one, (corners, score)) in found.iter().zip([(corners[0], 1.0), (corners[1], 0.8)]) {
+                assert_eq!(bounds(one), corners);
+                assert!((one["score"].as_f64().unwrap() - score).abs() < 1e-4, "{one}");
+            }
+        }
+    }
 }

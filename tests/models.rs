@@ -245,7 +245,8 @@ fn a_full_disk_is_named_and_what_came_is_kept() {
     }
     let full = said(&mut limited);
     assert_eq!(full.code, 1, "{}", full.stderr);
-    for part in ["model `remote` cannot be kept in", ".part: File too large", "hint: make room there, or set ENGINE_CACHE"]
+    for part in
+        ["model `remote` cannot be kept in", ".part: File too large", "hint: make room there, or set ENGINE_CACHE"]
     {
         assert!(full.stderr.contains(part), "{part}: {}", full.stderr);
     }
@@ -354,7 +355,8 @@ fn a_private_authority_is_trusted_where_it_is_named_and_nobody_leads_away_from_h
     };
     let unknown = pull(None);
     assert_eq!(unknown.code, 1);
-    for part in ["model `remote` cannot be fetched from https://127.0.0.1", "UnknownIssuer", "hint: set SSL_CERT_FILE"] {
+    for part in ["model `remote` cannot be fetched from https://127.0.0.1", "UnknownIssuer", "hint: set SSL_CERT_FILE"]
+    {
         assert!(unknown.stderr.contains(part), "{part}: {}", unknown.stderr);
     }
     for (file, says) in [("names", "there is no certificate in it"), ("gone.pem", "cannot be read: No such file")] {
@@ -597,12 +599,9 @@ fn a_graph_with_batches_gives_the_same_records() {
             assert!((score(expected) - score(found)).abs() < 1e-4, "{expected} {found}");
         }
     }
-    let folder = support::Folder::with_graph(
-        &shapes_graph("mobilenet_v3_small", "batch = 4").replace("'detect'", "'classify'"),
-    );
-    let alone = support::Folder::with_graph(
-        &shapes_graph("mobilenet_v3_small", "").replace("'detect'", "'classify'"),
-    );
+    let folder =
+        support::Folder::with_graph(&shapes_graph("mobilenet_v3_small", "batch = 4").replace("'detect'", "'classify'"));
+    let alone = support::Folder::with_graph(&shapes_graph("mobilenet_v3_small", "").replace("'detect'", "'classify'"));
     let term = |folder: &support::Folder| {
         let plan = support::plan(&folder.graph(), &["--pool-threads", "2"]);
         let terms = plan["memory"]["terms"].as_array().expect("a list");

@@ -294,7 +294,8 @@ mod tests {
         assert!(matches!(ssd.output, OutputSpec::Ssd { boxes, scores, .. } if boxes == "b" && scores == "s"));
         assert_eq!(ssd.labels.count, some(90));
         let four = Some(4);
-        let eight = started(port("x", "f32", &[Some(8), some(3), four, four]), vec![port("y", "f32", &[Some(8), four])]);
+        let eight =
+            started(port("x", "f32", &[Some(8), some(3), four, four]), vec![port("y", "f32", &[Some(8), four])]);
         assert_eq!((eight.input.batch, v8_batch), (Some(8), None));
         let odd = started(port("a \"b\"", "f32", &[None, some(3), None, None]), vec![port("y", "f32", &[one])]);
         assert_eq!(odd.input.name.as_deref(), Some("a \"b\""));

@@ -323,11 +323,7 @@ impl PoolThread {
     }
 
     /// What `run` does with the runner of `operator`, which is made anew where a panic took it.
-    fn with_runner<R>(
-        &mut self,
-        operator: Installed,
-        run: impl FnOnce(&mut dyn Runner) -> R,
-    ) -> Result<R, ItemError> {
+    fn with_runner<R>(&mut self, operator: Installed, run: impl FnOnce(&mut dyn Runner) -> R) -> Result<R, ItemError> {
         let Some(held) = self.operators.get_mut(&operator) else {
             return Err(ItemError::Failed("the graph was stopped before this item's turn".into()));
         };
@@ -371,6 +367,7 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::item::{Placement, Tensor, TensorData};
     use crate::lease::Account;
+    use crate::operator::Batching;
     use crate::testing::item;
     use crate::time::MediaTime;
 

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use ort::logging::LogLevel;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef};
 
 use crate::error::{ItemError, StartError};
@@ -237,18 +237,21 @@ fn batch_dimension(model: &Model, session: &Session) -> Option<usize> {
 pub fn check_batch(model: &Model, batch: usize) -> Result<(), StartError> {
     let name = &model.name.name;
     if let Some(why) = takes_one_at_a_time(&model.input, &model.output) {
-        return Err(StartError::new(format!("model `{name}` takes one picture at a time: {why}"))
-            .hint("leave `batch` out"));
+        return Err(
+            StartError::new(format!("model `{name}` takes one picture at a time: {why}")).hint("leave `batch` out")
+        );
     }
     let session = load(model, Device::Cpu, 1, GraphOptimizationLevel::Disable)?;
     match batch_dimension(model, &session) {
         Some(1) => {
-            let message = format!("model `{name}` takes one picture at a time: its file fixes the batch dimension to 1");
+            let message =
+                format!("model `{name}` takes one picture at a time: its file fixes the batch dimension to 1");
             Err(StartError::new(message).hint("export it with an open batch dimension, or leave `batch` out"))
         }
         Some(fixed) if fixed != batch => {
             let message = format!("model `{name}` takes {fixed} pictures at once, not {batch}");
-            Err(StartError::new(message).hint(format!("write `batch = {fixed}`, and that into [input] of its manifest")))
+            Err(StartError::new(message)
+                .hint(format!("write `batch = {fixed}`, and that into [input] of its manifest")))
         }
         _ => {
             let differences = differences(model, batch, session.inputs(), session.outputs());

@@ -102,18 +102,15 @@ impl<R: Reading> ModelNode<R> {
 }
 
 /// How many pictures go into `model` at once, and how long they wait for each other.
-fn batching(
-    model: &Model,
-    batch: Option<usize>,
-    wait: Option<config::Duration>,
-) -> Result<Batching, Vec<FieldError>> {
+fn batching(model: &Model, batch: Option<usize>, wait: Option<config::Duration>) -> Result<Batching, Vec<FieldError>> {
     let items = batch.unwrap_or(model.batch);
     if model.batch > 1 && items != model.batch {
         let message = format!("model `{}` takes {} pictures at once, not {items}", model.name.name, model.batch);
         return Err(vec![FieldError::new("batch", message).hint(format!("write `batch = {}`", model.batch))]);
     }
     if items > 1 {
-        let at_batch = |error: StartError| vec![FieldError { hint: error.hint, ..FieldError::new("batch", error.message) }];
+        let at_batch =
+            |error: StartError| vec![FieldError { hint: error.hint, ..FieldError::new("batch", error.message) }];
         check_batch(model, items).map_err(at_batch)?;
     } else if wait.is_some() {
         let error = FieldError::new("batch_wait", "no picture waits for others where only one runs at a time");
@@ -177,7 +174,8 @@ impl<R: Reading> Runner for NodeRunner<R> {
     fn run_batch(&mut self, items: &[&Item]) -> Vec<Result<Payload, ItemError>> {
         let ModelNode { model, reading, .. } = &self.node;
         let answers = self.runner.run_batch(items, &|outputs, placement| reading.read(model, outputs, placement));
-        let record = |(item, answer): (&&Item, Result<_, _>)| answer.map(|answer| Self::record(&self.node, item, answer));
+        let record =
+            |(item, answer): (&&Item, Result<_, _>)| answer.map(|answer| Self::record(&self.node, item, answer));
         items.iter().zip(answers).map(record).collect()
     }
 }

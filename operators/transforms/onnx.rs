@@ -63,8 +63,7 @@ fn model(nodes: &[Vec<u8>], inputs: &[Vec<u8>], outputs: &[Vec<u8>]) -> Vec<u8> 
 /// A classifier whose three `scores` are the means of the three channels of `pixels` (8 x 8), all of the type `element`;
 /// `batch` is the first dimension.
 pub(crate) fn means(element: u64, batch: Option<u64>) -> Vec<u8> {
-    let nodes =
-        [node("GlobalAveragePool", &["pixels"], "means", &[]), node("Flatten", &["means"], "scores", &[])];
+    let nodes = [node("GlobalAveragePool", &["pixels"], "means", &[]), node("Flatten", &["means"], "scores", &[])];
     let pixels = value("pixels", element, &[batch, Some(3), Some(8), Some(8)]);
     model(&nodes, &[pixels], &[value("scores", element, &[batch, Some(3)])])
 }
@@ -85,10 +84,7 @@ pub(crate) fn three_boxes(corners: [[f32; 4]; 3], labels: [i64; 3]) -> Vec<u8> {
         constant("labels", INT64, &[3], &numbers),
     ];
     let image = value("image", FLOAT, &[Some(1), Some(3), None, None]);
-    let outputs = [
-        value("boxes", FLOAT, &[None, Some(4)]),
-        value("labels", INT64, &[None]),
-        value("scores", FLOAT, &[None]),
-    ];
+    let outputs =
+        [value("boxes", FLOAT, &[None, Some(4)]), value("labels", INT64, &[None]), value("scores", FLOAT, &[None])];
     model(&nodes, &[image], &outputs)
 }

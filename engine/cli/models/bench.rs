@@ -118,13 +118,7 @@ fn measured(arguments: &Arguments) -> Result<String, StartError> {
 }
 
 /// Runs sessions side by side for `time`, each on a thread of its own, with `batch` pictures at once.
-fn rate(
-    model: &Arc<Model>,
-    device: Device,
-    batch: usize,
-    threads: usize,
-    time: Duration,
-) -> Result<Rate, StartError> {
+fn rate(model: &Arc<Model>, device: Device, batch: usize, threads: usize, time: Duration) -> Result<Rate, StartError> {
     let start = Barrier::new(threads);
     let counts: Vec<Result<(u64, Duration), StartError>> = std::thread::scope(|scope| {
         let work = || {

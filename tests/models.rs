@@ -286,7 +286,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/away":
             self.send_response(302)
-            self.send_header("location", "http://user:hunter2@127.0.0.1:9/shapes.onnx")
+            self.send_header("location", "http://user:hunter2@127.0.0.1:9/remote.onnx")
             self.send_header("content-length", "0")
             self.end_headers()
         else:
@@ -312,7 +312,7 @@ struct Https {
 impl Https {
     fn start() -> Https {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::copy(repository().join("models/shapes.onnx"), folder.path().join("shapes.onnx")).expect("copied");
+        fs::copy(repository().join("models/shapes.onnx"), folder.path().join("remote.onnx")).expect("copied");
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
         openssl(folder.path(), &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
         openssl(folder.path(), &format!("req {key} -keyout server.key -out server.csr -subj /CN=server"));
@@ -344,7 +344,7 @@ impl Drop for Https {
 #[test]
 fn a_private_authority_is_trusted_where_it_is_named_and_nobody_leads_away_from_https() {
     let server = Https::start();
-    let place = Place::new(&format!("https://127.0.0.1:{}/shapes.onnx", server.port));
+    let place = Place::new(&format!("https://127.0.0.1:{}/remote.onnx", server.port));
     let pull = |roots: Option<&Path>| {
         let mut command = place.command(&["models", "pull", "remote"]);
         match roots {
@@ -372,7 +372,7 @@ fn a_private_authority_is_trusted_where_it_is_named_and_nobody_leads_away_from_h
     let mut command = place.command(&["models", "pull", "remote"]);
     let refused = said(command.env("SSL_CERT_FILE", server.folder.path().join("ca.pem")));
     assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("leads on to http://127.0.0.1:9/shapes.onnx"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("leads on to http://127.0.0.1:9/remote.onnx"), "{}", refused.stderr);
     assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
 }
 

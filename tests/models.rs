@@ -498,6 +498,19 @@ fn bench_measures_one_thread_and_all() {
     let json: Value = serde_json::from_str(&measured.stdout).expect("JSON");
     assert_eq!((&json["one_thread"]["threads"], &json["all_threads"]["threads"]), (&1.into(), &2.into()));
     assert!(json["one_thread"]["pictures"].as_u64() > Some(0) && json["ratio"].as_f64() > Some(0.0), "{json}");
+    let refused = said(&mut command(&["models", "bench", "shapes", "--batch", "2"]));
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("takes one picture at a time"), "{}", refused.stderr);
+    if material().is_some() {
+        let bench =
+            ["models", "bench", "mobilenet_v3_small", "--threads", "1", "--seconds", "50ms", "--format", "json"];
+        let measured = said(command(&bench).args(["--batch", "3"]));
+        let json: Value = serde_json::from_str(&measured.stdout).expect("JSON");
+        assert_eq!(
+            (&json["batch"], json["one_thread"]["pictures"].as_u64().map(|count| count % 3)),
+            (&3.into(), Some(0))
+        );
+    }
     let refused = said(&mut command(&["models", "bench", "shapes", "--device", "cuda:0"]));
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("device `cuda:0`"), "{}", refused.stderr);

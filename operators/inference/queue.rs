@@ -179,6 +179,7 @@ mod tests {
     use crate::item::{Payload, Placement, Tensor, TensorData};
     use crate::testing::item;
     use crate::time::MediaTime;
+    use proptest::prelude::*;
 
     struct Nobody;
 
@@ -297,5 +298,77 @@ mod tests {
         assert_eq!(next(&mut waiting, now), Ok(vec![0]));
         waiting.remove(Installed(BATCHED));
         assert!(waiting.gatherings.is_empty());
+    }
+
+    /// What somebody does to the queue.
+    #[derive(Clone, Copy, Debug)]
+    enum Deed {
+        Submit { operator: u64, lane: u64 },
+        Take,
+        Wait(u64),
+        Remove,
+    }
+
+    fn deed() -> impl Strategy<Value = Deed> {
+        prop_oneof![
+            6 => (prop_oneof![Just(0), Just(BATCHED)], 0..3u64)
+                .prop_map(|(operator, lane)| Deed::Submit { operator, lane }),
+            4 => Just(Deed::Take),
+            2 => (0..8u64).prop_map(Deed::Wait),
+            1 => Just(Deed::Remove),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens: what was taken in comes out once, that of one operator and lane in its order, no more of it
+        /// at once than may run as one, and nothing stays behind.
+        #[test]
+        fn every_job_comes_out_once_and_in_order(items in 2..5usize, deeds in prop::collection::vec(deed(), 0..120)) {
+            let clock = SimulatedClock::default();
+            let mut waiting = gathering(items);
+            let (mut accepted, mut out) = (Vec::new(), Vec::new());
+            let mut take = |jobs: Vec<Job>| {
+                let operators: Vec<Installed> = jobs.iter().map(|job| job.operator).collect();
+                assert!(operators.iter().all(|operator| *operator == operators[0]));
+                assert!(jobs.len() <= if operators[0] == Installed(BATCHED) { items } else { 1 });
+                out.extend(jobs.into_iter().map(|job| (job.operator.0, job.lane.0, job.ticket)));
+            };
+            let mut removed = false;
+            for (ticket, deed) in (0..).zip(deeds) {
+                match deed {
+                    Deed::Submit { operator, lane } => {
+                        // The jobs of a lane are those of one node.
+                        let lane = lane + 10 * operator;
+                        if waiting.submit(job(operator, lane, ticket), 2, clock.now()).is_ok() {
+                            accepted.push((operator, lane, ticket));
+                        }
+                    }
+                    Deed::Take => {
+                        if let Next::Run(jobs) = waiting.next(clock.now()) {
+                            take(jobs);
+                        }
+                    }
+                    Deed::Wait(milliseconds) => clock.advance(Duration::from_millis(milliseconds)),
+                    Deed::Remove if removed => {}
+                    Deed::Remove => {
+                        removed = true;
+                        waiting.remove(Installed(BATCHED));
+                    }
+                }
+            }
+            waiting.close();
+            while let Next::Run(jobs) = waiting.next(clock.now()) {
+                take(jobs);
+            }
+            prop_assert!(matches!(waiting.next(clock.now()), Next::Nothing));
+            prop_assert!(waiting.turns.is_empty() && waiting.lanes.is_empty());
+            for key in accepted.iter().map(|(operator, lane, _)| (*operator, *lane)).collect::<std::collections::BTreeSet<_>>() {
+                let of_lane = |all: &[(u64, u64, u64)]| -> Vec<u64> {
+                    all.iter().filter(|(operator, lane, _)| (*operator, *lane) == key).map(|(_, _, ticket)| *ticket).collect()
+                };
+                prop_assert_eq!(of_lane(&accepted), of_lane(&out));
+            }
+            prop_assert_eq!(accepted.len(), out.len());
+        }
     }
 }

@@ -63,7 +63,7 @@ impl Waiting {
         self.gatherings.insert(operator, Gathering { batching, jobs: VecDeque::new(), removed: false });
     }
 
-    /// Jobs of `operator` gather no longer; those that wait are due.
+    /// Jobs of `operator` wait for no others any more.
     pub fn remove(&mut self, operator: Installed) {
         if let Some(gathering) = self.gatherings.get_mut(&operator) {
             gathering.removed = true;
@@ -90,7 +90,7 @@ impl Waiting {
     /// apply.
     pub fn submit(&mut self, job: Job, threads: usize, now: Instant) -> Result<(), Box<Job>> {
         let lane = job.lane;
-        match self.gatherings.get_mut(&job.operator).filter(|gathering| !gathering.removed) {
+        match self.gatherings.get_mut(&job.operator) {
             Some(gathering) => {
                 let waiting = gathering.jobs.iter().filter(|(_, job)| job.lane == lane).count();
                 if waiting >= threads.max(gathering.batching.items) * 2 {
@@ -287,10 +287,12 @@ mod tests {
         let mut waiting = gathering(4);
         assert!(waiting.submit(job(BATCHED, 0, 0), 1, now).is_ok());
         waiting.remove(Installed(BATCHED));
-        // What comes later waits in its lane, like any job.
+        // What still comes is due as well; later it waits in its lane, like any job.
         assert!(waiting.submit(job(BATCHED, 0, 1), 1, now).is_ok());
-        assert_eq!((next(&mut waiting, now), next(&mut waiting, now)), (Ok(vec![0]), Ok(vec![1])));
+        assert_eq!(next(&mut waiting, now), Ok(vec![0, 1]));
         assert!(waiting.gatherings.is_empty() && waiting.turns.is_empty());
+        assert!(waiting.submit(job(BATCHED, 0, 2), 1, now).is_ok());
+        assert_eq!(next(&mut waiting, now), Ok(vec![2]));
 
         let mut waiting = gathering(4);
         assert!(waiting.submit(job(BATCHED, 0, 0), 1, now).is_ok());

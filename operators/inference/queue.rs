@@ -121,14 +121,14 @@ impl Waiting {
         for _ in 0..self.turns.len() {
             let Some(turn) = self.turns.pop_front() else { break };
             let (jobs, more) = match turn {
-                Turn::Lane(lane) => self.from_lane(lane),
+                Turn::Lane(lane) => self.take_from_lane(lane),
                 Turn::Gathering(operator) => {
                     let due = self.gatherings.get(&operator).and_then(|gathering| gathering.due(self.closed));
                     if let Some(due) = due.filter(|due| *due > now) {
                         earliest = Some(earliest.map_or(due, |earliest| earliest.min(due)));
                         (Vec::new(), true)
                     } else {
-                        self.from_gathering(operator)
+                        self.take_from_gathering(operator)
                     }
                 }
             };
@@ -143,7 +143,7 @@ impl Waiting {
     }
 
     /// The next job of a lane, and whether it has more.
-    fn from_lane(&mut self, lane: Lane) -> (Vec<Job>, bool) {
+    fn take_from_lane(&mut self, lane: Lane) -> (Vec<Job>, bool) {
         let Some(jobs) = self.lanes.get_mut(&lane) else { return (Vec::new(), false) };
         let job = jobs.pop_front();
         let more = !jobs.is_empty();
@@ -154,7 +154,7 @@ impl Waiting {
     }
 
     /// As many jobs as run as one, and whether there are more.
-    fn from_gathering(&mut self, operator: Installed) -> (Vec<Job>, bool) {
+    fn take_from_gathering(&mut self, operator: Installed) -> (Vec<Job>, bool) {
         let Some(gathering) = self.gatherings.get_mut(&operator) else { return (Vec::new(), false) };
         let count = gathering.jobs.len().min(gathering.batching.items);
         let jobs = gathering.jobs.drain(..count).map(|(_, job)| job).collect();

@@ -195,6 +195,9 @@ struct ModelRunner {
 /// Milliseconds by stage: `preprocess` (pictures only), `infer` (of pictures that ran together, that of all), `decode`.
 type Timing = BTreeMap<&'static str, f64>;
 
+/// What came of one item.
+type Answered<R> = Result<(R, Timing), ItemError>;
+
 /// Reads what the model answered to one picture.
 type Read<'a, R> = dyn Fn(&Outputs<'_>, &Placement) -> Result<R, ItemError> + 'a;
 
@@ -244,7 +247,7 @@ impl ModelRunner {
     }
 
     /// Runs the model on `item` and hands what it answers to `read`.
-    fn run<R>(&mut self, item: &Item, read: &Read<'_, R>) -> Result<(R, Timing), ItemError> {
+    fn run<R>(&mut self, item: &Item, read: &Read<'_, R>) -> Answered<R> {
         let (session, clock) = (self.session.clone(), self.clock.clone());
         let mut timing = Timing::new();
         let (shape, data, placement) = self.input(item, &mut timing)?;
@@ -259,7 +262,7 @@ impl ModelRunner {
     }
 
     /// Runs the model on several items at once. What is wrong with one of them is that one's error alone.
-    fn run_batch<R>(&mut self, items: &[&Item], read: &Read<'_, R>) -> Vec<Result<(R, Timing), ItemError>> {
+    fn run_batch<R>(&mut self, items: &[&Item], read: &Read<'_, R>) -> Vec<Answered<R>> {
         let mut together = std::mem::replace(&mut self.together, self.preprocessor.buffer());
         clear(&mut together);
         let mut errors = Vec::new();
@@ -298,7 +301,7 @@ impl ModelRunner {
             })
         };
         self.together = together;
-        let mut results: Vec<(usize, Result<(R, Timing), ItemError>)> = match ran {
+        let mut results: Vec<(usize, Answered<R>)> = match ran {
             Ok(answers) => answers,
             // Which of them the model failed on is not known: each one by itself tells.
             Err(_) => {

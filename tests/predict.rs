@@ -323,7 +323,12 @@ fn clients_that_dawdle_or_go_away_take_no_place_for_ever() {
     assert!(answer.body["error"].as_str().expect("text").contains("2 requests"), "{}", answer.body);
     // The control plane answers everything else meanwhile.
     assert_eq!(support::get(&format!("{}/health", server.address)).0, 200);
-    drop(slow);
+    // Who says nothing is given up and told so; what it took is free then.
+    for mut client in slow {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("no more of the body came"), "{answer}");
+    }
     wait_for("free slots", || (busy().status == 200).then_some(()));
 
     // Whoever goes away while its picture is in work gives its place back as well.

@@ -40,6 +40,8 @@ pub struct PredictLimits {
     pub max_requests: usize,
     /// A body that has not come completely in this time is given up.
     pub body_timeout: Duration,
+    /// A body of which nothing has come for this time is given up: whoever is silent takes a request from the others.
+    pub body_silence: Duration,
 }
 
 impl Default for PredictLimits {
@@ -49,6 +51,7 @@ impl Default for PredictLimits {
             max_pixels: 50_000_000,
             max_requests: 16,
             body_timeout: Duration::from_secs(30),
+            body_silence: Duration::from_secs(5),
         }
     }
 }
@@ -178,9 +181,15 @@ impl Predict {
 
     async fn read(&self, body: &mut Incoming) -> Result<Bytes, Refusal> {
         let most = self.limits.max_bytes + FORM_BYTES;
+        let late =
+            |message: String| refusal(StatusCode::REQUEST_TIMEOUT, &message, "send it faster, or make it smaller");
         let reading = async {
             let mut bytes = BytesMut::new();
-            while let Some(frame) = body.frame().await {
+            let silence = self.limits.body_silence;
+            while let Some(frame) = tokio::time::timeout(silence, body.frame())
+                .await
+                .map_err(|_| late(format!("no more of the body came within {silence:?}")))?
+            {
                 let frame = frame.map_err(|error| {
                     let message = format!("the body broke off: {error}");
                     refusal(StatusCode::BAD_REQUEST, &message, "send the whole picture")
@@ -197,13 +206,12 @@ impl Predict {
         match tokio::time::timeout(self.limits.body_timeout, reading).await {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(refusal)) => {
-                let _ = tokio::time::timeout(REFUSED_TIME, discard(body)).await;
+                if refusal.status != StatusCode::REQUEST_TIMEOUT {
+                    let _ = tokio::time::timeout(REFUSED_TIME, discard(body)).await;
+                }
                 Err(refusal)
             }
-            Err(_) => {
-                let message = format!("the body did not come within {:?}", self.limits.body_timeout);
-                Err(refusal(StatusCode::REQUEST_TIMEOUT, &message, "send it faster, or make it smaller"))
-            }
+            Err(_) => Err(late(format!("the body did not come within {:?}", self.limits.body_timeout))),
         }
     }
 

@@ -10,7 +10,7 @@ use operators::inference::model::Catalog;
 use crate::control::predict::PredictLimits;
 use crate::graph::memory::Memory;
 use crate::graph::plan::Plan;
-use crate::runtime::predict::model_memory;
+use crate::runtime::predict::{model_memory, models as of_plan};
 
 #[derive(clap::Args)]
 pub struct PredictArguments {
@@ -45,7 +45,7 @@ impl PredictArguments {
     /// # Errors
     /// Where a model is not there or not usable.
     pub fn memory(&self, plan: &Plan, models: &Catalog) -> Result<Option<Memory>, StartError> {
-        let of_graph: BTreeSet<Arc<str>> = plan.models().collect();
+        let of_graph: BTreeSet<Arc<str>> = of_plan(plan).into_iter().collect();
         let named = self.models.iter().map(|name| name.as_str().into());
         let served: BTreeSet<Arc<str>> = of_graph.iter().cloned().chain(named).collect();
         if served.is_empty() {

@@ -28,16 +28,6 @@ pub struct Plan {
     pub secrets: Arc<Secrets>,
 }
 
-impl Plan {
-    /// The models that it runs, one for each node that has one.
-    pub fn models(&self) -> impl Iterator<Item = Arc<str>> {
-        self.operators.iter().filter_map(|operator| match &operator.work {
-            Work::Pool(work) => work.model(),
-            Work::Inline(_) => None,
-        })
-    }
-}
-
 pub struct PlannedSource {
     pub name: Arc<str>,
     pub type_name: &'static str,

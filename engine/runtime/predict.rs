@@ -27,7 +27,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::counters::lock;
-use crate::graph::plan::Plan;
+use crate::graph::plan::{Plan, Work};
 
 /// Boxes below this score are not looked at. Above it, the best of each label counts.
 const LOWEST_SCORE: &str = "0.05";
@@ -41,6 +41,7 @@ const PERSON: &str = "person";
 pub struct Predictor {
     pool: Arc<Pool>,
     clock: Arc<dyn Clock>,
+    catalog: Arc<Catalog>,
     lane: Lane,
     /// Places for pictures: never more than the lane takes.
     places: Arc<Semaphore>,
@@ -159,8 +160,8 @@ pub struct PredictReport {
 }
 
 impl Predictor {
-    /// Will serve the models of `plan` and, whatever graphs come and go, those called `names`, once
-    /// [`Predictor::warm_up`] has made their sessions.
+    /// Will serve the models called `names`, whatever graphs come and go, once [`Predictor::warm_up`] has made their
+    /// sessions.
     ///
     /// # Errors
     /// Where a model is not there or not usable.
@@ -168,22 +169,35 @@ impl Predictor {
         pool: Arc<Pool>,
         clock: Arc<dyn Clock>,
         catalog: &Arc<Catalog>,
-        plan: &Plan,
-        names: &[String],
+        names: impl IntoIterator<Item = Arc<str>>,
     ) -> Result<Predictor, StartError> {
         let predictor = Predictor {
             lane: pool.lane(),
             places: Arc::new(Semaphore::new(places(pool.threads()))),
             pool,
             clock,
-            named: names.iter().map(|name| name.as_str().into()).collect(),
+            catalog: catalog.clone(),
+            named: names.into_iter().collect(),
             models: Mutex::default(),
             warming: Mutex::default(),
             account: Arc::default(),
             next: AtomicU64::new(0),
         };
-        predictor.replace_graph_models(catalog, plan.models())?;
+        predictor.replace_graph_models([])?;
         Ok(predictor)
+    }
+
+    /// Serves further models, those of a graph that has been started, and makes their sessions. One that cannot be used is
+    /// named in the log.
+    pub fn serve(&self, names: Vec<Arc<str>>) {
+        for name in names {
+            let present: Vec<Arc<str>> = lock(&self.models).keys().cloned().collect();
+            let further = present.into_iter().filter(|name| !self.named.contains(name)).chain([name.clone()]);
+            if let Err(error) = self.replace_graph_models(further) {
+                tracing::error!(model = %name, "model `{name}` cannot answer `/predict`: {error}");
+            }
+        }
+        self.warm_up();
     }
 
     /// From here on serves `of_graphs`, the models of all graphs that run, and those that were named at the start. Those
@@ -192,11 +206,8 @@ impl Predictor {
     ///
     /// # Errors
     /// Where a model is not there or not usable; then nothing changes.
-    pub fn replace_graph_models(
-        &self,
-        catalog: &Arc<Catalog>,
-        of_graphs: impl IntoIterator<Item = Arc<str>>,
-    ) -> Result<(), StartError> {
+    pub fn replace_graph_models(&self, of_graphs: impl IntoIterator<Item = Arc<str>>) -> Result<(), StartError> {
+        let catalog = &self.catalog;
         let wanted: BTreeSet<Arc<str>> = of_graphs.into_iter().chain(self.named.iter().cloned()).collect();
         let present = lock(&self.models).clone();
         let mut served = BTreeMap::new();
@@ -444,6 +455,15 @@ fn operator(
     }
 }
 
+/// The models that a graph runs, one for each node that has one.
+pub fn models(plan: &Plan) -> Vec<Arc<str>> {
+    let models = plan.operators.iter().filter_map(|operator| match &operator.work {
+        Work::Pool(work) => work.model(),
+        Work::Inline(_) => None,
+    });
+    models.collect()
+}
+
 /// A record as an answer.
 fn read(model: &Model, record: &Record, wishes: Wishes) -> Option<Answer> {
     match &record.body {
@@ -548,17 +568,7 @@ mod tests {
     fn predictor(catalog: &Arc<Catalog>) -> Predictor {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let pool = Arc::new(Pool::start(2, &clock).unwrap());
-        let plan = Plan {
-            graph: "none".into(),
-            sources: Vec::new(),
-            taps: Vec::new(),
-            operators: Vec::new(),
-            sinks: Vec::new(),
-            workers: 1,
-            pool_threads: 2,
-            secrets: Arc::default(),
-        };
-        Predictor::new(pool, clock, catalog, &plan, &["named".to_owned()]).unwrap()
+        Predictor::new(pool, clock, catalog, ["named".into()]).unwrap()
     }
 
     fn states(predictor: &Predictor) -> Vec<(String, &'static str)> {
@@ -576,7 +586,7 @@ mod tests {
         let predictor = predictor(&catalog);
         assert_eq!(states(&predictor), [("named".into(), "warming")]);
         predictor.warm_up();
-        predictor.replace_graph_models(&catalog, ["door".into(), "yard".into(), "door".into()]).unwrap();
+        predictor.replace_graph_models(["door".into(), "yard".into(), "door".into()]).unwrap();
         let expected = [("door".into(), "warming"), ("named".into(), "ready"), ("yard".into(), "warming")];
         assert_eq!(states(&predictor), expected, "what was ready stays so");
         assert!(matches!(predictor.choose(Some("door")), Err(PredictError::Warming { .. })));
@@ -584,7 +594,7 @@ mod tests {
         let door = predictor.choose(Some("door")).unwrap();
         assert_eq!(ask(&predictor, &door).await.unwrap().predictions, []);
 
-        predictor.replace_graph_models(&catalog, ["yard".into()]).unwrap();
+        predictor.replace_graph_models(["yard".into()]).unwrap();
         assert_eq!(states(&predictor), [("named".into(), "ready"), ("yard".into(), "ready")]);
         assert!(matches!(predictor.choose(Some("door")), Err(PredictError::Unknown { .. })));
         // Who chose it before it went still gets an answer.
@@ -592,7 +602,10 @@ mod tests {
         let operator = Arc::downgrade(&door.operator);
         drop(door);
         assert!(operator.upgrade().is_none(), "it has left the pool");
-        predictor.replace_graph_models(&catalog, []).unwrap();
+        predictor.serve(vec!["door".into(), "unknown".into()]);
+        let expected = [("door".into(), "ready"), ("named".into(), "ready"), ("yard".into(), "ready")];
+        assert_eq!(states(&predictor), expected, "one that is not there keeps none of the others away");
+        predictor.replace_graph_models([]).unwrap();
         assert_eq!(states(&predictor), [("named".into(), "ready")]);
         let counts = predictor.report().pictures;
         assert!(counts.conserved() && counts.delivered == 2, "{counts:?}");
@@ -602,8 +615,8 @@ mod tests {
     fn a_set_with_an_unknown_model_changes_nothing() {
         let (_folder, catalog) = catalog();
         let predictor = predictor(&catalog);
-        predictor.replace_graph_models(&catalog, ["door".into()]).unwrap();
-        let error = predictor.replace_graph_models(&catalog, ["yard".into(), "dor".into()]).unwrap_err();
+        predictor.replace_graph_models(["door".into()]).unwrap();
+        let error = predictor.replace_graph_models(["yard".into(), "dor".into()]).unwrap_err();
         assert!(error.message.contains("`dor`") && error.hint.unwrap().contains("`door`"), "{}", error.message);
         assert_eq!(states(&predictor), [("door".into(), "warming"), ("named".into(), "warming")]);
     }
@@ -617,11 +630,11 @@ mod tests {
         assert_ne!(wrong, manifest);
         std::fs::write(folder.path().join("yard.toml"), &wrong).unwrap();
         let predictor = predictor(&catalog);
-        predictor.replace_graph_models(&catalog, ["yard".into()]).unwrap();
+        predictor.replace_graph_models(["yard".into()]).unwrap();
         predictor.warm_up();
         assert_eq!(states(&predictor), [("named".into(), "ready"), ("yard".into(), "failed")]);
         assert!(matches!(predictor.choose(Some("yard")), Err(PredictError::Broken { .. })));
-        predictor.replace_graph_models(&catalog, ["yard".into()]).unwrap();
+        predictor.replace_graph_models(["yard".into()]).unwrap();
         assert_eq!(states(&predictor), [("named".into(), "ready"), ("yard".into(), "warming")]);
     }
 }

@@ -662,8 +662,9 @@ fn jobs_that_run_as_one_are_late_together_and_order_goes_on() {
     let collected = Collecting::default();
     let operators = vec![operator("sticks", Work::Pool(Arc::new(Sticking(gate.clone()))), Input::Tap(0))];
     let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
-    let (_requests, running) =
-        run_aside(plan(source(&["a", "b"], 10), vec![tap(Overflow::Block, 4)], operators, sinks), DRAIN);
+    // Twice what runs as one: jobs that hang hold their items, and others of their stream go on beside them.
+    let taps = vec![tap(Overflow::Block, 8)];
+    let (_requests, running) = run_aside(plan(source(&["a", "b"], 10), taps, operators, sinks), DRAIN);
     eventually(|| collected.items("a").len() == 10 && collected.items("b").len() == 10);
     gate.open();
     let (outcome, counts) = running.join().unwrap();

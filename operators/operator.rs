@@ -325,6 +325,11 @@ pub trait PoolOperator: Send + Sync {
         Duration::from_secs(30)
     }
 
+    /// How jobs are put together, of whatever streams and workers; `None`: each one runs by itself.
+    fn batching(&self) -> Option<Batching> {
+        None
+    }
+
     /// Upper bound, in bytes, of what one pool thread allocates for this node, for the plan.
     fn memory(&self) -> u64;
 
@@ -344,9 +349,24 @@ pub trait PoolOperator: Send + Sync {
     }
 }
 
+/// How the pool puts the jobs of one operator together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// The most jobs that run as one; more than one.
+    pub items: usize,
+    /// How long the first of them waits for others.
+    pub wait: Duration,
+}
+
 /// One pool thread's part of a [`PoolOperator`]. Not `Send`: it lives and dies on its thread.
 pub trait Runner {
     fn run(&mut self, item: &Item) -> Result<Payload, ItemError>;
+
+    /// Runs several jobs as one: one result for each item, in their order. An error of one is that one's alone. Called
+    /// where the operator asks for [`PoolOperator::batching`], with at most so many items.
+    fn run_batch(&mut self, items: &[&Item]) -> Vec<Result<Payload, ItemError>> {
+        items.iter().map(|item| self.run(item)).collect()
+    }
 }
 
 /// Takes what comes out of a graph.

@@ -24,6 +24,8 @@ enum Deed {
     /// Sends half of it and nothing more, and keeps the connection open.
     Stall,
     NotFound,
+    /// Sends the client to an address that nobody may follow, where it asked over `https`.
+    LeadsOn,
 }
 
 /// Serves one file on loopback, each request as the list says, the last deed for all further ones.
@@ -70,6 +72,12 @@ fn range(stream: &TcpStream) -> Option<String> {
 }
 
 fn answer(stream: &mut TcpStream, content: &[u8], range: Option<&str>, deed: Deed) -> std::io::Result<()> {
+    if deed == Deed::LeadsOn {
+        return write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nlocation: ftp://127.0.0.1/remote.onnx\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+    }
     if deed == Deed::NotFound {
         return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     }
@@ -216,6 +224,158 @@ fn a_file_with_another_hash_is_refused_and_nothing_of_the_users_is_deleted() {
     assert_eq!(server.ranges().len(), 1, "nothing was fetched");
 }
 
+/// A limit on the size of files stands in for a full disk: both are errors of writing.
+#[test]
+fn a_full_disk_is_named_and_what_came_is_kept() {
+    let server = Server::start(shapes(), &[Deed::Send]);
+    let place = Place::new(&server.url);
+    let own = place.path().join("cache/models/own.txt");
+    fs::create_dir_all(own.parent().expect("a folder")).expect("made");
+    fs::write(&own, "mine").expect("written");
+    let engine = place.command(&["models", "pull", "remote"]);
+    let mut limited = Command::new("bash");
+    // 64 blocks of 1 KiB; the signal that would end the process is ignored, so that writing fails.
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"]).arg(engine.get_program());
+    limited.args(engine.get_args()).current_dir(place.path());
+    for (name, value) in engine.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let full = said(&mut limited);
+    assert_eq!(full.code, 1, "{}", full.stderr);
+    for part in
+        ["model `remote` cannot be kept in", ".part: File too large", "hint: make room there, or set ENGINE_CACHE"]
+    {
+        assert!(full.stderr.contains(part), "{part}: {}", full.stderr);
+    }
+    assert_eq!(fs::metadata(place.cached("part")).expect("kept").len(), 64 << 10);
+    assert!(!place.cached("onnx").exists());
+    assert_eq!(fs::read(&own).expect("still there"), b"mine");
+    // With room it goes on from there.
+    let pulled = place.run(&["models", "pull", "remote"]);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert_eq!(server.ranges(), [None, Some(format!("bytes={}-", 64 << 10))]);
+    assert_eq!(fs::read(place.cached("onnx")).expect("kept"), shapes());
+}
+
+#[test]
+fn a_redirect_to_something_else_than_http_is_refused() {
+    let server = Server::start(Vec::new(), &[Deed::LeadsOn]);
+    let place = Place::new(&server.url);
+    let refused = place.run(&["models", "pull", "remote"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("unknown scheme: ftp"), "{}", refused.stderr);
+    assert_eq!(server.ranges().len(), 1, "it is not asked again");
+}
+
+/// Runs `openssl`, in `folder`.
+fn openssl(folder: &Path, arguments: &str) {
+    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
+    let output = output.expect("openssl is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Serves a folder over HTTPS, with a certificate of an authority that nobody else knows, `ca.pem`; `/away` leads to an
+/// address without encryption.
+const HTTPS: &str = r#"
+import http.server, ssl
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("location", "http://user:hunter2@127.0.0.1:9/remote.onnx")
+            self.send_header("content-length", "0")
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, *arguments):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("server.pem", "server.key")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+struct Https {
+    process: std::process::Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Https {
+    fn start() -> Https {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::copy(repository().join("models/shapes.onnx"), folder.path().join("remote.onnx")).expect("copied");
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        openssl(folder.path(), &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
+        openssl(folder.path(), &format!("req {key} -keyout server.key -out server.csr -subj /CN=server"));
+        fs::write(folder.path().join("names"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+            .expect("written");
+        let sign = "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2";
+        openssl(folder.path(), &format!("{sign} -extfile names"));
+        let mut process = Command::new("python3")
+            .args(["-c", HTTPS])
+            .current_dir(folder.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 is installed");
+        let mut line = String::new();
+        let output = process.stdout.as_mut().expect("piped");
+        BufReader::new(output).read_line(&mut line).expect("a line");
+        Https { process, port: line.trim().parse().expect("a port"), folder }
+    }
+}
+
+impl Drop for Https {
+    fn drop(&mut self) {
+        // Both fail only where it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_private_authority_is_trusted_where_it_is_named_and_nobody_leads_away_from_https() {
+    let server = Https::start();
+    let place = Place::new(&format!("https://127.0.0.1:{}/remote.onnx", server.port));
+    let pull = |roots: Option<&Path>| {
+        let mut command = place.command(&["models", "pull", "remote"]);
+        match roots {
+            Some(roots) => command.env("SSL_CERT_FILE", roots),
+            None => command.env_remove("SSL_CERT_FILE"),
+        };
+        said(&mut command)
+    };
+    let unknown = pull(None);
+    assert_eq!(unknown.code, 1);
+    for part in ["model `remote` cannot be fetched from https://127.0.0.1", "UnknownIssuer", "hint: set SSL_CERT_FILE"]
+    {
+        assert!(unknown.stderr.contains(part), "{part}: {}", unknown.stderr);
+    }
+    for (file, says) in [("names", "there is no certificate in it"), ("gone.pem", "cannot be read: No such file")] {
+        let wrong = pull(Some(&server.folder.path().join(file)));
+        assert!(wrong.code == 1 && wrong.stderr.contains(says), "{}", wrong.stderr);
+        assert!(wrong.stderr.contains(file) && wrong.stderr.contains("SSL_CERT_FILE"), "{}", wrong.stderr);
+    }
+    let pulled = pull(Some(&server.folder.path().join("ca.pem")));
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert_eq!(fs::read(place.cached("onnx")).expect("kept"), shapes());
+
+    let place = Place::new(&format!("https://127.0.0.1:{}/away", server.port));
+    let mut command = place.command(&["models", "pull", "remote"]);
+    let refused = said(command.env("SSL_CERT_FILE", server.folder.path().join("ca.pem")));
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("leads on to http://127.0.0.1:9/remote.onnx"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+}
+
 #[test]
 fn an_address_that_has_nothing_is_named() {
     let server = Server::start(Vec::new(), &[Deed::NotFound]);
@@ -338,20 +498,132 @@ fn bench_measures_one_thread_and_all() {
     let json: Value = serde_json::from_str(&measured.stdout).expect("JSON");
     assert_eq!((&json["one_thread"]["threads"], &json["all_threads"]["threads"]), (&1.into(), &2.into()));
     assert!(json["one_thread"]["pictures"].as_u64() > Some(0) && json["ratio"].as_f64() > Some(0.0), "{json}");
+    let refused = said(&mut command(&["models", "bench", "shapes", "--batch", "2"]));
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("takes one picture at a time"), "{}", refused.stderr);
+    if material().is_some() {
+        let bench =
+            ["models", "bench", "mobilenet_v3_small", "--threads", "1", "--seconds", "50ms", "--format", "json"];
+        let measured = said(command(&bench).args(["--batch", "3"]));
+        let json: Value = serde_json::from_str(&measured.stdout).expect("JSON");
+        assert_eq!(
+            (&json["batch"], json["one_thread"]["pictures"].as_u64().map(|count| count % 3)),
+            (&3.into(), Some(0))
+        );
+    }
     let refused = said(&mut command(&["models", "bench", "shapes", "--device", "cuda:0"]));
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("device `cuda:0`"), "{}", refused.stderr);
 }
 
+/// A graph that looks for shapes in `streams` scenes, with further fields of the detector.
+fn shapes_graph(model: &str, fields: &str) -> String {
+    format!(
+        "[sources.scene]\ntype = 'synthetic'\nstreams = ['a', 'b', 'c']\nrealtime = false\nframes = 8\n\
+         width = 320\nheight = 192\n[operators.shapes]\ntype = 'detect'\ninputs = ['scene']\n\
+         model = '{model}'\n{fields}\n[sinks.out]\ntype = 'blackhole'\ninputs = ['shapes']\n"
+    )
+}
+
+fn check(model: &str, fields: &str) -> Said {
+    let folder = support::Folder::with_graph(&shapes_graph(model, fields));
+    said(command(&["check", "graph.toml"]).current_dir(folder.path()))
+}
+
+/// The library that `script/setup` installs is built for the processor alone.
 #[test]
 fn check_names_a_device_that_is_missing() {
-    let folder = support::Folder::with_graph(
-        "[sources.scene]\ntype = 'synthetic'\n[operators.shapes]\ntype = 'detect'\ninputs = ['scene']\n\
-         model = 'shapes'\ndevice = 'cuda:0'\n[sinks.out]\ntype = 'blackhole'\ninputs = ['shapes']\n",
-    );
-    let checked = said(command(&["check", "graph.toml"]).current_dir(folder.path()));
-    assert_eq!(checked.code, 1);
-    for part in ["device = 'cuda:0'", "device `cuda:0`", "CUDAExecutionProvider", "ORT_DYLIB_PATH"] {
-        assert!(checked.stderr.contains(part), "{part}: {}", checked.stderr);
+    for (device, provider) in [
+        ("cuda:0", "CUDAExecutionProvider"),
+        ("tensorrt", "TensorrtExecutionProvider"),
+        ("openvino", "OpenVINOExecutionProvider"),
+    ] {
+        let checked = check("shapes", &format!("device = '{device}'\nbatch_wait = '5ms'\nbatch = 8"));
+        assert_eq!(checked.code, 1);
+        let named = format!("device `{device}");
+        for part in ["graph.toml:", &format!("device = '{device}'"), &named, provider, "ORT_DYLIB_PATH"] {
+            assert!(checked.stderr.contains(part), "{part}: {}", checked.stderr);
+        }
     }
+    let checked = check("shapes", "device = 'gpu'");
+    assert!(checked.code == 1 && checked.stderr.contains("`gpu` is no device"), "{}", checked.stderr);
+}
+
+#[test]
+fn check_says_which_models_take_no_batches() {
+    let refused = |model: &str, fields: &str, says: &[&str]| {
+        let checked = check(model, fields);
+        assert_eq!(checked.code, 1, "{fields}");
+        for part in says {
+            assert!(checked.stderr.contains(part), "{part}: {}", checked.stderr);
+        }
+    };
+    let one = ["batch = 4", "model `shapes` takes one picture at a time", "export it with an open batch dimension"];
+    refused("shapes", "batch = 4", &one);
+    refused("shapes", "batch_wait = '5ms'", &["batch_wait = '5ms'", "write `batch` as well"]);
+    refused("shapes", "batch = 0", &["batch = 0"]);
+    refused("shapes", "batch = 257", &["batch = 257"]);
+    if material().is_none() {
+        return;
+    }
+    refused("person", "batch = 2", &["model `person` takes one picture at a time", "leave `batch` out"]);
+    let mut graph = shapes_graph("mobilenet_v3_small", "batch = 4\nbatch_wait = '6s'");
+    graph = graph.replace("'detect'", "'classify'");
+    let folder = support::Folder::with_graph(&graph);
+    let checked = said(command(&["check", "graph.toml"]).current_dir(folder.path()));
+    assert!(checked.code == 1 && checked.stderr.contains("waits at most 5s"), "{}", checked.stderr);
+}
+
+/// Three streams of one node gather in batches: every record is there, in the order of its stream, and says what it says
+/// where each picture runs by itself.
+#[test]
+fn a_graph_with_batches_gives_the_same_records() {
+    let Some(_material) = material() else { return };
+    let records = |fields: &str| {
+        let graph = shapes_graph("mobilenet_v3_small", fields)
+            .replace("'detect'", "'classify'")
+            .replace("type = 'blackhole'", "type = 'file'\npath = 'out.jsonl'");
+        let folder = support::Folder::with_graph(&graph);
+        let ended = folder.run(&["--pool-threads", "2", "--workers", "2"]).finish().expect(0);
+        for stream in ["a", "b", "c"] {
+            assert_eq!(ended.counts(stream), support::Counts::all_delivered(8));
+        }
+        let records = folder.records("out.jsonl");
+        let mut by_stream: std::collections::BTreeMap<String, Vec<Value>> = std::collections::BTreeMap::new();
+        for record in records {
+            for stage in ["preprocess", "infer", "decode"] {
+                assert!(record["timing_ms"][stage].as_f64().is_some_and(|time| time >= 0.0), "{record}");
+            }
+            by_stream.entry(record["stream"].as_str().expect("text").to_owned()).or_default().push(record);
+        }
+        by_stream
+    };
+    let (alone, together) = (records(""), records("batch = 4\nbatch_wait = '20ms'"));
+    assert_eq!(alone.len(), 3);
+    for (stream, expected) in alone {
+        let found = &together[&stream];
+        assert_eq!(found.len(), 8);
+        for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
+            assert_eq!((&found["seq"], &found["id"]), (&expected["seq"], &expected["id"]));
+            assert_eq!(found["seq"], index as u64);
+            let (expected, found) = (&expected["predictions"], &found["predictions"]);
+            assert_eq!(expected[0]["label"], found[0]["label"]);
+            let score = |predictions: &Value| predictions[0]["score"].as_f64().expect("a score");
+            assert!((score(expected) - score(found)).abs() < 1e-4, "{expected} {found}");
+        }
+    }
+    let folder =
+        support::Folder::with_graph(&shapes_graph("mobilenet_v3_small", "batch = 4").replace("'detect'", "'classify'"));
+    let alone = support::Folder::with_graph(&shapes_graph("mobilenet_v3_small", "").replace("'detect'", "'classify'"));
+    let term = |folder: &support::Folder| {
+        let plan = support::plan(&folder.graph(), &["--pool-threads", "2"]);
+        let terms = plan["memory"]["terms"].as_array().expect("a list");
+        let term = terms.iter().find(|term| term["what"] == "pool threads, for `shapes`").expect("a term");
+        (term["each"].as_u64().expect("bytes"), plan["operators"][0]["batch"].clone())
+    };
+    let (four, one) = (term(&folder), term(&alone));
+    assert_eq!((four.1, one.1), (serde_json::json!({ "items": 4, "wait_ms": 5.0 }), Value::Null));
+    // Three more pictures between the layers, and four as one tensor.
+    let picture = 224 * 224 * 3 * 4;
+    assert_eq!(four.0 - one.0, 3 * 12 * picture + 4 * picture);
 }

@@ -30,7 +30,7 @@ const GRAPH: &str = r#"
 struct Server {
     engine: Engine,
     address: String,
-    _folder: Folder,
+    folder: Folder,
 }
 
 struct Answer {
@@ -50,7 +50,7 @@ impl Server {
             let models = stats["predict"]["models"].as_object()?;
             models.values().all(|state| state == "ready").then_some(())
         });
-        Server { engine, address, _folder: folder }
+        Server { engine, address, folder }
     }
 
     fn post(&self, query: &str, kind: &str, body: &[u8]) -> Answer {
@@ -323,7 +323,12 @@ fn clients_that_dawdle_or_go_away_take_no_place_for_ever() {
     assert!(answer.body["error"].as_str().expect("text").contains("2 requests"), "{}", answer.body);
     // The control plane answers everything else meanwhile.
     assert_eq!(support::get(&format!("{}/health", server.address)).0, 200);
-    drop(slow);
+    // Who says nothing is given up and told so; what it took is free then.
+    for mut client in slow {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("no more of the body came"), "{answer}");
+    }
     wait_for("free slots", || (busy().status == 200).then_some(()));
 
     // Whoever goes away while its picture is in work gives its place back as well.
@@ -344,6 +349,106 @@ fn clients_that_dawdle_or_go_away_take_no_place_for_ever() {
         (stats["predict"]["pictures"]["in_flight"] == 0).then_some(())
     });
     engine.terminate().expect(0);
+}
+
+/// Many at once: each one gets an answer or is told to come back, and nothing is forgotten.
+#[test]
+fn a_hundred_at_once_are_all_answered() {
+    let server = Server::start(&["--predict-max-requests", "8"]);
+    let png = encoded(&DynamicImage::new_rgb8(640, 480), ImageFormat::Png);
+    let start = std::sync::Barrier::new(100);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let ask = |index: usize| {
+            start.wait();
+            let answer = if index.is_multiple_of(2) {
+                server.ask("", &png)
+            } else {
+                let (kind, body) = form("file", &png);
+                server.post("", &kind, &body)
+            };
+            assert!(answer.status == 200 || answer.headers["retry-after"] == "1", "{}", answer.body);
+            answer.status
+        };
+        let asking: Vec<_> = (0..100).map(|index| scope.spawn(move || ask(index))).collect();
+        asking.into_iter().map(|thread| thread.join().expect("an answer")).collect()
+    });
+    let answered = statuses.iter().filter(|status| **status == 200).count() as u64;
+    assert!(answered > 0 && statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    let mut engine = server.engine;
+    let pictures = engine.stats()["predict"]["pictures"].clone();
+    support::assert_conserved(&pictures);
+    assert_eq!((&pictures["delivered"], &pictures["in_flight"]), (&answered.into(), &0.into()), "{pictures}");
+    engine.terminate().expect(0);
+}
+
+/// What `engine plan` prints for `/predict` is not exceeded by as many pictures of the costly kind as may be there at once.
+#[test]
+fn memory_stays_below_the_bound_of_the_plan() {
+    let flags = ["--predict-max-requests", "4", "--predict-max-bytes", "1MiB", "--predict-max-pixels", "8000000"];
+    let flags: Vec<&str> = flags.into_iter().chain(["--pool-threads", "2"]).collect();
+    let server = Server::start(&flags);
+    let bound = support::plan(&server.folder.graph(), &flags)["predict_memory"]["total_bytes"].as_u64();
+    let bound = bound.expect("the plan counts it");
+    // Samples of 16 bits with transparency: eight bytes a pixel, and small on the wire.
+    let costly = encoded(&DynamicImage::new_rgba16(4000, 2000), ImageFormat::Png);
+    assert!(costly.len() < 1 << 20);
+    let tiny = encoded(&DynamicImage::new_rgb8(1, 1), ImageFormat::Png);
+    assert_eq!(server.ask("", &tiny).status, 200);
+    let peak = |server: &Server| {
+        let (_, stats) = support::get(&format!("{}/stats", server.address));
+        stats["process"]["peak_resident_bytes"].as_u64().expect("bytes")
+    };
+    let before = peak(&server);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    assert!([200, 503].contains(&server.ask("", &costly).status));
+                }
+            });
+        }
+    });
+    let most = peak(&server);
+    println!("{before} bytes before, {most} at most, {bound} of the plan");
+    assert!(most > before + 8 * 8_000_000, "the pictures were decoded");
+    assert!(most <= before + bound, "{most} bytes are more than {before} and the {bound} of the plan");
+    server.engine.terminate().expect(0);
+}
+
+/// Forms that are broken in one way or another: each is refused with a reason, and the next one is answered.
+#[test]
+fn broken_forms_are_refused() {
+    let server = Server::start(&["--predict-max-bytes", "200kB"]);
+    let png = encoded(&DynamicImage::new_rgb8(40, 30), ImageFormat::Png);
+    let kind = "multipart/form-data; boundary=limit";
+    let part = "--limit\r\ncontent-disposition: form-data; name=\"file\"";
+    let endless = format!("{part}; filename=\"{}", "a".repeat(150_000));
+    let headers = format!("{part}\r\n{}\r\n\r\nx\r\n--limit--\r\n", "x-more: 1\r\n".repeat(5000));
+    let unfinished = [part.as_bytes(), b"\r\n\r\n", &png].concat();
+    let nameless = "--limit\r\ncontent-disposition: form-data\r\n\r\nx\r\n--limit--\r\n";
+    let empty = format!("{part}\r\n\r\n\r\n--limit--\r\n");
+    for (form, status) in [
+        (endless.as_bytes(), 400),
+        (headers.as_bytes(), 400),
+        (&unfinished, 400),
+        (nameless.as_bytes(), 400),
+        (empty.as_bytes(), 422),
+        (&[0; 100_000], 400),
+        (b"--limit", 400),
+        (b"--limit--\r\n", 400),
+    ] {
+        let answer = server.post("", kind, form);
+        assert_eq!(answer.status, status, "{}", answer.body);
+        for told in ["error", "hint"] {
+            assert!(answer.body[told].as_str().is_some_and(|text| !text.is_empty()), "{}", answer.body);
+        }
+    }
+    // Of two pictures the first counts, whatever else is in the form.
+    let other = "--limit\r\ncontent-disposition: form-data; name=\"note\"\r\n\r\nhello\r\n".repeat(500);
+    let picture = [part.as_bytes(), b"\r\n\r\n", &png, b"\r\n"].concat();
+    let whole = [other.as_bytes(), &picture, part.as_bytes(), b"\r\n\r\nno picture\r\n--limit--\r\n"].concat();
+    assert_eq!(server.post("", kind, &whole).status, 200);
+    server.engine.terminate().expect(0);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::input::{self, Settings, Tell};
+use super::predict::PredictArguments;
+use super::run::failed;
 use super::{FAILURE, SUCCESS};
 use crate::graph::diagram::Diagram;
 use crate::graph::explain::explain;
@@ -28,6 +30,7 @@ enum PlanFormat {
   engine plan graphs/quickstart.toml
   engine plan graphs/quickstart.toml --workers 2 --pool-threads 4
   engine plan door.toml --set threshold=0.7 --format json
+  engine plan door.toml --predict-model person --predict-max-pixels 8000000
   engine plan door.toml --format dot | dot -Tsvg > door.svg
   engine plan door.toml --format mermaid")]
 pub struct Arguments {
@@ -39,6 +42,8 @@ pub struct Arguments {
     format: PlanFormat,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    predict: PredictArguments,
     #[command(flatten)]
     settings: Settings,
 }
@@ -73,9 +78,14 @@ pub fn run(arguments: &Arguments) -> u8 {
         Err(code) => return code,
     };
     let plan = build_plan(&graph, arguments.threads.options());
+    let predict_memory = match arguments.predict.memory(&plan, &surroundings.models) {
+        Ok(memory) => memory,
+        Err(error) => return failed(&error),
+    };
+    let explained = || explain(&plan, &graph.secrets).with_predict(predict_memory.clone());
     match arguments.format {
-        PlanFormat::Text => input::print(&explain(&plan, &graph.secrets).text()),
-        PlanFormat::Json => match serde_json::to_string_pretty(&explain(&plan, &graph.secrets)) {
+        PlanFormat::Text => input::print(&explained().text()),
+        PlanFormat::Json => match serde_json::to_string_pretty(&explained()) {
             Ok(json) => input::print(&format!("{json}\n")),
             Err(error) => {
                 input::print_error(&format!("error: the plan cannot be written as JSON: {error}\n"));

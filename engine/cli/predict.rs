@@ -1,8 +1,16 @@
 //! The flags of `/predict`, for commands that serve it.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use operators::config::parse_size;
+use operators::error::StartError;
+use operators::inference::model::Catalog;
 
 use crate::control::predict::PredictLimits;
+use crate::graph::memory::Memory;
+use crate::graph::plan::Plan;
+use crate::runtime::predict::{model_memory, models as of_plan};
 
 #[derive(clap::Args)]
 pub struct PredictArguments {
@@ -30,5 +38,25 @@ impl PredictArguments {
             max_requests: usize::from(self.max_requests),
             ..PredictLimits::default()
         }
+    }
+
+    /// The worst case of what `/predict` takes beside `plan`; `None` where no model is served.
+    ///
+    /// # Errors
+    /// Where a model is not there or not usable.
+    pub fn memory(&self, plan: &Plan, models: &Catalog) -> Result<Option<Memory>, StartError> {
+        let of_graph: BTreeSet<Arc<str>> = of_plan(plan).into_iter().collect();
+        let named = self.models.iter().map(|name| name.as_str().into());
+        let served: BTreeSet<Arc<str>> = of_graph.iter().cloned().chain(named).collect();
+        if served.is_empty() {
+            return Ok(None);
+        }
+        let mut memory = self.limits().memory(plan.pool_threads);
+        for name in served {
+            let each = model_memory(models, &name, of_graph.contains(&name))?;
+            let what = format!("pool threads, for the answers of `{name}`");
+            memory.add(what, plan.pool_threads as u64, each);
+        }
+        Ok(Some(memory))
     }
 }

@@ -23,7 +23,7 @@ use crate::control::predict::Predict;
 use crate::control::{self, ControlConfig};
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
-use crate::runtime::predict::Predictor;
+use crate::runtime::predict::{Predictor, models as of_plan};
 use crate::runtime::stats::{GraphReport, Observe};
 use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
 
@@ -119,8 +119,9 @@ fn serve(
     })?;
     let observe: Arc<dyn Observe> = engine.clone();
     let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
-    let named = &arguments.predict.models;
-    let predictor = Arc::new(Predictor::new(engine.pool(), clock.clone(), models, &plan, named)?);
+    let named = arguments.predict.models.iter().map(|name| name.as_str().into());
+    let predictor = Arc::new(Predictor::new(engine.pool(), clock.clone(), models, named)?);
+    predictor.replace_graph_models(of_plan(&plan))?;
     let predict = Predict::new(predictor.clone(), arguments.predict.limits());
     let control_plane = control::start(config, observe.clone(), hub, Some(predict))?;
     tracing::info!("listening on http://{}", control_plane.address());

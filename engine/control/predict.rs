@@ -26,7 +26,8 @@ use operators::media::still::{self, StillError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::routes::{Answer, Refusal, empty, json, nearest};
-use crate::runtime::predict::{PredictError, PredictReport, Predictor, Wishes};
+use crate::graph::memory::Memory;
+use crate::runtime::predict::{PredictError, PredictReport, Predictor, Wishes, places};
 
 /// What a picture may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct PredictLimits {
     pub max_requests: usize,
     /// A body that has not come completely in this time is given up.
     pub body_timeout: Duration,
+    /// A body of which nothing has come for this time is given up: whoever is silent takes a request from the others.
+    pub body_silence: Duration,
 }
 
 impl Default for PredictLimits {
@@ -48,10 +51,25 @@ impl Default for PredictLimits {
             max_pixels: 50_000_000,
             max_requests: 16,
             body_timeout: Duration::from_secs(30),
+            body_silence: Duration::from_secs(5),
         }
     }
 }
 
+impl PredictLimits {
+    /// The worst case of answering: bodies, and pictures that are decoded or in the pool.
+    pub fn memory(&self, pool_threads: usize) -> Memory {
+        let mut memory = Memory::default();
+        let body = self.max_bytes.saturating_add(FORM_BYTES).saturating_mul(COPIES_OF_A_BODY);
+        memory.add("bodies of requests".to_owned(), self.max_requests as u64, body);
+        let places = places(pool_threads).min(self.max_requests) as u64;
+        memory.add("pictures, decoded or in the pool".to_owned(), places, still::memory(self.max_pixels));
+        memory
+    }
+}
+
+/// A buffer that grows holds its content twice for a moment, and the field of a form is taken out of the form.
+const COPIES_OF_A_BODY: u64 = 3;
 /// What a form needs beside the picture in it.
 const FORM_BYTES: u64 = 64 << 10;
 /// Bytes of a body that is refused that are read all the same, so that its sender gets to reading the answer.
@@ -163,9 +181,15 @@ impl Predict {
 
     async fn read(&self, body: &mut Incoming) -> Result<Bytes, Refusal> {
         let most = self.limits.max_bytes + FORM_BYTES;
+        let late =
+            |message: String| refusal(StatusCode::REQUEST_TIMEOUT, &message, "send it faster, or make it smaller");
         let reading = async {
             let mut bytes = BytesMut::new();
-            while let Some(frame) = body.frame().await {
+            let silence = self.limits.body_silence;
+            while let Some(frame) = tokio::time::timeout(silence, body.frame())
+                .await
+                .map_err(|_| late(format!("no more of the body came within {silence:?}")))?
+            {
                 let frame = frame.map_err(|error| {
                     let message = format!("the body broke off: {error}");
                     refusal(StatusCode::BAD_REQUEST, &message, "send the whole picture")
@@ -182,13 +206,12 @@ impl Predict {
         match tokio::time::timeout(self.limits.body_timeout, reading).await {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(refusal)) => {
-                let _ = tokio::time::timeout(REFUSED_TIME, discard(body)).await;
+                if refusal.status != StatusCode::REQUEST_TIMEOUT {
+                    let _ = tokio::time::timeout(REFUSED_TIME, discard(body)).await;
+                }
                 Err(refusal)
             }
-            Err(_) => {
-                let message = format!("the body did not come within {:?}", self.limits.body_timeout);
-                Err(refusal(StatusCode::REQUEST_TIMEOUT, &message, "send it faster, or make it smaller"))
-            }
+            Err(_) => Err(late(format!("the body did not come within {:?}", self.limits.body_timeout))),
         }
     }
 

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use operators::address::masked;
 use operators::config::format_size;
 use operators::lease::Limits;
+use operators::operator::Batching;
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
@@ -23,6 +24,9 @@ pub struct Explanation {
     sinks: Vec<ExplainedNode>,
     threads: Threads,
     memory: Memory,
+    /// What answering `/predict` may take beside that; absent where no model is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predict_memory: Option<Memory>,
 }
 
 #[derive(Serialize)]
@@ -66,12 +70,22 @@ struct ExplainedNode {
     runs_on: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
+    /// Absent where items run one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<ExplainedBatch>,
     inputs: Vec<String>,
     on_error: OnError,
     #[serde(skip_serializing_if = "Option::is_none")]
     overflow: Option<Overflow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limits>,
+}
+
+/// How many items run at once.
+#[derive(Serialize)]
+struct ExplainedBatch {
+    items: usize,
+    wait_ms: f64,
 }
 
 /// How many threads of each class.
@@ -98,6 +112,7 @@ pub fn explain(plan: &Plan, secrets: &Secrets) -> Explanation {
             type_name,
             runs_on,
             model,
+            batch: None,
             inputs: inputs.iter().map(|input| input_name(plan, *input)).map(|name| shown(&name)).collect(),
             on_error,
             overflow: entry.map(|entry| entry.overflow),
@@ -108,7 +123,14 @@ pub fn explain(plan: &Plan, secrets: &Secrets) -> Explanation {
             Work::Inline(_) => ("worker", None),
             Work::Pool(work) => ("pool", work.model().map(|model| shown(&model))),
         };
-        node(&operator.name, operator.type_name, runs_on, model, &operator.inputs, operator.on_error, operator.entry)
+        let batch = match &operator.work {
+            Work::Inline(_) => None,
+            Work::Pool(work) => work.batching(),
+        };
+        let (name, type_name) = (&operator.name, operator.type_name);
+        let explained = node(name, type_name, runs_on, model, &operator.inputs, operator.on_error, operator.entry);
+        let batch = batch.map(|Batching { items, wait }| ExplainedBatch { items, wait_ms: wait.as_secs_f64() * 1e3 });
+        ExplainedNode { batch, ..explained }
     });
     let sinks = plan.sinks.iter();
     let sinks = sinks.map(|sink| node(&sink.name, sink.type_name, "io", None, &sink.inputs, sink.on_error, sink.entry));
@@ -134,6 +156,7 @@ pub fn explain(plan: &Plan, secrets: &Secrets) -> Explanation {
         sinks: sinks.collect(),
         threads,
         memory,
+        predict_memory: None,
     }
 }
 
@@ -180,6 +203,12 @@ fn input_name(plan: &Plan, input: Input) -> String {
 }
 
 impl Explanation {
+    /// With what answering `/predict` may take.
+    #[must_use]
+    pub fn with_predict(self, memory: Option<Memory>) -> Explanation {
+        Explanation { predict_memory: memory, ..self }
+    }
+
     /// The plan as text.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -228,6 +257,9 @@ impl Explanation {
                 if let Some(model) = &node.model {
                     writeln!(out, "  model {model}")?;
                 }
+                if let Some(ExplainedBatch { items, wait_ms }) = &node.batch {
+                    writeln!(out, "  runs up to {items} items at once; the first waits {wait_ms} ms for others")?;
+                }
                 if let (Some(overflow), Some(limits)) = (node.overflow, node.limits) {
                     writeln!(out, "  entry: {}", bound(overflow, limits))?;
                 }
@@ -241,12 +273,21 @@ impl Explanation {
         write!(out, "  {} (one for each stream), {}", plural(t.sources, "source"), plural(t.decoders, "decoder"))?;
         writeln!(out, ", {} pool, {} io", t.pool, t.io)?;
         writeln!(out, "\nmemory: at most {} of media in flight", format_size(self.memory.total_bytes))?;
-        for term in &self.memory.terms {
-            let size = format_size(term.bytes);
-            writeln!(out, "  {size:>8}  {}: {} x {}", term.what, term.count, format_size(term.each))?;
+        write_terms(out, &self.memory)?;
+        if let Some(predict) = &self.predict_memory {
+            writeln!(out, "  for `/predict` at most {} more", format_size(predict.total_bytes))?;
+            write_terms(out, predict)?;
         }
         writeln!(out, "  beside it: the program, the models' weights and the decoders' own pictures")
     }
+}
+
+fn write_terms(out: &mut String, memory: &Memory) -> std::fmt::Result {
+    for term in &memory.terms {
+        let size = format_size(term.bytes);
+        writeln!(out, "  {size:>8}  {}: {} x {}", term.what, term.count, format_size(term.each))?;
+    }
+    Ok(())
 }
 
 fn write_streams(out: &mut String, streams: &[ExplainedStream]) -> std::fmt::Result {

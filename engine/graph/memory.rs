@@ -30,7 +30,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    fn add(&mut self, what: String, count: u64, each: u64) {
+    /// Adds a term.
+    pub fn add(&mut self, what: String, count: u64, each: u64) {
         let bytes = count.saturating_mul(each);
         self.total_bytes = self.total_bytes.saturating_add(bytes);
         self.terms.push(MemoryTerm { what, count, each, bytes });

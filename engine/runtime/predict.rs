@@ -3,9 +3,11 @@
 //! Each model has an operator of its own in the pool, which shares its sessions with the graphs that run the same model.
 //! So many pictures are in memory or in the pool at once as the pool has use for; whoever comes later waits outside. A
 //! caller that goes away gives its place back when its job is done, not before: places count what the pool holds.
+//!
+//! Graphs come and go: their models are replaced as a set, and those that somebody named for good stay. A model that goes
+//! leaves the pool when the last picture that was promised an answer has one.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,6 +21,7 @@ use operators::item::{Detection, Frame, Item, Origin, Payload, Prediction, Recor
 use operators::lease::{Account, Ack, Budget, Counts, Lease, Limits, Verdict};
 use operators::operator::{BuildContext, Built, NoPublisher, PoolOperator};
 use operators::time::MediaTime;
+use operators::transforms::preprocess::kernel::Preprocessor;
 use operators::transforms::{classify, detect};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -38,10 +41,15 @@ const PERSON: &str = "person";
 pub struct Predictor {
     pool: Arc<Pool>,
     clock: Arc<dyn Clock>,
+    catalog: Arc<Catalog>,
     lane: Lane,
     /// Places for pictures: never more than the lane takes.
     places: Arc<Semaphore>,
+    /// Models that are served whatever graphs run.
+    named: BTreeSet<Arc<str>>,
     models: Mutex<BTreeMap<Arc<str>, Served>>,
+    /// Held by whoever makes sessions, so that none is made twice.
+    warming: Mutex<()>,
     account: Arc<Account>,
     next: AtomicU64,
 }
@@ -57,8 +65,26 @@ struct Served {
 enum State {
     /// Its sessions are not made yet.
     Warming,
-    Ready(Installed),
+    Ready(Arc<InPool>),
     Failed(String),
+}
+
+/// An operator in the pool; leaves it when nobody needs it any more.
+struct InPool {
+    pool: Arc<Pool>,
+    operator: Installed,
+}
+
+impl Drop for InPool {
+    fn drop(&mut self) {
+        self.pool.remove(self.operator);
+    }
+}
+
+/// How many pictures are decoded or in a pool of so many threads at once: as many as run and as many again, so that a
+/// thread that is done finds the next one. A lane takes no fewer.
+pub fn places(pool_threads: usize) -> usize {
+    pool_threads * 2
 }
 
 /// What a caller may choose.
@@ -117,7 +143,7 @@ pub enum PredictError {
 /// A model that was chosen and is ready.
 pub struct Chosen {
     model: Arc<Model>,
-    operator: Installed,
+    operator: Arc<InPool>,
     deadline: Duration,
 }
 
@@ -134,7 +160,8 @@ pub struct PredictReport {
 }
 
 impl Predictor {
-    /// Will serve the models of `plan` and those called `names`, once [`Predictor::warm_up`] has made their sessions.
+    /// Will serve the models called `names`, whatever graphs come and go, once [`Predictor::warm_up`] has made their
+    /// sessions.
     ///
     /// # Errors
     /// Where a model is not there or not usable.
@@ -142,48 +169,98 @@ impl Predictor {
         pool: Arc<Pool>,
         clock: Arc<dyn Clock>,
         catalog: &Arc<Catalog>,
-        plan: &Plan,
-        names: &[String],
+        names: impl IntoIterator<Item = Arc<str>>,
     ) -> Result<Predictor, StartError> {
-        let of_plan = plan.operators.iter().filter_map(|operator| match &operator.work {
-            Work::Pool(work) => work.model(),
-            Work::Inline(_) => None,
-        });
-        let mut models = BTreeMap::new();
-        for name in of_plan.chain(names.iter().map(|name| name.as_str().into())) {
-            if let Entry::Vacant(vacant) = models.entry(name) {
-                let (model, work) = operator(catalog, &clock, vacant.key())?;
-                vacant.insert(Served { model, work, state: State::Warming });
-            }
-        }
-        Ok(Predictor {
+        let predictor = Predictor {
             lane: pool.lane(),
-            // As many as run and as many again, so that a thread that is done finds the next one.
-            places: Arc::new(Semaphore::new(pool.threads() * 2)),
+            places: Arc::new(Semaphore::new(places(pool.threads()))),
             pool,
             clock,
-            models: Mutex::new(models),
+            catalog: catalog.clone(),
+            named: names.into_iter().collect(),
+            models: Mutex::default(),
+            warming: Mutex::default(),
             account: Arc::default(),
             next: AtomicU64::new(0),
-        })
+        };
+        predictor.replace_graph_models([])?;
+        Ok(predictor)
     }
 
-    /// Makes the sessions of all models, one after the other; returns when all are ready or have failed.
+    /// Serves further models, those of a graph that has been started, and makes their sessions. One that cannot be used is
+    /// named in the log.
+    pub fn serve(&self, names: Vec<Arc<str>>) {
+        for name in names {
+            let present: Vec<Arc<str>> = lock(&self.models).keys().cloned().collect();
+            let further = present.into_iter().filter(|name| !self.named.contains(name)).chain([name.clone()]);
+            if let Err(error) = self.replace_graph_models(further) {
+                tracing::error!(model = %name, "model `{name}` cannot answer `/predict`: {error}");
+            }
+        }
+        self.warm_up();
+    }
+
+    /// From here on serves `of_graphs`, the models of all graphs that run, and those that were named at the start. Those
+    /// that are new, were changed or could not be loaded answer once [`Predictor::warm_up`] was called again; those
+    /// that go still answer the pictures that they were chosen for.
+    ///
+    /// # Errors
+    /// Where a model is not there or not usable; then nothing changes.
+    pub fn replace_graph_models(&self, of_graphs: impl IntoIterator<Item = Arc<str>>) -> Result<(), StartError> {
+        let catalog = &self.catalog;
+        let wanted: BTreeSet<Arc<str>> = of_graphs.into_iter().chain(self.named.iter().cloned()).collect();
+        let present = lock(&self.models).clone();
+        let mut served = BTreeMap::new();
+        for name in wanted {
+            let model = model(catalog, &name)?;
+            let unchanged = present.get(&name).filter(|old| old.model.name.sha256 == model.name.sha256);
+            let entry = match unchanged {
+                Some(Served { model, work, state: State::Failed(_) }) => {
+                    Served { model: model.clone(), work: work.clone(), state: State::Warming }
+                }
+                Some(old) => old.clone(),
+                None => Served { work: operator(catalog, &self.clock, &model)?, model, state: State::Warming },
+            };
+            served.insert(name, entry);
+        }
+        let mut models = lock(&self.models);
+        // Sessions that were made meanwhile are not forgotten.
+        for (name, entry) in &mut served {
+            if let Some(now) = models.get(name).filter(|now| Arc::ptr_eq(&now.work, &entry.work))
+                && matches!(now.state, State::Ready(_))
+            {
+                entry.state = now.state.clone();
+            }
+        }
+        let gone = std::mem::replace(&mut *models, served);
+        drop(models);
+        // Without the lock: what nobody needs leaves the pool here.
+        drop((gone, present));
+        Ok(())
+    }
+
+    /// Makes the sessions of all models that have none, one after the other; returns when all are ready or have failed.
     pub fn warm_up(&self) {
+        let _alone = lock(&self.warming);
         let cold: Vec<_> = lock(&self.models)
             .iter()
             .filter(|(_, served)| matches!(served.state, State::Warming))
             .map(|(name, served)| (name.clone(), served.work.clone()))
             .collect();
         for (name, work) in cold {
+            // It may have gone while others were made.
+            let is_wanted = |served: &&mut Served| Arc::ptr_eq(&served.work, &work);
+            if lock(&self.models).get_mut(&name).filter(is_wanted).is_none() {
+                continue;
+            }
             let state = match self.pool.install(&work) {
-                Ok(operator) => State::Ready(operator),
+                Ok(operator) => State::Ready(Arc::new(InPool { pool: self.pool.clone(), operator })),
                 Err(error) => {
                     tracing::error!(model = %name, "model `{name}` cannot answer `/predict`: {error}");
                     State::Failed(error.message)
                 }
             };
-            if let Some(served) = lock(&self.models).get_mut(&name) {
+            if let Some(served) = lock(&self.models).get_mut(&name).filter(is_wanted) {
                 served.state = state;
             }
         }
@@ -208,7 +285,8 @@ impl Predictor {
             State::Warming => Err(PredictError::Warming { name: name.to_string() }),
             State::Failed(why) => Err(PredictError::Broken { name: name.to_string(), why: why.clone() }),
             State::Ready(operator) => {
-                Ok(Chosen { model: served.model.clone(), operator: *operator, deadline: served.work.deadline() })
+                let deadline = served.work.deadline();
+                Ok(Chosen { model: served.model.clone(), operator: operator.clone(), deadline })
             }
         }
     }
@@ -249,7 +327,7 @@ impl Predictor {
         };
         let (sender, answer) = oneshot::channel();
         let completion = Arc::new(Asked(Mutex::new(Some((sender, place)))));
-        let job = Job { operator: chosen.operator, lane: self.lane, ticket: seq, item, completion };
+        let job = Job { operator: chosen.operator.operator, lane: self.lane, ticket: seq, item, completion };
         // There are no more places than the lane takes.
         self.pool.submit(job).map_err(|_| PredictError::Stopping)?;
         let answer = match tokio::time::timeout(chosen.deadline, answer).await {
@@ -328,14 +406,30 @@ impl Completion for Asked {
     }
 }
 
-/// What runs the model `name` in the pool: the operator that a graph would use, asked for everything that it sees.
+/// The model `name`, verified.
+fn model(catalog: &Catalog, name: &str) -> Result<Arc<Model>, StartError> {
+    catalog.get(name).map_err(|error| StartError { message: error.to_string(), hint: Some(error.hint()) })
+}
+
+/// Upper bound, in bytes, of what a pool thread takes for answers of the model `name`; where a graph runs the same model
+/// they share its session.
+///
+/// # Errors
+/// Where the model is not there or not usable.
+pub fn model_memory(catalog: &Catalog, name: &str, shared: bool) -> Result<u64, StartError> {
+    let model = model(catalog, name)?;
+    let session = if shared { 0 } else { model.memory(model.batch) };
+    let together = if model.batch > 1 { model.batch as u64 * model.input.bytes() } else { 0 };
+    Ok(session + together + Preprocessor::memory(&model.input))
+}
+
+/// What runs `model` in the pool: the operator that a graph would use, asked for everything that it sees.
 fn operator(
     catalog: &Arc<Catalog>,
     clock: &Arc<dyn Clock>,
-    name: &Arc<str>,
-) -> Result<(Arc<Model>, Arc<dyn PoolOperator>), StartError> {
-    let failed = |message: String, hint: String| StartError { message, hint: Some(hint) };
-    let model = catalog.get(name).map_err(|error| failed(error.to_string(), error.hint()))?;
+    model: &Arc<Model>,
+) -> Result<Arc<dyn PoolOperator>, StartError> {
+    let name = &model.name.name;
     let (registration, settings) = if model.output.is_classifier() {
         (&classify::REGISTRATION, format!("top_k = {}", model.labels.len()))
     } else {
@@ -352,13 +446,22 @@ fn operator(
         publisher: Arc::new(NoPublisher),
     };
     match (registration.build)(&context, table) {
-        Ok(Built::Pool(work)) => Ok((model, work)),
+        Ok(Built::Pool(work)) => Ok(work),
         Ok(_) => Err(StartError::new(format!("model `{name}` cannot answer `/predict`"))),
         Err(errors) => Err(errors.into_iter().next().map_or_else(
             || StartError::new(format!("model `{name}` cannot answer `/predict`")),
             |FieldError { message, hint, .. }| StartError { message, hint },
         )),
     }
+}
+
+/// The models that a graph runs, one for each node that has one.
+pub fn models(plan: &Plan) -> Vec<Arc<str>> {
+    let models = plan.operators.iter().filter_map(|operator| match &operator.work {
+        Work::Pool(work) => work.model(),
+        Work::Inline(_) => None,
+    });
+    models.collect()
 }
 
 /// A record as an answer.
@@ -413,4 +516,125 @@ fn detected(model: &Model, detections: &[Detection], wishes: Wishes) -> Answer {
     predictions.truncate(wishes.top_k.unwrap_or(usize::MAX));
     let has_person = score(PERSON).map(|score| score >= wishes.threshold.unwrap_or(PERSON_THRESHOLD));
     Answer { predictions, has_person }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::path::Path;
+
+    use operators::clock::SystemClock;
+    use operators::inference::hashes::HashCache;
+    use operators::item::{ColorMatrix, ColorRange, PictureBuffer, PixelFormat};
+
+    struct Grey(Vec<u8>);
+
+    impl PictureBuffer for Grey {
+        fn plane(&self, _index: usize) -> &[u8] {
+            &self.0
+        }
+
+        fn stride(&self, _index: usize) -> usize {
+            64 * 3
+        }
+    }
+
+    fn picture() -> Frame {
+        Frame {
+            width: 64,
+            height: 48,
+            format: PixelFormat::Rgb24,
+            matrix: ColorMatrix::Bt601,
+            range: ColorRange::Full,
+            buffer: Box::new(Grey(vec![90; 64 * 48 * 3])),
+            index: None,
+            truth: None,
+        }
+    }
+
+    /// A catalog with the small model of the repository under three names.
+    fn catalog() -> (tempfile::TempDir, Arc<Catalog>) {
+        let folder = tempfile::tempdir().unwrap();
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        std::fs::copy(models.join("shapes.onnx"), folder.path().join("shapes.onnx")).unwrap();
+        for name in ["door", "yard", "named"] {
+            std::fs::copy(models.join("shapes.toml"), folder.path().join(format!("{name}.toml"))).unwrap();
+        }
+        let catalog = Arc::new(Catalog::with_hashes([folder.path().to_owned()], HashCache::default()));
+        (folder, catalog)
+    }
+
+    fn predictor(catalog: &Arc<Catalog>) -> Predictor {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let pool = Arc::new(Pool::start(2, &clock).unwrap());
+        Predictor::new(pool, clock, catalog, ["named".into()]).unwrap()
+    }
+
+    fn states(predictor: &Predictor) -> Vec<(String, &'static str)> {
+        predictor.report().models.into_iter().collect()
+    }
+
+    async fn ask(predictor: &Predictor, chosen: &Chosen) -> Result<Answer, PredictError> {
+        let place = predictor.place().await?;
+        predictor.predict(chosen, picture(), place, Wishes::default()).await
+    }
+
+    #[tokio::test]
+    async fn models_come_and_go_with_their_graphs_and_named_ones_stay() {
+        let (_folder, catalog) = catalog();
+        let predictor = predictor(&catalog);
+        assert_eq!(states(&predictor), [("named".into(), "warming")]);
+        predictor.warm_up();
+        predictor.replace_graph_models(["door".into(), "yard".into(), "door".into()]).unwrap();
+        let expected = [("door".into(), "warming"), ("named".into(), "ready"), ("yard".into(), "warming")];
+        assert_eq!(states(&predictor), expected, "what was ready stays so");
+        assert!(matches!(predictor.choose(Some("door")), Err(PredictError::Warming { .. })));
+        predictor.warm_up();
+        let door = predictor.choose(Some("door")).unwrap();
+        assert_eq!(ask(&predictor, &door).await.unwrap().predictions, []);
+
+        predictor.replace_graph_models(["yard".into()]).unwrap();
+        assert_eq!(states(&predictor), [("named".into(), "ready"), ("yard".into(), "ready")]);
+        assert!(matches!(predictor.choose(Some("door")), Err(PredictError::Unknown { .. })));
+        // Who chose it before it went still gets an answer.
+        assert!(ask(&predictor, &door).await.is_ok());
+        let operator = Arc::downgrade(&door.operator);
+        drop(door);
+        assert!(operator.upgrade().is_none(), "it has left the pool");
+        predictor.serve(vec!["door".into(), "unknown".into()]);
+        let expected = [("door".into(), "ready"), ("named".into(), "ready"), ("yard".into(), "ready")];
+        assert_eq!(states(&predictor), expected, "one that is not there keeps none of the others away");
+        predictor.replace_graph_models([]).unwrap();
+        assert_eq!(states(&predictor), [("named".into(), "ready")]);
+        let counts = predictor.report().pictures;
+        assert!(counts.conserved() && counts.delivered == 2, "{counts:?}");
+    }
+
+    #[test]
+    fn a_set_with_an_unknown_model_changes_nothing() {
+        let (_folder, catalog) = catalog();
+        let predictor = predictor(&catalog);
+        predictor.replace_graph_models(["door".into()]).unwrap();
+        let error = predictor.replace_graph_models(["yard".into(), "dor".into()]).unwrap_err();
+        assert!(error.message.contains("`dor`") && error.hint.unwrap().contains("`door`"), "{}", error.message);
+        assert_eq!(states(&predictor), [("door".into(), "warming"), ("named".into(), "warming")]);
+    }
+
+    #[test]
+    fn a_model_that_failed_or_was_changed_is_made_anew() {
+        let (folder, catalog) = catalog();
+        // Its head has another shape than its manifest says, which shows only when a session is made.
+        let manifest = std::fs::read_to_string(folder.path().join("yard.toml")).unwrap();
+        let wrong = manifest.replace("name = \"images\"", "name = \"pictures\"");
+        assert_ne!(wrong, manifest);
+        std::fs::write(folder.path().join("yard.toml"), &wrong).unwrap();
+        let predictor = predictor(&catalog);
+        predictor.replace_graph_models(["yard".into()]).unwrap();
+        predictor.warm_up();
+        assert_eq!(states(&predictor), [("named".into(), "ready"), ("yard".into(), "failed")]);
+        assert!(matches!(predictor.choose(Some("yard")), Err(PredictError::Broken { .. })));
+        predictor.replace_graph_models(["yard".into()]).unwrap();
+        assert_eq!(states(&predictor), [("named".into(), "ready"), ("yard".into(), "warming")]);
+    }
 }

@@ -15,7 +15,7 @@ use operators::item::{
 };
 use operators::lease::{Counts, Limits, Verdict};
 use operators::operator::{
-    InlineOperator, ItemSize, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source, StreamOperator,
+    Batching, InlineOperator, ItemSize, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source, StreamOperator,
     StreamSpec,
 };
 use operators::time::{MediaTime, TimeBase};
@@ -640,6 +640,54 @@ fn a_late_job_leaves_an_error_in_its_place_and_order_goes_on() {
     let failed: Vec<u64> = collected.items("a").into_iter().filter(|(_, error)| *error).map(|(seq, _)| seq).collect();
     assert_eq!(failed, [3, 5]);
     all_seq(&collected.items("a"));
+}
+
+/// One of up to four jobs that run as one hangs: those are late, each with an error in its own place, and no others.
+#[test]
+fn jobs_that_run_as_one_are_late_together_and_order_goes_on() {
+    struct Sticking(Arc<Gate>);
+    impl PoolOperator for Sticking {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Sticking(self.0.clone())))
+        }
+        fn memory(&self) -> u64 {
+            0
+        }
+        fn deadline(&self) -> Duration {
+            Duration::from_secs(2)
+        }
+        fn batching(&self) -> Option<Batching> {
+            Some(Batching { items: 4, wait: Duration::from_millis(5) })
+        }
+    }
+    impl Runner for Sticking {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            if item.seq == 3 && &*item.stream == "a" {
+                self.0.pass();
+            }
+            Ok(item.payload.clone())
+        }
+    }
+    let gate = Arc::new(Gate::default());
+    let collected = Collecting::default();
+    let operators = vec![operator("sticks", Work::Pool(Arc::new(Sticking(gate.clone()))), Input::Tap(0))];
+    let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+    // Twice what runs as one: jobs that hang hold their items, and others of their stream go on beside them.
+    let taps = vec![tap(Overflow::Block, 8)];
+    let (_requests, running) = run_aside(plan(source(&["a", "b"], 10), taps, operators, sinks), DRAIN);
+    eventually(|| collected.items("a").len() == 10 && collected.items("b").len() == 10);
+    gate.open();
+    let (outcome, counts) = running.join().unwrap();
+    assert!(outcome.is_success(), "{outcome:?}");
+    assert!((1..=4).contains(&counts.rejected), "{counts:?}");
+    assert_eq!(
+        counts,
+        Counts { read: 20, delivered: 20 - counts.rejected, rejected: counts.rejected, ..Counts::default() }
+    );
+    assert!(collected.items("a").contains(&(3, true)), "{:?}", collected.items("a"));
+    for stream in ["a", "b"] {
+        all_seq(&collected.items(stream));
+    }
 }
 
 fn all_seq(items: &[(u64, bool)]) {

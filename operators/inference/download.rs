@@ -1,7 +1,10 @@
 //! Fetches files that manifests name by an address, into a cache that is keyed by their SHA-256.
 //!
-//! What arrives lies in `SHA256.part` until it is whole, and goes on from there after a cut or another start of the
-//! process. Only a file with the right hash gets its final name, so nothing in the cache is ever half a model.
+//! What arrives lies in `SHA256.part` until it is whole, and goes on from there after a cut, a full disk or another start
+//! of the process. Only a file with the right hash gets its final name, so nothing in the cache is ever half a model.
+//!
+//! Who serves `https://…` is known by the root certificates that are compiled in, or by those of the file that
+//! [`ROOTS_VARIABLE`] names. Redirects are followed, but never from `https` to anything else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -14,9 +17,14 @@ use crate::config::format_size;
 use crate::error::StartError;
 use crate::inference::hashes;
 use crate::inference::model::without_credentials;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// The environment variable that names the folder of everything that the engine keeps to save time.
 pub const CACHE_VARIABLE: &str = "ENGINE_CACHE";
+
+/// The environment variable that names a file of root certificates (PEM) to trust in the place of those that are
+/// compiled in, as other programs know it.
+pub const ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 
 /// Where fetched files are kept.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +106,7 @@ struct Transfer<'a> {
     shown: String,
     part: PathBuf,
     file: File,
+    agent: ureq::Agent,
 }
 
 impl Fetch for Download {
@@ -118,7 +127,9 @@ impl Fetch for Download {
         if target.is_file() {
             return Ok(target);
         }
-        let mut transfer = Transfer { name, url, shown, part, file };
+        let roots = std::env::var_os(ROOTS_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let agent = agent(url, roots.as_deref())?;
+        let mut transfer = Transfer { name, url, shown, part, file, agent };
         let result = self.transfer(&mut transfer, &target, sha256);
         self.progress.end();
         result
@@ -171,20 +182,27 @@ impl Download {
 
     /// Appends what is missing behind the `had` bytes that are there.
     fn attempt(&self, transfer: &mut Transfer<'_>, had: u64) -> Result<(), Failure> {
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .build()
-            .new_agent();
         // Bytes are counted and hashed as they are in the file, so nobody may compress them on the way.
-        let mut request = agent.get(transfer.url).header("accept-encoding", "identity");
+        let mut request = transfer.agent.get(transfer.url).header("accept-encoding", "identity");
         if had > 0 {
             request = request.header("range", format!("bytes={had}-"));
         }
         let answer = request.call().map_err(|error| match error {
             ureq::Error::BadUri(why) => Failure::Final(transfer.refused(&why)),
+            ureq::Error::RequireHttpsOnly(address) => {
+                let why = format!("it leads on to {}, which is not encrypted", self::shown(&address));
+                Failure::Final(transfer.refused(&why))
+            }
+            ureq::Error::TooManyRedirects | ureq::Error::RedirectFailed => {
+                Failure::Final(transfer.refused("it leads on and on"))
+            }
+            error if is_distrust(&error) => Failure::Final(
+                StartError::new(format!(
+                    "model `{}` cannot be fetched from {}: {error}",
+                    transfer.name, transfer.shown
+                ))
+                .hint(format!("set {ROOTS_VARIABLE} to a file with the root certificates (PEM) of your organisation")),
+            ),
             other => Failure::Cut(other.to_string()),
         })?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
@@ -251,6 +269,50 @@ impl Transfer<'_> {
     }
 }
 
+/// What asks for `url`, with the root certificates of the file `roots` where there is one.
+fn agent(url: &str, roots: Option<&Path>) -> Result<ureq::Agent, StartError> {
+    let mut tls = TlsConfig::builder();
+    if let Some(path) = roots.filter(|_| url.starts_with("https://")) {
+        let wrong = |why: &dyn std::fmt::Display| {
+            StartError::new(format!("the root certificates in {}, named by {ROOTS_VARIABLE}, {why}", path.display()))
+                .hint(format!("name a file of certificates in PEM, or unset {ROOTS_VARIABLE}"))
+        };
+        let pem = fs::read(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+        let mut certificates = Vec::new();
+        for item in parse_pem(&pem) {
+            match item {
+                Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+                Ok(_) => {}
+                Err(error) => return Err(wrong(&format!("cannot be read: {error}"))),
+            }
+        }
+        if certificates.is_empty() {
+            return Err(wrong(&"are none: there is no certificate in it"));
+        }
+        tls = tls.root_certs(RootCerts::from(certificates));
+    }
+    Ok(ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .https_only(url.starts_with("https://"))
+        .tls_config(tls.build())
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(SILENCE))
+        .timeout_per_read(Some(SILENCE))
+        .build()
+        .new_agent())
+}
+
+/// Whether the other side is not who it should be, which asking again does not change.
+fn is_distrust(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+        ureq::Error::Io(error) => {
+            error.get_ref().is_some_and(|inner| inner.to_string().contains("invalid peer certificate"))
+        }
+        _ => false,
+    }
+}
+
 /// Opens the part of a file for appending; waits while another process fetches the same file.
 fn open(part: &Path) -> std::io::Result<File> {
     if let Some(folder) = part.parent() {
@@ -263,8 +325,9 @@ fn open(part: &Path) -> std::io::Result<File> {
 }
 
 fn unkept(name: &str, part: &Path, error: &std::io::Error) -> StartError {
-    StartError::new(format!("model `{name}` cannot be kept in {}: {error}", part.display()))
-        .hint(format!("make room there, or set {CACHE_VARIABLE} to a folder that has it"))
+    StartError::new(format!("model `{name}` cannot be kept in {}: {error}", part.display())).hint(format!(
+        "make room there, or set {CACHE_VARIABLE} to a folder that has it; what is there already is not fetched again"
+    ))
 }
 
 /// Where the part that a server sends begins: `bytes 100-199/1000`.

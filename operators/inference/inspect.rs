@@ -181,10 +181,14 @@ pub fn manifest(inspection: &Inspection, file: &str, sha256: &str) -> Option<Str
         );
         (text, None)
     });
+    let batch = match input.shape.first() {
+        Some(Some(count @ 2..)) => format!("batch = {count}\n"),
+        _ => String::new(),
+    };
     let detects = !output.contains("softmax");
     let mut text = format!(
         "summary = \"\"\nfile = {}\nsha256 = \"{sha256}\"\nlicence = \"\"  # of the weights, as an SPDX expression\n\n\
-         [input]\nname = {}\nlayout = \"{layout}\"\ndtype = \"{dtype}\"\n",
+         [input]\nname = {}\n{batch}layout = \"{layout}\"\ndtype = \"{dtype}\"\n",
         quoted(file),
         quoted(name)
     );
@@ -281,6 +285,7 @@ mod tests {
         let (one, some) = (Some(1), |length: usize| Some(length));
         let input = || port("images", "f32", &[one, some(3), some(640), some(640)]);
         let v8 = started(input(), vec![port("out", "f32", &[one, some(84), some(8400)])]);
+        let v8_batch = v8.input.batch;
         assert_eq!((v8.output, v8.labels.count), (OutputSpec::Yolov8 { name: "out".into() }, some(80)));
         let v5 = started(input(), vec![port("out", "f16", &[one, some(25200), some(85)])]);
         assert_eq!((v5.output, v5.labels.count), (OutputSpec::Yolov5 { name: "out".into() }, some(80)));
@@ -288,6 +293,10 @@ mod tests {
         let ssd = started(port("x", "u8", &[one, some(300), some(300), some(3)]), ssd.to_vec());
         assert!(matches!(ssd.output, OutputSpec::Ssd { boxes, scores, .. } if boxes == "b" && scores == "s"));
         assert_eq!(ssd.labels.count, some(90));
+        let four = Some(4);
+        let eight =
+            started(port("x", "f32", &[Some(8), some(3), four, four]), vec![port("y", "f32", &[Some(8), four])]);
+        assert_eq!((eight.input.batch, v8_batch), (Some(8), None));
         let odd = started(port("a \"b\"", "f32", &[None, some(3), None, None]), vec![port("y", "f32", &[one])]);
         assert_eq!(odd.input.name.as_deref(), Some("a \"b\""));
     }

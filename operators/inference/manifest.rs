@@ -165,7 +165,7 @@ impl OutputSpec {
     }
 }
 
-/// Order of a tensor's dimensions, batch 1 in front.
+/// Order of a tensor's dimensions, the batch in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -244,6 +244,8 @@ pub enum Anchor {
 pub struct InputFields {
     /// Name of the model's input; manifests only.
     pub name: Option<String>,
+    /// How many pictures the file takes at once, where that is fixed and not 1; manifests only.
+    pub batch: Option<u32>,
     pub layout: Option<Layout>,
     pub dtype: Option<ElementType>,
     pub width: Option<u32>,
@@ -266,6 +268,8 @@ pub struct InputFields {
 
 /// The largest side of a tensor.
 pub const LARGEST_SIDE: u32 = 8192;
+/// The most pictures that go in at once.
+pub const LARGEST_BATCH: u32 = 256;
 
 /// How a picture becomes a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -281,6 +285,15 @@ pub struct InputSpec {
     /// Whether every source pixel counts when a picture is made smaller (a triangle filter as wide as the step), or
     /// only the four nearest (as OpenCV does by default).
     pub antialias: bool,
+}
+
+/// Why a model with this input and output takes one picture at a time, whatever its file says.
+pub const fn takes_one_at_a_time(input: &InputSpec, output: &OutputSpec) -> Option<&'static str> {
+    match (input.size, output) {
+        (_, OutputSpec::BoxesLabelsScores { .. }) => Some("its boxes do not say which of several pictures they are of"),
+        (InputSize::Source { .. }, _) => Some("pictures of any size do not fit into one tensor"),
+        (InputSize::Fixed { .. }, _) => None,
+    }
 }
 
 /// Width and height of a tensor in pixels.
@@ -352,6 +365,7 @@ impl InputFields {
     pub fn over(self, base: &InputFields) -> InputFields {
         InputFields {
             name: self.name.or_else(|| base.name.clone()),
+            batch: self.batch.or(base.batch),
             layout: self.layout.or(base.layout),
             dtype: self.dtype.or(base.dtype),
             width: self.width.or(base.width),
@@ -376,6 +390,9 @@ impl InputFields {
         let mut mistakes = Vec::new();
         let mut wrong = |field: &'static str, message: String| mistakes.push(InputMistake { field, message });
 
+        if let Some(batch) = self.batch.filter(|batch| !(1..=LARGEST_BATCH).contains(batch)) {
+            wrong("batch", format!("`batch` is {batch}, but must be 1 to {LARGEST_BATCH}"));
+        }
         let side = 1..=LARGEST_SIDE;
         let size = match (self.width, self.height) {
             (Some(width), Some(height)) => {
@@ -516,6 +533,8 @@ mod tests {
             ("width = 8", "width"),
             ("height = 8", "height"),
             ("width = 0\nheight = 8", "width"),
+            ("width = 8\nheight = 8\nbatch = 0", "batch"),
+            ("width = 8\nheight = 8\nbatch = 257", "batch"),
             ("width = 8\nheight = 100000", "height"),
             ("width = 8\nheight = 8\nlargest = [9, 9]", "largest"),
             ("resize = \"letterbox\"", "resize"),

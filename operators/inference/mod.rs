@@ -8,5 +8,6 @@ pub mod inspect;
 pub mod manifest;
 pub mod model;
 pub mod pool;
+mod queue;
 pub mod runtime;
 pub mod session;

@@ -14,7 +14,7 @@ use crate::inference::decode::{fastestdet, ssd};
 use crate::inference::download::{Cache, Fetch};
 use crate::inference::hashes::HashCache;
 use crate::inference::manifest::{
-    Defaults, InputFields, InputSize, InputSpec, LabelSource, Manifest, OutputSpec, Question,
+    Defaults, InputFields, InputSize, InputSpec, LabelSource, Manifest, OutputSpec, Question, takes_one_at_a_time,
 };
 use crate::item::ModelName;
 
@@ -33,6 +33,8 @@ pub struct Model {
     pub summary: Option<String>,
     /// Name of the model's input.
     pub input_name: String,
+    /// How many pictures go in at once where nobody asks for another number: 1, or what the file is fixed to.
+    pub batch: usize,
     /// The input as the manifest writes it, for nodes that override parts of it.
     pub input_fields: InputFields,
     pub input: InputSpec,
@@ -45,10 +47,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// Upper bound, in bytes, of what one session takes: the weights as they are, once more rearranged for the CPU,
-    /// and what lies between the layers.
-    pub fn memory(&self) -> u64 {
-        3 * self.bytes + 12 * self.input.bytes() + (16 << 20)
+    /// Upper bound, in bytes, of what one session takes that gets up to `batch` pictures at once: the weights as they
+    /// are, once more rearranged for the CPU, and what lies between the layers.
+    pub fn memory(&self, batch: usize) -> u64 {
+        3 * self.bytes + 12 * self.input.bytes() * batch as u64 + (16 << 20)
     }
 }
 
@@ -415,6 +417,7 @@ impl Catalog {
             licence: manifest.licence,
             summary: manifest.summary,
             input_name,
+            batch: manifest.input.batch.unwrap_or(1) as usize,
             input_fields: manifest.input,
             input,
             output: manifest.output,
@@ -520,6 +523,11 @@ fn check_output(manifest: &Manifest, input: &InputSpec) -> Result<(), String> {
         && !(0.0..=1.0).contains(&threshold)
     {
         return Err("[predict]: `threshold` must be 0 to 1".into());
+    }
+    if manifest.input.batch.is_some_and(|batch| batch > 1)
+        && let Some(why) = takes_one_at_a_time(input, &manifest.output)
+    {
+        return Err(format!("[input]: `batch` cannot be more than 1: {why}"));
     }
     let fixed = |decode: &str| match input.size {
         InputSize::Fixed { width, height } => Ok((width, height)),
@@ -660,6 +668,14 @@ mod tests {
             (("width = 64\nheight = 32\n", ""), "needs an input with `width` and `height`"),
             (("count = 2", "[predict]\nlabel = \"c\"\nthreshold = 0.5"), "only a detector that knows `c`"),
             (("count = 2", "[predict]\nlabel = \"a\"\nthreshold = 5"), "0 to 1"),
+            (("width = 64\nheight = 32\n", "width = 64\nheight = 32\nbatch = 1000\n"), "`batch` is 1000"),
+            (
+                (
+                    "[output]\ndecode = \"yolox\"\nname = \"y\"\nstrides = [8, 16]",
+                    "batch = 4\n[output]\ndecode = \"boxes_labels_scores\"\nboxes = \"b\"\nlabels = \"l\"\nscores = \"s\"",
+                ),
+                "which of several pictures",
+            ),
         ] {
             let (_folder, found) = catalog(&manifest(&[changes]), "a\nb\n");
             let error = found.get("small").unwrap_err();

@@ -1,9 +1,9 @@
-//! The pool: threads that run CPU jobs for [`PoolOperator`]s, one job at a time each.
+//! The pool: threads that run CPU jobs for [`PoolOperator`]s, one job at a time each, or one batch of jobs.
 //!
 //! Every thread makes its own [`Runner`] for every installed operator (its own session), because on a CPU one session
 //! a core with one thread each is the fastest arrangement. Each submitter has a bounded [`Lane`] of its own, and lanes
-//! take turns: a graph that could keep the pool busy alone does not starve a camera. Order is the submitter's business:
-//! jobs finish in any order.
+//! take turns: a graph that could keep the pool busy alone does not starve a camera. Jobs of an operator that asks for
+//! batches gather first (see [`crate::inference::queue`]). Order is the submitter's business: jobs finish in any order.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,17 +16,18 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::clock::Clock;
 use crate::error::{ItemError, StartError};
+use crate::inference::queue::{Next, Waiting};
 use crate::inference::session::Sessions;
 use crate::item::{Item, Payload};
 use crate::operator::{PoolOperator, Runner};
 
 /// Names an operator that was installed in a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Installed(u64);
+pub struct Installed(pub(super) u64);
 
 /// Names a submitter's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Lane(u64);
+pub struct Lane(pub(super) u64);
 
 /// One piece of work.
 pub struct Job {
@@ -40,7 +41,7 @@ pub struct Job {
 
 /// Takes the results of jobs, on the pool's threads; must not block.
 pub trait Completion: Send + Sync {
-    /// `busy` is how long the job ran. The job's copy of the item is gone by then.
+    /// `busy` is how long the job ran; of a batch, its share. The job's copy of the item is gone by then.
     fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, busy: Duration);
 }
 
@@ -59,65 +60,73 @@ pub struct Pool {
     next_lane: AtomicU64,
 }
 
-/// What waits for a thread.
+/// What the threads share.
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<Waiting>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct State {
     /// For each thread; they go before jobs.
     controls: Vec<VecDeque<Control>>,
-    /// Lanes that have jobs. A lane that runs empty is forgotten.
-    lanes: HashMap<Lane, VecDeque<Job>>,
-    /// Whose turn it is: every lane with jobs, once.
-    turns: VecDeque<Lane>,
-    closed: bool,
+    waiting: Waiting,
+}
+
+impl State {
+    /// Tells every thread.
+    fn tell(&mut self, message: impl Fn() -> Control) {
+        self.controls.iter_mut().for_each(|controls| controls.push_back(message()));
+    }
 }
 
 /// What a thread does next.
 enum Task {
     Control(Control),
-    Job(Job),
+    /// Jobs of one operator, one at least.
+    Jobs(Vec<Job>),
 }
 
+/// How long a thread sleeps at most while jobs gather: the clock says when they are due, and it may be a test's.
+const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for something to do; `None` when the pool is closed and nothing is left.
-    fn next(&self, thread: usize) -> Option<Task> {
-        let mut waiting = self.lock();
+    fn next(&self, thread: usize, clock: &dyn Clock) -> Option<Task> {
+        let mut state = self.lock();
         loop {
-            if let Some(control) = waiting.controls.get_mut(thread).and_then(VecDeque::pop_front) {
+            if let Some(control) = state.controls.get_mut(thread).and_then(VecDeque::pop_front) {
+                self.leave_watch(&state);
                 return Some(Task::Control(control));
             }
-            if let Some(job) = waiting.next_job() {
-                return Some(Task::Job(job));
-            }
-            if waiting.closed {
-                return None;
-            }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            let now = clock.now();
+            state = match state.waiting.next(now) {
+                Next::Run(jobs) => {
+                    self.leave_watch(&state);
+                    return Some(Task::Jobs(jobs));
+                }
+                Next::NotBefore(due) => {
+                    let sleep = due.saturating_duration_since(now).min(LONGEST_SLEEP);
+                    self.changed.wait_timeout(state, sleep).unwrap_or_else(PoisonError::into_inner).0
+                }
+                Next::Nothing if state.waiting.is_closed() => return None,
+                Next::Nothing => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
-}
 
-impl Waiting {
-    fn next_job(&mut self) -> Option<Job> {
-        let lane = self.turns.pop_front()?;
-        let jobs = self.lanes.get_mut(&lane)?;
-        let job = jobs.pop_front();
-        if jobs.is_empty() {
-            self.lanes.remove(&lane);
-        } else {
-            self.turns.push_back(lane);
+    /// A thread that goes to work may have been the one that looked at the time for jobs that gather: another one
+    /// takes over.
+    fn leave_watch(&self, state: &State) {
+        if state.waiting.gathers() {
+            self.changed.notify_one();
         }
-        job
     }
 }
 
@@ -170,7 +179,8 @@ impl Pool {
     pub fn install(&self, work: &Arc<dyn PoolOperator>) -> Result<Installed, StartError> {
         let operator = Installed(self.next.fetch_add(1, Ordering::Relaxed));
         let (ready, answers) = bounded(self.threads.len());
-        self.control(|| Control::Install { operator, work: work.clone(), ready: ready.clone() });
+        self.queue.lock().tell(|| Control::Install { operator, work: work.clone(), ready: ready.clone() });
+        self.queue.changed.notify_all();
         drop(ready);
         let mut outcome = Ok(operator);
         for _ in &self.threads {
@@ -180,44 +190,30 @@ impl Pool {
                 Err(_) => outcome = outcome.and(Err(StartError::new("a pool thread died while it made a session"))),
             }
         }
-        if outcome.is_err() {
-            self.remove(operator);
+        match (&outcome, work.batching()) {
+            (Err(_), _) => self.remove(operator),
+            (Ok(_), Some(batching)) => self.queue.lock().waiting.gather(operator, batching),
+            (Ok(_), None) => {}
         }
         outcome
     }
 
     /// Frees the runners of `operator`. Jobs of it that are still queued fail.
     pub fn remove(&self, operator: Installed) {
-        self.control(|| Control::Remove(operator));
-    }
-
-    fn control(&self, message: impl Fn() -> Control) {
-        self.queue.lock().controls.iter_mut().for_each(|controls| controls.push_back(message()));
+        let mut state = self.queue.lock();
+        state.waiting.remove(operator);
+        state.tell(|| Control::Remove(operator));
+        drop(state);
         self.queue.changed.notify_all();
     }
 
-    /// How many jobs a lane holds: so many that a thread that finishes always finds the next one, so few that items
-    /// wait in front of the pool, where policies apply.
-    fn lane_capacity(&self) -> usize {
-        self.threads.len() * 2
-    }
-
-    /// Queues a job, or gives it back when its lane is full: then a completion of the lane's own jobs will come.
+    /// Queues a job, or gives it back when its lane is full: then a completion of the lane's own jobs will come. A lane
+    /// takes two jobs for each thread at least.
     ///
     /// # Errors
     /// The job itself.
     pub fn submit(&self, job: Job) -> Result<(), Box<Job>> {
-        let mut waiting = self.queue.lock();
-        let lane = job.lane;
-        let jobs = waiting.lanes.entry(lane).or_default();
-        if jobs.len() >= self.lane_capacity() {
-            return Err(Box::new(job));
-        }
-        jobs.push_back(job);
-        if jobs.len() == 1 {
-            waiting.turns.push_back(lane);
-        }
-        drop(waiting);
+        self.queue.lock().waiting.submit(job, self.threads.len(), self.clock.now())?;
         self.queue.changed.notify_one();
         Ok(())
     }
@@ -225,7 +221,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.queue.lock().closed = true;
+        self.queue.lock().waiting.close();
         self.queue.changed.notify_all();
         let deadline = self.clock.now() + Self::PATIENCE;
         for thread in self.threads.drain(..) {
@@ -257,10 +253,10 @@ struct ThreadOperator {
 
 impl PoolThread {
     fn serve(mut self, thread: usize, queue: &Queue) {
-        while let Some(task) = queue.next(thread) {
+        while let Some(task) = queue.next(thread, &*self.clock) {
             match task {
                 Task::Control(control) => self.control(control),
-                Task::Job(job) => self.run(job),
+                Task::Jobs(jobs) => self.run(jobs),
             }
         }
     }
@@ -290,33 +286,60 @@ impl PoolThread {
             .unwrap_or_else(|panic| Err(StartError::new(format!("panicked while starting: {}", panic_text(&*panic)))))
     }
 
-    fn run(&mut self, job: Job) {
+    fn run(&mut self, jobs: Vec<Job>) {
         let start = self.clock.now();
-        let result = self.result(&job);
-        let busy = self.clock.now().saturating_duration_since(start);
-        let Job { ticket, item, completion, .. } = job;
-        // Before the answer: a graph may end with it, and nothing is in flight then.
-        let_go(item);
-        completion.complete(ticket, result, busy);
+        let results = match &jobs[..] {
+            [job] => vec![self.result(job)],
+            jobs => self.results(jobs),
+        };
+        let together = u32::try_from(jobs.len()).unwrap_or(u32::MAX).max(1);
+        let busy = self.clock.now().saturating_duration_since(start) / together;
+        for (Job { ticket, item, completion, .. }, result) in jobs.into_iter().zip(results) {
+            // Before the answer: a graph may end with it, and nothing is in flight then.
+            let_go(item);
+            completion.complete(ticket, result, busy);
+        }
     }
 
     fn result(&mut self, job: &Job) -> Result<Payload, ItemError> {
-        let Some(operator) = self.operators.get_mut(&job.operator) else {
+        self.with_runner(job.operator, |runner| runner.run(&job.item)).flatten()
+    }
+
+    /// The results of jobs of one operator that run as one, in their order.
+    fn results(&mut self, jobs: &[Job]) -> Vec<Result<Payload, ItemError>> {
+        let Some(operator) = jobs.first().map(|job| job.operator) else { return Vec::new() };
+        let items: Vec<&Item> = jobs.iter().map(|job| &job.item).collect();
+        let all = |error: &ItemError| jobs.iter().map(|_| Err(error.clone())).collect();
+        match self.with_runner(operator, |runner| runner.run_batch(&items)) {
+            Ok(results) if results.len() == jobs.len() => results,
+            Ok(results) => {
+                let message = format!("{} results came of {} items that ran as one", results.len(), jobs.len());
+                all(&ItemError::Failed(message))
+            }
+            // Which of them it was is not known: each one by itself, only that one is rejected.
+            Err(ItemError::Panicked(_)) => jobs.iter().map(|job| self.result(job)).collect(),
+            Err(error) => all(&error),
+        }
+    }
+
+    /// What `run` does with the runner of `operator`, which is made anew where a panic took it.
+    fn with_runner<R>(&mut self, operator: Installed, run: impl FnOnce(&mut dyn Runner) -> R) -> Result<R, ItemError> {
+        let Some(held) = self.operators.get_mut(&operator) else {
             return Err(ItemError::Failed("the graph was stopped before this item's turn".into()));
         };
-        let mut runner = match operator.runner.take() {
+        let mut runner = match held.runner.take() {
             Some(runner) => runner,
             None => {
-                let work = operator.work.clone();
+                let work = held.work.clone();
                 self.make(&work).map_err(|error| ItemError::Failed(error.to_string()))?
             }
         };
-        match catch_unwind(AssertUnwindSafe(|| runner.run(&job.item))) {
+        match catch_unwind(AssertUnwindSafe(|| run(&mut *runner))) {
             Ok(result) => {
-                if let Some(operator) = self.operators.get_mut(&job.operator) {
-                    operator.runner = Some(runner);
+                if let Some(held) = self.operators.get_mut(&operator) {
+                    held.runner = Some(runner);
                 }
-                result
+                Ok(result)
             }
             Err(panic) => Err(ItemError::Panicked(panic_text(&*panic))),
         }
@@ -344,6 +367,7 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::item::{Placement, Tensor, TensorData};
     use crate::lease::Account;
+    use crate::operator::Batching;
     use crate::testing::item;
     use crate::time::MediaTime;
 
@@ -395,25 +419,150 @@ mod tests {
         assert!(account.snapshot().conserved());
     }
 
-    /// A lane that is always full, and one with a job now and then: they take turns.
-    #[test]
-    fn lanes_take_turns() {
-        let (busy, quiet) = (Lane(0), Lane(1));
-        let mut waiting = Waiting::default();
-        for (ticket, lane) in [busy, busy, busy, busy, quiet, busy].into_iter().enumerate() {
-            let placement = Placement { source_width: 1, source_height: 1, scale: [1.0; 2], offset: [0.0; 2] };
-            let tensor = Tensor { shape: [1, 1, 1], data: TensorData::U8(vec![0]), placement, index: None };
-            let (item, account) = item(0, MediaTime::from_micros(0), Payload::Tensor(Arc::new(tensor)));
-            let completion = Arc::new(InFlight(account, bounded(1).0));
-            let job = Job { operator: Installed(0), lane, ticket: ticket as u64, item, completion };
-            let jobs = waiting.lanes.entry(lane).or_default();
-            jobs.push_back(job);
-            if jobs.len() == 1 {
-                waiting.turns.push_back(lane);
-            }
+    /// A pool thread's part that notes how many ran as one, and fails or panics where a picture says so.
+    struct Noting {
+        sizes: Sender<usize>,
+    }
+
+    const BAD: u8 = 1;
+    const PANICS: u8 = 2;
+
+    fn mark(item: &Item) -> u8 {
+        match &item.payload {
+            Payload::Tensor(tensor) => match &tensor.data {
+                TensorData::U8(values) => values[0],
+                _ => panic!("bytes"),
+            },
+            _ => panic!("a tensor"),
         }
-        let tickets: Vec<u64> = std::iter::from_fn(|| waiting.next_job().map(|job| job.ticket)).collect();
-        assert_eq!(tickets, [0, 4, 1, 2, 3, 5]);
-        assert!(waiting.lanes.is_empty() && waiting.turns.is_empty());
+    }
+
+    struct Batched {
+        sizes: Sender<usize>,
+        batching: Batching,
+    }
+
+    impl PoolOperator for Batched {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Noting { sizes: self.sizes.clone() }))
+        }
+
+        fn memory(&self) -> u64 {
+            0
+        }
+
+        fn batching(&self) -> Option<Batching> {
+            Some(self.batching)
+        }
+    }
+
+    impl Runner for Noting {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            assert!(mark(item) != PANICS, "this one panics");
+            if mark(item) == BAD { Err(ItemError::Failed("bad".into())) } else { Ok(item.payload.clone()) }
+        }
+
+        fn run_batch(&mut self, items: &[&Item]) -> Vec<Result<Payload, ItemError>> {
+            self.sizes.send(items.len()).unwrap();
+            items.iter().map(|item| self.run(item)).collect()
+        }
+    }
+
+    /// Sends on each ticket with what became of it.
+    struct Answers(Sender<(u64, Result<(), String>)>);
+
+    impl Completion for Answers {
+        fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, _busy: Duration) {
+            self.0.send((ticket, result.map(|_| ()).map_err(|error| error.to_string()))).unwrap();
+        }
+    }
+
+    /// A pool with a batched operator, and what it tells.
+    struct Gathered {
+        pool: Pool,
+        operator: Installed,
+        lanes: [Lane; 2],
+        sizes: crossbeam_channel::Receiver<usize>,
+        answers: crossbeam_channel::Receiver<(u64, Result<(), String>)>,
+        completion: Arc<Answers>,
+        accounts: Vec<Arc<Account>>,
+    }
+
+    impl Gathered {
+        fn new(threads: usize, items: usize, clock: &Arc<dyn Clock>) -> Gathered {
+            let pool = Pool::start(threads, clock).unwrap();
+            let (noted, sizes) = bounded(100);
+            let (sender, answers) = bounded(100);
+            let batching = Batching { items, wait: Duration::from_millis(5) };
+            let work: Arc<dyn PoolOperator> = Arc::new(Batched { sizes: noted, batching });
+            let operator = pool.install(&work).unwrap();
+            let lanes = [pool.lane(), pool.lane()];
+            Gathered { pool, operator, lanes, sizes, answers, completion: Arc::new(Answers(sender)), accounts: vec![] }
+        }
+
+        fn submit(&mut self, ticket: u64, mark: u8) {
+            let placement = Placement { source_width: 1, source_height: 1, scale: [1.0; 2], offset: [0.0; 2] };
+            let tensor = Tensor { shape: [1, 1, 1], data: TensorData::U8(vec![mark]), placement, index: None };
+            let (item, account) = item(0, MediaTime::from_micros(0), Payload::Tensor(Arc::new(tensor)));
+            self.accounts.push(account);
+            let lane = self.lanes[ticket as usize % 2];
+            let job = Job { operator: self.operator, lane, ticket, item, completion: self.completion.clone() };
+            assert!(self.pool.submit(job).is_ok());
+        }
+
+        fn answers(&self, count: usize) -> Vec<(u64, Result<(), String>)> {
+            let mut answers: Vec<_> = (0..count).map(|_| self.answers.recv().unwrap()).collect();
+            answers.sort();
+            answers
+        }
+    }
+
+    #[test]
+    fn jobs_of_several_lanes_run_as_one_and_only_the_bad_one_is_rejected() {
+        let clock: Arc<dyn Clock> = Arc::new(crate::clock::SimulatedClock::default());
+        let mut gathered = Gathered::new(2, 4, &clock);
+        for (ticket, mark) in [0, BAD, 0, 0].into_iter().enumerate() {
+            gathered.submit(ticket as u64, mark);
+        }
+        assert_eq!(gathered.answers(4), [(0, Ok(())), (1, Err("bad".into())), (2, Ok(())), (3, Ok(()))]);
+        assert_eq!(gathered.sizes.try_iter().collect::<Vec<_>>(), [4]);
+        // A panic takes the runner and hides whose it was: then each runs by itself, on a runner that is made anew.
+        for (ticket, mark) in [0, 0, PANICS, BAD].into_iter().enumerate() {
+            gathered.submit(ticket as u64, mark);
+        }
+        let panicked = Err("panicked: this one panics".to_owned());
+        assert_eq!(gathered.answers(4), [(0, Ok(())), (1, Ok(())), (2, panicked), (3, Err("bad".into()))]);
+        assert!(gathered.accounts.iter().all(|account| account.snapshot().in_flight == 0));
+    }
+
+    #[test]
+    fn the_clock_says_when_too_few_jobs_run_all_the_same() {
+        let clock = crate::clock::SimulatedClock::default();
+        let mut gathered = Gathered::new(2, 4, &(Arc::new(clock.clone()) as Arc<dyn Clock>));
+        gathered.submit(0, 0);
+        gathered.submit(1, 0);
+        // Time stands still, so nothing runs, however long that takes.
+        assert!(gathered.answers.recv_timeout(Duration::from_millis(100)).is_err());
+        clock.advance(Duration::from_millis(5));
+        assert_eq!(gathered.answers(2), [(0, Ok(())), (1, Ok(()))]);
+        assert_eq!(gathered.sizes.try_iter().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn what_gathers_is_answered_when_the_operator_or_the_pool_goes() {
+        let clock: Arc<dyn Clock> = Arc::new(crate::clock::SimulatedClock::default());
+        let mut gathered = Gathered::new(2, 4, &clock);
+        gathered.submit(0, 0);
+        gathered.submit(1, 0);
+        gathered.pool.remove(gathered.operator);
+        let stopped = Err("the graph was stopped before this item's turn".to_owned());
+        assert_eq!(gathered.answers(2), [(0, stopped.clone()), (1, stopped)]);
+
+        let mut gathered = Gathered::new(2, 4, &clock);
+        gathered.submit(0, 0);
+        let Gathered { pool, answers, accounts, .. } = gathered;
+        drop(pool);
+        assert_eq!(answers.recv().unwrap(), (0, Ok(())));
+        assert!(accounts.iter().all(|account| account.snapshot().in_flight == 0));
     }
 }

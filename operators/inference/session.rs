@@ -1,7 +1,9 @@
 //! ONNX Runtime sessions, one for each model and thread.
 //!
-//! A session runs one picture on the thread that calls it (intra-op 1, inter-op 1): the pool's threads are the
-//! parallelism. When it is made, its inputs and outputs are compared with the manifest and it is warmed up.
+//! A session runs on the thread that calls it (intra-op 1, inter-op 1): the pool's threads are the parallelism. It takes
+//! one picture, or several at once where the model leaves its batch dimension open or fixes it; then what is missing is
+//! filled up with empty pictures. When it is made, its inputs and outputs are compared with the manifest and it is
+//! warmed up.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -11,14 +13,14 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use ort::logging::LogLevel;
+use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{Session, SessionOutputs};
-use ort::value::{Outlet, TensorElementType, TensorRef};
+use ort::value::{DynValue, Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef};
 
 use crate::error::{ItemError, StartError};
 use crate::inference::decode::{fastestdet, ssd, yolo, yolox};
 use crate::inference::device::Device;
-use crate::inference::manifest::{ElementType, InputSize, OutputSpec};
+use crate::inference::manifest::{ElementType, InputSize, OutputSpec, takes_one_at_a_time};
 use crate::inference::model::Model;
 use crate::inference::runtime;
 
@@ -35,23 +37,29 @@ pub struct Sessions {
 impl Sessions {
     /// The session of `model` on this thread and the processor: made, checked and warmed up by the first caller.
     pub fn get(&mut self, model: &Arc<Model>) -> Result<Rc<RefCell<ModelSession>>, StartError> {
-        self.get_on(model, Device::Cpu)
+        self.get_on(model, Device::Cpu, model.batch)
     }
 
-    /// As [`Sessions::get`], on `device`.
-    pub fn get_on(&mut self, model: &Arc<Model>, device: Device) -> Result<Rc<RefCell<ModelSession>>, StartError> {
+    /// As [`Sessions::get`], on `device`, for up to `batch` pictures at once.
+    pub fn get_on(
+        &mut self,
+        model: &Arc<Model>,
+        device: Device,
+        batch: usize,
+    ) -> Result<Rc<RefCell<ModelSession>>, StartError> {
         let key = (model.name.name.clone(), model.name.sha256.clone(), device);
         if let Some(session) = self.open.get(&key).and_then(Weak::upgrade) {
+            session.borrow_mut().make_ready(batch)?;
             return Ok(session);
         }
-        let session = Rc::new(RefCell::new(ModelSession::open_on(model.clone(), device, 1)?));
+        let session = Rc::new(RefCell::new(ModelSession::open_on(model.clone(), device, 1, batch)?));
         self.open.retain(|_, session| session.strong_count() > 0);
         self.open.insert(key, Rc::downgrade(&session));
         Ok(session)
     }
 }
 
-/// The values of one input tensor, in the order of its shape.
+/// The values of an input tensor, in the order of its shape; of several pictures one after the other.
 #[derive(Clone, Copy, Debug)]
 pub enum InputValues<'a> {
     F32(&'a [f32]),
@@ -63,33 +71,42 @@ pub enum InputValues<'a> {
 pub struct ModelSession {
     model: Arc<Model>,
     session: Session,
+    /// How many pictures a run always takes, where the model says so.
+    fixed: Option<usize>,
 }
 
 impl ModelSession {
     /// Loads `model`, checks it against its manifest and runs it once on an empty picture; on the processor, with one
     /// thread.
     pub fn open(model: Arc<Model>) -> Result<ModelSession, StartError> {
-        ModelSession::open_on(model, Device::Cpu, 1)
+        let batch = model.batch;
+        ModelSession::open_on(model, Device::Cpu, 1, batch)
     }
 
-    /// As [`ModelSession::open`], on `device`, with `threads` threads of ONNX Runtime's own.
-    pub fn open_on(model: Arc<Model>, device: Device, threads: usize) -> Result<ModelSession, StartError> {
+    /// As [`ModelSession::open`], on `device`, with `threads` threads of ONNX Runtime's own, for up to `batch` pictures
+    /// at once.
+    pub fn open_on(
+        model: Arc<Model>,
+        device: Device,
+        threads: usize,
+        batch: usize,
+    ) -> Result<ModelSession, StartError> {
         device.check()?;
-        let environment = runtime::environment()?;
-        let build = || -> ort::Result<Session> {
-            Session::builder(environment)?
-                .with_log_level(LogLevel::Warning)?
-                .with_optimization_level(GraphOptimizationLevel::All)?
-                .with_intra_threads(threads)?
-                .with_inter_threads(1)?
-                .with_execution_providers(device.providers())?
-                .commit_from_file(&model.path)
-        };
-        let session = build().map_err(|error| {
-            StartError::new(format!("model `{}`, {}, cannot be loaded: {error}", model.name.name, model.path.display()))
-                .hint("the file must be an ONNX model that this version of ONNX Runtime knows")
-        })?;
-        let differences = differences(&model, session.inputs(), session.outputs());
+        let session = load(&model, device, threads, GraphOptimizationLevel::All)?;
+        let fixed = batch_dimension(&model, &session).filter(|length| *length > 1);
+        let mut session = ModelSession { model, session, fixed };
+        session.make_ready(batch)?;
+        Ok(session)
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Checks the model against its manifest for `batch` pictures at once, and runs it once on as many empty ones.
+    fn make_ready(&mut self, batch: usize) -> Result<(), StartError> {
+        let model = &self.model;
+        let differences = differences(model, batch, self.session.inputs(), self.session.outputs());
         if !differences.is_empty() {
             let message = format!(
                 "model `{}` has another shape than its manifest says: {}",
@@ -101,30 +118,26 @@ impl ModelSession {
                 model.name.name
             )));
         }
-        let mut session = ModelSession { model, session };
-        session.run_empty().map_err(|error| {
-            StartError::new(format!("model `{}` fails on an empty picture: {error}", session.model.name.name))
+        self.run_empty(batch).map_err(|error| {
+            StartError::new(format!("model `{}` fails on an empty picture: {error}", self.model.name.name))
                 .hint("the file is damaged, or its manifest does not describe its input")
-        })?;
-        Ok(session)
+        })
     }
 
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
-    }
-
-    /// Runs the model on an empty picture; one of at most 640 x 360 pixels where it takes any size.
-    pub fn run_empty(&mut self) -> Result<(), ItemError> {
+    /// Runs the model on `count` empty pictures; of at most 640 x 360 pixels where it takes any size.
+    pub fn run_empty(&mut self, count: usize) -> Result<(), ItemError> {
         let (width, height) = match self.model.input.size {
             InputSize::Fixed { width, height } => (width, height),
             InputSize::Source { width, height } => (width.min(640), height.min(360)),
         };
         let shape = self.model.input.shape(width, height);
-        let count = shape.iter().product();
+        let length = count * shape.iter().product::<usize>();
         match self.model.input.dtype {
-            ElementType::F32 => self.run(shape, InputValues::F32(&vec![0.0; count]), |_| Ok(())),
-            ElementType::F16 => self.run(shape, InputValues::F16(&vec![half::f16::ZERO; count]), |_| Ok(())),
-            ElementType::U8 => self.run(shape, InputValues::U8(&vec![0; count]), |_| Ok(())),
+            ElementType::F32 => self.run_batch(shape, count, InputValues::F32(&vec![0.0; length]), |_| Ok(())),
+            ElementType::F16 => {
+                self.run_batch(shape, count, InputValues::F16(&vec![half::f16::ZERO; length]), |_| Ok(()))
+            }
+            ElementType::U8 => self.run_batch(shape, count, InputValues::U8(&vec![0; length]), |_| Ok(())),
         }
     }
 
@@ -136,37 +149,148 @@ impl ModelSession {
         values: InputValues<'_>,
         read: impl FnOnce(&Outputs<'_>) -> Result<R, ItemError>,
     ) -> Result<R, ItemError> {
+        self.run_batch(shape, 1, values, |answers| read(&answers.of(0)))
+    }
+
+    /// Runs the model on `count` pictures of `shape` at once and hands what it answers to `read`. The input is copied
+    /// only where the model always takes more of them.
+    pub fn run_batch<R>(
+        &mut self,
+        shape: [usize; 3],
+        count: usize,
+        values: InputValues<'_>,
+        read: impl FnOnce(&Answers<'_>) -> Result<R, ItemError>,
+    ) -> Result<R, ItemError> {
         let name = &self.model.name.name;
         let failed = |error: ort::Error| ItemError::Failed(format!("model `{name}` failed: {error}"));
-        let batch = [1, shape[0], shape[1], shape[2]];
+        let slots = self.fixed.unwrap_or(count);
+        if count > slots {
+            return Err(ItemError::Failed(format!("model `{name}` takes {slots} pictures at once, not {count}")));
+        }
+        let batch = [slots, shape[0], shape[1], shape[2]];
+        let length = batch.iter().product();
         let outputs = match values {
             InputValues::F32(values) => {
-                let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
+                let values = filled(values, length);
+                let input = TensorRef::from_array_view((batch, &*values)).map_err(failed)?;
                 self.session.run(ort::inputs![input])
             }
             InputValues::F16(values) => {
-                let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
+                let values = filled(values, length);
+                let input = TensorRef::from_array_view((batch, &*values)).map_err(failed)?;
                 self.session.run(ort::inputs![input])
             }
             InputValues::U8(values) => {
-                let input = TensorRef::from_array_view((batch, values)).map_err(failed)?;
+                let values = filled(values, length);
+                let input = TensorRef::from_array_view((batch, &*values)).map_err(failed)?;
                 self.session.run(ort::inputs![input])
             }
         };
-        read(&Outputs { model: &self.model, outputs: outputs.map_err(failed)? })
+        let outputs = outputs.map_err(failed)?.into_iter().collect();
+        read(&Answers { model: &self.model, slots, outputs })
+    }
+}
+
+/// `values`, with zeros behind them up to `length`.
+fn filled<T: Clone + Default>(values: &[T], length: usize) -> Cow<'_, [T]> {
+    if values.len() >= length {
+        return Cow::Borrowed(values);
+    }
+    let mut filled = Vec::with_capacity(length);
+    filled.extend_from_slice(values);
+    filled.resize(length, T::default());
+    Cow::Owned(filled)
+}
+
+fn load(
+    model: &Model,
+    device: Device,
+    threads: usize,
+    optimization: GraphOptimizationLevel,
+) -> Result<Session, StartError> {
+    let environment = runtime::environment()?;
+    let build = || -> ort::Result<Session> {
+        Session::builder(environment)?
+            .with_log_level(LogLevel::Warning)?
+            .with_optimization_level(optimization)?
+            .with_intra_threads(threads)?
+            .with_inter_threads(1)?
+            .with_execution_providers(device.providers())?
+            .commit_from_file(&model.path)
+    };
+    build().map_err(|error| {
+        StartError::new(format!("model `{}`, {}, cannot be loaded: {error}", model.name.name, model.path.display()))
+            .hint("the file must be an ONNX model that this version of ONNX Runtime knows")
+    })
+}
+
+/// How many pictures the file of `model` takes at once; `None` where it leaves that open.
+fn batch_dimension(model: &Model, session: &Session) -> Option<usize> {
+    let input = session.inputs().iter().find(|outlet| outlet.name() == model.input_name)?;
+    input.dtype().tensor_shape()?.first().and_then(|length| usize::try_from(*length).ok())
+}
+
+/// Whether `batch` pictures, more than one, can go into `model` at once, as its manifest and its file say.
+///
+/// # Errors
+/// Where they cannot, or the file is no model.
+pub fn check_batch(model: &Model, batch: usize) -> Result<(), StartError> {
+    let name = &model.name.name;
+    if let Some(why) = takes_one_at_a_time(&model.input, &model.output) {
+        return Err(
+            StartError::new(format!("model `{name}` takes one picture at a time: {why}")).hint("leave `batch` out")
+        );
+    }
+    let session = load(model, Device::Cpu, 1, GraphOptimizationLevel::Disable)?;
+    match batch_dimension(model, &session) {
+        Some(1) => {
+            let message =
+                format!("model `{name}` takes one picture at a time: its file fixes the batch dimension to 1");
+            Err(StartError::new(message).hint("export it with an open batch dimension, or leave `batch` out"))
+        }
+        Some(fixed) if fixed != batch => {
+            let message = format!("model `{name}` takes {fixed} pictures at once, not {batch}");
+            Err(StartError::new(message)
+                .hint(format!("write `batch = {fixed}`, and that into [input] of its manifest")))
+        }
+        _ => {
+            let differences = differences(model, batch, session.inputs(), session.outputs());
+            if differences.is_empty() {
+                return Ok(());
+            }
+            let message = format!("model `{name}` cannot take {batch} pictures at once: {}", differences.join("; "));
+            Err(StartError::new(message).hint("export it with an open batch dimension in all inputs and outputs"))
+        }
+    }
+}
+
+/// What a model answered to the pictures of one run.
+pub struct Answers<'a> {
+    model: &'a Model,
+    /// How many pictures went in, empty ones included.
+    slots: usize,
+    outputs: Vec<(&'a str, DynValue)>,
+}
+
+impl Answers<'_> {
+    /// What it answered to the picture `index` of the run.
+    pub fn of(&self, index: usize) -> Outputs<'_> {
+        Outputs { model: self.model, outputs: &self.outputs, index, slots: self.slots }
     }
 }
 
 /// What a model answered to one picture.
 pub struct Outputs<'a> {
     model: &'a Model,
-    outputs: SessionOutputs<'a>,
+    outputs: &'a [(&'a str, DynValue)],
+    index: usize,
+    slots: usize,
 }
 
 impl Outputs<'_> {
     /// The values of the output `name`; those of half precision are widened.
     pub fn f32(&self, name: &str) -> Result<Cow<'_, [f32]>, ItemError> {
-        let element = self.outputs.get(name).and_then(|value| value.dtype().tensor_type());
+        let element = self.get(name).and_then(|value| value.dtype().tensor_type());
         if element == Some(TensorElementType::Float16) {
             return Ok(Cow::Owned(self.values::<half::f16>(name)?.to_f32_vec()));
         }
@@ -178,12 +302,24 @@ impl Outputs<'_> {
         self.values(name)
     }
 
-    fn values<T: ort::value::PrimitiveTensorElementType>(&self, name: &str) -> Result<&[T], ItemError> {
+    fn get(&self, name: &str) -> Option<&DynValue> {
+        self.outputs.iter().find(|(output, _)| *output == name).map(|(_, value)| value)
+    }
+
+    fn values<T: PrimitiveTensorElementType>(&self, name: &str) -> Result<&[T], ItemError> {
         let failed = |why: &dyn std::fmt::Display| {
             ItemError::Failed(format!("output `{name}` of model `{}` cannot be read: {why}", self.model.name.name))
         };
-        let value = self.outputs.get(name).ok_or_else(|| failed(&"there is none"))?;
-        value.try_extract_tensor::<T>().map(|(_, values)| values).map_err(|error| failed(&error))
+        let value = self.get(name).ok_or_else(|| failed(&"there is none"))?;
+        let (shape, values) = value.try_extract_tensor::<T>().map_err(|error| failed(&error))?;
+        if self.slots == 1 {
+            return Ok(values);
+        }
+        if shape.first().is_none_or(|length| usize::try_from(*length) != Ok(self.slots)) {
+            return Err(failed(&format!("its shape is {shape:?}, but {} pictures went in", self.slots)));
+        }
+        let length = values.len() / self.slots;
+        values.get(self.index * length..(self.index + 1) * length).ok_or_else(|| failed(&"it is too short"))
     }
 }
 
@@ -227,8 +363,8 @@ impl Expected<'_> {
     }
 }
 
-/// Everything in which a model differs from its manifest.
-fn differences(model: &Model, inputs: &[Outlet], outputs: &[Outlet]) -> Vec<String> {
+/// Everything in which a model differs from its manifest when it gets `batch` pictures at once.
+fn differences(model: &Model, batch: usize, inputs: &[Outlet], outputs: &[Outlet]) -> Vec<String> {
     let mut differences = Vec::new();
     if inputs.len() != 1 {
         let names: Vec<String> = inputs.iter().map(|outlet| format!("`{}`", outlet.name())).collect();
@@ -244,25 +380,25 @@ fn differences(model: &Model, inputs: &[Outlet], outputs: &[Outlet]) -> Vec<Stri
         // The sides stay open: 3 is the only length that is known.
         InputSize::Source { .. } => model.input.shape(0, 0).map(|length| (length > 0).then_some(length)),
     };
-    let shape = std::iter::once(Some(1)).chain(side).collect();
+    let shape = std::iter::once(Some(batch)).chain(side).collect();
     differences.extend(Expected { what: "input", name: &model.input_name, element, shape }.difference(inputs));
-    differences.extend(expected_outputs(model).into_iter().filter_map(|expected| expected.difference(outputs)));
+    differences.extend(expected_outputs(model, batch).into_iter().filter_map(|expected| expected.difference(outputs)));
     differences
 }
 
-fn expected_outputs(model: &Model) -> Vec<Expected<'_>> {
+fn expected_outputs(model: &Model, batch: usize) -> Vec<Expected<'_>> {
     let classes = model.labels.len();
     let output = |name, element, shape| Expected { what: "output", name, element, shape };
     let floats = |name, shape| output(name, TensorElementType::Float32, shape);
-    let one = Some(1);
+    let batch = Some(batch);
     match &model.output {
-        OutputSpec::Softmax { name } | OutputSpec::None { name } => vec![floats(name, vec![one, Some(classes)])],
+        OutputSpec::Softmax { name } | OutputSpec::None { name } => vec![floats(name, vec![batch, Some(classes)])],
         OutputSpec::Yolox { name, strides } => {
             let rows = match model.input.size {
                 InputSize::Fixed { width, height } => Some(yolox::rows(width, height, strides)),
                 InputSize::Source { .. } => None,
             };
-            vec![floats(name, vec![one, rows, Some(classes + yolox::BOX_COLUMNS)])]
+            vec![floats(name, vec![batch, rows, Some(classes + yolox::BOX_COLUMNS)])]
         }
         OutputSpec::Fastestdet { name } => {
             let side = |pixels: u32| Some((pixels / fastestdet::STRIDE) as usize);
@@ -270,15 +406,15 @@ fn expected_outputs(model: &Model) -> Vec<Expected<'_>> {
                 InputSize::Fixed { width, height } => [side(width), side(height)],
                 InputSize::Source { .. } => [None; 2],
             };
-            vec![floats(name, vec![one, Some(classes + fastestdet::BOX_PLANES), rows, columns])]
+            vec![floats(name, vec![batch, Some(classes + fastestdet::BOX_PLANES), rows, columns])]
         }
-        OutputSpec::Yolov5 { name } => vec![floats(name, vec![one, None, Some(classes + yolo::V5_COLUMNS)])],
-        OutputSpec::Yolov8 { name } => vec![floats(name, vec![one, Some(classes + yolo::V8_PLANES), None])],
+        OutputSpec::Yolov5 { name } => vec![floats(name, vec![batch, None, Some(classes + yolo::V5_COLUMNS)])],
+        OutputSpec::Yolov8 { name } => vec![floats(name, vec![batch, Some(classes + yolo::V8_PLANES), None])],
         OutputSpec::Ssd { boxes, scores, layers, background, .. } => {
             let anchors = Some(ssd::anchors(layers));
             vec![
-                floats(boxes, vec![one, anchors, Some(4)]),
-                floats(scores, vec![one, anchors, Some(classes + usize::from(*background))]),
+                floats(boxes, vec![batch, anchors, Some(4)]),
+                floats(scores, vec![batch, anchors, Some(classes + usize::from(*background))]),
             ]
         }
         OutputSpec::BoxesLabelsScores { boxes, labels, scores } => vec![

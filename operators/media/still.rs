@@ -1,5 +1,6 @@
 //! Still pictures out of bytes that anybody may have sent: JPEG, PNG and WebP, within limits.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 
 use image::metadata::Orientation;
@@ -26,6 +27,12 @@ const SCRATCH: u64 = 64 << 20;
 /// The most bytes that one pixel takes while it is decoded: four samples of 16 bits.
 const BYTES_A_PIXEL: u64 = 8;
 
+/// Upper bound, in bytes, of what [`decode`] takes for a picture of `most_pixels` pixels, its result included: samples
+/// of 16 bits and RGB made of them, or a progressive JPEG's coefficients and RGB.
+pub const fn memory(most_pixels: u64) -> u64 {
+    most_pixels.saturating_mul(BYTES_A_PIXEL + 4).saturating_add(SCRATCH)
+}
+
 /// Decodes a picture of at most `most_pixels` pixels into RGB, upright as its EXIF says. Of an animation that is its
 /// first picture; what is transparent keeps its colour.
 ///
@@ -40,7 +47,8 @@ pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
         Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) => format,
         _ => return Err(StillError::Format),
     };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let bytes = if format == ImageFormat::Png { without_profile(bytes) } else { Cow::Borrowed(bytes) };
+    let mut reader = ImageReader::with_format(Cursor::new(&*bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(most_pixels.saturating_mul(BYTES_A_PIXEL).saturating_add(SCRATCH));
     reader.limits(limits);
@@ -51,7 +59,8 @@ pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
     }
     // A picture whose EXIF cannot be read is shown as it is stored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    // Turned in its smallest form: that makes a copy.
+    let mut picture = DynamicImage::from(DynamicImage::from_decoder(decoder).map_err(broken)?.into_rgb8());
     picture.apply_orientation(orientation);
     let picture = picture.into_rgb8();
     let (width, height) = picture.dimensions();
@@ -65,6 +74,36 @@ pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
         index: None,
         truth: None,
     })
+}
+
+/// A PNG without its colour profile, which nobody reads here: it is compressed, and a few bytes of it may unpack to as
+/// much as the whole limit, whatever the size of the picture.
+fn without_profile(png: &[u8]) -> Cow<'_, [u8]> {
+    const SIGNATURE: usize = 8;
+    /// Length, type and checksum.
+    const AROUND: usize = 12;
+    let mut kept: Vec<u8> = Vec::new();
+    // Up to where `kept` stands for the beginning of `png`, and where the next chunk begins.
+    let (mut taken, mut next) = (0, SIGNATURE);
+    while let Some(head) = png.get(next..next + 8) {
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let end = next.saturating_add(length).saturating_add(AROUND);
+        let kind = &head[4..];
+        // Behind the first pixels no profile is looked for; what is cut off, the decoder names.
+        if kind == b"IDAT" || end > png.len() {
+            break;
+        }
+        if kind == b"iCCP" {
+            kept.extend_from_slice(&png[taken..next]);
+            taken = end;
+        }
+        next = end;
+    }
+    if taken == 0 {
+        return Cow::Borrowed(png);
+    }
+    kept.extend_from_slice(&png[taken..]);
+    Cow::Owned(kept)
 }
 
 struct Rgb {
@@ -92,6 +131,29 @@ mod tests {
         let mut bytes = Cursor::new(Vec::new());
         picture.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
+    }
+
+    /// A chunk of a PNG; nobody looks at the checksums of those that are left out.
+    fn chunk(kind: &[u8], content: &[u8]) -> Vec<u8> {
+        [&(content.len() as u32).to_be_bytes(), kind, content, &[0; 4]].concat()
+    }
+
+    #[test]
+    fn a_colour_profile_is_not_unpacked() {
+        let png = encoded(ImageFormat::Png, 5, 3);
+        // Behind the signature and the header.
+        let (head, rest) = png.split_at(33);
+        let profile = chunk(b"iCCP", b"name\0\0and what unpacks to gigabytes");
+        let note = chunk(b"tEXt", b"note\0iCCP");
+        let with = [head, &profile, &note, &profile, rest].concat();
+        assert_eq!(&*without_profile(&with), [head, &note, rest].concat());
+        assert!(decode(&[head, &profile, rest].concat(), 15).is_ok());
+        // What is no chunk, or only the beginning of one, is left to the decoder.
+        for cut in [&png[..3], &png[..8], &png[..40], &[head, &profile[..20]].concat(), &png] {
+            assert!(matches!(without_profile(cut), Cow::Borrowed(same) if same == cut));
+        }
+        let endless = [head, &[255; 4], b"iCCP"].concat();
+        assert_eq!(&*without_profile(&endless), &endless);
     }
 
     const FORMATS: [ImageFormat; 3] = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP];

@@ -10,7 +10,9 @@ use crate::inference::model::Model;
 use crate::inference::session::Outputs;
 use crate::item::{Kind, Placement, Prediction, RecordBody};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role};
-use crate::transforms::model_runner::{DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field};
+use crate::transforms::model_runner::{
+    BATCH_FIELD, BATCH_WAIT_FIELD, DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field,
+};
 
 #[derive(Deserialize)]
 struct Config {
@@ -96,6 +98,8 @@ pub static REGISTRATION: Registration = Registration {
             summary: "Whether the model's output still has to be turned into scores. Left out: as its manifest says.",
         },
         DEVICE_FIELD,
+        BATCH_FIELD,
+        BATCH_WAIT_FIELD,
     ],
     example: "[operators.what]\ntype = \"classify\"\ninputs = [\"cameras\"]\nmodel = \"mobilenet_v3_small\"\n",
     build,
@@ -109,6 +113,7 @@ mod tests {
 
     use crate::inference::session::{InputValues, Sessions};
     use crate::item::Payload;
+    use crate::transforms::onnx::{FLOAT, FLOAT16, means};
     use crate::transforms::reference::{GOLDEN, context, golden, material, operator, pictures, record, run, runner};
 
     /// The tolerances that the reference gives: the same first label where it is sure (0.5 or more), else its label
@@ -243,55 +248,35 @@ mod tests {
         assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("detect"));
     }
 
-    /// A field of a protocol buffer: a length and bytes.
-    fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
-        assert!(content.len() < 1 << 14);
-        let length = [(content.len() & 127) as u8 | 128, (content.len() >> 7) as u8];
-        [&[field << 3 | 2][..], &length, content].concat()
+    /// The surroundings of a node, with a model `means` in a folder; `input` are further fields of its input.
+    fn means_context(model: &[u8], input: &str) -> (tempfile::TempDir, crate::operator::BuildContext) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("means.onnx");
+        std::fs::write(&file, model).unwrap();
+        let sha256 = crate::inference::hashes::HashCache::default().sha256(&file).unwrap();
+        let manifest = format!(
+            "file = \"means.onnx\"\nsha256 = \"{sha256}\"\nlicence = \"MIT\"\n[input]\nname = \"pixels\"\nwidth = 8\n\
+             height = 8\n{input}\n[output]\ndecode = \"none\"\nname = \"scores\"\n[labels]\n\
+             names = [\"red\", \"green\", \"blue\"]\n"
+        );
+        std::fs::write(folder.path().join("means.toml"), manifest).unwrap();
+        let mut context = context(folder.path());
+        let hashes = crate::inference::hashes::HashCache::default();
+        context.models = Arc::new(crate::inference::model::Catalog::with_hashes([folder.path().to_owned()], hashes));
+        (folder, context)
     }
 
-    /// A field of a protocol buffer: a small number.
-    fn number(field: u8, value: u8) -> Vec<u8> {
-        vec![field << 3, value]
-    }
-
-    /// An ONNX model (onnx.proto3) whose three scores are the means of the three channels, all of half precision.
-    fn means_of_half_precision() -> Vec<u8> {
-        const FLOAT16: u8 = 10;
-        let value = |name: &str, shape: &[u8]| {
-            let lengths: Vec<u8> = shape.iter().flat_map(|length| bytes(1, &number(1, *length))).collect();
-            let tensor = [number(1, FLOAT16), bytes(2, &lengths)].concat();
-            [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat()
-        };
-        let node = |kind: &str, from: &str, to: &str| {
-            bytes(1, &[bytes(1, from.as_bytes()), bytes(2, to.as_bytes()), bytes(4, kind.as_bytes())].concat())
-        };
-        let graph = [
-            node("GlobalAveragePool", "pixels", "means"),
-            node("Flatten", "means", "scores"),
-            bytes(2, b"graph"),
-            bytes(11, &value("pixels", &[1, 3, 8, 8])),
-            bytes(12, &value("scores", &[1, 3])),
-        ];
-        [number(1, 8), bytes(7, &graph.concat()), bytes(8, &number(2, 13))].concat()
+    /// The score of each label.
+    fn scores(json: &serde_json::Value) -> std::collections::BTreeMap<String, f64> {
+        let predictions = json["predictions"].as_array().unwrap().iter();
+        let score = |one: &serde_json::Value| (one["label"].as_str().unwrap().into(), one["score"].as_f64().unwrap());
+        predictions.map(score).collect()
     }
 
     #[test]
     fn half_precision_goes_in_and_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("half.onnx");
-        std::fs::write(&file, means_of_half_precision()).unwrap();
-        let sha256 = crate::inference::hashes::HashCache::default().sha256(&file).unwrap();
-        let manifest = format!(
-            "file = \"half.onnx\"\nsha256 = \"{sha256}\"\nlicence = \"MIT\"\n[input]\nname = \"pixels\"\nwidth = 8\n\
-             height = 8\ndtype = \"f16\"\n[output]\ndecode = \"none\"\nname = \"scores\"\n[labels]\n\
-             names = [\"red\", \"green\", \"blue\"]\n"
-        );
-        std::fs::write(folder.path().join("half.toml"), manifest).unwrap();
-        let mut context = context(folder.path());
-        let hashes = crate::inference::hashes::HashCache::default();
-        context.models = Arc::new(crate::inference::model::Catalog::with_hashes([folder.path().to_owned()], hashes));
-        let mut classify = runner(&context, &REGISTRATION, "model = \"half\"");
+        let (_folder, context) = means_context(&means(FLOAT16, Some(1)), "dtype = \"f16\"");
+        let mut classify = runner(&context, &REGISTRATION, "model = \"means\"");
         let frame = crate::transforms::preprocess::pictures::rgb(8, 8, &[255, 51, 102].repeat(64));
         let (_, json) = record(&mut *classify, frame);
         let found: Vec<(&str, f64)> = json["predictions"]
@@ -303,10 +288,104 @@ mod tests {
         for ((label, score), (wanted, expected)) in found.iter().zip([("red", 1.0), ("blue", 0.4), ("green", 0.2)]) {
             assert!(*label == wanted && (score - expected).abs() < 2e-3, "{found:?}");
         }
-        let model = context.models.get("half").unwrap();
+        let model = context.models.get("means").unwrap();
         let mut wrong = Model::clone(&model);
         wrong.input.dtype = crate::inference::manifest::ElementType::F32;
         let error = crate::inference::session::ModelSession::open(Arc::new(wrong)).err().unwrap();
         assert!(error.message.contains("elements of"), "{error}");
+    }
+
+    /// Runs pictures of one colour each, and where there is none a tensor that does not fit, as one batch.
+    fn batch(runner: &mut dyn crate::operator::Runner, colours: &[Option<[u8; 3]>]) -> Vec<Result<f64, String>> {
+        let payload = |colour: &Option<[u8; 3]>| match colour {
+            Some(colour) => {
+                Payload::Frame(Arc::new(crate::transforms::preprocess::pictures::rgb(8, 8, &colour.repeat(64))))
+            }
+            None => {
+                let placement = Placement { source_width: 1, source_height: 1, scale: [1.0; 2], offset: [0.0; 2] };
+                let data = crate::item::TensorData::F32(vec![0.0; 3]);
+                Payload::Tensor(Arc::new(crate::item::Tensor { shape: [3, 1, 1], data, placement, index: None }))
+            }
+        };
+        let items: Vec<_> = colours
+            .iter()
+            .zip(0..)
+            .map(|(colour, seq)| crate::testing::item(seq, crate::time::MediaTime::ZERO, payload(colour)).0)
+            .collect();
+        let results = runner.run_batch(&items.iter().collect::<Vec<_>>());
+        assert_eq!(results.len(), items.len());
+        let read = |(index, result): (usize, Result<Payload, ItemError>)| match result {
+            Ok(Payload::Record(record)) => {
+                let json = serde_json::to_value(&*record).unwrap();
+                assert_eq!(json["seq"], serde_json::json!(index), "the record is its own item's");
+                let stages: Vec<&str> = record.timing_ms.keys().copied().collect();
+                assert_eq!(stages, ["decode", "infer", "preprocess"]);
+                Ok(scores(&json)["red"])
+            }
+            Ok(_) => panic!("no record"),
+            Err(error) => Err(error.to_string()),
+        };
+        results.into_iter().enumerate().map(read).collect()
+    }
+
+    fn close(found: &[Result<f64, String>], expected: &[Option<f64>]) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            match (found, expected) {
+                (Ok(found), Some(expected)) => assert!((found - expected).abs() < 1e-5, "{found} for {expected}"),
+                (Err(error), None) => assert!(error.contains("[3, 8, 8] of f32"), "{error}"),
+                _ => panic!("{found:?} for {expected:?}"),
+            }
+        }
+    }
+
+    /// An open batch dimension takes as many as there are, one that is fixed is filled up; what is wrong with one picture
+    /// is that one's error alone.
+    #[test]
+    fn pictures_that_run_together_keep_their_own_results() {
+        for (dimension, input) in [(None, ""), (Some(4), "batch = 4")] {
+            let (_folder, context) = means_context(&means(FLOAT, dimension), input);
+            let table = "model = \"means\"\nbatch = 4\nbatch_wait = \"7ms\"";
+            let node = operator(&context, &REGISTRATION, table);
+            let wait = std::time::Duration::from_millis(7);
+            assert_eq!(node.batching(), Some(crate::operator::Batching { items: 4, wait }));
+            let mut runner = node.runner(&mut Sessions::default()).unwrap();
+            let (red, grey, black) = (Some([255, 0, 0]), Some([51, 51, 51]), Some([0, 0, 0]));
+            close(&batch(&mut *runner, &[red, grey, black, red]), &[Some(1.0), Some(0.2), Some(0.0), Some(1.0)]);
+            close(&batch(&mut *runner, &[grey, None, red]), &[Some(0.2), None, Some(1.0)]);
+            close(&batch(&mut *runner, &[None, None]), &[None, None]);
+            close(&batch(&mut *runner, &[red]), &[Some(1.0)]);
+            let frame = crate::transforms::preprocess::pictures::rgb(8, 8, &[51; 192]);
+            let (_, json) = record(&mut *runner, frame);
+            assert!((scores(&json)["red"] - 0.2).abs() < 1e-5, "one by itself");
+        }
+    }
+
+    /// Where the file fixes the number, nothing needs to be said, and nothing else may be.
+    #[test]
+    fn a_fixed_batch_is_the_default_and_the_only_choice() {
+        let (_folder, context) = means_context(&means(FLOAT, Some(4)), "batch = 4");
+        let node = operator(&context, &REGISTRATION, "model = \"means\"");
+        assert_eq!(node.batching().map(|batching| batching.items), Some(4));
+        let refused = |context: &crate::operator::BuildContext, table: &str| {
+            let error = build(context, toml::from_str(table).unwrap()).err().unwrap().remove(0);
+            (error.field, error.message, error.hint.unwrap())
+        };
+        for other in [1, 2, 8] {
+            let (field, message, hint) = refused(&context, &format!("model = \"means\"\nbatch = {other}"));
+            assert_eq!((&*field, &*hint), ("batch", "write `batch = 4`"));
+            assert!(message.contains(&format!("takes 4 pictures at once, not {other}")), "{message}");
+        }
+        // Its manifest does not say so.
+        let (_folder, context) = means_context(&means(FLOAT, Some(4)), "");
+        let (field, message, hint) = refused(&context, "model = \"means\"\nbatch = 3");
+        assert!(field == "batch" && message.contains("takes 4 pictures at once, not 3"), "{message}");
+        assert!(hint.contains("`batch = 4`") && hint.contains("[input]"), "{hint}");
+        assert!(operator(&context, &REGISTRATION, "model = \"means\"\nbatch = 4").batching().is_some());
+
+        let (_folder, context) = means_context(&means(FLOAT, Some(1)), "");
+        let (field, message, _) = refused(&context, "model = \"means\"\nbatch = 2");
+        assert!(field == "batch" && message.contains("takes one picture at a time"), "{message}");
+        assert_eq!(operator(&context, &REGISTRATION, "model = \"means\"").batching(), None);
     }
 }

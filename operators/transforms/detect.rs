@@ -13,7 +13,9 @@ use crate::inference::model::{Model, closest};
 use crate::inference::session::Outputs;
 use crate::item::{Detection, Kind, Placement, RecordBody};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role};
-use crate::transforms::model_runner::{DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field};
+use crate::transforms::model_runner::{
+    BATCH_FIELD, BATCH_WAIT_FIELD, DEVICE_FIELD, ModelConfig, ModelNode, Reading, model_field,
+};
 
 /// What stands in where neither the graph nor the manifest says.
 const THRESHOLD: f32 = 0.3;
@@ -227,6 +229,8 @@ pub static REGISTRATION: Registration = Registration {
                       whatever `threshold` and `labels` leave out.",
         },
         DEVICE_FIELD,
+        BATCH_FIELD,
+        BATCH_WAIT_FIELD,
     ],
     example: "[operators.people]\ntype = \"detect\"\ninputs = [\"cameras\"]\nmodel = \"yolox_nano\"\n\
               labels = [\"person\"]\nhas = { person = 0.6 }\n",
@@ -500,5 +504,99 @@ mod tests {
         let Some(material) = material() else { return };
         let errors = build(&context(&material), toml::from_str("model = \"mobilenet_v2\"").unwrap()).err().unwrap();
         assert!(errors[0].field == "model" && errors[0].hint.as_deref().unwrap().contains("classify"));
+    }
+
+    /// The material's YOLOX with an open batch dimension says of pictures that run together what it says of each alone.
+    #[test]
+    fn pictures_that_run_together_are_found_the_same_in() {
+        let Some(material) = material() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let file = material.join("models/yolox_nano_dynbatch.onnx");
+        let hashes = crate::inference::hashes::HashCache::default();
+        let sha256 = hashes.sha256(&file).unwrap();
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+        let manifest = std::fs::read_to_string(manifests.join("yolox_nano.toml")).unwrap();
+        let changed = |line: &str| match line.split(" = ").next() {
+            Some("file") if line.contains(".onnx") => "file = \"yolox_nano_dynbatch.onnx\"".to_owned(),
+            Some("sha256") => format!("sha256 = \"{sha256}\""),
+            _ => line.to_owned(),
+        };
+        let manifest: Vec<String> = manifest.lines().map(changed).collect();
+        std::fs::write(folder.path().join("open.toml"), manifest.join("\n")).unwrap();
+        let mut context = context(&material);
+        let folders = [folder.path().to_owned(), material.join("models")];
+        context.models = Arc::new(crate::inference::model::Catalog::with_hashes(folders, hashes));
+
+        let mut alone = runner(&context, &REGISTRATION, "model = \"open\"");
+        let mut together = runner(&context, &REGISTRATION, "model = \"open\"\nbatch = 4");
+        let items: Vec<_> = pictures(&material)
+            .into_iter()
+            .zip(0..)
+            .map(|((_, frame, _), seq)| {
+                let payload = crate::item::Payload::Frame(Arc::new(frame));
+                crate::testing::item(seq, crate::time::MediaTime::ZERO, payload).0
+            })
+            .collect();
+        let body = |result: Result<crate::item::Payload, ItemError>| match result.unwrap() {
+            crate::item::Payload::Record(record) => (record.seq, record.body.clone()),
+            _ => panic!("no record"),
+        };
+        let mut found = 0;
+        for four in items.chunks(4) {
+            let results = together.run_batch(&four.iter().collect::<Vec<_>>());
+            for (item, result) in four.iter().zip(results) {
+                let ((seq, expected), (own, body)) = (body(alone.run(item)), body(result));
+                assert_eq!(seq, own);
+                let (
+                    RecordBody::Detection { detections: expected, .. },
+                    RecordBody::Detection { detections: body, .. },
+                ) = (expected, body)
+                else {
+                    panic!("no detections")
+                };
+                assert_eq!(expected.len(), body.len());
+                for (one, other) in expected.iter().zip(&body) {
+                    assert_eq!(one.label, other.label);
+                    assert!((one.score - other.score).abs() < 1e-3, "{one:?} {other:?}");
+                    assert!(nms::intersection_over_union(one.bounds, other.bounds) > 0.98, "{one:?} {other:?}");
+                }
+                found += body.len();
+            }
+        }
+        assert!(found > 20, "{found} objects");
+    }
+
+    /// The interface of torchvision's Faster R-CNN, behind a manifest as `script/export-models` writes it: pictures of any
+    /// size, the numbers of COCO, boxes in pixels of the picture, suppressed already.
+    #[test]
+    fn the_interface_of_faster_rcnn_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let corners = [[1.0, 2.0, 11.0, 12.0], [2.0, 2.0, 11.0, 12.0], [0.0, 0.0, 40.0, 10.0]];
+        let file = folder.path().join("boxes.onnx");
+        std::fs::write(&file, crate::transforms::onnx::three_boxes(corners, [1, 1, 90])).unwrap();
+        let hashes = crate::inference::hashes::HashCache::default();
+        let manifest = format!(
+            "file = \"boxes.onnx\"\nsha256 = \"{}\"\nlicence = \"BSD-3-Clause\"\n[input]\nname = \"image\"\n\
+             largest = [1333, 1333]\ncolor = \"rgb\"\nrange = \"unit\"\n[output]\ndecode = \"boxes_labels_scores\"\n\
+             boxes = \"boxes\"\nlabels = \"labels\"\nscores = \"scores\"\n[labels]\n\
+             names = [\"person\", \"bicycle\", \"toothbrush\"]\nids = [1, 2, 90]\n",
+            hashes.sha256(&file).unwrap()
+        );
+        std::fs::write(folder.path().join("boxes.toml"), manifest).unwrap();
+        let mut context = context(folder.path());
+        context.models = Arc::new(crate::inference::model::Catalog::with_hashes([folder.path().to_owned()], hashes));
+        let mut runner = runner(&context, &REGISTRATION, "model = \"boxes\"\nthreshold = 0.3");
+        for (width, height) in [(40, 30), (31, 17)] {
+            let pixels = [255, 204, 51].repeat((width * height) as usize);
+            let (_, json) = record(&mut *runner, rgb(width, height, &pixels));
+            let found = json["detections"].as_array().unwrap();
+            // The boxes of persons overlap, and both stay; the toothbrush has too low a score.
+            let labels: Vec<&str> = found.iter().map(|one| one["label"].as_str().unwrap()).collect();
+            assert_eq!(labels, ["person", "person"], "{json}");
+            for (one, (corners, score)) in found.iter().zip([(corners[0], 1.0), (corners[1], 0.8)]) {
+                assert_eq!(bounds(one), corners);
+                assert!((one["score"].as_f64().unwrap() - score).abs() < 1e-4, "{one}");
+            }
+        }
     }
 }

@@ -4,6 +4,8 @@ pub mod checksum;
 pub mod classify;
 pub mod detect;
 pub mod model_runner;
+#[cfg(test)]
+pub(crate) mod onnx;
 pub mod preprocess;
 #[cfg(test)]
 pub(crate) mod reference;

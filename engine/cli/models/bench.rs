@@ -7,8 +7,9 @@ use operators::clock::{Clock, SystemClock};
 use operators::config::parse_duration;
 use operators::error::{ItemError, StartError};
 use operators::inference::device::Device;
+use operators::inference::manifest::LARGEST_BATCH;
 use operators::inference::model::Model;
-use operators::inference::session::ModelSession;
+use operators::inference::session::{ModelSession, check_batch};
 use serde::Serialize;
 
 use super::super::input::{self, Format};
@@ -22,7 +23,8 @@ use crate::runtime::process::cores;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   engine models bench yolox_nano
-  engine models bench yolox_nano --threads 8 --seconds 10 --format json")]
+  engine models bench yolox_nano --threads 8 --seconds 10 --format json
+  engine models bench yolox_nano --device cuda:0 --threads 1 --batch 8")]
 pub struct Arguments {
     /// The model
     #[arg(value_name = "NAME")]
@@ -36,6 +38,9 @@ pub struct Arguments {
     /// Where the model runs
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
+    /// How many pictures go in at once [default: 1, or what the model is fixed to]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(LARGEST_BATCH)))]
+    batch: Option<u16>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -45,6 +50,7 @@ pub struct Arguments {
 struct Measured {
     model: String,
     device: String,
+    batch: usize,
     one_thread: Rate,
     all_threads: Rate,
     /// Pictures a second on all threads, over those on one.
@@ -78,12 +84,17 @@ fn measured(arguments: &Arguments) -> Result<String, StartError> {
         .get(&arguments.name)
         .map_err(|error| StartError { message: error.to_string(), hint: Some(error.hint()) })?;
     let threads = arguments.threads.map_or_else(cores, usize::from);
-    let one_thread = rate(&model, arguments.device, 1, arguments.seconds)?;
-    let all_threads =
-        if threads == 1 { one_thread } else { rate(&model, arguments.device, threads, arguments.seconds)? };
+    let batch = arguments.batch.map_or(model.batch, usize::from);
+    if batch > 1 {
+        check_batch(&model, batch)?;
+    }
+    let rate = |threads: usize| rate(&model, arguments.device, batch, threads, arguments.seconds);
+    let one_thread = rate(1)?;
+    let all_threads = if threads == 1 { one_thread } else { rate(threads)? };
     let measured = Measured {
         model: arguments.name.clone(),
         device: arguments.device.to_string(),
+        batch,
         one_thread,
         all_threads,
         ratio: all_threads.pictures_a_second / one_thread.pictures_a_second,
@@ -97,7 +108,8 @@ fn measured(arguments: &Arguments) -> Result<String, StartError> {
                     rate.threads, rate.pictures_a_second, rate.milliseconds
                 )
             };
-            let head = format!("{} on {}\n", measured.model, measured.device);
+            let together = if batch > 1 { format!(", {batch} pictures at once") } else { String::new() };
+            let head = format!("{} on {}{together}\n", measured.model, measured.device);
             let ratio = format!("ratio {:.2} of {threads}\n", measured.ratio);
             head + &line(one_thread) + &line(all_threads) + &ratio
         }
@@ -105,17 +117,17 @@ fn measured(arguments: &Arguments) -> Result<String, StartError> {
     })
 }
 
-/// Runs sessions side by side for `time`, each on a thread of its own.
-fn rate(model: &Arc<Model>, device: Device, threads: usize, time: Duration) -> Result<Rate, StartError> {
+/// Runs sessions side by side for `time`, each on a thread of its own, with `batch` pictures at once.
+fn rate(model: &Arc<Model>, device: Device, batch: usize, threads: usize, time: Duration) -> Result<Rate, StartError> {
     let start = Barrier::new(threads);
     let counts: Vec<Result<(u64, Duration), StartError>> = std::thread::scope(|scope| {
         let work = || {
-            let session = ModelSession::open_on(model.clone(), device, 1);
+            let session = ModelSession::open_on(model.clone(), device, 1, batch);
             // Also where it failed: the others wait here.
             start.wait();
             let mut session = session?;
             let begin = SystemClock.now();
-            count(&mut session, begin + time)
+            count(&mut session, batch, begin + time)
                 .map(|count| (count, SystemClock.now() - begin))
                 .map_err(|error| StartError::new(format!("model `{}` fails: {error}", model.name.name)))
         };
@@ -129,12 +141,12 @@ fn rate(model: &Arc<Model>, device: Device, threads: usize, time: Duration) -> R
     Ok(Rate { threads, pictures, pictures_a_second, milliseconds: threads as f64 * 1e3 / pictures_a_second })
 }
 
-/// How often `session` runs until `deadline`; once at least.
-fn count(session: &mut ModelSession, deadline: Instant) -> Result<u64, ItemError> {
+/// How many pictures `session` takes until `deadline`, `batch` at once; so many at least.
+fn count(session: &mut ModelSession, batch: usize, deadline: Instant) -> Result<u64, ItemError> {
     let mut count = 0;
     loop {
-        session.run_empty()?;
-        count += 1;
+        session.run_empty(batch)?;
+        count += batch as u64;
         if SystemClock.now() >= deadline {
             return Ok(count);
         }

@@ -51,6 +51,7 @@ pub(in crate::sources) struct Settings {
     pub(super) backoff: Backoff,
     pub fallback: Option<Fallback>,
     pub skip: bool,
+    pub keyframes_only: bool,
 }
 
 impl Settings {
@@ -78,6 +79,7 @@ struct SettingsConfig {
     fallback: Option<String>,
     fallback_after: Option<u64>,
     skip: Option<bool>,
+    keyframes_only: Option<bool>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -156,6 +158,7 @@ impl SettingsConfig {
             backoff: Backoff { first, most },
             fallback: fallback.transpose()?,
             skip: self.skip.or(node.skip).unwrap_or(true),
+            keyframes_only: self.keyframes_only.or(node.keyframes_only).unwrap_or(false),
         })
     }
 }
@@ -410,6 +413,13 @@ pub(in crate::sources) const SKIP: Field = with_default(
     "true",
     "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged stream.",
 );
+pub(in crate::sources) const KEYFRAMES_ONLY: Field = with_default(
+    "keyframes_only",
+    FieldType::Boolean,
+    "false",
+    "Decode keyframes alone and pass no other picture on; `seq` counts the others too. An input whose keyframes lie \
+     further apart than `no_frame_for` is lost again and again.",
+);
 
 #[cfg(test)]
 mod tests {
@@ -448,7 +458,8 @@ mod tests {
         let streams = here(
             "transport = 'udp'\nread_timeout = '3s'\n\
              streams.door = 'rtsp://a/1'\n\
-             streams.yard = { url = 'rtsp://b/1', transport = 'tcp', no_frame_for = '1m', skip = false }",
+             streams.yard = { url = 'rtsp://b/1', transport = 'tcp', no_frame_for = '1m', skip = false, \
+             keyframes_only = true }",
         );
         let [(door, of_door), (yard, of_yard)] = &streams[..] else { panic!("{streams:?}") };
         assert_eq!((&**door, &**yard), ("door", "yard"));
@@ -457,6 +468,7 @@ mod tests {
         assert_eq!(of_yard.protocol, Protocol::Rtsp(Transport::Tcp));
         assert_eq!((of_yard.read_timeout, of_yard.no_frame_for), (Duration::from_secs(3), Duration::from_secs(60)));
         assert!(of_door.skip && !of_yard.skip);
+        assert!(!of_door.keyframes_only && of_yard.keyframes_only);
     }
 
     #[test]

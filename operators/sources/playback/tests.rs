@@ -19,7 +19,7 @@ use crate::transforms::checksum::md5;
 use crate::transforms::sample::Sampler;
 
 fn plain() -> Settings {
-    Settings { tracks: Tracks::Best, repeat: false, realtime: false, skip: true }
+    Settings { tracks: Tracks::Best, repeat: false, realtime: false, skip: true, keyframes_only: false }
 }
 
 fn twice_a_second() -> Sampler {
@@ -427,8 +427,15 @@ fn a_stopped_stream_is_not_even_opened() {
 
 /// Checksums of all pictures of a file, by the ffmpeg command.
 fn by_the_command(path: &Path) -> Vec<String> {
+    by_the_command_with(&[], path)
+}
+
+/// As [`by_the_command`], with options for its decoder.
+fn by_the_command_with(options: &[&str], path: &Path) -> Vec<String> {
     let output = Command::new("ffmpeg")
-        .args(["-hide_banner", "-loglevel", "error", "-i"])
+        .args(["-hide_banner", "-loglevel", "error"])
+        .args(options)
+        .arg("-i")
         .arg(path)
         .args(["-an", "-fps_mode", "passthrough", "-f", "framemd5", "-"])
         .output()
@@ -557,6 +564,138 @@ fn leaving_pictures_out_keeps_the_time_of_a_loop() {
         seen.take()
     };
     assert_eq!(looped(true), looped(false));
+}
+
+/// Number, microseconds and checksum of every picture that is decoded.
+fn every_picture(path: &Path, settings: &Settings) -> (Vec<Sampled>, RecordingOutlet) {
+    // Far more often than there are pictures.
+    sampled_by(Sampler::new(Rate { numerator: 1000, denominator: 1 }, Duration::ZERO), path, settings, 4)
+}
+
+fn keyframes_only() -> Settings {
+    Settings { keyframes_only: true, ..plain() }
+}
+
+#[test]
+fn keyframes_alone_have_the_pictures_numbers_and_times_of_a_full_decode() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4";
+    let x264 = "-c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0";
+    let x265 = "-c:v libx265 -pix_fmt yuv420p -g 20 -bf 4 -x265-params log-level=none:scenecut=0";
+    let cases = [
+        format!("{x264} -bf 0 plain.ts"),
+        format!("{x264} -bf 3 -x264-params b-pyramid=normal:open-gop=1 open.ts"),
+        format!("{x264} -bf 7 -x264-params b-adapt=0:b-pyramid=strict deep.mkv"),
+        format!("{x264} -bf 2 -flags +ildct -x264-params tff=1 interlaced.mp4"),
+        format!("{x265}:open-gop=1 open.mkv"),
+        format!("{x265}:open-gop=0:temporal-layers=3 layers.mp4"),
+        "-c:v mpeg2video -bf 2 -g 12 open_gop.ts".to_owned(),
+        "-c:v mjpeg -q:v 3 -pix_fmt yuvj420p stills.mkv".to_owned(),
+    ];
+    let mut files: Vec<String> = Vec::new();
+    for arguments in cases {
+        ffmpeg(folder.path(), &format!("{source} {arguments}"));
+        files.push(arguments.rsplit(' ').next().unwrap().to_owned());
+    }
+    // Starts in the middle of a GOP: its first keyframe is decoded and hidden, and the pictures behind it are shown.
+    ffmpeg(folder.path(), &format!("{source} {x264} -bf 3 whole.mp4"));
+    ffmpeg(folder.path(), "-ss 0.5 -i whole.mp4 -c copy edited.mp4");
+    files.push("edited.mp4".to_owned());
+    for name in files {
+        let path = folder.path().join(&name);
+        let (all, plainly) = every_picture(&path, &Settings { skip: false, ..plain() });
+        let (alone, outlet) = every_picture(&path, &keyframes_only());
+        for (seq, micros, md5) in &alone {
+            assert_eq!(Some(&(*seq, *micros, md5.clone())), all.get(*seq as usize), "{name}, picture {seq}");
+        }
+        let sums = alone.iter().map(|(_, _, md5)| md5.clone()).collect::<Vec<_>>();
+        assert_eq!(sums, by_the_command_with(&["-skip_frame", "nokey"], &path), "{name}");
+        assert!(alone.len() >= 4, "{name}: {alone:?}");
+        assert_eq!(outlet.offered.len() as u64 + outlet.skipped, plainly.offered.len() as u64, "{name}");
+        assert_eq!(outlet.skipped == 0, name == "stills.mkv", "{name}: {}", outlet.skipped);
+        assert_eq!(outlet.repaired, [], "{name}");
+        // Of keyframes that nobody wants, not one is decoded.
+        let slow = || Sampler::new(Rate { numerator: 1, denominator: 2 }, Duration::ZERO);
+        let (few, sampling) = sampled_by(slow(), &path, &keyframes_only(), 4);
+        let (same, _) = sampled_by(slow(), &path, &Settings { skip: false, ..keyframes_only() }, 4);
+        assert_eq!(few, same, "{name}");
+        assert_eq!((few.len(), sampling.offered.len()), (2, 2), "{name}");
+    }
+}
+
+#[test]
+fn keyframes_alone_keep_the_numbers_and_the_time_of_a_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=2";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 clip.mp4"));
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let sink = seen.clone();
+    let mut outlet = RecordingOutlet::default()
+        .stop_after(8)
+        .observe(move |seq, pts, _| sink.borrow_mut().push((seq, pts.as_micros())));
+    let settings = Settings { repeat: true, ..keyframes_only() };
+    assert_eq!(play(&folder.path().join("clip.mp4"), &settings, &mut outlet).unwrap(), EndReason::Stopped);
+    let expected = [0, 20, 40, 50, 70, 90, 100, 120].map(|seq| (seq, seq as i64 * 40_000));
+    assert_eq!(seen.take(), expected);
+    assert_eq!(outlet.repaired, []);
+}
+
+#[test]
+fn keyframes_alone_in_realtime_are_due_when_they_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=2";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 clip.mp4"));
+    let start = SimulatedClock::default().now();
+    let clock = Arc::new(Impatient { now: Mutex::new(start) });
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let (sink, watch) = (seen.clone(), clock.clone());
+    let mut outlet = RecordingOutlet::new(clock.clone())
+        .observe(move |_, pts, _| sink.borrow_mut().push((pts.as_duration(), watch.now() - start)));
+    let settings = Settings { realtime: true, ..keyframes_only() };
+    assert_eq!(play(&folder.path().join("clip.mp4"), &settings, &mut outlet).unwrap(), EndReason::Eof);
+    // A keyframe may wait for the picture behind it.
+    for (pts, at) in seen.take() {
+        assert!(
+            (Duration::ZERO..=Duration::from_millis(200)).contains(&(at.saturating_sub(pts))) && at >= pts,
+            "{pts:?} {at:?}"
+        );
+    }
+    assert_eq!((outlet.emitted, outlet.skipped), (3, 47));
+    assert!(clock.now() - start >= Duration::from_millis(1900), "what is passed over takes its time too");
+}
+
+#[test]
+fn a_damaged_keyframe_costs_itself_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 whole.ts"));
+    let whole = std::fs::read(folder.path().join("whole.ts")).unwrap();
+    let (undamaged, _) = every_picture(&folder.path().join("whole.ts"), &keyframes_only());
+    assert_eq!(undamaged.len(), 5);
+    let mut damaged = whole.clone();
+    let middle = whole.len() / 188 / 2 * 188;
+    damaged[middle..middle + 40 * 188].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(folder.path().join("damaged.ts"), damaged).unwrap();
+    let (left, outlet) = every_picture(&folder.path().join("damaged.ts"), &keyframes_only());
+    assert!(!outlet.repaired.is_empty());
+    let same = left.iter().filter(|(_, _, md5)| undamaged.iter().any(|(_, _, other)| other == md5)).count();
+    assert!(same >= 3, "{left:?} of {undamaged:?}");
+    assert!(left.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{left:?}");
+}
+
+#[test]
+fn a_file_without_a_keyframe_says_that_only_these_are_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4";
+    ffmpeg(folder.path(), &format!("{source} -c:v mpeg2video -g 50 -bf 0 whole.ts"));
+    // From behind the first keyframe to before the second.
+    let whole = std::fs::read(folder.path().join("whole.ts")).unwrap();
+    let part =
+        |from: usize, to: usize| &whole[whole.len() * from / 100 / 188 * 188..whole.len() * to / 100 / 188 * 188];
+    std::fs::write(folder.path().join("part.ts"), part(15, 45)).unwrap();
+    let result = play(&folder.path().join("part.ts"), &keyframes_only(), &mut RecordingOutlet::default());
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("only keyframes are decoded (`keyframes_only`), and none came"), "{message}");
 }
 
 /// Small clips in several containers and codecs, made once.

@@ -283,10 +283,12 @@ impl VideoTrack {
         }
         // Packets before the first picture may lack what they refer to: that is how recordings start.
         let surprising = entry.surprising && self.seq > 0;
-        if picture.is_interlaced() {
+        // A field may be a packet, and refer to the other one. Keyframes refer to nothing.
+        let in_fields = picture.is_interlaced() && self.keyframes.is_none();
+        if in_fields {
             self.skippable_if_clean = Skippable::Nothing;
         }
-        if repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
+        if repair.is_some() || surprising || picture.is_damaged() || in_fields {
             self.skippable = Skippable::Nothing;
         }
         self.note_size(self.orientation.size(picture.size()), outlet);

@@ -3,7 +3,7 @@
     gstreamer_cameras.py SECONDS URL...     (Debian's python3-gi)
 
 Says `measuring` when every camera has shown a picture, and then, after SECONDS, when each picture came, as JSON: for each URL a
-list of [seconds on the clock, seconds of media time]. Ends when its standard input does.
+list of [seconds on the clock, seconds of media time]; and the decoder that GStreamer chose. Ends when its standard input does.
 """
 
 import json
@@ -33,14 +33,22 @@ def main():
 
     for number, url in enumerate(urls):
         pipeline.get_by_name(f"sink{number}").connect("handoff", handed, url)
-    pipeline.set_state(Gst.State.PLAYING)
     problems = []
 
     def watch():
         message = pipeline.get_bus().timed_pop_filtered(Gst.CLOCK_TIME_NONE, Gst.MessageType.ERROR | Gst.MessageType.EOS)
         problems.append(str(message.parse_error() if message.type == Gst.MessageType.ERROR else "the streams ended"))
 
+    decoders = set()
+
+    def note(_pipeline, _bin, element):
+        factory = element.get_factory()
+        if factory and "Decoder/Video" in (factory.get_metadata("klass") or "").replace("Codec/", ""):
+            decoders.add(factory.get_name())
+
+    pipeline.connect("deep-element-added", note)
     threading.Thread(target=watch, daemon=True).start()
+    pipeline.set_state(Gst.State.PLAYING)
     deadline = time.monotonic() + 120
     while not all(pictures.values()):
         if problems or time.monotonic() > deadline:
@@ -54,7 +62,7 @@ def main():
     if problems:
         sys.exit(f"it ended: {problems}")
     report = {url: [(at, pts) for at, pts in list(own) if at >= since] for url, own in pictures.items()}
-    print(json.dumps({"pictures": report}), flush=True)
+    print(json.dumps({"pictures": report, "decoder": ", ".join(sorted(decoders))}), flush=True)
     sys.stdin.read()
 
 

@@ -148,7 +148,7 @@ impl VideoTrack {
 
     /// The last thing that could not be decoded, or what may keep pictures away.
     pub fn trouble(&self) -> Option<&str> {
-        let no_keyframe = "only keyframes are decoded (`keyframes_only`), and none came";
+        let no_keyframe = "no keyframe came, and only these are decoded (`keyframes_only`)";
         self.trouble.as_deref().or(self.keyframes.as_ref().map(|_| no_keyframe))
     }
 

@@ -700,7 +700,7 @@ fn a_file_without_a_keyframe_says_that_only_these_are_decoded() {
     std::fs::write(folder.path().join("part.ts"), part(15, 45)).unwrap();
     let result = play(&folder.path().join("part.ts"), &keyframes_only(), &mut RecordingOutlet::default());
     let message = result.unwrap_err().to_string();
-    assert!(message.contains("only keyframes are decoded (`keyframes_only`), and none came"), "{message}");
+    assert!(message.contains("no keyframe came, and only these are decoded (`keyframes_only`)"), "{message}");
 }
 
 /// Small clips in several containers and codecs, made once.

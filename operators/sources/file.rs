@@ -19,6 +19,7 @@ use crate::operator::{
 };
 
 use super::playback::{self, Settings};
+use super::track::dormant;
 
 /// More frame threads than this only cost memory.
 const MOST_DECODER_THREADS: usize = 16;
@@ -128,6 +129,12 @@ impl Source for FileSource {
             };
             self.streams.iter().find_map(probe).map_or(ItemSize::Unknown, ItemSize::Known)
         })
+    }
+
+    fn stream_memory(&self) -> u64 {
+        let holds_back = |settings: &Settings| settings.skip && !settings.keyframes_only && !settings.realtime;
+        let any = self.streams.iter().any(|stream| holds_back(&stream.settings));
+        if any { dormant::MOST_BYTES } else { 0 }
     }
 
     fn decoder_threads(&self, cores: usize, running: usize) -> usize {

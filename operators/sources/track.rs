@@ -7,8 +7,10 @@
 //! next keyframe). Damage that shows only in what was left out, or that is concealed by what was, remains: there,
 //! pictures and numbers may differ.
 //!
-//! Where only keyframes are asked for, [`keyframes`] decides instead.
+//! Where wanted pictures are rare, whole stretches are left out ([`dormant`]). Where only keyframes are asked for,
+//! [`keyframes`] decides instead.
 
+pub(super) mod dormant;
 mod keyframes;
 
 use std::time::{Duration, Instant};
@@ -20,10 +22,12 @@ use crate::media::demux::{Demuxer, Packet};
 use crate::media::ledger::{Fate, Ledger, LeftOut};
 use crate::media::orientation::Orientation;
 use crate::media::picture;
+use crate::media::refresh::Refresh;
 use crate::operator::{Outlet, wait_until};
 use crate::time::MediaTime;
 use crate::timestamps::{Continuity, PacketOrder, Repair, Sanitiser};
 
+use dormant::Dormant;
 use keyframes::Keyframes;
 
 /// Ticks from picture to picture where an input claims no rate: those of 25 pictures a second.
@@ -57,6 +61,8 @@ pub(super) struct VideoTrack {
     manner: Manner,
     /// Where only keyframes are decoded.
     keyframes: Option<Keyframes<Packet>>,
+    /// What is held back, where that is possible.
+    dormant: Option<Dormant>,
     /// Number of the next picture.
     seq: u64,
     /// What may be left undecoded from here on.
@@ -98,6 +104,9 @@ impl VideoTrack {
             (true, true) => Skippable::Everything,
             (true, false) => decoder.skippable(),
         };
+        // A paced file is decoded as it is due, and not in bursts.
+        let may_sleep = skippable == Skippable::NonReference && !manner.realtime;
+        let refresh = Refresh::of(&demuxer.parameters()).filter(|_| may_sleep);
         Ok(VideoTrack {
             decoder,
             ledger: Ledger::default(),
@@ -107,6 +116,7 @@ impl VideoTrack {
             orientation,
             manner,
             keyframes: keyframes_only.then(|| Keyframes::new(reordered)),
+            dormant: refresh.map(Dormant::new),
             seq: 0,
             skippable,
             skippable_if_clean: skippable,
@@ -165,6 +175,9 @@ impl VideoTrack {
         if let Some(keyframes) = &mut self.keyframes {
             keyframes.restart();
         }
+        if let Some(dormant) = &mut self.dormant {
+            dormant.restart();
+        }
     }
 
     /// The next packet, in decoding order. Emits the pictures that it pushes out.
@@ -176,12 +189,24 @@ impl VideoTrack {
             return self.keyframe_or_not(packet, outlet);
         }
         let fate = self.fate(&packet, outlet);
+        self.prepare(&packet, fate, outlet)?;
         let ordinal = self.ledger.packet(packet.pts(), packet.duration(), fate);
         let spare = fate != Fate::Wanted && self.skippable != Skippable::Nothing;
         self.progress += u64::from(spare);
         if spare && self.skippable == Skippable::Everything {
             return Ok(());
         }
+        self.decode_or_hold(packet, ordinal, fate, outlet)
+    }
+
+    /// Decodes a packet and emits the pictures that it pushes out.
+    fn decode(
+        &mut self,
+        packet: Packet,
+        ordinal: i64,
+        spare: bool,
+        outlet: &mut dyn Outlet,
+    ) -> Result<(), SourceError> {
         if let Err(error) = self.decoder.send(packet, ordinal, spare) {
             self.corrupt(&error.to_string(), outlet);
         }

@@ -11,6 +11,7 @@ use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, SourceError};
 use crate::item::{EndReason, StreamId};
 use crate::operator::{BuildContext, ItemSize, Outlet, Source, StreamSpec};
+use crate::sources::track::dormant;
 
 use super::backoff::Backoff;
 
@@ -322,6 +323,11 @@ impl Source for LiveSource {
     /// Nobody connects to a camera to plan a graph.
     fn frame_size(&self) -> ItemSize {
         ItemSize::Unknown
+    }
+
+    fn stream_memory(&self) -> u64 {
+        let holds_back = |settings: &Settings| settings.skip && !settings.keyframes_only;
+        if self.streams.iter().any(|(_, settings)| holds_back(settings)) { dormant::MOST_BYTES } else { 0 }
     }
 
     /// Each further thread would delay by a picture.

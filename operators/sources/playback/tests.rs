@@ -506,6 +506,73 @@ fn assert_skipping_changes_nothing(path: &Path, fps: u32, whole: bool) {
     }
 }
 
+/// Once in `seconds`, and the first picture.
+fn seldom(seconds: u64) -> Sampler {
+    Sampler::new(Rate { numerator: 1, denominator: seconds }, Duration::ZERO)
+}
+
+#[test]
+fn groups_without_a_wanted_picture_are_not_decoded_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=40";
+    let x264 = "-c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0";
+    let x265 = "-c:v libx265 -pix_fmt yuv420p -g 20 -bf 4 -x265-params log-level=none:scenecut=0";
+    // Whether decoding starts anew in each group, with nothing before it needed.
+    let cases = [
+        (format!("{x264} -bf 0 plain.ts"), true),
+        (format!("{x264} -bf 3 -x264-params b-pyramid=normal b_frames.mp4"), true),
+        (format!("{x264} -bf 3 -x264-params b-pyramid=normal b_frames.flv"), true),
+        (format!("{x264} -bf 3 -x264-params open-gop=1 open.ts"), false),
+        (format!("{x264} -bf 0 -x264-params intra-refresh=1 little_by_little.ts"), false),
+        (format!("{x265}:open-gop=0 closed.mkv"), true),
+        (format!("{x265}:open-gop=1 open.mkv"), false),
+    ];
+    for (arguments, is_closed) in cases {
+        ffmpeg(folder.path(), &format!("{source} {arguments}"));
+        let name = arguments.rsplit(' ').next().unwrap();
+        let path = folder.path().join(name);
+        let (baseline, plainly) = sampled_by(seldom(5), &path, &Settings { skip: false, ..plain() }, 1);
+        assert_eq!((baseline.len(), plainly.offered.len()), (8, 1000), "{name}");
+        for threads in [1, 4] {
+            let (got, outlet) = sampled_by(seldom(5), &path, &plain(), threads);
+            assert_eq!(got, baseline, "{name}, {threads} threads");
+            assert_eq!(outlet.offered.len() as u64 + outlet.skipped, 1000, "{name}, {threads} threads");
+            assert_eq!(outlet.repaired, [], "{name}, {threads} threads");
+            let few = outlet.offered.len() < 333;
+            assert_eq!(few, is_closed, "{name}, {threads} threads: {} decoded", outlet.offered.len());
+        }
+    }
+}
+
+#[test]
+fn groups_that_are_left_out_keep_the_numbers_where_time_jumps_back_and_in_a_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=20";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 once.ts"));
+    let once = std::fs::read(at("once.ts")).unwrap();
+    std::fs::write(at("twice.ts"), [&once[..], &once].concat()).unwrap();
+    let (baseline, _) = sampled_by(seldom(3), &at("twice.ts"), &Settings { skip: false, ..plain() }, 1);
+    for threads in [1, 4] {
+        let (got, outlet) = sampled_by(seldom(3), &at("twice.ts"), &plain(), threads);
+        assert_eq!(got, baseline, "{threads} threads");
+        assert_eq!(outlet.offered.len() as u64 + outlet.skipped, 1000, "{threads} threads");
+    }
+    let looped = |skip| {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let sink = seen.clone();
+        let mut outlet = RecordingOutlet::default()
+            .sampling(seldom(3))
+            .stop_after(20)
+            .observe(move |seq, pts, frame| sink.borrow_mut().push((seq, pts, md5(&frame))));
+        let settings = Settings { repeat: true, skip, ..plain() };
+        assert_eq!(play(&at("once.ts"), &settings, &mut outlet).unwrap(), EndReason::Stopped);
+        assert_eq!(outlet.offered.len() < 700, skip, "{}", outlet.offered.len());
+        seen.take()
+    };
+    assert_eq!(looped(true), looped(false));
+}
+
 /// In a program stream, most of what other pictures refer to has no stamp.
 #[test]
 fn leaving_pictures_out_keeps_the_numbers_where_stamps_are_missing() {

@@ -519,6 +519,40 @@ fn of_a_camera_keyframes_alone_may_be_decoded() {
 }
 
 #[test]
+fn a_camera_that_is_looked_at_seldom_is_decoded_seldom() {
+    if !server_is_here() {
+        return;
+    }
+    let media = Folder::with_graph("");
+    // Every picture is one that the next refers to; decoding starts anew each second.
+    let file = clip(media.path(), "camera.mp4", "160x120", &["-bf", "0", "-sc_threshold", "0"]);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let folder = Folder::with_graph(&format!(
+        "[sources.cameras]\ntype = 'rtsp'\n{SETTINGS}streams.door = '{}'\n\
+         [operators.seldom]\ntype = 'sample'\ninputs = ['cameras']\nevery = '4s'\n\
+         [operators.sum]\ntype = 'checksum'\ninputs = ['seldom']\n\
+         [sinks.out]\ntype = 'file'\ninputs = ['sum']\npath = 'out.jsonl'\n",
+        server.url("camera")
+    ));
+    let mut engine = folder.run(&[]);
+    wait_for_stream(&mut engine, "pictures, and others left out", |stream| {
+        delivered(stream) >= 4 && stream["skipped"].as_u64() >= Some(20)
+    });
+    assert_eq!(problems(&mut engine), [""; 0]);
+    let looked_at = end(engine, &folder);
+    // The same pictures as of the file that is decoded in full.
+    let whole = Folder::with_graph(&graph(&format!("type = 'file'\npath = '{}'", file.display())));
+    whole.run(&[]).finish().expect(0);
+    let all = whole.records("out.jsonl");
+    let number = |record: &Value| usize::try_from(record["seq"].as_u64().expect("a number")).expect("small");
+    let first = all.iter().position(|record| record["md5"] == looked_at[0]["md5"]).expect("it is in the file");
+    for record in &looked_at {
+        let of_file = &all[first + number(record) - number(&looked_at[0])];
+        assert_eq!(record["md5"], of_file["md5"], "{record}");
+    }
+}
+
+#[test]
 fn hls_plays() {
     let media = Folder::with_graph("");
     let file = clip(media.path(), "camera.mp4", "160x120", &[]);

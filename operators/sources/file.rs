@@ -500,6 +500,10 @@ mod tests {
         let fast = source("path = 'a.mp4'");
         assert_eq!([1, 2, 8].map(|running| fast.decoder_threads(2, running)), [4, 2, 1]);
         assert!(!fast.is_live() && fast.is_finite());
+        assert_eq!(fast.stream_memory(), dormant::MOST_BYTES);
+        for nothing in ["realtime = true", "skip = false", "keyframes_only = true"] {
+            assert_eq!(source(&format!("path = 'a.mp4'\n{nothing}")).stream_memory(), 0, "{nothing}");
+        }
         assert_eq!(source("path = 'a.mp4'\nkeyframes_only = true").decoder_threads(8, 1), 1);
         let paced = source("path = 'a.mp4'\nrealtime = true\nloop = true");
         assert_eq!(paced.decoder_threads(8, 1), 1);

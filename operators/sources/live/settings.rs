@@ -535,5 +535,6 @@ mod tests {
         assert_eq!(source.reads(), [folder.path().join("b.sdp"), folder.path().join("a.mp4")]);
         assert_eq!(source.streams[0].1.fallback.as_ref().unwrap().after, 3);
         assert!(source.is_live() && !source.is_finite());
+        assert_eq!(source.stream_memory(), dormant::MOST_BYTES);
     }
 }

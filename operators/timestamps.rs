@@ -153,6 +153,11 @@ impl Sanitiser {
         })
     }
 
+    /// Whether a picture at `ticks`, as predicted, lies so near that others may be waited for before it is placed.
+    pub fn is_near(&self, ticks: i64) -> bool {
+        self.last.is_some_and(|last| i128::from(ticks) - i128::from(last.ticks) <= self.longest / 2)
+    }
+
     /// A picture that would have needed no repair was left out: what comes next follows it.
     pub fn pass(&mut self, raw: i64, duration: Option<i64>) {
         if let Some(ticks) = self.predict(raw)
@@ -250,6 +255,7 @@ mod tests {
         assert_eq!(repairs, [Repair::Absurd]);
         let (_, repairs) = run(&mut mpeg().longest_step_of(Duration::MAX), &stamps);
         assert_eq!(repairs, [], "never shorter than what is asked for, never longer than without");
+        assert!(sanitiser.is_near(906_000 + 450_000) && !sanitiser.is_near(906_000 + 450_001));
     }
 
     #[test]

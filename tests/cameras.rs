@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use support::cameras::{Mute, Relay, RtspServer, clip, free_port, server_is_here};
+use support::lossy::{Loss, LossyRelay};
 use support::{Engine, Folder, assert_conserved, command, get, soak};
 
 /// Patient where a busy machine may need it, quick to try again.
@@ -374,12 +375,10 @@ fn one_packet_in_twenty_is_lost_and_the_stream_goes_on() {
     let relayed = relay.local_addr().expect("an address").port();
     let lossy = relay.try_clone().expect("a socket");
     std::thread::spawn(move || {
-        // The same packets are lost in every run: a linear congruential generator, seeded with a constant.
-        let mut state = 7u64;
+        let mut loss = Loss::seeded();
         let mut packet = [0; 2048];
         while let Ok(length) = lossy.recv(&mut packet) {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            if !(state >> 33).is_multiple_of(20) {
+            if !loss.next() {
                 let _ = lossy.send_to(&packet[..length], (Ipv4Addr::LOCALHOST, port));
             }
         }
@@ -388,16 +387,41 @@ fn one_packet_in_twenty_is_lost_and_the_stream_goes_on() {
     let folder = Folder::with_graph(&graph(&source));
     let mut engine = folder.run(&[]);
     let _sender = send(&file, &["-f", "mpegts", &format!("udp://127.0.0.1:{relayed}?pkt_size=1316")]);
-    let damaged = |stream: &Value| {
-        let repaired = stream["repaired"].as_object();
-        repaired.is_some_and(|repaired| {
-            ["corrupt packet", "damaged picture"].iter().any(|what| repaired.contains_key(*what))
-        })
-    };
     let stream = wait_for_stream(&mut engine, "damage, and pictures all the same", |stream| {
         damaged(stream) && delivered(stream) >= 50
     });
     assert_eq!((&stream["state"], &stream["reconnects"]), (&"running".into(), &0.into()), "{stream}");
+    end(engine, &folder);
+}
+
+/// Whether something of a stream could not be decoded.
+fn damaged(stream: &Value) -> bool {
+    let repaired = stream["repaired"].as_object();
+    repaired
+        .is_some_and(|repaired| ["corrupt packet", "damaged picture"].iter().any(|what| repaired.contains_key(*what)))
+}
+
+#[test]
+fn one_datagram_of_a_camera_in_twenty_is_lost_and_the_stream_goes_on() {
+    if !server_is_here() {
+        return;
+    }
+    let media = Folder::with_graph("");
+    // Each picture takes several datagrams, so that parts of pictures are lost and not only whole ones.
+    let noise = ["-vf", "noise=alls=20:allf=t", "-b:v", "1M", "-g", "5"];
+    let file = clip(media.path(), "camera.mp4", "320x240", &noise);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let relay = LossyRelay::start(server.port);
+    let url = format!("rtsp://127.0.0.1:{}/camera", relay.port);
+    let source = format!("type = 'rtsp'\ntransport = 'udp'\n{SETTINGS}streams.door = '{url}'");
+    let folder = Folder::with_graph(&graph(&source));
+    let mut engine = folder.run(&[]);
+    let stream = wait_for_stream(&mut engine, "damage, and pictures all the same", |stream| {
+        damaged(stream) && delivered(stream) >= 50 && relay.counts().1 >= 10
+    });
+    assert_eq!((&stream["state"], &stream["reconnects"]), (&"running".into(), &0.into()), "{stream}");
+    let (passed, lost) = relay.counts();
+    assert!(lost * 10 < passed, "{lost} lost and {passed} passed");
     end(engine, &folder);
 }
 
@@ -434,6 +458,98 @@ fn rtp_by_a_session_description_plays() {
     let mut engine = folder.run(&[]);
     wait_for_pictures(&mut engine, 20);
     end(engine, &folder);
+}
+
+#[test]
+fn srt_plays() {
+    let media = Folder::with_graph("");
+    let file = clip(media.path(), "camera.mp4", "160x120", &[]);
+    let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).expect("a port").port();
+    let _sender = send(&file, &["-f", "mpegts", &format!("srt://127.0.0.1:{port}?mode=listener")]);
+    let source = format!("type = 'url'\n{SETTINGS}streams.door = 'srt://127.0.0.1:{port}'");
+    let folder = Folder::with_graph(&graph(&source));
+    let mut engine = folder.run(&[]);
+    wait_for_pictures(&mut engine, 20);
+    end(engine, &folder);
+}
+
+#[test]
+fn rtmp_plays() {
+    let media = Folder::with_graph("");
+    let file = clip(media.path(), "camera.mp4", "160x120", &[]);
+    let port = free_port();
+    let url = format!("rtmp://127.0.0.1:{port}/live/camera");
+    let _sender = send(&file, &["-f", "flv", "-listen", "1", &url]);
+    let folder = Folder::with_graph(&graph(&format!("type = 'url'\n{SETTINGS}streams.door = '{url}'")));
+    let mut engine = folder.run(&[]);
+    wait_for_pictures(&mut engine, 20);
+    end(engine, &folder);
+}
+
+#[test]
+fn of_a_camera_keyframes_alone_may_be_decoded() {
+    if !server_is_here() {
+        return;
+    }
+    let media = Folder::with_graph("");
+    // A keyframe in ten pictures.
+    let file = clip(media.path(), "camera.mp4", "160x120", &["-preset", "fast", "-bf", "2", "-sc_threshold", "0"]);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let url = server.url("camera");
+    let folder =
+        Folder::with_graph(&graph(&format!("type = 'rtsp'\nkeyframes_only = true\n{SETTINGS}streams.door = '{url}'")));
+    let mut engine = folder.run(&[]);
+    let stream = wait_for_pictures(&mut engine, 5);
+    assert!(stream["skipped"].as_u64() >= Some(36), "{stream}");
+    assert_eq!(stream["repaired"].as_object().map_or(0, serde_json::Map::len), 0, "{stream}");
+    let alone = end(engine, &folder);
+    // The same pictures as of the file that is decoded in full.
+    let source = format!("type = 'file'\npath = '{}'", file.display());
+    let whole = Folder::with_graph(&graph(&source));
+    whole.run(&[]).finish().expect(0);
+    let all = whole.records("out.jsonl");
+    let sum = |record: &Value| record["md5"].as_str().expect("a checksum").to_owned();
+    let first = all.iter().position(|record| sum(record) == sum(&alone[0])).expect("it is in the file");
+    assert_eq!(first % 10, 0, "a keyframe");
+    for record in &alone {
+        let seq = usize::try_from(record["seq"].as_u64().expect("a number")).expect("small");
+        assert_eq!(seq % 10, 0, "{record}");
+        assert_eq!(sum(record), sum(&all[first + seq]), "{record}");
+    }
+}
+
+#[test]
+fn a_camera_that_is_looked_at_seldom_is_decoded_seldom() {
+    if !server_is_here() {
+        return;
+    }
+    let media = Folder::with_graph("");
+    // Every picture is one that the next refers to; decoding starts anew each second.
+    let file = clip(media.path(), "camera.mp4", "160x120", &["-bf", "0", "-sc_threshold", "0"]);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let folder = Folder::with_graph(&format!(
+        "[sources.cameras]\ntype = 'rtsp'\n{SETTINGS}streams.door = '{}'\n\
+         [operators.seldom]\ntype = 'sample'\ninputs = ['cameras']\nevery = '4s'\n\
+         [operators.sum]\ntype = 'checksum'\ninputs = ['seldom']\n\
+         [sinks.out]\ntype = 'file'\ninputs = ['sum']\npath = 'out.jsonl'\n",
+        server.url("camera")
+    ));
+    let mut engine = folder.run(&[]);
+    wait_for_stream(&mut engine, "pictures, and others left out", |stream| {
+        delivered(stream) >= 4 && stream["skipped"].as_u64() >= Some(20)
+    });
+    assert_eq!(problems(&mut engine), [""; 0]);
+    let looked_at = end(engine, &folder);
+    // The same pictures as of the file that is decoded in full.
+    let whole = Folder::with_graph(&graph(&format!("type = 'file'\npath = '{}'", file.display())));
+    whole.run(&[]).finish().expect(0);
+    let all = whole.records("out.jsonl");
+    let number = |record: &Value| usize::try_from(record["seq"].as_u64().expect("a number")).expect("small");
+    let first = all.iter().position(|record| record["md5"] == looked_at[0]["md5"]).expect("it is in the file");
+    for record in &looked_at {
+        let of_file = &all[first + number(record) - number(&looked_at[0])];
+        assert_eq!(record["md5"], of_file["md5"], "{record}");
+    }
 }
 
 #[test]

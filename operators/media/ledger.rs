@@ -107,6 +107,11 @@ impl Ledger {
         Entry { pts: own.and_then(|own| own.pts), duration: own.and_then(|own| own.duration), left_out, surprising }
     }
 
+    /// Whether a picture that is wanted has not come out yet.
+    pub fn owes(&self) -> bool {
+        self.pending.values().any(|pending| pending.fate == Fate::Wanted)
+    }
+
     /// The decoder is empty: answers what was left out since the last picture that came out.
     pub fn drained(&mut self) -> LeftOut {
         let mut left_out = LeftOut::default();
@@ -143,6 +148,17 @@ mod tests {
         assert_eq!(ledger.picture(Some(first), None).left_out.count, 0);
         assert_eq!(ledger.picture(Some(second), None).left_out.count, 0);
         assert_eq!(ledger.drained(), LeftOut { count: 1, last: Some((2, None)) });
+    }
+
+    #[test]
+    fn what_is_wanted_is_owed_until_it_comes_out() {
+        let mut ledger = Ledger::default();
+        ledger.packet(Some(0), None, Fate::Spare);
+        assert!(!ledger.owes());
+        let wanted = ledger.packet(Some(1), None, Fate::Wanted);
+        assert!(ledger.owes());
+        ledger.picture(Some(wanted), None);
+        assert!(!ledger.owes());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A demuxer ([`demux`]) reads packets of a chosen track, a decoder ([`decode`]) turns them into pictures, a ledger
 //! ([`ledger`]) numbers the pictures and those that were left out, and a picture becomes a [`crate::item::Frame`]
 //! without being copied ([`picture`]) or, where its format is none of ours, converted ([`scale`]). What was stored turned
-//! is turned upright ([`orientation`]). Still pictures have a decoder of their own, without libav ([`still`]).
+//! is turned upright ([`orientation`]). Where decoding may start anew, [`refresh`] sees. Still pictures have a decoder of their own, without libav ([`still`]).
 
 #![allow(unsafe_code, reason = "libav is a C library; each block says why it is sound")]
 
@@ -12,6 +12,7 @@ pub mod demux;
 pub mod ledger;
 pub mod orientation;
 pub mod picture;
+pub mod refresh;
 pub mod scale;
 pub mod still;
 

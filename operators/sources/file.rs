@@ -19,6 +19,7 @@ use crate::operator::{
 };
 
 use super::playback::{self, Settings};
+use super::track::dormant;
 
 /// More frame threads than this only cost memory.
 const MOST_DECODER_THREADS: usize = 16;
@@ -40,6 +41,7 @@ struct SettingsConfig {
     realtime: Option<bool>,
     tracks: Option<TracksConfig>,
     skip: Option<bool>,
+    keyframes_only: Option<bool>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -80,6 +82,7 @@ impl SettingsConfig {
             repeat: self.repeat.or(node.repeat).unwrap_or(false),
             realtime: self.realtime.or(node.realtime).unwrap_or(false),
             skip: self.skip.or(node.skip).unwrap_or(true),
+            keyframes_only: self.keyframes_only.or(node.keyframes_only).unwrap_or(false),
         })
     }
 }
@@ -128,9 +131,15 @@ impl Source for FileSource {
         })
     }
 
+    fn stream_memory(&self) -> u64 {
+        let holds_back = |settings: &Settings| settings.skip && !settings.keyframes_only && !settings.realtime;
+        let any = self.streams.iter().any(|stream| holds_back(&stream.settings));
+        if any { dormant::MOST_BYTES } else { 0 }
+    }
+
     fn decoder_threads(&self, cores: usize, running: usize) -> usize {
-        if self.is_live() {
-            // Each further thread would delay by a picture.
+        if self.is_live() || self.streams.iter().all(|stream| stream.settings.keyframes_only) {
+            // Each further thread would delay by a picture; and keyframes alone are decoded one by one.
             return 1;
         }
         (2 * cores / running.max(1)).clamp(1, MOST_DECODER_THREADS)
@@ -338,7 +347,7 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::Map(&FieldType::Either(&[FieldType::InputPath, FieldType::Map(&STREAM_SETTING)])),
             presence: Presence::Optional,
             summary: "Named streams: each a path, or a table with `path` and settings of its own (`loop`, \
-                      `realtime`, `tracks`, `skip`). This or `path`.",
+                      `realtime`, `tracks`, `skip`, `keyframes_only`). This or `path`.",
         },
         Field {
             name: "loop",
@@ -368,6 +377,12 @@ pub static REGISTRATION: Registration = Registration {
             presence: Presence::Default("true"),
             summary: "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged \
                       stream.",
+        },
+        Field {
+            name: "keyframes_only",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Decode keyframes alone and pass no other picture on; `seq` counts the others too.",
         },
     ],
     example: "[sources.clips]\ntype = \"file\"\npath = \"videos/*.mp4\"\n",
@@ -416,8 +431,8 @@ mod tests {
     #[test]
     fn a_stream_may_have_settings_of_its_own() {
         let folder = folder();
-        let text =
-            "loop = true\nstreams.day = 'a.mp4'\nstreams.night = { path = 'night/a.mp4', loop = false, tracks = [2] }";
+        let text = "loop = true\nstreams.day = 'a.mp4'\n\
+                    streams.night = { path = 'night/a.mp4', loop = false, tracks = [2], keyframes_only = true }";
         let streams = chosen(folder.path(), text).unwrap();
         assert_eq!(
             (&*streams[0].id, streams[0].settings.repeat, &streams[0].settings.tracks),
@@ -425,7 +440,7 @@ mod tests {
         );
         let night = &streams[1].settings;
         assert_eq!((&*streams[1].id, night.repeat, &night.tracks), ("night", false, &Tracks::Indices(vec![2])));
-        assert!(night.skip && !night.realtime);
+        assert!(night.skip && !night.realtime && night.keyframes_only && !streams[0].settings.keyframes_only);
     }
 
     #[test]
@@ -485,6 +500,11 @@ mod tests {
         let fast = source("path = 'a.mp4'");
         assert_eq!([1, 2, 8].map(|running| fast.decoder_threads(2, running)), [4, 2, 1]);
         assert!(!fast.is_live() && fast.is_finite());
+        assert_eq!(fast.stream_memory(), dormant::MOST_BYTES);
+        for nothing in ["realtime = true", "skip = false", "keyframes_only = true"] {
+            assert_eq!(source(&format!("path = 'a.mp4'\n{nothing}")).stream_memory(), 0, "{nothing}");
+        }
+        assert_eq!(source("path = 'a.mp4'\nkeyframes_only = true").decoder_threads(8, 1), 1);
         let paced = source("path = 'a.mp4'\nrealtime = true\nloop = true");
         assert_eq!(paced.decoder_threads(8, 1), 1);
         assert!(paced.is_live() && !paced.is_finite());

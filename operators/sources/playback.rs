@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub realtime: bool,
     /// Leave undecoded what nobody asked for.
     pub skip: bool,
+    /// Decode and offer keyframes alone.
+    pub keyframes_only: bool,
 }
 
 /// Plays the file at `path` until it ends or the outlet stops.
@@ -41,7 +43,13 @@ struct Playback<'a> {
 impl<'a> Playback<'a> {
     fn open(path: &'a Path, settings: &'a Settings, outlet: &'a mut dyn Outlet) -> Result<Playback<'a>, SourceError> {
         let demuxer = open(path, &settings.tracks, outlet)?;
-        let manner = Manner { skip: settings.skip, realtime: settings.realtime, indexed: true, longest_step: None };
+        let manner = Manner {
+            skip: settings.skip,
+            keyframes_only: settings.keyframes_only,
+            realtime: settings.realtime,
+            indexed: true,
+            longest_step: None,
+        };
         let track =
             VideoTrack::open(&demuxer, manner, outlet.decoder_threads()).map_err(|error| undecodable(path, &error))?;
         Ok(Playback { path, settings, outlet, demuxer, track })

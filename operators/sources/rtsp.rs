@@ -4,8 +4,8 @@ use crate::item::Kind;
 use crate::operator::{Execution, Produces, Registration, Role};
 
 use super::live::settings::{
-    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, LiveSource, NO_FRAME_FOR, READ_TIMEOUT,
-    SKIP, STREAMS, TRANSPORT, Takes, URL, built,
+    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, KEYFRAMES_ONLY, LiveSource, NO_FRAME_FOR,
+    READ_TIMEOUT, SKIP, STREAMS, TRANSPORT, Takes, URL, built,
 };
 
 pub static REGISTRATION: Registration = Registration {
@@ -27,6 +27,7 @@ pub static REGISTRATION: Registration = Registration {
         FALLBACK,
         FALLBACK_AFTER,
         SKIP,
+        KEYFRAMES_ONLY,
     ],
     example: "[sources.cameras]\ntype = \"rtsp\"\nstreams.door = \"rtsp://10.0.0.7/main\"\n",
     build: |context, table| LiveSource::build(context, Takes::Rtsp, table).map(built),

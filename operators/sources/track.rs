@@ -6,6 +6,12 @@
 //! picture; at the first sign that one does not hold, the rest is decoded in full (of a live input, the rest until the
 //! next keyframe). Damage that shows only in what was left out, or that is concealed by what was, remains: there,
 //! pictures and numbers may differ.
+//!
+//! Where wanted pictures are rare, whole stretches are left out ([`dormant`]). Where only keyframes are asked for,
+//! [`keyframes`] decides instead.
+
+pub(super) mod dormant;
+mod keyframes;
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +22,13 @@ use crate::media::demux::{Demuxer, Packet};
 use crate::media::ledger::{Fate, Ledger, LeftOut};
 use crate::media::orientation::Orientation;
 use crate::media::picture;
+use crate::media::refresh::Refresh;
 use crate::operator::{Outlet, wait_until};
 use crate::time::MediaTime;
 use crate::timestamps::{Continuity, PacketOrder, Repair, Sanitiser};
+
+use dormant::Dormant;
+use keyframes::Keyframes;
 
 /// Ticks from picture to picture where an input claims no rate: those of 25 pictures a second.
 const FALLBACK_RATE: u32 = 25;
@@ -30,6 +40,8 @@ const MOST_FAILURES_WHILE_DRAINING: u32 = 1000;
 pub(super) struct Manner {
     /// Leave undecoded what nobody asked for.
     pub skip: bool,
+    /// Decode and offer keyframes alone.
+    pub keyframes_only: bool,
     /// Emit each picture when it is due; otherwise as soon as it is there.
     pub realtime: bool,
     /// Pictures carry their index: the input is finite.
@@ -47,6 +59,10 @@ pub(super) struct VideoTrack {
     info: StreamInfo,
     orientation: Orientation,
     manner: Manner,
+    /// Where only keyframes are decoded.
+    keyframes: Option<Keyframes<Packet>>,
+    /// What is held back, where that is possible.
+    dormant: Option<Dormant>,
     /// Number of the next picture.
     seq: u64,
     /// What may be left undecoded from here on.
@@ -67,6 +83,8 @@ impl VideoTrack {
     /// The decoded track of `demuxer`.
     pub fn open(demuxer: &Demuxer, manner: Manner, threads: usize) -> Result<VideoTrack, DecodeError> {
         let base = demuxer.time_base();
+        // Keyframes are decoded one by one: further threads would have nothing to do.
+        let threads = if manner.keyframes_only { 1 } else { threads };
         let decoder = Decoder::open(demuxer.parameters(), base, threads)?;
         let orientation = demuxer.orientation();
         let mut info = StreamInfo { tracks: demuxer.tracks().to_vec(), time_base: base, duration: demuxer.duration() };
@@ -78,7 +96,17 @@ impl VideoTrack {
         if let Some(longest) = manner.longest_step {
             sanitiser = sanitiser.longest_step_of(longest);
         }
-        let skippable = if manner.skip { decoder.skippable() } else { Skippable::Nothing };
+        // Where every picture stands alone, each is a keyframe.
+        let keyframes_only = manner.keyframes_only && decoder.skippable() != Skippable::Everything;
+        let reordered = keyframes::is_reordered(info.tracks.first().map(|track| &track.format));
+        let skippable = match (manner.skip, keyframes_only) {
+            (false, _) => Skippable::Nothing,
+            (true, true) => Skippable::Everything,
+            (true, false) => decoder.skippable(),
+        };
+        // A paced file is decoded as it is due, and not in bursts.
+        let may_sleep = skippable == Skippable::NonReference && !manner.realtime;
+        let refresh = Refresh::of(&demuxer.parameters()).filter(|_| may_sleep);
         Ok(VideoTrack {
             decoder,
             ledger: Ledger::default(),
@@ -87,6 +115,8 @@ impl VideoTrack {
             info,
             orientation,
             manner,
+            keyframes: keyframes_only.then(|| Keyframes::new(reordered)),
+            dormant: refresh.map(Dormant::new),
             seq: 0,
             skippable,
             skippable_if_clean: skippable,
@@ -126,9 +156,10 @@ impl VideoTrack {
         self.pictures
     }
 
-    /// The last thing that could not be decoded.
+    /// The last thing that could not be decoded, or what may keep pictures away.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        let no_keyframe = "no keyframe came, and only these are decoded (`keyframes_only`)";
+        self.trouble.as_deref().or(self.keyframes.as_ref().map(|_| no_keyframe))
     }
 
     /// Counts the pictures of one pass anew.
@@ -141,6 +172,12 @@ impl VideoTrack {
         self.decoder.flush();
         self.sanitiser.restart();
         self.order = PacketOrder::default();
+        if let Some(keyframes) = &mut self.keyframes {
+            keyframes.restart();
+        }
+        if let Some(dormant) = &mut self.dormant {
+            dormant.restart();
+        }
     }
 
     /// The next packet, in decoding order. Emits the pictures that it pushes out.
@@ -148,13 +185,28 @@ impl VideoTrack {
         if packet.is_corrupt() {
             self.corrupt("the container marks it so", outlet);
         }
+        if self.keyframes.is_some() {
+            return self.keyframe_or_not(packet, outlet);
+        }
         let fate = self.fate(&packet, outlet);
+        self.prepare(&packet, fate, outlet)?;
         let ordinal = self.ledger.packet(packet.pts(), packet.duration(), fate);
         let spare = fate != Fate::Wanted && self.skippable != Skippable::Nothing;
         self.progress += u64::from(spare);
         if spare && self.skippable == Skippable::Everything {
             return Ok(());
         }
+        self.decode_or_hold(packet, ordinal, fate, outlet)
+    }
+
+    /// Decodes a packet and emits the pictures that it pushes out.
+    fn decode(
+        &mut self,
+        packet: Packet,
+        ordinal: i64,
+        spare: bool,
+        outlet: &mut dyn Outlet,
+    ) -> Result<(), SourceError> {
         if let Err(error) = self.decoder.send(packet, ordinal, spare) {
             self.corrupt(&error.to_string(), outlet);
         }
@@ -214,6 +266,17 @@ impl VideoTrack {
 
     /// Gets the last pictures out of the decoder.
     pub fn drain(&mut self, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
+        if self.keyframes.is_some() {
+            return self.last_keyframe(outlet);
+        }
+        self.empty(outlet)?;
+        let left_out = self.ledger.drained();
+        self.left_out(left_out, outlet);
+        Ok(())
+    }
+
+    /// Gets everything out of the decoder, which takes no packet afterwards until it is flushed.
+    fn empty(&mut self, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
         if let Err(error) = self.decoder.send_end() {
             self.corrupt(&error.to_string(), outlet);
         }
@@ -228,8 +291,6 @@ impl VideoTrack {
                 }
             }
         }
-        let left_out = self.ledger.drained();
-        self.left_out(left_out, outlet);
         Ok(())
     }
 
@@ -247,10 +308,12 @@ impl VideoTrack {
         }
         // Packets before the first picture may lack what they refer to: that is how recordings start.
         let surprising = entry.surprising && self.seq > 0;
-        if picture.is_interlaced() {
+        // A field may be a packet, and refer to the other one. Keyframes refer to nothing.
+        let in_fields = picture.is_interlaced() && self.keyframes.is_none();
+        if in_fields {
             self.skippable_if_clean = Skippable::Nothing;
         }
-        if repair.is_some() || surprising || picture.is_damaged() || picture.is_interlaced() {
+        if repair.is_some() || surprising || picture.is_damaged() || in_fields {
             self.skippable = Skippable::Nothing;
         }
         self.note_size(self.orientation.size(picture.size()), outlet);

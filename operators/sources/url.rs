@@ -5,8 +5,8 @@ use crate::item::Kind;
 use crate::operator::{Execution, Produces, Registration, Role};
 
 use super::live::settings::{
-    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, LiveSource, NO_FRAME_FOR, READ_TIMEOUT,
-    SKIP, STREAMS, Takes, URL, built,
+    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, KEYFRAMES_ONLY, LiveSource, NO_FRAME_FOR,
+    READ_TIMEOUT, SKIP, STREAMS, Takes, URL, built,
 };
 
 pub static REGISTRATION: Registration = Registration {
@@ -28,6 +28,7 @@ pub static REGISTRATION: Registration = Registration {
         FALLBACK,
         FALLBACK_AFTER,
         SKIP,
+        KEYFRAMES_ONLY,
     ],
     example: "[sources.channel]\ntype = \"url\"\nstreams.news = \"https://example.org/live.m3u8\"\n",
     build: |context, table| LiveSource::build(context, Takes::Anything, table).map(built),

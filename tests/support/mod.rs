@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
 pub mod cameras;
+pub mod lossy;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

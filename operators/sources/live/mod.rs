@@ -91,6 +91,7 @@ impl Live<'_> {
         let before = self.line.seq;
         let manner = Manner {
             skip: self.settings.skip,
+            keyframes_only: self.settings.keyframes_only,
             realtime: false,
             indexed: false,
             longest_step: Some(self.settings.no_frame_for.max(self.settings.read_timeout)),
@@ -129,8 +130,13 @@ impl Live<'_> {
             }
         };
         outlet.state(SourceState::Fallback { reason: loss.to_string(), attempts: self.failures });
-        let manner =
-            playback::Settings { tracks: Tracks::Best, repeat: true, realtime: true, skip: self.settings.skip };
+        let manner = playback::Settings {
+            tracks: Tracks::Best,
+            repeat: true,
+            realtime: true,
+            skip: self.settings.skip,
+            keyframes_only: self.settings.keyframes_only,
+        };
         let played =
             playback::play(&fallback.path, &manner, &mut Continued::new(outlet, &mut self.line, Some(&behind)));
         if let Err(error) = played {

@@ -11,6 +11,7 @@ use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, SourceError};
 use crate::item::{EndReason, StreamId};
 use crate::operator::{BuildContext, ItemSize, Outlet, Source, StreamSpec};
+use crate::sources::track::dormant;
 
 use super::backoff::Backoff;
 
@@ -51,6 +52,7 @@ pub(in crate::sources) struct Settings {
     pub(super) backoff: Backoff,
     pub fallback: Option<Fallback>,
     pub skip: bool,
+    pub keyframes_only: bool,
 }
 
 impl Settings {
@@ -78,6 +80,7 @@ struct SettingsConfig {
     fallback: Option<String>,
     fallback_after: Option<u64>,
     skip: Option<bool>,
+    keyframes_only: Option<bool>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -156,6 +159,7 @@ impl SettingsConfig {
             backoff: Backoff { first, most },
             fallback: fallback.transpose()?,
             skip: self.skip.or(node.skip).unwrap_or(true),
+            keyframes_only: self.keyframes_only.or(node.keyframes_only).unwrap_or(false),
         })
     }
 }
@@ -321,6 +325,11 @@ impl Source for LiveSource {
         ItemSize::Unknown
     }
 
+    fn stream_memory(&self) -> u64 {
+        let holds_back = |settings: &Settings| settings.skip && !settings.keyframes_only;
+        if self.streams.iter().any(|(_, settings)| holds_back(settings)) { dormant::MOST_BYTES } else { 0 }
+    }
+
     /// Each further thread would delay by a picture.
     fn decoder_threads(&self, _cores: usize, _running: usize) -> usize {
         1
@@ -410,6 +419,13 @@ pub(in crate::sources) const SKIP: Field = with_default(
     "true",
     "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged stream.",
 );
+pub(in crate::sources) const KEYFRAMES_ONLY: Field = with_default(
+    "keyframes_only",
+    FieldType::Boolean,
+    "false",
+    "Decode keyframes alone and pass no other picture on; `seq` counts the others too. An input whose keyframes lie \
+     further apart than `no_frame_for` is lost again and again.",
+);
 
 #[cfg(test)]
 mod tests {
@@ -448,7 +464,8 @@ mod tests {
         let streams = here(
             "transport = 'udp'\nread_timeout = '3s'\n\
              streams.door = 'rtsp://a/1'\n\
-             streams.yard = { url = 'rtsp://b/1', transport = 'tcp', no_frame_for = '1m', skip = false }",
+             streams.yard = { url = 'rtsp://b/1', transport = 'tcp', no_frame_for = '1m', skip = false, \
+             keyframes_only = true }",
         );
         let [(door, of_door), (yard, of_yard)] = &streams[..] else { panic!("{streams:?}") };
         assert_eq!((&**door, &**yard), ("door", "yard"));
@@ -457,6 +474,7 @@ mod tests {
         assert_eq!(of_yard.protocol, Protocol::Rtsp(Transport::Tcp));
         assert_eq!((of_yard.read_timeout, of_yard.no_frame_for), (Duration::from_secs(3), Duration::from_secs(60)));
         assert!(of_door.skip && !of_yard.skip);
+        assert!(!of_door.keyframes_only && of_yard.keyframes_only);
     }
 
     #[test]
@@ -517,5 +535,6 @@ mod tests {
         assert_eq!(source.reads(), [folder.path().join("b.sdp"), folder.path().join("a.mp4")]);
         assert_eq!(source.streams[0].1.fallback.as_ref().unwrap().after, 3);
         assert!(source.is_live() && !source.is_finite());
+        assert_eq!(source.stream_memory(), dormant::MOST_BYTES);
     }
 }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use super::backoff::Backoff;
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::item::{StreamInfo, TrackFormat};
 use crate::testing::RecordingOutlet;
 
@@ -34,7 +34,12 @@ enum Serve {
     Bytes(Vec<u8>),
     /// These bytes, then nothing more; the connection stays open.
     Freeze(Vec<u8>),
+    /// These bytes little by little, as long as somebody listens.
+    Trickle(Vec<u8>),
 }
+
+/// Between two pieces of what comes little by little.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Serves one connection after the other, and then no more: connecting is refused.
 fn serve(each: Vec<Serve>) -> (SocketAddr, JoinHandle<()>) {
@@ -53,6 +58,14 @@ fn serve(each: Vec<Serve>) -> (SocketAddr, JoinHandle<()>) {
                     let _ = stream.write_all(&bytes);
                     frozen.push(stream);
                 }
+                Serve::Trickle(bytes) => {
+                    for few in bytes.chunks(7 * 188) {
+                        if stream.write_all(few).is_err() {
+                            break;
+                        }
+                        SystemClock.wait(SystemClock.now() + PACE, PACE);
+                    }
+                }
             }
         }
     });
@@ -69,6 +82,7 @@ fn settings(address: SocketAddr) -> Settings {
         backoff: Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) },
         fallback: None,
         skip: true,
+        keyframes_only: false,
     }
 }
 
@@ -151,6 +165,41 @@ fn after_damage_pictures_are_left_out_again_from_the_next_keyframe_on() {
     assert!(outlet.repairs("corrupt packet") + outlet.repairs("damaged picture") > 0, "{:?}", outlet.repaired);
     // Before the damage there are some 20 pictures, of which some are wanted: further ones were left out behind it.
     assert!(outlet.skipped > 20, "{} of {}", outlet.skipped, outlet.offered.len());
+}
+
+#[test]
+fn keyframes_alone_keep_the_numbers_of_all_pictures_over_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(clip(folder.path(), "a.ts", 2, "160x120", &["-bf", "2", "-sc_threshold", "0"])).unwrap();
+    let (address, thread) = serve(vec![Serve::Bytes(bytes.clone()), Serve::Bytes(bytes)]);
+    let mut outlet = outlet().stop_after(8);
+    play(&Settings { keyframes_only: true, ..settings(address) }, &mut outlet);
+    thread.join().unwrap();
+    let numbers: Vec<u64> = outlet.offered.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(numbers, [0, 5, 10, 15, 20, 25, 30, 35]);
+    assert!(outlet.offered.windows(2).all(|pair| pair[0].1 < pair[1].1), "{:?}", outlet.offered);
+    assert_eq!(outlet.gaps.iter().map(|gap| gap.seq).collect::<Vec<_>>(), [Some(20)]);
+    // All of the first connection, and what comes before the last keyframe of the second.
+    assert!((16 + 12..=16 + 16).contains(&outlet.skipped), "{}", outlet.skipped);
+    assert_eq!(outlet.repaired, []);
+}
+
+#[test]
+fn an_input_without_keyframes_is_lost_where_only_these_are_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["-g", "10000", "-sc_threshold", "0", "-b:v", "1M", "-vf", "noise=alls=20:allf=t"];
+    let bytes = std::fs::read(clip(folder.path(), "a.ts", 60, "160x120", &options)).unwrap();
+    let (address, thread) = serve(vec![Serve::Trickle(bytes)]);
+    let mut outlet = outlet().stop_after_states(2);
+    let short = Duration::from_secs(2);
+    play(&Settings { keyframes_only: true, no_frame_for: short, ..settings(address) }, &mut outlet);
+    thread.join().unwrap();
+    let reasons = reasons(&outlet);
+    assert_eq!(reasons[0], "running");
+    let expected = "retrying 1: no picture for 2s: no keyframe came, and only these are decoded (`keyframes_only`)";
+    assert!(reasons[1].starts_with(expected), "{reasons:?}");
+    assert_eq!((outlet.emitted, outlet.offered[0].0), (1, 0));
+    assert!(outlet.skipped > 0);
 }
 
 #[test]

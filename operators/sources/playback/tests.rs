@@ -19,7 +19,7 @@ use crate::transforms::checksum::md5;
 use crate::transforms::sample::Sampler;
 
 fn plain() -> Settings {
-    Settings { tracks: Tracks::Best, repeat: false, realtime: false, skip: true }
+    Settings { tracks: Tracks::Best, repeat: false, realtime: false, skip: true, keyframes_only: false }
 }
 
 fn twice_a_second() -> Sampler {
@@ -506,6 +506,73 @@ fn assert_skipping_changes_nothing(path: &Path, fps: u32, whole: bool) {
     }
 }
 
+/// Once in `seconds`, and the first picture.
+fn seldom(seconds: u64) -> Sampler {
+    Sampler::new(Rate { numerator: 1, denominator: seconds }, Duration::ZERO)
+}
+
+#[test]
+fn groups_without_a_wanted_picture_are_not_decoded_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=40";
+    let x264 = "-c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0";
+    let x265 = "-c:v libx265 -pix_fmt yuv420p -g 20 -bf 4 -x265-params log-level=none:scenecut=0";
+    // Whether decoding starts anew in each group, with nothing before it needed.
+    let cases = [
+        (format!("{x264} -bf 0 plain.ts"), true),
+        (format!("{x264} -bf 3 -x264-params b-pyramid=normal b_frames.mp4"), true),
+        (format!("{x264} -bf 3 -x264-params b-pyramid=normal b_frames.flv"), true),
+        (format!("{x264} -bf 3 -x264-params open-gop=1 open.ts"), false),
+        (format!("{x264} -bf 0 -x264-params intra-refresh=1 little_by_little.ts"), false),
+        (format!("{x265}:open-gop=0 closed.mkv"), true),
+        (format!("{x265}:open-gop=1 open.mkv"), false),
+    ];
+    for (arguments, is_closed) in cases {
+        ffmpeg(folder.path(), &format!("{source} {arguments}"));
+        let name = arguments.rsplit(' ').next().unwrap();
+        let path = folder.path().join(name);
+        let (baseline, plainly) = sampled_by(seldom(5), &path, &Settings { skip: false, ..plain() }, 1);
+        assert_eq!((baseline.len(), plainly.offered.len()), (8, 1000), "{name}");
+        for threads in [1, 4] {
+            let (got, outlet) = sampled_by(seldom(5), &path, &plain(), threads);
+            assert_eq!(got, baseline, "{name}, {threads} threads");
+            assert_eq!(outlet.offered.len() as u64 + outlet.skipped, 1000, "{name}, {threads} threads");
+            assert_eq!(outlet.repaired, [], "{name}, {threads} threads");
+            let few = outlet.offered.len() < 333;
+            assert_eq!(few, is_closed, "{name}, {threads} threads: {} decoded", outlet.offered.len());
+        }
+    }
+}
+
+#[test]
+fn groups_that_are_left_out_keep_the_numbers_where_time_jumps_back_and_in_a_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=20";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 once.ts"));
+    let once = std::fs::read(at("once.ts")).unwrap();
+    std::fs::write(at("twice.ts"), [&once[..], &once].concat()).unwrap();
+    let (baseline, _) = sampled_by(seldom(3), &at("twice.ts"), &Settings { skip: false, ..plain() }, 1);
+    for threads in [1, 4] {
+        let (got, outlet) = sampled_by(seldom(3), &at("twice.ts"), &plain(), threads);
+        assert_eq!(got, baseline, "{threads} threads");
+        assert_eq!(outlet.offered.len() as u64 + outlet.skipped, 1000, "{threads} threads");
+    }
+    let looped = |skip| {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let sink = seen.clone();
+        let mut outlet = RecordingOutlet::default()
+            .sampling(seldom(3))
+            .stop_after(20)
+            .observe(move |seq, pts, frame| sink.borrow_mut().push((seq, pts, md5(&frame))));
+        let settings = Settings { repeat: true, skip, ..plain() };
+        assert_eq!(play(&at("once.ts"), &settings, &mut outlet).unwrap(), EndReason::Stopped);
+        assert_eq!(outlet.offered.len() < 700, skip, "{}", outlet.offered.len());
+        seen.take()
+    };
+    assert_eq!(looped(true), looped(false));
+}
+
 /// In a program stream, most of what other pictures refer to has no stamp.
 #[test]
 fn leaving_pictures_out_keeps_the_numbers_where_stamps_are_missing() {
@@ -557,6 +624,150 @@ fn leaving_pictures_out_keeps_the_time_of_a_loop() {
         seen.take()
     };
     assert_eq!(looped(true), looped(false));
+}
+
+/// The numbers of a file's keyframes among all its pictures, by the ffprobe command.
+fn keyframes_by_the_command(path: &Path) -> Vec<u64> {
+    let output = Command::new("ffprobe")
+        .args(["-loglevel", "error", "-select_streams", "v", "-show_entries", "frame=key_frame", "-of", "flat"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let flags = text.lines().filter(|line| line.contains(".key_frame="));
+    (0..).zip(flags).filter(|(_, flag)| flag.ends_with("=1")).map(|(number, _)| number).collect()
+}
+
+/// Number, microseconds and checksum of every picture that is decoded.
+fn every_picture(path: &Path, settings: &Settings) -> (Vec<Sampled>, RecordingOutlet) {
+    // Far more often than there are pictures.
+    sampled_by(Sampler::new(Rate { numerator: 1000, denominator: 1 }, Duration::ZERO), path, settings, 4)
+}
+
+fn keyframes_only() -> Settings {
+    Settings { keyframes_only: true, ..plain() }
+}
+
+#[test]
+fn keyframes_alone_have_the_pictures_numbers_and_times_of_a_full_decode() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4";
+    let x264 = "-c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0";
+    let x265 = "-c:v libx265 -pix_fmt yuv420p -g 20 -bf 4 -x265-params log-level=none:scenecut=0";
+    let cases = [
+        format!("{x264} -bf 0 plain.ts"),
+        format!("{x264} -bf 3 -x264-params b-pyramid=normal:open-gop=1 open.ts"),
+        format!("{x264} -bf 7 -x264-params b-adapt=0:b-pyramid=strict deep.mkv"),
+        format!("{x264} -bf 2 -flags +ildct -x264-params tff=1 interlaced.mp4"),
+        format!("{x265}:open-gop=1 open.mkv"),
+        format!("{x265}:open-gop=0:temporal-layers=3 layers.mp4"),
+        "-c:v mpeg2video -bf 2 -g 12 open_gop.ts".to_owned(),
+        "-c:v mjpeg -q:v 3 -pix_fmt yuvj420p stills.mkv".to_owned(),
+    ];
+    let mut files: Vec<String> = Vec::new();
+    for arguments in cases {
+        ffmpeg(folder.path(), &format!("{source} {arguments}"));
+        files.push(arguments.rsplit(' ').next().unwrap().to_owned());
+    }
+    // Starts in the middle of a GOP: its first keyframe is decoded and hidden, and the pictures behind it are shown.
+    ffmpeg(folder.path(), &format!("{source} {x264} -bf 3 whole.mp4"));
+    ffmpeg(folder.path(), "-ss 0.5 -i whole.mp4 -c copy edited.mp4");
+    files.push("edited.mp4".to_owned());
+    for name in files {
+        let path = folder.path().join(&name);
+        let (all, plainly) = every_picture(&path, &Settings { skip: false, ..plain() });
+        let (alone, outlet) = every_picture(&path, &keyframes_only());
+        for (seq, micros, md5) in &alone {
+            assert_eq!(Some(&(*seq, *micros, md5.clone())), all.get(*seq as usize), "{name}, picture {seq}");
+        }
+        let numbers: Vec<u64> = alone.iter().map(|(seq, ..)| *seq).collect();
+        assert_eq!(numbers, keyframes_by_the_command(&path), "{name}");
+        assert!(alone.len() >= 4, "{name}: {alone:?}");
+        assert_eq!(outlet.offered.len() as u64 + outlet.skipped, plainly.offered.len() as u64, "{name}");
+        assert_eq!(outlet.skipped == 0, name == "stills.mkv", "{name}: {}", outlet.skipped);
+        assert_eq!(outlet.repaired, [], "{name}");
+        // Of keyframes that nobody wants, not one is decoded.
+        let slow = || Sampler::new(Rate { numerator: 1, denominator: 2 }, Duration::ZERO);
+        let (few, sampling) = sampled_by(slow(), &path, &keyframes_only(), 4);
+        let (same, _) = sampled_by(slow(), &path, &Settings { skip: false, ..keyframes_only() }, 4);
+        assert_eq!(few, same, "{name}");
+        assert_eq!((few.len(), sampling.offered.len()), (2, 2), "{name}");
+    }
+}
+
+#[test]
+fn keyframes_alone_keep_the_numbers_and_the_time_of_a_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=2";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 clip.mp4"));
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let sink = seen.clone();
+    let mut outlet = RecordingOutlet::default()
+        .stop_after(8)
+        .observe(move |seq, pts, _| sink.borrow_mut().push((seq, pts.as_micros())));
+    let settings = Settings { repeat: true, ..keyframes_only() };
+    assert_eq!(play(&folder.path().join("clip.mp4"), &settings, &mut outlet).unwrap(), EndReason::Stopped);
+    let expected = [0, 20, 40, 50, 70, 90, 100, 120].map(|seq| (seq, seq as i64 * 40_000));
+    assert_eq!(seen.take(), expected);
+    assert_eq!(outlet.repaired, []);
+}
+
+#[test]
+fn keyframes_alone_in_realtime_are_due_when_they_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=2";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 clip.mp4"));
+    let start = SimulatedClock::default().now();
+    let clock = Arc::new(Impatient { now: Mutex::new(start) });
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let (sink, watch) = (seen.clone(), clock.clone());
+    let mut outlet = RecordingOutlet::new(clock.clone())
+        .observe(move |_, pts, _| sink.borrow_mut().push((pts.as_duration(), watch.now() - start)));
+    let settings = Settings { realtime: true, ..keyframes_only() };
+    assert_eq!(play(&folder.path().join("clip.mp4"), &settings, &mut outlet).unwrap(), EndReason::Eof);
+    // A keyframe may wait for the picture behind it.
+    for (pts, at) in seen.take() {
+        assert!(
+            (Duration::ZERO..=Duration::from_millis(200)).contains(&(at.saturating_sub(pts))) && at >= pts,
+            "{pts:?} {at:?}"
+        );
+    }
+    assert_eq!((outlet.emitted, outlet.skipped), (3, 47));
+    assert!(clock.now() - start >= Duration::from_millis(1900), "what is passed over takes its time too");
+}
+
+#[test]
+fn a_damaged_keyframe_costs_itself_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4";
+    ffmpeg(folder.path(), &format!("{source} -c:v libx264 -pix_fmt yuv420p -g 20 -sc_threshold 0 -bf 2 whole.ts"));
+    let whole = std::fs::read(folder.path().join("whole.ts")).unwrap();
+    let (undamaged, _) = every_picture(&folder.path().join("whole.ts"), &keyframes_only());
+    assert_eq!(undamaged.len(), 5);
+    let mut damaged = whole.clone();
+    let middle = whole.len() / 188 / 2 * 188;
+    damaged[middle..middle + 40 * 188].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(folder.path().join("damaged.ts"), damaged).unwrap();
+    let (left, outlet) = every_picture(&folder.path().join("damaged.ts"), &keyframes_only());
+    assert!(!outlet.repaired.is_empty());
+    let same = left.iter().filter(|(_, _, md5)| undamaged.iter().any(|(_, _, other)| other == md5)).count();
+    assert!(same >= 3, "{left:?} of {undamaged:?}");
+    assert!(left.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{left:?}");
+}
+
+#[test]
+fn a_file_without_a_keyframe_says_that_only_these_are_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "-f lavfi -i testsrc2=size=96x64:rate=25:duration=4";
+    ffmpeg(folder.path(), &format!("{source} -c:v mpeg2video -g 50 -bf 0 whole.ts"));
+    // From behind the first keyframe to before the second.
+    let whole = std::fs::read(folder.path().join("whole.ts")).unwrap();
+    let part =
+        |from: usize, to: usize| &whole[whole.len() * from / 100 / 188 * 188..whole.len() * to / 100 / 188 * 188];
+    std::fs::write(folder.path().join("part.ts"), part(15, 45)).unwrap();
+    let result = play(&folder.path().join("part.ts"), &keyframes_only(), &mut RecordingOutlet::default());
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("no keyframe came, and only these are decoded (`keyframes_only`)"), "{message}");
 }
 
 /// Small clips in several containers and codecs, made once.

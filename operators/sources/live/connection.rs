@@ -20,7 +20,7 @@ pub(in crate::sources) const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
 /// An input that is there: it has shown a picture.
 pub(super) struct Connection {
     pub demuxer: Demuxer,
-    /// What was read to see the first picture, to be decoded again in earnest.
+    /// What was read to see the first picture, to be decoded again in earnest; nothing where that was too much.
     pub waiting: Vec<Packet>,
     /// Width and height of the first picture in pixels.
     pub size: (u32, u32),
@@ -142,6 +142,37 @@ pub(super) fn close(demuxer: Demuxer, clock: &dyn Clock) {
     demuxer.close(&|| clock.now() >= deadline);
 }
 
+/// Packets since the last keyframe, as few as the memory of one stream must bear: an input may send for as long as it
+/// likes and never show a picture.
+#[derive(Default)]
+struct Waiting {
+    packets: Vec<Packet>,
+    bytes: u64,
+    /// Whether a keyframe has come, and what followed it is all there.
+    collects: bool,
+}
+
+impl Waiting {
+    const MOST_PACKETS: usize = 1024;
+    const MOST_BYTES: u64 = 16 << 20;
+
+    fn push(&mut self, packet: &Packet) {
+        // A decoder starts anew at a keyframe, so what came before it is of no use.
+        if packet.is_key() {
+            *self = Waiting { collects: true, ..Waiting::default() };
+        }
+        if !self.collects {
+            return;
+        }
+        self.bytes += packet.bytes();
+        if self.packets.len() >= Waiting::MOST_PACKETS || self.bytes > Waiting::MOST_BYTES {
+            *self = Waiting::default();
+        } else {
+            self.packets.push(packet.clone());
+        }
+    }
+}
+
 /// Reads until a picture comes out of a decoder; answers the packets since the last keyframe, and the picture's size.
 fn first_picture(
     demuxer: &mut Demuxer,
@@ -157,7 +188,7 @@ fn first_picture(
         }
     };
     let deadline = clock.now() + settings.no_frame_for;
-    let mut waiting: Vec<Packet> = Vec::new();
+    let mut waiting = Waiting::default();
     let mut trouble = None;
     loop {
         let read_by = clock.now() + settings.read_timeout;
@@ -175,16 +206,12 @@ fn first_picture(
             Err(DemuxError::Stopped) => return lost(Loss::no_packet(settings.read_timeout)),
             Err(error) => return lost(Loss::of(&error)),
         };
-        // A decoder starts anew at a keyframe, so what came before it is of no use.
-        if packet.is_key() {
-            waiting.clear();
-        }
-        waiting.push(packet.clone());
+        waiting.push(&packet);
         if let Err(error) = decoder.send(packet, 0, false) {
             trouble = Some(error.to_string());
         }
         match decoder.receive() {
-            Ok(Some(picture)) => return Ok((waiting, picture.size())),
+            Ok(Some(picture)) => return Ok((waiting.packets, picture.size())),
             Ok(None) => {}
             Err(error) => trouble = Some(error.to_string()),
         }
@@ -220,5 +247,47 @@ fn options(settings: &Settings) -> Vec<(&'static str, String)> {
             let whitelist = if settings.is_description() { FROM_DESCRIPTION } else { FROM_NETWORK };
             vec![("rw_timeout", timeout), ("protocol_whitelist", whitelist.to_owned())]
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::demux::Demuxer;
+
+    /// The packets of a clip with one keyframe, its first picture.
+    fn packets(folder: &std::path::Path, options: &[&str]) -> Vec<Packet> {
+        let path = super::super::tests::clip(folder, "long.mp4", 12, "160x120", options);
+        let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
+        let mut packets = Vec::new();
+        while let Read::Packet(packet) = demuxer.read(&|| false).unwrap() {
+            packets.push(packet);
+        }
+        packets
+    }
+
+    #[test]
+    fn what_waits_for_a_picture_starts_at_a_keyframe_and_has_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = packets(folder.path(), &["-g", "1000", "-bf", "0", "-sc_threshold", "0"]);
+        assert!(clip[0].is_key() && clip.len() > 100 && !clip[1..].iter().any(Packet::is_key));
+        let mut waiting = Waiting::default();
+        for packet in &clip[1..] {
+            waiting.push(packet);
+        }
+        assert_eq!(waiting.packets.len(), 0, "nothing can be decoded before a keyframe");
+        for packet in clip.iter().chain(clip[1..].iter().cycle().take(Waiting::MOST_PACKETS - clip.len())) {
+            waiting.push(packet);
+        }
+        assert_eq!(waiting.packets.len(), Waiting::MOST_PACKETS);
+        waiting.push(&clip[1]);
+        waiting.push(&clip[1]);
+        assert_eq!((waiting.packets.len(), waiting.bytes), (0, 0), "too many");
+        waiting.push(&clip[0]);
+        waiting.push(&clip[1]);
+        assert_eq!(waiting.packets.len(), 2, "from the next keyframe on it collects again");
+        waiting.bytes = Waiting::MOST_BYTES;
+        waiting.push(&clip[1]);
+        assert_eq!((waiting.packets.len(), waiting.bytes), (0, 0), "too large");
     }
 }

@@ -14,7 +14,7 @@ use crate::item::{StreamInfo, TrackFormat};
 use crate::testing::RecordingOutlet;
 
 /// Makes a clip of `seconds` with the `ffmpeg` program.
-fn clip(folder: &Path, name: &str, seconds: u32, size: &str, options: &[&str]) -> PathBuf {
+pub(super) fn clip(folder: &Path, name: &str, seconds: u32, size: &str, options: &[&str]) -> PathBuf {
     let path = folder.join(name);
     let made = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i"])

@@ -249,9 +249,10 @@ fn identify(name: &str) -> Result<StreamId, FieldError> {
     })
 }
 
-/// The name of a stream without one: its host, or the stem of its description.
+/// The name of a stream without one: its host, its port where it names no host, or the stem of its description.
 fn name_of(url: &str) -> StreamId {
     match Address::parse(url) {
+        Some(Address { scheme, host: "", port: Some(port) }) => StreamId::sanitised(&format!("{scheme}_{port}")),
         Some(address) => StreamId::sanitised(address.host),
         None => StreamId::sanitised(&Path::new(url).file_stem().unwrap_or_default().to_string_lossy()),
     }
@@ -268,7 +269,9 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
         };
     }
     let example = takes.example();
-    let Some(address) = Address::parse(url) else {
+    // Only who waits for others to connect, or for datagrams, names no host.
+    let address = Address::parse(url).filter(|address| takes == Takes::Anything || !address.host.is_empty());
+    let Some(address) = address else {
         let local = folder.join(url).exists() || url.starts_with("file:");
         let hint = if local {
             "a file is played by `type = \"file\"`".to_owned()
@@ -277,7 +280,19 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
         };
         return wrong("this is no URL with a host", hint);
     };
-    let is_rtsp = ["rtsp", "rtsps"].contains(&address.scheme.to_ascii_lowercase().as_str());
+    if url.contains(char::is_whitespace) {
+        return wrong("there is white space in this URL", "write a space as %20".to_owned());
+    }
+    if address.port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return wrong(
+            "what follows the host and its `:` is no port",
+            "a port is a number up to 65535; in user and password write `/` as %2F, `?` as %3F, `#` as %23 and `@` as %40"
+                .to_owned(),
+        );
+    }
+    // libav knows schemes in lower case only.
+    let scheme = address.scheme.to_ascii_lowercase();
+    let is_rtsp = ["rtsp", "rtsps"].contains(&scheme.as_str());
     match takes {
         Takes::Rtsp if !is_rtsp => wrong(
             "this is no RTSP URL",
@@ -286,10 +301,10 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
         Takes::Anything if is_rtsp => {
             wrong("`rtsp` plays this URL better", "write `type = \"rtsp\"`: it has a choice of transport".into())
         }
-        Takes::Anything if address.scheme.eq_ignore_ascii_case("file") => {
+        Takes::Anything if scheme == "file" => {
             wrong("this is a file and not live", "a file is played by `type = \"file\"`".into())
         }
-        _ => Ok(url.to_owned()),
+        _ => Ok(scheme + &url[address.scheme.len()..]),
     }
 }
 
@@ -441,6 +456,15 @@ mod tests {
         };
         assert_eq!(name(Takes::Rtsp, "rtsp://u:p@10.0.0.7:554/main"), "10.0.0.7");
         assert_eq!(name(Takes::Anything, "srt://[fe80::1]:9000"), "fe80__1");
+        assert_eq!(name(Takes::Anything, "srt://:9000?mode=listener"), "srt_9000");
+        assert_eq!(name(Takes::Anything, "udp://@:5000"), "udp_5000");
+    }
+
+    #[test]
+    fn libav_gets_schemes_in_lower_case() {
+        assert_eq!(here("url = 'RTSP://Door/Main'")[0].1.url, "rtsp://Door/Main");
+        let streams = built(Path::new("."), Takes::Anything, "url = 'HTTP://a/B.m3u8'").unwrap().streams;
+        assert_eq!(streams[0].1.url, "http://a/B.m3u8");
     }
 
     #[test]
@@ -480,6 +504,14 @@ mod tests {
         assert!(url("url = 'a.mp4'").2.contains("type = \"file\""));
         assert!(url("url = 'file:///etc/passwd'").2.contains("type = \"file\""));
         assert!(url("url = 'gone.sdp'").1.contains("no such file"));
+        for broken in ["rtsp://127.0.0.1:99999/x", "rtsp://u:s3cret/x@h/x", "rtsp://u:s3cret#x@h", "rtsp://h:rtsp/x"] {
+            let (field, message, hint) = rtsp(&format!("url = '{broken}'"));
+            assert_eq!((field.as_str(), message.as_str()), ("url", "what follows the host and its `:` is no port"));
+            assert!(hint.contains("%2F"), "{hint}");
+        }
+        assert!(url("url = 'http://u:s3cret s3cret@h/x'").2.contains("%20"));
+        assert!(rtsp("url = 'rtsp://:554/x'").1.contains("no URL with a host"));
+        assert!(url("url = 'tcp:///x'").1.contains("no URL with a host"));
         assert_eq!(rtsp("streams.door = 7").0, "streams.door");
         assert_eq!(rtsp("streams.door = { path = 'x' }").0, "streams.door");
         let (field, message, _) = rtsp("streams.door = { url = 'rtsp://u:s3cret@a', transprot = 'udp' }");

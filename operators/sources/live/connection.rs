@@ -7,15 +7,16 @@ use crate::clock::Clock;
 use crate::media::decode::Decoder;
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
 
+use super::lookup::{NotFound, look_up};
 use super::{Protocol, Settings, Transport};
 
 /// libav's own deadlines lie so much later than ours: they only end what ours did not reach.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// What a playlist or a session description from the network may lead to: never a file of this machine.
-pub(in crate::sources) const FROM_NETWORK: &str =
+const FROM_NETWORK: &str =
     "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,srt,hls,rtsp,rtsps";
-pub(in crate::sources) const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
+const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
 
 /// An input that is there: it has shown a picture.
 pub(super) struct Connection {
@@ -70,6 +71,20 @@ impl Loss {
         )
     }
 
+    /// Where the host's name leads nowhere, or did not within `within`.
+    pub fn not_found(failure: &NotFound, within: Duration) -> Loss {
+        match failure {
+            NotFound::Unknown { host, why } => Loss::new(
+                format!("the host name `{host}` is not known: {why}"),
+                "check the name, and the name server of this machine",
+            ),
+            NotFound::GivenUp { host } => Loss::new(
+                format!("the system did not find the host name `{host}` within {}", humantime::format_duration(within)),
+                "check the name server of this machine, or write the host's number",
+            ),
+        }
+    }
+
     pub fn no_packet(within: Duration) -> Loss {
         Loss {
             reason: format!("nothing was received for {}", humantime::format_duration(within)),
@@ -106,16 +121,26 @@ pub(super) enum NotConnected {
     Lost(Loss),
 }
 
-/// Opens the input and reads until it has shown a picture. `stopping` is asked at least ten times a second, but not
-/// while the system looks up a host's name.
+/// Opens the input and reads until it has shown a picture. `stopping` is asked at least ten times a second.
 pub(super) fn connect(
     settings: &Settings,
     clock: &dyn Clock,
     stopping: &dyn Fn() -> bool,
 ) -> Result<Connection, NotConnected> {
     let deadline = clock.now() + settings.connect_timeout;
-    let opened =
-        Demuxer::open_url(&settings.url, &options(settings), &Tracks::Best, &|| stopping() || clock.now() >= deadline);
+    let given_up = || stopping() || clock.now() >= deadline;
+    match look_up(&settings.url, &given_up) {
+        Ok(()) => {}
+        Err(NotFound::GivenUp { .. }) if stopping() => return Err(NotConnected::Stopped),
+        Err(failure) => return Err(NotConnected::Lost(Loss::not_found(&failure, settings.connect_timeout))),
+    }
+    let patience = settings.connect_timeout.max(settings.read_timeout);
+    let mut options = options(settings.protocol, settings.is_description(), patience);
+    if matches!(settings.protocol, Protocol::Rtsp(_)) {
+        // Nobody takes sound, so it is not asked for.
+        options.push(("allowed_media_types", "video".to_owned()));
+    }
+    let opened = Demuxer::open_url(&settings.url, &options, &Tracks::Best, &given_up);
     let mut demuxer = match opened {
         Ok(demuxer) => demuxer,
         Err(DemuxError::Stopped) if stopping() => return Err(NotConnected::Stopped),
@@ -224,10 +249,14 @@ fn first_picture(
     }
 }
 
-/// libav's options for the input.
-fn options(settings: &Settings) -> Vec<(&'static str, String)> {
-    let timeout = (settings.connect_timeout.max(settings.read_timeout) + MARGIN).as_micros().to_string();
-    match settings.protocol {
+/// libav's options for an input whose other side may be silent for `patience`.
+pub(in crate::sources) fn options(
+    protocol: Protocol,
+    is_description: bool,
+    patience: Duration,
+) -> Vec<(&'static str, String)> {
+    let timeout = (patience + MARGIN).as_micros().to_string();
+    match protocol {
         Protocol::Rtsp(transport) => {
             let transport = match transport {
                 Transport::Tcp => "tcp",
@@ -236,15 +265,13 @@ fn options(settings: &Settings) -> Vec<(&'static str, String)> {
             vec![
                 ("rtsp_transport", transport.to_owned()),
                 ("timeout", timeout),
-                // Nobody takes sound, so it is not asked for.
-                ("allowed_media_types", "video".to_owned()),
                 // The description says what there is; half a second shows the rate.
                 ("analyzeduration", "500000".to_owned()),
                 ("protocol_whitelist", FROM_NETWORK.to_owned()),
             ]
         }
         Protocol::Other => {
-            let whitelist = if settings.is_description() { FROM_DESCRIPTION } else { FROM_NETWORK };
+            let whitelist = if is_description { FROM_DESCRIPTION } else { FROM_NETWORK };
             vec![("rw_timeout", timeout), ("protocol_whitelist", whitelist.to_owned())]
         }
     }

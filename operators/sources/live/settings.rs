@@ -95,8 +95,29 @@ pub(in crate::sources) enum Takes {
 }
 
 impl SettingsConfig {
-    /// These settings, with those of the node where they say nothing. `field` is the table they stand in, with a dot
-    /// behind it, or empty.
+    /// What is wrong with these lengths of time, wherever they are of use. `field` is the table they stand in, with a
+    /// dot behind it, or empty.
+    fn wrong_lengths(&self, field: &str) -> Vec<FieldError> {
+        let lengths = [
+            ("connect_timeout", self.connect_timeout),
+            ("read_timeout", self.read_timeout),
+            ("no_frame_for", self.no_frame_for),
+            ("backoff_first", self.backoff_first),
+            ("backoff_most", self.backoff_most),
+        ];
+        let wrong = |length: Duration| length.is_zero() || length > LONGEST_WAIT;
+        let lengths = lengths.into_iter().filter_map(|(name, length)| Some((name, length?.0)));
+        lengths
+            .filter(|(_, length)| wrong(*length))
+            .map(|(name, length)| {
+                let length = humantime::format_duration(length);
+                FieldError::new(format!("{field}{name}"), format!("`{name}` cannot be {length}"))
+                    .hint("write a length of time up to a day, such as \"10s\"")
+            })
+            .collect()
+    }
+
+    /// These settings, with those of the node where they say nothing; the lengths of both are right.
     fn resolve(
         &self,
         node: &SettingsConfig,
@@ -105,24 +126,18 @@ impl SettingsConfig {
         takes: Takes,
         url: String,
     ) -> Result<Settings, FieldError> {
-        let wait = |name: &str, own: Option<config::Duration>, node: Option<config::Duration>, default: u64| {
-            let length = own.or(node).map_or(Duration::from_secs(default), |duration| duration.0);
-            if length.is_zero() || length > LONGEST_WAIT {
-                let length = humantime::format_duration(length);
-                let error = FieldError::new(format!("{field}{name}"), format!("`{name}` cannot be {length}"));
-                return Err(error.hint("write a length of time up to a day, such as \"10s\""));
-            }
-            Ok(length)
+        let wait = |own: Option<config::Duration>, node: Option<config::Duration>, default: u64| {
+            own.or(node).map_or(Duration::from_secs(default), |duration| duration.0)
         };
         let transport = match self.transport.or(node.transport) {
             None | Some(TransportConfig::Tcp) => Transport::Tcp,
             Some(TransportConfig::Udp) => Transport::Udp,
         };
-        let connect_timeout = wait("connect_timeout", self.connect_timeout, node.connect_timeout, 10)?;
-        let read_timeout = wait("read_timeout", self.read_timeout, node.read_timeout, 10)?;
-        let no_frame_for = wait("no_frame_for", self.no_frame_for, node.no_frame_for, 10)?;
-        let first = wait("backoff_first", self.backoff_first, node.backoff_first, 1)?;
-        let most = wait("backoff_most", self.backoff_most, node.backoff_most, 30)?;
+        let connect_timeout = wait(self.connect_timeout, node.connect_timeout, 10);
+        let read_timeout = wait(self.read_timeout, node.read_timeout, 10);
+        let no_frame_for = wait(self.no_frame_for, node.no_frame_for, 10);
+        let first = wait(self.backoff_first, node.backoff_first, 1);
+        let most = wait(self.backoff_most, node.backoff_most, 30);
         if first > most {
             let (first, most) = (humantime::format_duration(first), humantime::format_duration(most));
             let message = format!("the first delay, {first}, is longer than the longest, {most}");
@@ -173,17 +188,18 @@ impl LiveSource {
         let (url, streams) = (table.remove("url"), table.remove("streams"));
         let node: SettingsConfig = config::read(table)?;
         let mut found = Vec::new();
-        let mut mistakes = Vec::new();
-        let mut take = |id: Result<StreamId, FieldError>, settings: Result<Settings, FieldError>| match (id, settings) {
-            (Ok(id), Ok(settings)) => found.push((id, settings)),
-            (id, settings) => mistakes.extend(id.err().into_iter().chain(settings.err())),
-        };
+        let mut mistakes = node.wrong_lengths("");
+        let mut take =
+            |id: Result<StreamId, FieldError>, settings: Result<Settings, Vec<FieldError>>| match (id, settings) {
+                (Ok(id), Ok(settings)) => found.push((id, settings)),
+                (id, settings) => mistakes.extend(id.err().into_iter().chain(settings.err().unwrap_or_default())),
+            };
         match (url, streams) {
             (Some(toml::Value::String(url)), None) => {
                 let checked = check(takes, "url", &url, folder);
                 let id = name_of(&url);
                 let settings = checked.and_then(|url| SettingsConfig::default().resolve(&node, "", folder, takes, url));
-                take(Ok(id), settings);
+                take(Ok(id), settings.map_err(|mistake| vec![mistake]));
             }
             (None, Some(toml::Value::Table(streams))) if !streams.is_empty() => {
                 for (name, value) in streams {
@@ -220,7 +236,7 @@ fn stream(
     node: &SettingsConfig,
     takes: Takes,
     folder: &Path,
-) -> Result<Settings, FieldError> {
+) -> Result<Settings, Vec<FieldError>> {
     let field = format!("streams.{name}");
     let wrong = |message: String| {
         let example = takes.example();
@@ -231,15 +247,20 @@ fn stream(
         toml::Value::String(url) => (url, SettingsConfig::default(), field.clone()),
         toml::Value::Table(mut table) => {
             let Some(toml::Value::String(url)) = table.remove("url") else {
-                return Err(wrong("the table of a stream needs a `url`".to_owned()));
+                return Err(vec![wrong("the table of a stream needs a `url`".to_owned())]);
             };
-            let own = SettingsConfig::deserialize(table).map_err(|error| wrong(error.message().to_owned()))?;
+            let own = SettingsConfig::deserialize(table).map_err(|error| vec![wrong(error.message().to_owned())])?;
             (url, own, format!("{field}.url"))
         }
-        _ => return Err(wrong("a stream is a URL, or a table with a `url`".to_owned())),
+        _ => return Err(vec![wrong("a stream is a URL, or a table with a `url`".to_owned())]),
     };
-    let url = check(takes, &at, &url, folder)?;
-    own.resolve(node, &format!("{field}."), folder, takes, url)
+    let mut mistakes = own.wrong_lengths(&format!("{field}."));
+    match check(takes, &at, &url, folder).and_then(|url| own.resolve(node, &format!("{field}."), folder, takes, url)) {
+        Ok(settings) if mistakes.is_empty() => return Ok(settings),
+        Ok(_) => {}
+        Err(mistake) => mistakes.push(mistake),
+    }
+    Err(mistakes)
 }
 
 fn identify(name: &str) -> Result<StreamId, FieldError> {
@@ -256,6 +277,17 @@ fn name_of(url: &str) -> StreamId {
         Some(address) => StreamId::sanitised(address.host),
         None => StreamId::sanitised(&Path::new(url).file_stem().unwrap_or_default().to_string_lossy()),
     }
+}
+
+/// What is wrong with what follows the host's `:`, and what to do. Says nothing of what is in it: there may be a
+/// password.
+pub(in crate::sources) fn port_mistake(address: &Address<'_>) -> Option<(&'static str, &'static str)> {
+    address.port.filter(|port| port.parse::<u16>().is_err()).map(|_| {
+        (
+            "what follows the host and its `:` is no port",
+            "a port is a number up to 65535; in user and password write `/` as %2F, `?` as %3F, `#` as %23 and `@` as %40",
+        )
+    })
 }
 
 /// The URL as libav takes it. Says nothing of what is in it: there may be credentials.
@@ -283,12 +315,8 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
     if url.contains(char::is_whitespace) {
         return wrong("there is white space in this URL", "write a space as %20".to_owned());
     }
-    if address.port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return wrong(
-            "what follows the host and its `:` is no port",
-            "a port is a number up to 65535; in user and password write `/` as %2F, `?` as %3F, `#` as %23 and `@` as %40"
-                .to_owned(),
-        );
+    if let Some((message, hint)) = port_mistake(&address) {
+        return wrong(message, hint.to_owned());
     }
     // libav knows schemes in lower case only.
     let scheme = address.scheme.to_ascii_lowercase();
@@ -366,20 +394,55 @@ const fn with_default(name: &'static str, value: FieldType, default: &'static st
     Field { name, value, presence: Presence::Default(default), summary }
 }
 
-/// What a table of one stream may hold; its fields are told apart when the node is built.
-const STREAM_SETTING: FieldType =
-    FieldType::Either(&[FieldType::Boolean, FieldType::String, FieldType::Integer { minimum: 1, maximum: 1_000_000 }]);
-
 pub(in crate::sources) const URL: Field = optional(
     "url",
     FieldType::String,
     "The input; its stream is named after the host. This or `streams`. Credentials in it are shown nowhere.",
 );
-pub(in crate::sources) const STREAMS: Field = optional(
-    "streams",
-    FieldType::Map(&FieldType::Either(&[FieldType::String, FieldType::Map(&STREAM_SETTING)])),
-    "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.",
-);
+const fn streams(each: &'static FieldType) -> Field {
+    optional(
+        "streams",
+        FieldType::Map(each),
+        "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.",
+    )
+}
+
+/// A setting of one stream: where it is not written, the node's counts.
+const fn own(field: Field) -> Field {
+    Field { name: field.name, value: field.value, presence: Presence::Optional, summary: field.summary }
+}
+
+const URL_OF_STREAM: Field = Field {
+    name: "url",
+    value: FieldType::String,
+    presence: Presence::Required,
+    summary: "The input. Credentials in it are shown nowhere.",
+};
+
+/// What the table of one stream may hold, whichever way the media comes.
+const COMMON: [Field; 9] = [
+    URL_OF_STREAM,
+    own(CONNECT_TIMEOUT),
+    own(READ_TIMEOUT),
+    own(NO_FRAME_FOR),
+    own(BACKOFF_FIRST),
+    own(BACKOFF_MOST),
+    own(FALLBACK),
+    own(FALLBACK_AFTER),
+    own(SKIP),
+];
+
+static OF_URL: [Field; 9] = COMMON;
+static OF_RTSP: [Field; 10] = {
+    let [url, connect, read, frame, first, most, fallback, after, skip] = COMMON;
+    [url, own(TRANSPORT), connect, read, frame, first, most, fallback, after, skip]
+};
+
+static A_URL_STREAM: FieldType = FieldType::Either(&[FieldType::String, FieldType::Table(&OF_URL)]);
+static AN_RTSP_STREAM: FieldType = FieldType::Either(&[FieldType::String, FieldType::Table(&OF_RTSP)]);
+
+pub(in crate::sources) const STREAMS: Field = streams(&A_URL_STREAM);
+pub(in crate::sources) const RTSP_STREAMS: Field = streams(&AN_RTSP_STREAM);
 pub(in crate::sources) const TRANSPORT: Field = with_default(
     "transport",
     FieldType::Choice(&["tcp", "udp"]),
@@ -417,7 +480,8 @@ pub(in crate::sources) const FALLBACK: Field = optional(
 pub(in crate::sources) const FALLBACK_AFTER: Field = optional(
     "fallback_after",
     FieldType::Integer { minimum: 1, maximum: 1_000_000 },
-    "Failures in a row after which the fallback is played; 3 where nothing is written.",
+    "Failures in a row after which the fallback is played; 3 where nothing is written. An input that is lost before it \
+     has shown pictures for `no_frame_for` has failed too.",
 );
 pub(in crate::sources) const SKIP: Field = with_default(
     "skip",
@@ -520,6 +584,11 @@ mod tests {
         assert_eq!(rtsp("streams.door = { url = 'u:s3cret@a' }").0, "streams.door.url");
         assert_eq!(rtsp("url = 'rtsp://a'\nno_frame_for = '0s'").0, "no_frame_for");
         assert_eq!(rtsp("streams.b = { url = 'rtsp://a', read_timeout = '2d' }").0, "streams.b.read_timeout");
+        assert_eq!(rtsp("streams.a = 'rtsp://a'\nstreams.b = 'rtsp://b'\nread_timeout = '0s'").0, "read_timeout");
+        let several = "streams.b = { url = 'rtsp://a:rtsp/x', read_timeout = '2d', no_frame_for = '0s' }";
+        let several = built(folder.path(), Takes::Rtsp, several).unwrap_err();
+        let fields: Vec<&str> = several.iter().map(|mistake| mistake.field.as_str()).collect();
+        assert_eq!(fields, ["streams.b.read_timeout", "streams.b.no_frame_for", "streams.b.url"]);
         assert_eq!(rtsp("url = 'rtsp://a'\nbackoff_first = '1m'").0, "backoff_first");
         assert_eq!(rtsp("url = 'rtsp://a'\nfallback_after = 2").0, "fallback_after");
         assert_eq!(rtsp("url = 'rtsp://a'\nfallback = 'gone.mp4'").0, "fallback");

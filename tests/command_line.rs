@@ -48,7 +48,7 @@ fn commands_below(group: &[&str]) -> Vec<String> {
 
 #[test]
 fn usage_errors() {
-    let wrong: [(&str, &[&str]); 20] = [
+    let wrong: [(&str, &[&str]); 27] = [
         ("nothing", &[]),
         ("unknown-command", &["rnu", "plain.toml"]),
         ("run-without-file", &["run"]),
@@ -69,6 +69,13 @@ fn usage_errors() {
         ("test-no-such-file", &["test", "no-such.toml"]),
         ("list-no-such-type", &["list", "detct"]),
         ("completions-no-shell", &["completions", "cmd"]),
+        ("predict-no-bytes", &["run", "plain.toml", "--predict-max-bytes", "0"]),
+        ("predict-no-size", &["run", "plain.toml", "--predict-max-bytes", "many"]),
+        ("predict-no-pixels", &["run", "plain.toml", "--predict-max-pixels", "0"]),
+        ("probe-without-url", &["probe"]),
+        ("probe-no-time", &["probe", "no-such.mp4", "--watch", "0s"]),
+        ("models-inspect-without-file", &["models", "inspect"]),
+        ("models-bench-no-threads", &["models", "bench", "shapes", "--threads", "0"]),
     ];
     for (name, arguments) in wrong {
         let answer = answer(arguments);
@@ -79,17 +86,61 @@ fn usage_errors() {
 
 #[test]
 fn mistakes_that_are_none_of_the_command_line() {
-    let wrong: [(&str, &[&str]); 5] = [
+    let wrong: [(&str, &[&str]); 9] = [
         ("mistakes-in-the-graph", &["run", "mistakes/unknown-field/a.toml"]),
         ("no-address", &["run", "plain.toml", "--listen", "nowhere"]),
         ("no-log-level", &["run", "plain.toml", "--log", "loud=very"]),
         ("test-without-tests", &["test", "plain.toml"]),
         ("man-no-folder", &["man", "--out", "plain.toml/man1"]),
+        ("no-such-parameter", &["run", "plain.toml", "--set", "rate=fast"]),
+        ("probe-no-such-file", &["probe", "no-such.mp4"]),
+        ("probe-no-port", &["probe", "rtsp://admin:se/cret@127.0.0.1/main"]),
+        ("models-inspect-no-such-file", &["models", "inspect", "no-such.onnx"]),
     ];
     for (name, arguments) in wrong {
         let answer = answer(arguments);
         assert!(answer.starts_with("exit code: 1\n"), "{arguments:?}: {answer}");
         insta::assert_snapshot!(name, answer);
+    }
+}
+
+/// What nobody could write was not done.
+#[test]
+fn a_full_disk_is_a_failure() {
+    for arguments in [&["completions", "bash"][..], &["man"], &["list"], &["plan", "plain.toml"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("the system has it");
+        let mut command = command(arguments);
+        command.current_dir(repository().join("tests/graphs")).stdout(full);
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("error: cannot write to the standard output: No space left"), "{arguments:?}: {said}");
+    }
+}
+
+/// What `bash` offers behind `line`, of which the last word is empty.
+fn offered(script: &std::path::Path, line: &[&str]) -> Vec<String> {
+    const ASK: &str = ". \"$1\"; shift; COMP_WORDS=(\"$@\" ''); COMP_CWORD=$#; _engine engine '' \"${@: -1}\"; \
+                       printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut bash = std::process::Command::new("bash");
+    let output =
+        bash.args(["-c", ASK, "bash"]).arg(script).arg("engine").args(line).output().expect("bash is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_offers_the_commands_of_each_group() {
+    let script = command(&["completions", "bash"]).output().expect("it runs").stdout;
+    let folder = support::Folder::with_graph("");
+    let file = folder.file("completions");
+    std::fs::write(&file, script).expect("written");
+    for group in [&[][..], &["models"]] {
+        let offered = offered(&file, group);
+        for command in commands_below(group) {
+            assert!(offered.contains(&command), "`{command}` of {group:?} is not among {offered:?}");
+        }
+        assert_eq!(offered.contains(&"pull".to_owned()), group == ["models"], "{offered:?}");
     }
 }
 

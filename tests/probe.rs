@@ -90,6 +90,29 @@ fn a_file_is_described_and_its_graph_runs() {
 }
 
 #[test]
+fn the_graph_of_a_file_with_an_odd_name_runs() {
+    let folder = Folder::with_graph("");
+    door(folder.path());
+    std::fs::rename(folder.file("front door.mp4"), folder.file("a ${b}.mp4")).expect("renamed");
+    let json = json(&probe(folder.path(), &["a ${b}.mp4", "--format", "json"]));
+    std::fs::write(folder.graph(), json["graph"].as_str().expect("text")).expect("written");
+    assert_eq!(folder.run(&[]).finish().expect(0).stdout.len(), 6);
+}
+
+#[test]
+fn packets_without_a_picture_are_no_video() {
+    let folder = Folder::with_graph("");
+    let source = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=10:duration=3", "-c:v", "libx264", "-g", "1000"];
+    // Without its keyframe nothing in it can be decoded.
+    let cut = ["-bf", "0", "-sc_threshold", "0", "-pix_fmt", "yuv420p", "-bsf:v", "filter_units=remove_types=5"];
+    ffmpeg(&[&source[..], &cut[..]].concat(), &folder.file("no picture.ts"));
+    let (code, said) = refusal(&probe(folder.path(), &["no picture.ts"]));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.starts_with("error: `no picture.ts` was opened, but no picture came out of 29 packets"), "{said}");
+    assert!(said.contains("hint: "), "{said}");
+}
+
+#[test]
 fn a_camera_is_described_its_credentials_are_not_and_its_graph_runs() {
     if !server_is_here() {
         return;
@@ -125,7 +148,8 @@ fn what_cannot_be_probed_is_named_in_time() {
     let mute = Mute::start();
     let (silent, closed) = (format!("rtsp://u:s3cret@127.0.0.1:{}/x", mute.port), free_port());
     let refused = format!("rtsp://u:s3cret@127.0.0.1:{closed}/x");
-    let wrong: [(&[&str], &str, &str); 4] = [
+    let wrong: [(&[&str], &str, &str); 5] = [
+        (&["rtsp://u:s3cret/x@h/x"], "`rtsp://[secret]@h/x`: what follows the host and its `:` is no port", "%2F"),
         (&["gone.mp4"], "`gone.mp4` cannot be opened: No such file", "check the path"),
         (&["text.mp4"], "`text.mp4` cannot be played: ", "check that it is a video file"),
         (&[&refused], ": connection refused", "check host and port"),

@@ -114,6 +114,11 @@ class Card {
     const bad = ["dropped", "rejected", "lost"].filter((verdict) => report[verdict] > 0 || this.values.has(verdict));
     for (const verdict of bad) this.fact(verdict, number(report[verdict]));
     this.isOver = ["ended", "stopped", "failed"].includes(report.state);
+    // Nobody asks often for a picture that does not come, so that those that come are not kept waiting.
+    const wasQuiet = this.isQuiet;
+    this.isQuiet = !["running", "fallback"].includes(report.state);
+    if (wasQuiet && !this.isQuiet) this.nextPicture = 0;
+    this.picture.classList.toggle("old", this.isQuiet && !this.isOver);
   }
 
   heard(record) {
@@ -426,7 +431,7 @@ function fetchPictures() {
       .finally(() => {
         underWay -= 1;
         card.isFetching = false;
-        card.nextPicture = performance.now() + (card.isOver ? 10 * PICTURE_EVERY : PICTURE_EVERY);
+        card.nextPicture = performance.now() + (card.isQuiet ? 10 * PICTURE_EVERY : PICTURE_EVERY);
         fetchPictures();
       });
   }

@@ -47,6 +47,10 @@ impl Progress for Shown {
         *shown = Some(bar);
     }
 
+    fn waiting(&self, name: &str) {
+        input::print_error(&format!("another process fetches the file of model `{name}`: waiting for it\n"));
+    }
+
     fn advance(&self, bytes: u64) {
         if let Some(bar) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             bar.inc(bytes);

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use operators::address::masked_in_place;
 use operators::inference::model::Catalog;
 
-use super::{FAILURE, USAGE};
+use super::{FAILURE, SUCCESS, USAGE};
 use crate::graph::check::{Checked, Graph, Surroundings};
 use crate::graph::diagnostics::Diagnostic;
 use crate::graph::parse::LARGEST_FILE;
@@ -148,10 +149,25 @@ pub fn colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Writes to standard output. A reader that went away (`| head`) is no mistake.
+/// Whether something for standard output could not be written.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Writes to standard output. A reader that went away (`| head`) is no mistake; what else goes wrong is said once, and
+/// [`exit_code`] knows of it.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && !UNWRITTEN.swap(true, Ordering::Relaxed)
+    {
+        print_error(&format!("error: cannot write to the standard output: {error}\n"));
+    }
+}
+
+/// The exit code of a command that would exit with `code`: what nobody could write is a failure too.
+pub fn exit_code(code: u8) -> u8 {
+    if code == SUCCESS && UNWRITTEN.load(Ordering::Relaxed) { FAILURE } else { code }
 }
 
 /// Writes to standard error.

@@ -65,5 +65,5 @@ pub fn main() -> ExitCode {
         Command::Man(arguments) => man::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
     };
-    ExitCode::from(code)
+    ExitCode::from(input::exit_code(code))
 }

@@ -18,7 +18,7 @@ pub struct PredictArguments {
     #[arg(long = "predict-model", value_name = "NAME")]
     pub models: Vec<String>,
     /// The largest picture that `/predict` takes
-    #[arg(long = "predict-max-bytes", value_name = "SIZE", value_parser = parse_size, default_value = "20MiB")]
+    #[arg(long = "predict-max-bytes", value_name = "SIZE", value_parser = some_bytes, default_value = "20MiB")]
     max_bytes: u64,
     /// The most pixels of a picture that `/predict` takes
     #[arg(long = "predict-max-pixels", value_name = "N", default_value_t = 50_000_000,
@@ -28,6 +28,13 @@ pub struct PredictArguments {
     #[arg(long = "predict-max-requests", value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u16).range(1..))]
     max_requests: u16,
+}
+
+fn some_bytes(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("no picture has 0 bytes; write a size such as 20MiB".to_owned()),
+        size => Ok(size),
+    }
 }
 
 impl PredictArguments {

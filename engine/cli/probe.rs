@@ -98,12 +98,10 @@ fn text(found: &Probe, graph: &str) -> String {
     if let Some(seconds) = found.seconds {
         let _ = write!(text, ", {} s", number(seconds));
     }
-    let _ = write!(text, "\nopened in {:.0} ms", found.opened_ms);
-    match found.first_picture_ms {
-        Some(milliseconds) => {
-            let _ = writeln!(text, ", first picture {milliseconds:.0} ms later");
-        }
-        None => text.push_str(", no picture came out of it\n"),
+    let _ =
+        writeln!(text, "\nopened in {:.0} ms, first picture {:.0} ms later", found.opened_ms, found.first_picture_ms);
+    if let Some(why) = &found.broke_off {
+        let _ = writeln!(text, "watched no longer: {why}");
     }
     text.push('\n');
     for track in &found.tracks {
@@ -146,7 +144,8 @@ fn text(found: &Probe, graph: &str) -> String {
 
 /// A graph that plays the input and runs everywhere: no model, records on the standard output.
 fn graph(look: &Look, found: &Probe) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    // What looks like a reference to a parameter is none.
+    let quoted = |text: &str| toml::Value::String(text.replace("${", "$${")).to_string();
     let mut graph = String::new();
     let source = if found.live {
         let (kind, name) = match Address::parse(&look.input) {
@@ -157,6 +156,11 @@ fn graph(look: &Look, found: &Probe) -> String {
         let url = if found.input == look.input { quoted(&look.input) } else { "\"${env.CAMERA_URL}\"".to_owned() };
         if found.input != look.input {
             let _ = writeln!(graph, "# CAMERA_URL holds the URL with its credentials.");
+        }
+        if let Some(seconds) = found.seconds {
+            let seconds = number(seconds);
+            let _ =
+                writeln!(graph, "# This input ends after {seconds} s, and is then played again, as live inputs are.");
         }
         let udp = if kind == "rtsp" && look.udp { "transport = \"udp\"\n" } else { "" };
         let _ = write!(graph, "[sources.{name}]\ntype = \"{kind}\"\n{udp}streams.{name} = {url}\n");

@@ -314,6 +314,8 @@ impl Session<'_> {
                     "passed": self.totals.passed,
                     "failed": self.totals.failed,
                     "skipped": self.totals.skipped,
+                    "mistaken": self.totals.mistaken,
+                    "unreadable": self.totals.unreadable,
                 });
                 input::print(&format!("{all:#}\n"));
             }

@@ -406,6 +406,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documentation_has_every_path_and_no_other() {
+        let page = include_str!("../../docs/http.md");
+        let documented = page.lines().filter_map(|line| {
+            let (method, path) = line.strip_prefix("| `")?.split_once("` |")?.0.split_once(' ')?;
+            method.chars().all(|letter| letter.is_ascii_uppercase()).then_some(path)
+        });
+        let documented: Vec<&str> = documented.collect();
+        assert_eq!(documented, PATHS.map(|(path, _)| path));
+    }
+
+    #[test]
     fn filters_are_lists_or_repeated() {
         let (filter, last_id) =
             listening("graph=yard&stream=a,b&stream=c&label=traffic%20light&last_event_id=5f.7", &HeaderMap::new())

@@ -400,6 +400,22 @@ impl Reader<'_> {
             let hint = "add one of `count`, `labels`, `only`, `none`, `has` and `times`";
             self.found.push(Diagnostic::new(Code::MissingField, at.clone(), message).hint(hint));
         }
+        for (name, hint) in [
+            ("none", "write `none = true`, or leave it out"),
+            ("labels", "name a label, or write `none = true` where nothing is found"),
+            ("has", "name a label, as in `has.person = true`"),
+        ] {
+            let empty = table.get(name).filter(|value| match &value.data {
+                Data::Boolean(expected) => !expected,
+                Data::Array(values) => values.is_empty(),
+                Data::Table(table) => table.entries.is_empty(),
+                _ => false,
+            });
+            if let Some(empty) = empty {
+                let message = format!("this `{name}` expects nothing, so it says nothing");
+                self.found.push(Diagnostic::new(Code::OutOfRange, empty.span.clone(), message).hint(hint));
+            }
+        }
         let words = |name: &str| match table.get(name).map(|value| &value.data) {
             Some(Data::String(word)) => Some(vec![word.clone()]),
             Some(Data::Array(values)) => Some(
@@ -443,10 +459,17 @@ impl Reader<'_> {
             Data::Integer(number) => u64::try_from(number).ok(),
             _ => None,
         };
-        match &value.data {
+        let bounds = match &value.data {
             Data::Table(table) => self.bounds(name, table, value, number),
             _ => number(value).map(Bounds::exactly),
+        };
+        // Any number of errors is more than the none that are right where nothing is written.
+        if bounds == Some(Bounds { at_least: Some(0), at_most: None }) && name != "errors" {
+            let message = format!("every count is at least 0, so this `{name}` says nothing");
+            let hint = "write the count itself, or at least 1";
+            self.found.push(Diagnostic::new(Code::OutOfRange, value.span.clone(), message).hint(hint));
         }
+        bounds
     }
 
     fn seconds(&mut self, name: &str, value: &Value) -> Option<Bounds<f64>> {
@@ -696,6 +719,11 @@ mod tests {
             ("count = 3", "count = { at_leest = 1 }", Code::UnknownField, "at_leest"),
             ("count = 3", "count = { at_least = 9, at_most = 1 }", Code::OutOfRange, "9"),
             ("count = 3", "labels = [\"${x}\"]", Code::BadSubstitution, "\"${x}\""),
+            ("count = 3", "count = { at_least = 0 }", Code::OutOfRange, "{ at_least = 0 }"),
+            ("count = 3", "has.dog = { at_least = 0 }", Code::OutOfRange, "{ at_least = 0 }"),
+            ("count = 3", "none = false", Code::OutOfRange, "false"),
+            ("count = 3", "labels = []", Code::OutOfRange, "[]"),
+            ("count = 3", "has = {}", Code::OutOfRange, "{}"),
             ("count = 3", "count = 3\ntimeout = \"soon\"", Code::BadDuration, "\"soon\""),
             ("node = \"sums\"", "node = \"smus\"", Code::UnknownInput, "\"smus\""),
             ("node = \"sums\"", "node = \"a\"", Code::UnknownInput, "\"a\""),
@@ -715,5 +743,6 @@ mod tests {
         assert_eq!(mistakes, [(Code::DuplicateName, "\"x\"".to_owned())]);
         assert_eq!(found("[test]\nname = \"x\"\n").1[0].0, Code::NotATable);
         assert_eq!(found(&GOOD.replace("sums", "few")).1, [], "what comes out of it is what flows in");
+        assert_eq!(found(&GOOD.replace("count = 3", "only = []\nerrors.at_least = 0")).1, [], "both say something");
     }
 }

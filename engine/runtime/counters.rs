@@ -275,6 +275,7 @@ impl StreamCounters {
 
     /// The input is there: pictures come, for the first time or again.
     pub fn connected(&self, now: Instant) {
+        self.preview.set_over(false);
         let mut status = lock(&self.status);
         match status.state {
             StreamState::Connecting => status.started = now,
@@ -288,6 +289,8 @@ impl StreamCounters {
 
     /// The input is lost, which is no progress. Answers the state before.
     pub fn lost(&self, state: StreamState, reason: String, attempts: u64) -> StreamState {
+        // Who looks at a camera that is away sees its last picture at once. Its fallback has pictures.
+        self.preview.set_over(state == StreamState::Retrying);
         let mut status = lock(&self.status);
         (status.reason, status.attempts) = (Some(reason), Some(attempts));
         std::mem::replace(&mut status.state, state)

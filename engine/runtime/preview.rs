@@ -62,7 +62,7 @@ impl Preview {
 struct State {
     latest: Option<Arc<Preview>>,
     taken: Option<Instant>,
-    /// The stream has ended: nothing more will come.
+    /// The stream has ended, or its input is lost: nothing more will come, or not soon.
     is_over: bool,
 }
 
@@ -95,7 +95,7 @@ impl PreviewSlot {
         });
     }
 
-    /// Says whether the stream has ended, so that nobody waits for it.
+    /// Says whether the stream has ended or its input is lost, so that nobody waits for it.
     pub fn set_over(&self, is_over: bool) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.is_over, is_over) != is_over);
     }

@@ -56,6 +56,7 @@ pub fn compare(node: &str, expected: &Expectations, records: &[Arc<Record>]) -> 
         let difference = Difference::new("count", count.to_string(), results.len().to_string());
         differences.push(difference.shown(results.iter().copied()));
     }
+    differences.extend(nothing_to_look_at(node, expected, &results, records));
     differences.extend(found(expected, &results));
     for (label, occurrence) in &expected.has {
         differences.extend(has(label, *occurrence, &results));
@@ -69,6 +70,32 @@ pub fn compare(node: &str, expected: &Expectations, records: &[Arc<Record>]) -> 
         }
     }
     differences
+}
+
+/// What is true of every record is true of none at all: only a `count` may expect that there is none.
+fn nothing_to_look_at(
+    node: &str,
+    expected: &Expectations,
+    results: &[&Arc<Record>],
+    all: &[Arc<Record>],
+) -> Option<Difference> {
+    if !results.is_empty() || expected.count.is_some() {
+        return None;
+    }
+    let mut wanted = format!("at least one of `{node}`");
+    if let Some(stream) = &expected.stream {
+        wanted.push_str(&format!(" of the stream `{stream}`"));
+    }
+    if let Some(range) = expected.between {
+        wanted.push_str(&format!(" at seconds: {range}"));
+    }
+    wanted.push_str("; where none is right, write `count = 0`");
+    let elsewhere = Expectations::default();
+    let got = match self::results(node, &elsewhere, all).len() {
+        0 => "none".to_owned(),
+        count => format!("none, but {} of other streams or times", records(count as u64)),
+    };
+    Some(Difference::new("records", wanted, got))
 }
 
 fn errors(expected: &Expectations, records: &[Arc<Record>]) -> Option<Difference> {
@@ -247,12 +274,30 @@ mod tests {
     }
 
     #[test]
+    fn where_there_is_no_record_nothing_is_as_expected() {
+        let stream = Some("other".to_owned());
+        assert_eq!(
+            differences(Expectations { stream: stream.clone(), none: true, ..Expectations::default() }),
+            ["records: at least one of `people` of the stream `other`; where none is right, write `count = 0` / \
+              none, but 3 records of other streams or times (0)"]
+        );
+        let late = Some(Bounds { at_least: Some(100.0), at_most: None });
+        let range = Some(Bounds { at_least: None, at_most: Some(1.0) });
+        let vacuous = Expectations { between: late, none: true, times: range, ..has(Occurrence::Never) };
+        assert_eq!(differences(vacuous).len(), 1);
+        let none = Expectations { stream, none: true, count: Some(Bounds::exactly(0)), ..Expectations::default() };
+        assert_eq!(differences(none), [""; 0]);
+        let missing = compare("people", &Expectations { none: true, ..Expectations::default() }, &[]);
+        assert_eq!((missing[0].what.as_str(), missing[0].got.as_str()), ("records", "none"));
+    }
+
+    #[test]
     fn error_records_are_differences_unless_they_are_expected() {
         let error = Arc::new(record(0, RecordBody::Error { message: "gone".to_owned() }));
         let expected = Expectations { errors: Bounds::exactly(0), ..Expectations::default() };
         let found = compare("sums", &expected, std::slice::from_ref(&error));
         assert_eq!((found[0].what.as_str(), found[0].got.as_str()), ("errors", "1"), "of whatever node");
-        let expected = Expectations { errors: Bounds::exactly(1), ..expected };
+        let expected = Expectations { errors: Bounds::exactly(1), count: Some(Bounds::exactly(0)), ..expected };
         assert!(compare("sums", &expected, &[error]).is_empty());
     }
 }

@@ -6,12 +6,13 @@
 //! Who serves `https://…` is known by the root certificates that are compiled in, or by those of the file that
 //! [`ROOTS_VARIABLE`] names. Redirects are followed, but never from `https` to anything else.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address::masked;
 use crate::clock::Clock;
 use crate::config::format_size;
 use crate::error::StartError;
@@ -65,6 +66,9 @@ pub trait Progress: Send + Sync {
     /// The file of model `name` comes from `url`; `have` bytes are there, of `total` where that is known. Called again
     /// when a download goes on after a cut.
     fn begin(&self, name: &str, url: &str, have: u64, total: Option<u64>);
+
+    /// Another process fetches the same file for model `name`; it is waited for.
+    fn waiting(&self, name: &str);
 
     /// `bytes` more are there.
     fn advance(&self, bytes: u64);
@@ -123,7 +127,8 @@ impl Fetch for Download {
                 .hint("write the 64 hexadecimal digits that the publisher of the file gives"),
         })?;
         let part = target.with_extension("part");
-        let file = open(&part).map_err(|error| unkept(name, &part, &error))?;
+        let waiting = || self.progress.waiting(name);
+        let file = open(&part, &waiting).map_err(|error| unkept(name, &part, &error))?;
         if target.is_file() {
             return Ok(target);
         }
@@ -313,14 +318,21 @@ fn is_distrust(error: &ureq::Error) -> bool {
     }
 }
 
-/// Opens the part of a file for appending; waits while another process fetches the same file.
-fn open(part: &Path) -> std::io::Result<File> {
+/// Opens the part of a file for appending; waits, after it said so, while another process fetches the same file.
+fn open(part: &Path, waiting: &dyn Fn()) -> std::io::Result<File> {
     if let Some(folder) = part.parent() {
         fs::create_dir_all(folder)?;
     }
     let file = OpenOptions::new().create(true).append(true).read(true).open(part)?;
     // The lock goes with the file, also where this process is killed.
-    file.lock()?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            waiting();
+            file.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
     Ok(file)
 }
 
@@ -335,10 +347,10 @@ fn content_start(range: Option<&str>) -> Option<u64> {
     range?.trim().strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
 }
 
-/// An address as it may be shown: without a name and password.
+/// An address as it may be shown: without a name and password, and with tokens covered.
 fn shown(url: &str) -> String {
     match url.split_once("://") {
-        Some((scheme, rest)) => format!("{scheme}://{}", without_credentials(rest)),
+        Some((scheme, rest)) => masked(&format!("{scheme}://{}", without_credentials(rest))),
         None => url.to_owned(),
     }
 }
@@ -427,11 +439,34 @@ mod tests {
             self.0.lock().unwrap().push((have, total));
         }
 
+        fn waiting(&self, _name: &str) {}
+
         fn advance(&self, bytes: u64) {
             *self.1.lock().unwrap() += bytes;
         }
 
         fn end(&self) {}
+    }
+
+    #[test]
+    fn who_waits_for_another_process_says_so_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = folder.path().join("models/a.part");
+        let waited = std::cell::Cell::new(0);
+        let first = std::cell::Cell::new(Some(open(&part, &|| panic!("nobody else is there")).unwrap()));
+        // The lock goes with the file.
+        let waiting = || {
+            waited.set(waited.get() + 1);
+            drop(first.take());
+        };
+        open(&part, &waiting).unwrap();
+        assert_eq!(waited.get(), 1);
+    }
+
+    #[test]
+    fn no_token_of_an_address_is_shown() {
+        assert_eq!(shown("https://me:pass@h/m.onnx?token=abc&v=1"), "https://h/m.onnx?token=[secret]&v=1");
+        assert_eq!(shown("https://me:pa/ss@h/m.onnx"), "https://[secret]@h/m.onnx");
     }
 
     struct Fetched {

@@ -151,7 +151,8 @@ fn output(outputs: &[Port], size: Option<[usize; 2]>) -> Option<(String, Option<
         )),
         [_, Some(planes), Some(down), Some(across)]
             if size.is_some_and(|[width, height]| {
-                (width / down, height / across) == (fastestdet::STRIDE as usize, fastestdet::STRIDE as usize)
+                let stride = Some(fastestdet::STRIDE as usize);
+                height.checked_div(down) == stride && width.checked_div(across) == stride
             }) =>
         {
             Some((named("fastestdet", only), planes.checked_sub(fastestdet::BOX_PLANES)))
@@ -297,6 +298,22 @@ mod tests {
         let eight =
             started(port("x", "f32", &[Some(8), some(3), four, four]), vec![port("y", "f32", &[Some(8), four])]);
         assert_eq!((eight.input.batch, v8_batch), (Some(8), None));
+        let wide = || port("input", "f32", &[one, some(3), some(192), some(320)]);
+        let cells = |down: usize, across: usize| vec![port("out", "f32", &[one, some(85), some(down), some(across)])];
+        let fastestdet = started(wide(), cells(12, 20));
+        assert_eq!(fastestdet.output, OutputSpec::Fastestdet { name: "out".into() });
+        assert_eq!((fastestdet.input.width, fastestdet.input.height), (Some(320), Some(192)));
+        for (down, across) in [(20, 12), (0, 0), (12, 0)] {
+            let inspection = Inspection {
+                inputs: vec![wide()],
+                outputs: cells(down, across),
+                opset: None,
+                producer: None,
+                description: None,
+            };
+            let text = manifest(&inspection, "m.onnx", "").unwrap();
+            assert!(!text.contains("fastestdet") && text.contains("None of the ways to decode"), "{text}");
+        }
         let odd = started(port("a \"b\"", "f32", &[None, some(3), None, None]), vec![port("y", "f32", &[one])]);
         assert_eq!(odd.input.name.as_deref(), Some("a \"b\""));
     }

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::address::masked;
 use crate::error::{FieldError, StartError};
 use crate::inference::decode::{fastestdet, ssd};
 use crate::inference::download::{Cache, Fetch};
@@ -498,7 +499,7 @@ fn address(file: &str) -> Option<Address<'_>> {
     let (scheme, rest) = file.split_once("://")?;
     let path = rest.split(['?', '#']).next().unwrap_or_default();
     let path = path.split_once('/').map_or("", |(_, path)| path);
-    Some(Address { path, shown: format!("{scheme}://{}", without_credentials(rest)) })
+    Some(Address { path, shown: masked(&format!("{scheme}://{}", without_credentials(rest))) })
 }
 
 /// What follows `://`, without a name and password in front of the host.

@@ -120,7 +120,7 @@ impl ModelSession {
         }
         self.run_empty(batch).map_err(|error| {
             StartError::new(format!("model `{}` fails on an empty picture: {error}", self.model.name.name))
-                .hint("the file is damaged, or its manifest does not describe its input")
+                .hint("the file is damaged, or its manifest does not describe what goes in and what comes out")
         })
     }
 
@@ -186,7 +186,12 @@ impl ModelSession {
                 self.session.run(ort::inputs![input])
             }
         };
-        let outputs = outputs.map_err(failed)?.into_iter().collect();
+        let outputs: Vec<(&str, DynValue)> = outputs.map_err(failed)?.into_iter().collect();
+        let shape = |wanted: &str| {
+            let (_, value) = outputs.iter().find(|(name, _)| *name == wanted)?;
+            Some(value.dtype().tensor_shape()?.to_vec())
+        };
+        check_answer(&expected_outputs(&self.model, slots), name, shape)?;
         read(&Answers { model: &self.model, slots, outputs })
     }
 }
@@ -334,7 +339,7 @@ struct Expected<'a> {
 impl Expected<'_> {
     /// How the real tensor differs, in words.
     fn difference(&self, real: &[Outlet]) -> Option<String> {
-        let Expected { what, name, element, shape } = self;
+        let Expected { what, name, element, .. } = self;
         let Some(outlet) = real.iter().find(|outlet| outlet.name() == *name) else {
             let names: Vec<String> = real.iter().map(|outlet| format!("`{}`", outlet.name())).collect();
             return Some(format!("there is no {what} `{name}`, only {}", names.join(", ")));
@@ -349,17 +354,37 @@ impl Expected<'_> {
         if real_element != *element && !widened {
             return Some(format!("{what} `{name}` has elements of {real_element}, not {element}"));
         }
+        self.misshapen(real_shape)
+    }
+
+    /// How the shape of the real tensor differs, in words.
+    fn misshapen(&self, real: &[i64]) -> Option<String> {
+        let Expected { what, name, shape, .. } = self;
         // A negative length of the model is one that it leaves open.
-        let fits = real_shape.len() == shape.len()
-            && real_shape.iter().zip(shape).all(|(real, expected)| {
+        let fits = real.len() == shape.len()
+            && real.iter().zip(shape).all(|(real, expected)| {
                 expected.is_none_or(|expected| *real < 0 || usize::try_from(*real) == Ok(expected))
             });
         let written = |length: &Option<usize>| length.map_or_else(|| "?".to_owned(), |length| length.to_string());
         (!fits).then(|| {
-            let real: Vec<String> = real_shape.iter().map(|length| written(&usize::try_from(*length).ok())).collect();
+            let real: Vec<String> = real.iter().map(|length| written(&usize::try_from(*length).ok())).collect();
             let expected: Vec<String> = shape.iter().map(written).collect();
             format!("{what} `{name}` is [{}], not [{}]", real.join(", "), expected.join(", "))
         })
+    }
+}
+
+/// Compares the shapes of an answer of `model` with what its manifest says: a model may leave lengths open until it runs.
+fn check_answer(
+    expected: &[Expected<'_>],
+    model: &str,
+    shape: impl Fn(&str) -> Option<Vec<i64>>,
+) -> Result<(), ItemError> {
+    match expected.iter().find_map(|output| output.misshapen(&shape(output.name)?)) {
+        Some(difference) => Err(ItemError::Failed(format!(
+            "model `{model}` answers another shape than its manifest says: {difference}"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -463,6 +488,89 @@ mod tests {
         refused("mobilenet_v2", &["1000], not [1, 1]"], |model| {
             model.labels = crate::inference::model::Labels::new(["cat"]);
         });
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_is_an_error() {
+        let expected = [Expected {
+            what: "output",
+            name: "rows",
+            element: TensorElementType::Float32,
+            shape: vec![Some(1), Some(6), None],
+        }];
+        let answer = |shape: &[i64]| check_answer(&expected, "m", |name| (name == "rows").then(|| shape.to_vec()));
+        assert!(answer(&[1, 6, 100]).is_ok());
+        let error = answer(&[1, 100, 6]).unwrap_err().to_string();
+        assert!(error.contains("model `m`") && error.contains("`rows` is [1, 100, 6], not [1, 6, ?]"), "{error}");
+        assert!(answer(&[2, 6, 100]).is_err() && answer(&[6, 100]).is_err());
+    }
+
+    /// An ONNX model that takes [1, 3, 64, 64] and answers values of `shape`, which its file leaves open.
+    fn with_open_shape(shape: [u8; 3]) -> Vec<u8> {
+        fn field(number: u8, content: &[u8]) -> Vec<u8> {
+            let length = content.len();
+            let length = if length < 128 { vec![length as u8] } else { vec![length as u8 | 128, (length >> 7) as u8] };
+            [&[number << 3 | 2], &length[..], content].concat()
+        }
+        let number = |field: u8, value: u8| [field << 3, value];
+        let node = |kind: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]| {
+            let inputs: Vec<u8> = inputs.iter().flat_map(|input| field(1, input.as_bytes())).collect();
+            let rest = [field(2, output.as_bytes()), field(4, kind.as_bytes()), attributes.concat()].concat();
+            field(1, &[inputs, rest].concat())
+        };
+        const INTEGER: [u8; 3] = [0xa0, 1, 2];
+        const TENSOR: [u8; 3] = [0xa0, 1, 4];
+        let integer =
+            |name: &str, value| field(5, &[&field(1, name.as_bytes())[..], &number(3, value), &INTEGER].concat());
+        let tensor = |content: &[u8]| field(5, &[&field(1, b"value")[..], &field(5, content), &TENSOR].concat());
+        let value = |number: u8, name: &str, lengths: &[Vec<u8>]| {
+            let lengths: Vec<u8> = lengths.iter().flat_map(|length| field(1, length)).collect();
+            let kind = field(1, &[vec![8, 1], field(2, &lengths)].concat());
+            field(number, &[field(1, name.as_bytes()), field(2, &kind)].concat())
+        };
+        const INT64: u8 = 7;
+        let graph = [
+            // The shape depends on the picture, so that nobody can tell it beforehand: 0 times its largest sample.
+            node("Cast", &["images"], "whole", &[integer("to", INT64)]),
+            node("ReduceMax", &["whole"], "most", &[integer("keepdims", 0)]),
+            node("Constant", &[], "zero", &[tensor(&[8, 1, 16, INT64, 0x38, 0])]),
+            node("Mul", &["most", "zero"], "nothing", &[]),
+            node(
+                "Constant",
+                &[],
+                "lengths",
+                &[tensor(&[8, 3, 16, INT64, 0x38, shape[0], 0x38, shape[1], 0x38, shape[2]])],
+            ),
+            node("Add", &["lengths", "nothing"], "shape", &[]),
+            node("ConstantOfShape", &["shape"], "rows", &[tensor(&[8, 1, 16, 1, 0x22, 4, 0, 0, 0, 0x3f])]),
+            field(2, b"g"),
+            value(11, "images", &[1, 3, 64, 64].map(|length| number(1, length).to_vec())),
+            value(12, "rows", &["a", "b", "c"].map(|length| field(2, length.as_bytes()))),
+        ];
+        [&number(1, 8)[..], &field(7, &graph.concat()), &field(8, &number(2, 13))].concat()
+    }
+
+    #[test]
+    fn a_model_that_answers_another_shape_than_its_manifest_says_is_refused_when_it_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("open.onnx");
+        let open = |shape| {
+            std::fs::write(&path, with_open_shape(shape)).unwrap();
+            let sha256 = crate::inference::hashes::HashCache::default().sha256(&path).unwrap();
+            let manifest = format!(
+                "summary = 'x'\nfile = 'open.onnx'\nsha256 = '{sha256}'\nlicence = 'MIT'\n\
+                 [input]\nname = 'images'\nlayout = 'nchw'\ndtype = 'f32'\nwidth = 64\nheight = 64\n\
+                 color = 'rgb'\nrange = 'unit'\nresize = 'stretch'\n\
+                 [output]\ndecode = 'yolov8'\nname = 'rows'\n[labels]\nnames = ['a', 'b']\ncount = 2\n"
+            );
+            std::fs::write(folder.path().join("open.toml"), manifest).unwrap();
+            let catalog = crate::inference::model::Catalog::open(vec![folder.path().to_owned()]);
+            ModelSession::open(catalog.get("open").unwrap()).map(|_| ())
+        };
+        open([1, 6, 100]).unwrap();
+        let error = open([1, 100, 6]).unwrap_err();
+        assert!(error.message.contains("`rows` is [1, 100, 6], not [1, 6, ?]"), "{error}");
+        assert!(error.hint.is_some());
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
         error => StillError::Broken(error.to_string()),
     };
     let format = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) if !jpeg_is_whole(bytes) => {
+            return Err(StillError::Broken("it ends before its end marker".to_owned()));
+        }
         Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) => format,
         _ => return Err(StillError::Format),
     };
@@ -104,6 +107,36 @@ fn without_profile(png: &[u8]) -> Cow<'_, [u8]> {
     }
     kept.extend_from_slice(&png[taken..]);
     Cow::Owned(kept)
+}
+
+/// Whether the end marker of a JPEG is there. Its decoder would fill up what is missing, with grey. Behind the marker
+/// there may be more: phones put a film there.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    // Behind the marker of the start, and then behind each segment, which may hold a small JPEG itself.
+    let mut at = 2;
+    let mut in_scan = false;
+    while let Some(&marker) = bytes.get(at + 1) {
+        // Within a scan, 0xff is followed by a zero, or it is a restart marker.
+        if bytes[at] != 0xff || (in_scan && (marker == 0 || (0xd0..=0xd7).contains(&marker))) {
+            at += 1;
+            continue;
+        }
+        match marker {
+            END => return true,
+            // Filling.
+            0xff => at += 1,
+            // Markers without a segment.
+            0x00 | 0x01 | 0xd0..=0xd8 => at += 2,
+            _ => {
+                let Some(length) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+                in_scan = marker == SCAN;
+            }
+        }
+    }
+    false
 }
 
 struct Rgb {
@@ -186,11 +219,25 @@ mod tests {
             let whole = encoded(format, 40, 30);
             for length in [whole.len() / 2, 20] {
                 let error = decode(&whole[..length], 10_000).err();
-                // A JPEG decoder may fill up what is missing; then there is a picture.
-                let sound = matches!(error, Some(StillError::Broken(_))) || (error.is_none() && length > 20);
-                assert!(sound, "{format:?} of {length} bytes: {error:?}");
+                assert!(matches!(error, Some(StillError::Broken(_))), "{format:?} of {length} bytes: {error:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_jpeg_ends_with_its_end_marker_wherever_it_stands() {
+        let whole = encoded(ImageFormat::Jpeg, 40, 30);
+        let end = whole.len() - 2;
+        assert_eq!(whole[end..], [0xff, 0xd9]);
+        let ends_early = StillError::Broken("it ends before its end marker".to_owned());
+        assert_eq!(decode(&whole[..end], 10_000).err(), Some(ends_early.clone()));
+        let followed = [&whole, &b"\0\0 a film"[..]].concat();
+        assert!(decode(&followed, 10_000).is_ok());
+        // A preview in a segment of its own has an end marker too.
+        let length = u16::try_from(whole.len() + 2).unwrap().to_be_bytes();
+        let with_preview = |end: usize| [&whole[..2], &[0xff, 0xe1], &length, &whole, &whole[2..end]].concat();
+        assert!(decode(&with_preview(whole.len()), 10_000).is_ok());
+        assert_eq!(decode(&with_preview(end), 10_000).err(), Some(ends_early));
     }
 
     #[test]

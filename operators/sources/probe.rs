@@ -13,8 +13,9 @@ use crate::media::decode::Decoder;
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
 use crate::time::{MediaTime, TimeBase};
 
-use super::live::connection::{FROM_DESCRIPTION, FROM_NETWORK, Loss};
-use super::live::settings::is_description;
+use super::live::connection::{Loss, options};
+use super::live::lookup::look_up;
+use super::live::settings::{Protocol, Transport, is_description, port_mistake};
 use super::playback::unreadable;
 
 /// How to look.
@@ -45,8 +46,10 @@ pub struct Probe {
     /// Milliseconds until it was open.
     pub opened_ms: f64,
     /// Milliseconds from then on until a picture was decoded.
+    pub first_picture_ms: f64,
+    /// Why it was watched no longer, where that was not its own end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_picture_ms: Option<f64>,
+    pub broke_off: Option<String>,
     pub tracks: Vec<ProbedTrack>,
     pub video: ProbedVideo,
 }
@@ -100,10 +103,10 @@ pub struct ProbedVideo {
     pub b_frames: bool,
 }
 
-/// Opens the input and watches it for a while. Blocks; every wait has a deadline, but for the look-up of a host's name.
+/// Opens the input and watches it for a while. Blocks; every wait has a deadline.
 ///
 /// # Errors
-/// Where it cannot be opened, is no video, or falls silent before its first packet.
+/// Where it cannot be opened, is no video, or shows no picture.
 pub fn probe(look: &Look, clock: &dyn Clock) -> Result<Probe, StartError> {
     let started = clock.now();
     let deadline = started + look.timeout;
@@ -111,7 +114,20 @@ pub fn probe(look: &Look, clock: &dyn Clock) -> Result<Probe, StartError> {
     let address = Address::parse(&look.input).filter(|address| !address.scheme.eq_ignore_ascii_case("file"));
     let live = address.is_some() || is_description(&look.input);
     let opened = if live {
-        Demuxer::open_url(&look.input, &options(look, address), &Tracks::Best, &stop)
+        if let Some((message, hint)) = address.as_ref().and_then(port_mistake) {
+            return Err(StartError::new(format!("`{}`: {message}", masked(&look.input))).hint(hint));
+        }
+        look_up(&look.input, &stop).map_err(|failure| told(look, &Loss::not_found(&failure, look.timeout)))?;
+        let scheme = address.map(|address| address.scheme.to_ascii_lowercase()).unwrap_or_default();
+        // libav knows schemes in lower case only.
+        let url = format!("{scheme}{}", &look.input[scheme.len()..]);
+        let protocol = match look.udp {
+            _ if !scheme.starts_with("rtsp") => Protocol::Other,
+            true => Protocol::Rtsp(Transport::Udp),
+            false => Protocol::Rtsp(Transport::Tcp),
+        };
+        let options = options(protocol, address.is_none(), look.timeout);
+        Demuxer::open_url(&url, &options, &Tracks::Best, &stop)
     } else {
         let path = look.input.strip_prefix("file://").unwrap_or(&look.input);
         Demuxer::open(Path::new(path), &Tracks::Best, &stop)
@@ -119,12 +135,23 @@ pub fn probe(look: &Look, clock: &dyn Clock) -> Result<Probe, StartError> {
     let mut demuxer = opened.map_err(|error| refused(look, live, &error))?;
     let opened = clock.now();
     let mut seen = Seen::default();
-    let first_picture = watch(&mut demuxer, look, clock, &mut seen);
+    let watched = watch(&mut demuxer, look, clock, &mut seen);
+    let no_picture = |message: String, hint: &'static str| {
+        StartError::new(format!("`{}` was opened, but {message}", masked(&look.input))).hint(hint)
+    };
     if seen.packets == 0 {
         let loss = Loss::no_packet(look.watch);
-        let error = StartError::new(format!("`{}` was opened, but {}", masked(&look.input), loss.reason()));
-        return Err(error.hint(loss.hint().unwrap_or("check that the camera sends video")));
+        return Err(match &watched.broke_off {
+            Some(why) => no_picture(format!("there was no packet of video: {why}"), "check that it sends video"),
+            None => no_picture(loss.reason().to_owned(), loss.hint().unwrap_or("check that the camera sends video")),
+        });
     }
+    let Some(first_picture) = watched.first_picture else {
+        let packets = if seen.packets == 1 { "1 packet".to_owned() } else { format!("{} packets", seen.packets) };
+        let why = watched.trouble.or(watched.broke_off).map(|why| format!(": {why}")).unwrap_or_default();
+        let hint = "check that it was recorded or is sent completely; one with rare keyframes needs a longer `--watch`";
+        return Err(no_picture(format!("no picture came out of {packets}{why}"), hint));
+    };
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let video = demuxer.tracks().first().map_or(0, |track| track.index);
     Ok(Probe {
@@ -133,22 +160,19 @@ pub fn probe(look: &Look, clock: &dyn Clock) -> Result<Probe, StartError> {
         container: demuxer.container(),
         seconds: demuxer.duration(),
         opened_ms: milliseconds(opened.saturating_duration_since(started)),
-        first_picture_ms: first_picture.map(milliseconds),
+        first_picture_ms: milliseconds(first_picture),
+        broke_off: watched.broke_off,
         tracks: demuxer.every_track().into_iter().map(probed).collect(),
         video: seen.video(video, demuxer.time_base()),
     })
 }
 
-fn options(look: &Look, address: Option<Address<'_>>) -> Vec<(&'static str, String)> {
-    let timeout = look.timeout.as_micros().to_string();
-    match address {
-        Some(address) if address.scheme.to_ascii_lowercase().starts_with("rtsp") => vec![
-            ("rtsp_transport", if look.udp { "udp" } else { "tcp" }.to_owned()),
-            ("timeout", timeout),
-            ("protocol_whitelist", FROM_NETWORK.to_owned()),
-        ],
-        Some(_) => vec![("rw_timeout", timeout), ("protocol_whitelist", FROM_NETWORK.to_owned())],
-        None => vec![("protocol_whitelist", FROM_DESCRIPTION.to_owned())],
+/// A loss of a live input as this command tells it.
+fn told(look: &Look, loss: &Loss) -> StartError {
+    let error = StartError::new(format!("`{}`: {}", masked(&look.input), loss.reason()));
+    match loss.hint() {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
 }
 
@@ -170,32 +194,74 @@ fn refused(look: &Look, live: bool, error: &DemuxError) -> StartError {
         DemuxError::Stopped => Some("check that it is reachable; a slow one needs a longer `--timeout`"),
         _ => loss.hint(),
     };
-    let refused = StartError::new(format!("`{input}`: {}", loss.reason()));
-    hint.map_or(StartError::new(format!("`{input}`: {}", loss.reason())), |hint| refused.hint(hint))
+    match hint {
+        Some(hint) => StartError::new(format!("`{input}`: {}", loss.reason())).hint(hint),
+        None => told(look, &loss),
+    }
 }
 
-/// Watches packets until two groups of pictures are whole or the time is over; answers how long the first picture took.
-fn watch(demuxer: &mut Demuxer, look: &Look, clock: &dyn Clock, seen: &mut Seen) -> Option<Duration> {
+/// What became of watching.
+#[derive(Default)]
+struct Watched {
+    /// How long the first picture took.
+    first_picture: Option<Duration>,
+    /// The decoder's last words about packets before the first picture.
+    trouble: Option<String>,
+    /// Why it was watched no longer, where that was neither the time nor the end.
+    broke_off: Option<String>,
+}
+
+/// Watches packets until two groups of pictures are whole and a picture was seen, or the time is over.
+fn watch(demuxer: &mut Demuxer, look: &Look, clock: &dyn Clock, seen: &mut Seen) -> Watched {
     let opened = clock.now();
     let deadline = opened + look.watch;
-    let mut decoder = Decoder::open(demuxer.parameters(), demuxer.time_base(), 1).ok();
-    let mut first_picture = None;
-    while clock.now() < deadline && !seen.is_enough(demuxer.time_base(), look.watch) {
+    let mut watched = Watched::default();
+    let mut decoder = match Decoder::open(demuxer.parameters(), demuxer.time_base(), 1) {
+        Ok(decoder) => Some(decoder),
+        Err(error) => {
+            watched.trouble = Some(error.to_string());
+            None
+        }
+    };
+    while clock.now() < deadline
+        && !(watched.first_picture.is_some() && seen.is_enough(demuxer.time_base(), look.watch))
+    {
         let packet = match demuxer.read(&|| clock.now() >= deadline) {
-            Ok(Read::Packet(packet)) => packet,
-            Ok(Read::Unreadable(_)) => continue,
-            Ok(Read::End) | Err(_) => break,
+            Ok(Read::Packet(packet)) => Some(packet),
+            Ok(Read::Unreadable(cause)) => {
+                watched.trouble = Some(cause);
+                continue;
+            }
+            // What the decoder still has comes out.
+            Ok(Read::End) => None,
+            Err(DemuxError::Stopped) => break,
+            Err(error) => {
+                watched.broke_off = Some(error.to_string());
+                break;
+            }
         };
-        seen.packet(&packet);
-        if first_picture.is_none()
+        let is_end = packet.is_none();
+        if let Some(packet) = &packet {
+            seen.packet(packet);
+        }
+        if watched.first_picture.is_none()
             && let Some(decoder) = &mut decoder
-            && decoder.send(packet, 0, false).is_ok()
-            && let Ok(Some(_)) = decoder.receive()
         {
-            first_picture = Some(clock.now().saturating_duration_since(opened));
+            let sent = match packet {
+                Some(packet) => decoder.send(packet, 0, false),
+                None => decoder.send_end(),
+            };
+            match sent.and_then(|()| decoder.receive()) {
+                Ok(Some(_)) => watched.first_picture = Some(clock.now().saturating_duration_since(opened)),
+                Ok(None) => {}
+                Err(error) => watched.trouble = Some(error.to_string()),
+            }
+        }
+        if is_end {
+            break;
         }
     }
-    first_picture
+    watched
 }
 
 fn probed(track: Track) -> ProbedTrack {
@@ -210,6 +276,8 @@ fn probed(track: Track) -> ProbedTrack {
 #[derive(Debug, Default)]
 struct Seen {
     packets: u64,
+    /// Those that say when they are shown: the first of a camera may not.
+    stamped: u64,
     bytes: u64,
     keyframes: u64,
     since_keyframe: u64,
@@ -221,7 +289,11 @@ struct Seen {
 
 impl Seen {
     fn packet(&mut self, packet: &Packet) {
-        if packet.is_key() {
+        self.one(packet.is_key(), packet.bytes(), packet.pts());
+    }
+
+    fn one(&mut self, is_key: bool, bytes: u64, pts: Option<i64>) {
+        if is_key {
             if self.keyframes > 0 {
                 let length = self.since_keyframe;
                 let [fewest, most] = self.groups.unwrap_or([length, length]);
@@ -232,8 +304,9 @@ impl Seen {
         }
         self.since_keyframe += 1;
         self.packets += 1;
-        self.bytes += packet.bytes();
-        if let Some(pts) = packet.pts() {
+        self.bytes += bytes;
+        if let Some(pts) = pts {
+            self.stamped += 1;
             let (earliest, latest) = self.span.unwrap_or((pts, pts));
             self.reordered |= pts < latest;
             self.span = Some((earliest.min(pts), latest.max(pts)));
@@ -252,7 +325,7 @@ impl Seen {
     fn video(&self, track: usize, base: TimeBase) -> ProbedVideo {
         let seconds = self.seconds(base);
         // Between n stamps lie n - 1 pictures.
-        let rate = (seconds > 0.0 && self.packets > 1).then(|| (self.packets - 1) as f64 / seconds);
+        let rate = (seconds > 0.0 && self.stamped > 1).then(|| (self.stamped - 1) as f64 / seconds);
         ProbedVideo {
             track,
             clock: format!("{}/{}", base.numerator(), base.denominator()),
@@ -264,5 +337,24 @@ impl Seen {
             group_of_pictures: self.groups,
             b_frames: self.reordered,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_without_a_stamp_do_not_count_for_the_rate() {
+        let mut seen = Seen::default();
+        seen.one(true, 1000, None);
+        for number in 0..11 {
+            seen.one(number == 9, 1000, Some(number * 9000));
+        }
+        let base = TimeBase::new(1, 90_000).unwrap();
+        let video = seen.video(0, base);
+        assert_eq!((video.packets, video.keyframes, video.seconds), (12, 2, 1.0));
+        assert_eq!((video.measured_rate, video.bits_per_second), (Some(10.0), Some(80_000)));
+        assert_eq!(video.group_of_pictures, Some([10, 10]));
     }
 }

@@ -45,10 +45,11 @@ pub fn run(arguments: &Arguments) -> u8 {
     match arguments.format {
         Format::Text if rows.is_empty() => {
             let searched: Vec<String> = catalog.folders().iter().map(|folder| folder.display().to_string()).collect();
-            print_error(
-                &format!("there are no models in {}", searched.join(", ")),
-                Some("set ENGINE_MODELS to the folders of your models"),
-            );
+            let message = match searched.join(", ") {
+                searched if searched.is_empty() => "there is no folder of models".to_owned(),
+                searched => format!("there are no models in {searched}"),
+            };
+            print_error(&message, Some("set ENGINE_MODELS to the folders of your models"));
             return code(true);
         }
         Format::Text => input::print(&table(&rows)),

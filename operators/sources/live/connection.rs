@@ -7,20 +7,21 @@ use crate::clock::Clock;
 use crate::media::decode::Decoder;
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
 
+use super::lookup::{NotFound, look_up};
 use super::{Protocol, Settings, Transport};
 
 /// libav's own deadlines lie so much later than ours: they only end what ours did not reach.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// What a playlist or a session description from the network may lead to: never a file of this machine.
-pub(in crate::sources) const FROM_NETWORK: &str =
+const FROM_NETWORK: &str =
     "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,srt,hls,rtsp,rtsps";
-pub(in crate::sources) const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
+const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
 
 /// An input that is there: it has shown a picture.
 pub(super) struct Connection {
     pub demuxer: Demuxer,
-    /// What was read to see the first picture, to be decoded again in earnest.
+    /// What was read to see the first picture, to be decoded again in earnest; nothing where that was too much.
     pub waiting: Vec<Packet>,
     /// Width and height of the first picture in pixels.
     pub size: (u32, u32),
@@ -70,6 +71,20 @@ impl Loss {
         )
     }
 
+    /// Where the host's name leads nowhere, or did not within `within`.
+    pub fn not_found(failure: &NotFound, within: Duration) -> Loss {
+        match failure {
+            NotFound::Unknown { host, why } => Loss::new(
+                format!("the host name `{host}` is not known: {why}"),
+                "check the name, and the name server of this machine",
+            ),
+            NotFound::GivenUp { host } => Loss::new(
+                format!("the system did not find the host name `{host}` within {}", humantime::format_duration(within)),
+                "check the name server of this machine, or write the host's number",
+            ),
+        }
+    }
+
     pub fn no_packet(within: Duration) -> Loss {
         Loss {
             reason: format!("nothing was received for {}", humantime::format_duration(within)),
@@ -106,16 +121,26 @@ pub(super) enum NotConnected {
     Lost(Loss),
 }
 
-/// Opens the input and reads until it has shown a picture. `stopping` is asked at least ten times a second, but not
-/// while the system looks up a host's name.
+/// Opens the input and reads until it has shown a picture. `stopping` is asked at least ten times a second.
 pub(super) fn connect(
     settings: &Settings,
     clock: &dyn Clock,
     stopping: &dyn Fn() -> bool,
 ) -> Result<Connection, NotConnected> {
     let deadline = clock.now() + settings.connect_timeout;
-    let opened =
-        Demuxer::open_url(&settings.url, &options(settings), &Tracks::Best, &|| stopping() || clock.now() >= deadline);
+    let given_up = || stopping() || clock.now() >= deadline;
+    match look_up(&settings.url, &given_up) {
+        Ok(()) => {}
+        Err(NotFound::GivenUp { .. }) if stopping() => return Err(NotConnected::Stopped),
+        Err(failure) => return Err(NotConnected::Lost(Loss::not_found(&failure, settings.connect_timeout))),
+    }
+    let patience = settings.connect_timeout.max(settings.read_timeout);
+    let mut options = options(settings.protocol, settings.is_description(), patience);
+    if matches!(settings.protocol, Protocol::Rtsp(_)) {
+        // Nobody takes sound, so it is not asked for.
+        options.push(("allowed_media_types", "video".to_owned()));
+    }
+    let opened = Demuxer::open_url(&settings.url, &options, &Tracks::Best, &given_up);
     let mut demuxer = match opened {
         Ok(demuxer) => demuxer,
         Err(DemuxError::Stopped) if stopping() => return Err(NotConnected::Stopped),
@@ -142,6 +167,37 @@ pub(super) fn close(demuxer: Demuxer, clock: &dyn Clock) {
     demuxer.close(&|| clock.now() >= deadline);
 }
 
+/// Packets since the last keyframe, as few as the memory of one stream must bear: an input may send for as long as it
+/// likes and never show a picture.
+#[derive(Default)]
+struct Waiting {
+    packets: Vec<Packet>,
+    bytes: u64,
+    /// Whether a keyframe has come, and what followed it is all there.
+    collects: bool,
+}
+
+impl Waiting {
+    const MOST_PACKETS: usize = 1024;
+    const MOST_BYTES: u64 = 16 << 20;
+
+    fn push(&mut self, packet: &Packet) {
+        // A decoder starts anew at a keyframe, so what came before it is of no use.
+        if packet.is_key() {
+            *self = Waiting { collects: true, ..Waiting::default() };
+        }
+        if !self.collects {
+            return;
+        }
+        self.bytes += packet.bytes();
+        if self.packets.len() >= Waiting::MOST_PACKETS || self.bytes > Waiting::MOST_BYTES {
+            *self = Waiting::default();
+        } else {
+            self.packets.push(packet.clone());
+        }
+    }
+}
+
 /// Reads until a picture comes out of a decoder; answers the packets since the last keyframe, and the picture's size.
 fn first_picture(
     demuxer: &mut Demuxer,
@@ -157,7 +213,7 @@ fn first_picture(
         }
     };
     let deadline = clock.now() + settings.no_frame_for;
-    let mut waiting: Vec<Packet> = Vec::new();
+    let mut waiting = Waiting::default();
     let mut trouble = None;
     loop {
         let read_by = clock.now() + settings.read_timeout;
@@ -175,16 +231,12 @@ fn first_picture(
             Err(DemuxError::Stopped) => return lost(Loss::no_packet(settings.read_timeout)),
             Err(error) => return lost(Loss::of(&error)),
         };
-        // A decoder starts anew at a keyframe, so what came before it is of no use.
-        if packet.is_key() {
-            waiting.clear();
-        }
-        waiting.push(packet.clone());
+        waiting.push(&packet);
         if let Err(error) = decoder.send(packet, 0, false) {
             trouble = Some(error.to_string());
         }
         match decoder.receive() {
-            Ok(Some(picture)) => return Ok((waiting, picture.size())),
+            Ok(Some(picture)) => return Ok((waiting.packets, picture.size())),
             Ok(None) => {}
             Err(error) => trouble = Some(error.to_string()),
         }
@@ -197,10 +249,14 @@ fn first_picture(
     }
 }
 
-/// libav's options for the input.
-fn options(settings: &Settings) -> Vec<(&'static str, String)> {
-    let timeout = (settings.connect_timeout.max(settings.read_timeout) + MARGIN).as_micros().to_string();
-    match settings.protocol {
+/// libav's options for an input whose other side may be silent for `patience`.
+pub(in crate::sources) fn options(
+    protocol: Protocol,
+    is_description: bool,
+    patience: Duration,
+) -> Vec<(&'static str, String)> {
+    let timeout = (patience + MARGIN).as_micros().to_string();
+    match protocol {
         Protocol::Rtsp(transport) => {
             let transport = match transport {
                 Transport::Tcp => "tcp",
@@ -209,16 +265,56 @@ fn options(settings: &Settings) -> Vec<(&'static str, String)> {
             vec![
                 ("rtsp_transport", transport.to_owned()),
                 ("timeout", timeout),
-                // Nobody takes sound, so it is not asked for.
-                ("allowed_media_types", "video".to_owned()),
                 // The description says what there is; half a second shows the rate.
                 ("analyzeduration", "500000".to_owned()),
                 ("protocol_whitelist", FROM_NETWORK.to_owned()),
             ]
         }
         Protocol::Other => {
-            let whitelist = if settings.is_description() { FROM_DESCRIPTION } else { FROM_NETWORK };
+            let whitelist = if is_description { FROM_DESCRIPTION } else { FROM_NETWORK };
             vec![("rw_timeout", timeout), ("protocol_whitelist", whitelist.to_owned())]
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::demux::Demuxer;
+
+    /// The packets of a clip with one keyframe, its first picture.
+    fn packets(folder: &std::path::Path, options: &[&str]) -> Vec<Packet> {
+        let path = super::super::tests::clip(folder, "long.mp4", 12, "160x120", options);
+        let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
+        let mut packets = Vec::new();
+        while let Read::Packet(packet) = demuxer.read(&|| false).unwrap() {
+            packets.push(packet);
+        }
+        packets
+    }
+
+    #[test]
+    fn what_waits_for_a_picture_starts_at_a_keyframe_and_has_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = packets(folder.path(), &["-g", "1000", "-bf", "0", "-sc_threshold", "0"]);
+        assert!(clip[0].is_key() && clip.len() > 100 && !clip[1..].iter().any(Packet::is_key));
+        let mut waiting = Waiting::default();
+        for packet in &clip[1..] {
+            waiting.push(packet);
+        }
+        assert_eq!(waiting.packets.len(), 0, "nothing can be decoded before a keyframe");
+        for packet in clip.iter().chain(clip[1..].iter().cycle().take(Waiting::MOST_PACKETS - clip.len())) {
+            waiting.push(packet);
+        }
+        assert_eq!(waiting.packets.len(), Waiting::MOST_PACKETS);
+        waiting.push(&clip[1]);
+        waiting.push(&clip[1]);
+        assert_eq!((waiting.packets.len(), waiting.bytes), (0, 0), "too many");
+        waiting.push(&clip[0]);
+        waiting.push(&clip[1]);
+        assert_eq!(waiting.packets.len(), 2, "from the next keyframe on it collects again");
+        waiting.bytes = Waiting::MOST_BYTES;
+        waiting.push(&clip[1]);
+        assert_eq!((waiting.packets.len(), waiting.bytes), (0, 0), "too large");
     }
 }

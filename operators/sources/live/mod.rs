@@ -13,9 +13,10 @@ mod backoff;
 mod behind;
 pub(super) mod connection;
 mod continued;
+pub(super) mod lookup;
 pub(super) mod settings;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::SourceError;
 use crate::item::{EndReason, StreamId};
@@ -42,7 +43,7 @@ struct Live<'a> {
     stream: &'a StreamId,
     settings: &'a Settings,
     line: Line,
-    /// Attempts in a row that showed no picture.
+    /// Attempts in a row that showed no picture, or pictures for less than `no_frame_for`.
     failures: u64,
 }
 
@@ -88,7 +89,7 @@ impl Live<'_> {
     fn play(&mut self, connection: Connection, outlet: &mut dyn Outlet) -> Result<Loss, SourceError> {
         let Connection { mut demuxer, waiting, size } = connection;
         outlet.state(SourceState::Running);
-        let before = self.line.seq;
+        let shown_from = outlet.clock().now();
         let manner = Manner {
             skip: self.settings.skip,
             keyframes_only: self.settings.keyframes_only,
@@ -104,13 +105,15 @@ impl Live<'_> {
                 let taken = waiting.into_iter().try_for_each(|packet| track.packet(packet, &mut outlet));
                 taken.and_then(|()| watch(&mut demuxer, &mut track, self.settings, &mut outlet))
             }
-            Err(error) => Ok(Loss::new(error.to_string(), "set the camera to a codec of FFmpeg, such as H.264")),
+            Err(error) => {
+                let loss = Loss::new(error.to_string(), "set the camera to a codec of FFmpeg, such as H.264");
+                Ok((loss, shown_from))
+            }
         };
-        if self.line.seq > before {
-            self.failures = 0;
-        }
         close(demuxer, &**outlet.clock());
-        played
+        let (loss, shown_until) = played?;
+        self.failures = failures_before(self.failures, shown_until - shown_from, self.settings);
+        Ok(loss)
     }
 
     /// Plays the fallback until the camera is found; `None` where the search itself has failed.
@@ -147,6 +150,7 @@ impl Live<'_> {
             while !behind.is_over() && !outlet.stopping() {
                 let now = outlet.clock().now();
                 if let Some(SourceState::Fallback { reason, attempts }) = behind.news() {
+                    let reason = format!("{reason}; and the fallback: {error}");
                     outlet.state(SourceState::Retrying { reason, attempts });
                 }
                 outlet.clock().wait(now + PATIENCE, PATIENCE);
@@ -164,16 +168,22 @@ impl Live<'_> {
     }
 }
 
+/// Failures in a row that count when a connection is lost which showed pictures for `shown`. An input that shows one
+/// and ends, again and again, is to wait longer each time and to reach its fallback like one that shows none.
+fn failures_before(failures: u64, shown: Duration, settings: &Settings) -> u64 {
+    if shown >= settings.no_frame_for { 0 } else { failures }
+}
+
 /// Between two looks at the search for the camera.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Reads and decodes until the input is lost.
+/// Reads and decodes until the input is lost; answers when it made its last progress, too.
 fn watch(
     demuxer: &mut Demuxer,
     track: &mut VideoTrack,
     settings: &Settings,
     outlet: &mut Continued<'_>,
-) -> Result<Loss, SourceError> {
+) -> Result<(Loss, Instant), SourceError> {
     let clock = outlet.clock().clone();
     let (mut progress, mut progressed) = (track.progress(), clock.now());
     let loss = loop {
@@ -202,7 +212,7 @@ fn watch(
         }
     };
     track.drain(outlet)?;
-    Ok(loss)
+    Ok((loss, progressed))
 }
 
 #[cfg(test)]

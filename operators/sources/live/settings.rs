@@ -98,8 +98,29 @@ pub(in crate::sources) enum Takes {
 }
 
 impl SettingsConfig {
-    /// These settings, with those of the node where they say nothing. `field` is the table they stand in, with a dot
-    /// behind it, or empty.
+    /// What is wrong with these lengths of time, wherever they are of use. `field` is the table they stand in, with a
+    /// dot behind it, or empty.
+    fn wrong_lengths(&self, field: &str) -> Vec<FieldError> {
+        let lengths = [
+            ("connect_timeout", self.connect_timeout),
+            ("read_timeout", self.read_timeout),
+            ("no_frame_for", self.no_frame_for),
+            ("backoff_first", self.backoff_first),
+            ("backoff_most", self.backoff_most),
+        ];
+        let wrong = |length: Duration| length.is_zero() || length > LONGEST_WAIT;
+        let lengths = lengths.into_iter().filter_map(|(name, length)| Some((name, length?.0)));
+        lengths
+            .filter(|(_, length)| wrong(*length))
+            .map(|(name, length)| {
+                let length = humantime::format_duration(length);
+                FieldError::new(format!("{field}{name}"), format!("`{name}` cannot be {length}"))
+                    .hint("write a length of time up to a day, such as \"10s\"")
+            })
+            .collect()
+    }
+
+    /// These settings, with those of the node where they say nothing; the lengths of both are right.
     fn resolve(
         &self,
         node: &SettingsConfig,
@@ -108,24 +129,18 @@ impl SettingsConfig {
         takes: Takes,
         url: String,
     ) -> Result<Settings, FieldError> {
-        let wait = |name: &str, own: Option<config::Duration>, node: Option<config::Duration>, default: u64| {
-            let length = own.or(node).map_or(Duration::from_secs(default), |duration| duration.0);
-            if length.is_zero() || length > LONGEST_WAIT {
-                let length = humantime::format_duration(length);
-                let error = FieldError::new(format!("{field}{name}"), format!("`{name}` cannot be {length}"));
-                return Err(error.hint("write a length of time up to a day, such as \"10s\""));
-            }
-            Ok(length)
+        let wait = |own: Option<config::Duration>, node: Option<config::Duration>, default: u64| {
+            own.or(node).map_or(Duration::from_secs(default), |duration| duration.0)
         };
         let transport = match self.transport.or(node.transport) {
             None | Some(TransportConfig::Tcp) => Transport::Tcp,
             Some(TransportConfig::Udp) => Transport::Udp,
         };
-        let connect_timeout = wait("connect_timeout", self.connect_timeout, node.connect_timeout, 10)?;
-        let read_timeout = wait("read_timeout", self.read_timeout, node.read_timeout, 10)?;
-        let no_frame_for = wait("no_frame_for", self.no_frame_for, node.no_frame_for, 10)?;
-        let first = wait("backoff_first", self.backoff_first, node.backoff_first, 1)?;
-        let most = wait("backoff_most", self.backoff_most, node.backoff_most, 30)?;
+        let connect_timeout = wait(self.connect_timeout, node.connect_timeout, 10);
+        let read_timeout = wait(self.read_timeout, node.read_timeout, 10);
+        let no_frame_for = wait(self.no_frame_for, node.no_frame_for, 10);
+        let first = wait(self.backoff_first, node.backoff_first, 1);
+        let most = wait(self.backoff_most, node.backoff_most, 30);
         if first > most {
             let (first, most) = (humantime::format_duration(first), humantime::format_duration(most));
             let message = format!("the first delay, {first}, is longer than the longest, {most}");
@@ -177,17 +192,18 @@ impl LiveSource {
         let (url, streams) = (table.remove("url"), table.remove("streams"));
         let node: SettingsConfig = config::read(table)?;
         let mut found = Vec::new();
-        let mut mistakes = Vec::new();
-        let mut take = |id: Result<StreamId, FieldError>, settings: Result<Settings, FieldError>| match (id, settings) {
-            (Ok(id), Ok(settings)) => found.push((id, settings)),
-            (id, settings) => mistakes.extend(id.err().into_iter().chain(settings.err())),
-        };
+        let mut mistakes = node.wrong_lengths("");
+        let mut take =
+            |id: Result<StreamId, FieldError>, settings: Result<Settings, Vec<FieldError>>| match (id, settings) {
+                (Ok(id), Ok(settings)) => found.push((id, settings)),
+                (id, settings) => mistakes.extend(id.err().into_iter().chain(settings.err().unwrap_or_default())),
+            };
         match (url, streams) {
             (Some(toml::Value::String(url)), None) => {
                 let checked = check(takes, "url", &url, folder);
                 let id = name_of(&url);
                 let settings = checked.and_then(|url| SettingsConfig::default().resolve(&node, "", folder, takes, url));
-                take(Ok(id), settings);
+                take(Ok(id), settings.map_err(|mistake| vec![mistake]));
             }
             (None, Some(toml::Value::Table(streams))) if !streams.is_empty() => {
                 for (name, value) in streams {
@@ -224,7 +240,7 @@ fn stream(
     node: &SettingsConfig,
     takes: Takes,
     folder: &Path,
-) -> Result<Settings, FieldError> {
+) -> Result<Settings, Vec<FieldError>> {
     let field = format!("streams.{name}");
     let wrong = |message: String| {
         let example = takes.example();
@@ -235,15 +251,20 @@ fn stream(
         toml::Value::String(url) => (url, SettingsConfig::default(), field.clone()),
         toml::Value::Table(mut table) => {
             let Some(toml::Value::String(url)) = table.remove("url") else {
-                return Err(wrong("the table of a stream needs a `url`".to_owned()));
+                return Err(vec![wrong("the table of a stream needs a `url`".to_owned())]);
             };
-            let own = SettingsConfig::deserialize(table).map_err(|error| wrong(error.message().to_owned()))?;
+            let own = SettingsConfig::deserialize(table).map_err(|error| vec![wrong(error.message().to_owned())])?;
             (url, own, format!("{field}.url"))
         }
-        _ => return Err(wrong("a stream is a URL, or a table with a `url`".to_owned())),
+        _ => return Err(vec![wrong("a stream is a URL, or a table with a `url`".to_owned())]),
     };
-    let url = check(takes, &at, &url, folder)?;
-    own.resolve(node, &format!("{field}."), folder, takes, url)
+    let mut mistakes = own.wrong_lengths(&format!("{field}."));
+    match check(takes, &at, &url, folder).and_then(|url| own.resolve(node, &format!("{field}."), folder, takes, url)) {
+        Ok(settings) if mistakes.is_empty() => return Ok(settings),
+        Ok(_) => {}
+        Err(mistake) => mistakes.push(mistake),
+    }
+    Err(mistakes)
 }
 
 fn identify(name: &str) -> Result<StreamId, FieldError> {
@@ -253,12 +274,24 @@ fn identify(name: &str) -> Result<StreamId, FieldError> {
     })
 }
 
-/// The name of a stream without one: its host, or the stem of its description.
+/// The name of a stream without one: its host, its port where it names no host, or the stem of its description.
 fn name_of(url: &str) -> StreamId {
     match Address::parse(url) {
+        Some(Address { scheme, host: "", port: Some(port) }) => StreamId::sanitised(&format!("{scheme}_{port}")),
         Some(address) => StreamId::sanitised(address.host),
         None => StreamId::sanitised(&Path::new(url).file_stem().unwrap_or_default().to_string_lossy()),
     }
+}
+
+/// What is wrong with what follows the host's `:`, and what to do. Says nothing of what is in it: there may be a
+/// password.
+pub(in crate::sources) fn port_mistake(address: &Address<'_>) -> Option<(&'static str, &'static str)> {
+    address.port.filter(|port| port.parse::<u16>().is_err()).map(|_| {
+        (
+            "what follows the host and its `:` is no port",
+            "a port is a number up to 65535; in user and password write `/` as %2F, `?` as %3F, `#` as %23 and `@` as %40",
+        )
+    })
 }
 
 /// The URL as libav takes it. Says nothing of what is in it: there may be credentials.
@@ -272,7 +305,9 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
         };
     }
     let example = takes.example();
-    let Some(address) = Address::parse(url) else {
+    // Only who waits for others to connect, or for datagrams, names no host.
+    let address = Address::parse(url).filter(|address| takes == Takes::Anything || !address.host.is_empty());
+    let Some(address) = address else {
         let local = folder.join(url).exists() || url.starts_with("file:");
         let hint = if local {
             "a file is played by `type = \"file\"`".to_owned()
@@ -281,7 +316,15 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
         };
         return wrong("this is no URL with a host", hint);
     };
-    let is_rtsp = ["rtsp", "rtsps"].contains(&address.scheme.to_ascii_lowercase().as_str());
+    if url.contains(char::is_whitespace) {
+        return wrong("there is white space in this URL", "write a space as %20".to_owned());
+    }
+    if let Some((message, hint)) = port_mistake(&address) {
+        return wrong(message, hint.to_owned());
+    }
+    // libav knows schemes in lower case only.
+    let scheme = address.scheme.to_ascii_lowercase();
+    let is_rtsp = ["rtsp", "rtsps"].contains(&scheme.as_str());
     match takes {
         Takes::Rtsp if !is_rtsp => wrong(
             "this is no RTSP URL",
@@ -290,10 +333,10 @@ fn check(takes: Takes, field: &str, url: &str, folder: &Path) -> Result<String, 
         Takes::Anything if is_rtsp => {
             wrong("`rtsp` plays this URL better", "write `type = \"rtsp\"`: it has a choice of transport".into())
         }
-        Takes::Anything if address.scheme.eq_ignore_ascii_case("file") => {
+        Takes::Anything if scheme == "file" => {
             wrong("this is a file and not live", "a file is played by `type = \"file\"`".into())
         }
-        _ => Ok(url.to_owned()),
+        _ => Ok(scheme + &url[address.scheme.len()..]),
     }
 }
 
@@ -360,20 +403,55 @@ const fn with_default(name: &'static str, value: FieldType, default: &'static st
     Field { name, value, presence: Presence::Default(default), summary }
 }
 
-/// What a table of one stream may hold; its fields are told apart when the node is built.
-const STREAM_SETTING: FieldType =
-    FieldType::Either(&[FieldType::Boolean, FieldType::String, FieldType::Integer { minimum: 1, maximum: 1_000_000 }]);
-
 pub(in crate::sources) const URL: Field = optional(
     "url",
     FieldType::String,
     "The input; its stream is named after the host. This or `streams`. Credentials in it are shown nowhere.",
 );
-pub(in crate::sources) const STREAMS: Field = optional(
-    "streams",
-    FieldType::Map(&FieldType::Either(&[FieldType::String, FieldType::Map(&STREAM_SETTING)])),
-    "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.",
-);
+const fn streams(each: &'static FieldType) -> Field {
+    optional(
+        "streams",
+        FieldType::Map(each),
+        "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.",
+    )
+}
+
+/// A setting of one stream: where it is not written, the node's counts.
+const fn own(field: Field) -> Field {
+    Field { name: field.name, value: field.value, presence: Presence::Optional, summary: field.summary }
+}
+
+const URL_OF_STREAM: Field = Field {
+    name: "url",
+    value: FieldType::String,
+    presence: Presence::Required,
+    summary: "The input. Credentials in it are shown nowhere.",
+};
+
+/// What the table of one stream may hold, whichever way the media comes.
+const COMMON: [Field; 9] = [
+    URL_OF_STREAM,
+    own(CONNECT_TIMEOUT),
+    own(READ_TIMEOUT),
+    own(NO_FRAME_FOR),
+    own(BACKOFF_FIRST),
+    own(BACKOFF_MOST),
+    own(FALLBACK),
+    own(FALLBACK_AFTER),
+    own(SKIP),
+];
+
+static OF_URL: [Field; 9] = COMMON;
+static OF_RTSP: [Field; 10] = {
+    let [url, connect, read, frame, first, most, fallback, after, skip] = COMMON;
+    [url, own(TRANSPORT), connect, read, frame, first, most, fallback, after, skip]
+};
+
+static A_URL_STREAM: FieldType = FieldType::Either(&[FieldType::String, FieldType::Table(&OF_URL)]);
+static AN_RTSP_STREAM: FieldType = FieldType::Either(&[FieldType::String, FieldType::Table(&OF_RTSP)]);
+
+pub(in crate::sources) const STREAMS: Field = streams(&A_URL_STREAM);
+pub(in crate::sources) const RTSP_STREAMS: Field = streams(&AN_RTSP_STREAM);
 pub(in crate::sources) const TRANSPORT: Field = with_default(
     "transport",
     FieldType::Choice(&["tcp", "udp"]),
@@ -411,7 +489,8 @@ pub(in crate::sources) const FALLBACK: Field = optional(
 pub(in crate::sources) const FALLBACK_AFTER: Field = optional(
     "fallback_after",
     FieldType::Integer { minimum: 1, maximum: 1_000_000 },
-    "Failures in a row after which the fallback is played; 3 where nothing is written.",
+    "Failures in a row after which the fallback is played; 3 where nothing is written. An input that is lost before it \
+     has shown pictures for `no_frame_for` has failed too.",
 );
 pub(in crate::sources) const SKIP: Field = with_default(
     "skip",
@@ -457,6 +536,15 @@ mod tests {
         };
         assert_eq!(name(Takes::Rtsp, "rtsp://u:p@10.0.0.7:554/main"), "10.0.0.7");
         assert_eq!(name(Takes::Anything, "srt://[fe80::1]:9000"), "fe80__1");
+        assert_eq!(name(Takes::Anything, "srt://:9000?mode=listener"), "srt_9000");
+        assert_eq!(name(Takes::Anything, "udp://@:5000"), "udp_5000");
+    }
+
+    #[test]
+    fn libav_gets_schemes_in_lower_case() {
+        assert_eq!(here("url = 'RTSP://Door/Main'")[0].1.url, "rtsp://Door/Main");
+        let streams = built(Path::new("."), Takes::Anything, "url = 'HTTP://a/B.m3u8'").unwrap().streams;
+        assert_eq!(streams[0].1.url, "http://a/B.m3u8");
     }
 
     #[test]
@@ -498,6 +586,14 @@ mod tests {
         assert!(url("url = 'a.mp4'").2.contains("type = \"file\""));
         assert!(url("url = 'file:///etc/passwd'").2.contains("type = \"file\""));
         assert!(url("url = 'gone.sdp'").1.contains("no such file"));
+        for broken in ["rtsp://127.0.0.1:99999/x", "rtsp://u:s3cret/x@h/x", "rtsp://u:s3cret#x@h", "rtsp://h:rtsp/x"] {
+            let (field, message, hint) = rtsp(&format!("url = '{broken}'"));
+            assert_eq!((field.as_str(), message.as_str()), ("url", "what follows the host and its `:` is no port"));
+            assert!(hint.contains("%2F"), "{hint}");
+        }
+        assert!(url("url = 'http://u:s3cret s3cret@h/x'").2.contains("%20"));
+        assert!(rtsp("url = 'rtsp://:554/x'").1.contains("no URL with a host"));
+        assert!(url("url = 'tcp:///x'").1.contains("no URL with a host"));
         assert_eq!(rtsp("streams.door = 7").0, "streams.door");
         assert_eq!(rtsp("streams.door = { path = 'x' }").0, "streams.door");
         let (field, message, _) = rtsp("streams.door = { url = 'rtsp://u:s3cret@a', transprot = 'udp' }");
@@ -506,6 +602,11 @@ mod tests {
         assert_eq!(rtsp("streams.door = { url = 'u:s3cret@a' }").0, "streams.door.url");
         assert_eq!(rtsp("url = 'rtsp://a'\nno_frame_for = '0s'").0, "no_frame_for");
         assert_eq!(rtsp("streams.b = { url = 'rtsp://a', read_timeout = '2d' }").0, "streams.b.read_timeout");
+        assert_eq!(rtsp("streams.a = 'rtsp://a'\nstreams.b = 'rtsp://b'\nread_timeout = '0s'").0, "read_timeout");
+        let several = "streams.b = { url = 'rtsp://a:rtsp/x', read_timeout = '2d', no_frame_for = '0s' }";
+        let several = built(folder.path(), Takes::Rtsp, several).unwrap_err();
+        let fields: Vec<&str> = several.iter().map(|mistake| mistake.field.as_str()).collect();
+        assert_eq!(fields, ["streams.b.read_timeout", "streams.b.no_frame_for", "streams.b.url"]);
         assert_eq!(rtsp("url = 'rtsp://a'\nbackoff_first = '1m'").0, "backoff_first");
         assert_eq!(rtsp("url = 'rtsp://a'\nfallback_after = 2").0, "fallback_after");
         assert_eq!(rtsp("url = 'rtsp://a'\nfallback = 'gone.mp4'").0, "fallback");

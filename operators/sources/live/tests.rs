@@ -14,7 +14,7 @@ use crate::item::{StreamInfo, TrackFormat};
 use crate::testing::RecordingOutlet;
 
 /// Makes a clip of `seconds` with the `ffmpeg` program.
-fn clip(folder: &Path, name: &str, seconds: u32, size: &str, options: &[&str]) -> PathBuf {
+pub(super) fn clip(folder: &Path, name: &str, seconds: u32, size: &str, options: &[&str]) -> PathBuf {
     let path = folder.join(name);
     let made = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i"])
@@ -142,8 +142,11 @@ fn an_input_that_ends_is_opened_again_and_numbers_and_time_go_on() {
     let formats = formats.map(|(size, codec)| (size, codec.to_owned()));
     assert_eq!(outlet.opens.iter().map(format).collect::<Vec<_>>(), formats, "the same is no news");
     assert_eq!(outlet.gaps.iter().map(|gap| gap.seq).collect::<Vec<_>>(), [Some(20), Some(40), Some(60)]);
-    let ended = "retrying 1: the other side ended the stream";
-    assert_eq!(reasons(&outlet), ["running", ended, "running", ended, "running", ended, "running"]);
+    // Two seconds of pictures, in an instant: each end is another failure in a row.
+    let ended = |times: u64| format!("retrying {times}: the other side ended the stream");
+    let running = || "running".to_owned();
+    let expected = [running(), ended(1), running(), ended(2), running(), ended(3), running()];
+    assert_eq!(reasons(&outlet), expected);
 }
 
 #[test]
@@ -214,7 +217,7 @@ fn silence_is_a_loss_whenever_it_begins() {
     thread.join().unwrap();
     let reasons = reasons(&outlet);
     let starts =
-        ["retrying 1: no answer within 700ms", "running", "retrying 1: nothing was received for 700ms", "running"];
+        ["retrying 1: no answer within 700ms", "running", "retrying 2: nothing was received for 700ms", "running"];
     assert_eq!(reasons.len(), starts.len(), "{reasons:?}");
     for (reason, start) in reasons.iter().zip(starts) {
         assert!(reason.starts_with(start), "{reason}");
@@ -264,6 +267,24 @@ fn a_clock_that_jumps_is_repaired() {
         "{:?}",
         outlet.repaired
     );
+}
+
+#[test]
+fn an_input_that_shows_little_and_ends_reaches_its_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let fallback = clip(folder.path(), "fallback.mp4", 1, "64x48", &[]);
+    let short = std::fs::read(clip(folder.path(), "short.ts", 1, "160x120", &[])).unwrap();
+    let (address, thread) = serve((0..3).map(|_| Serve::Bytes(short.clone())).collect());
+    let mut outlet = outlet().stop_after(33);
+    play(&Settings { fallback: Some(Fallback { path: fallback, after: 3 }), ..settings(address) }, &mut outlet);
+    thread.join().unwrap();
+    let reasons = reasons(&outlet);
+    let starts = ["running", "retrying 1: ", "running", "retrying 2: ", "running", "fallback 3: "];
+    assert!(reasons.iter().zip(starts).all(|(reason, start)| reason.starts_with(start)), "{reasons:?}");
+    assert_eq!(outlet.opens.iter().map(size).collect::<Vec<_>>(), [(160, 120), (64, 48)]);
+    let long = Duration::from_secs(20);
+    assert_eq!(failures_before(2, long, &settings(address)), 0);
+    assert_eq!(failures_before(2, long - Duration::from_millis(1), &settings(address)), 2);
 }
 
 #[test]
@@ -318,10 +339,13 @@ fn a_fallback_that_cannot_be_played_does_not_keep_the_camera_away() {
     thread.join().unwrap();
     assert_eq!(outlet.repairs("fallback"), 1, "{:?}", outlet.repaired);
     let reasons = reasons(&outlet);
+    // What is wrong with it is told until the camera is back, however the search goes on.
+    let (last, before) = reasons[1..].split_last().unwrap();
+    assert!(before.len() >= 2, "{reasons:?}");
     assert!(
-        reasons.iter().any(|state| state.contains("and the fallback: ") && state.contains("broken.mp4")),
+        before.iter().all(|state| state.contains("and the fallback: ") && state.contains("broken.mp4")),
         "{reasons:?}"
     );
-    assert_eq!(reasons.last().unwrap(), "running");
+    assert_eq!(last, "running");
     assert_eq!(outlet.emitted, 10);
 }

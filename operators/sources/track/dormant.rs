@@ -76,7 +76,9 @@ impl VideoTrack {
     /// Takes note of a packet before it is entered: where decoding starts anew, what was held back is thrown away.
     pub(super) fn prepare(&mut self, packet: &Packet, fate: Fate, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
         let Some(dormant) = &mut self.dormant else { return Ok(()) };
-        dormant.wanted += u32::from(fate == Fate::Wanted);
+        // Where everything has to be decoded, nobody was asked.
+        let is_wanted = fate == Fate::Wanted && self.skippable != Skippable::Nothing;
+        dormant.wanted = dormant.wanted.saturating_add(u32::from(is_wanted));
         if !dormant.refresh.is_at(packet) {
             return Ok(());
         }

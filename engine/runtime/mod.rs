@@ -3,6 +3,7 @@
 mod build;
 pub mod counters;
 mod dataflow_log;
+pub mod ending;
 mod entry;
 mod failure;
 mod feed;
@@ -19,6 +20,7 @@ pub mod predict;
 pub mod preview;
 pub mod process;
 pub mod reload;
+pub mod saved;
 mod sink;
 pub mod stats;
 pub mod streams;

@@ -316,7 +316,7 @@ async fn file(form: Bytes, boundary: String) -> Result<Bytes, Refusal> {
 }
 
 /// Reads on and keeps nothing.
-async fn discard(body: &mut Incoming) {
+pub(super) async fn discard(body: &mut Incoming) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len) as u64;

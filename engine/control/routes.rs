@@ -11,6 +11,8 @@
 //! | `GET /preview` | a JPEG picture of the stream that `graph` and `stream` name |
 //! | `GET /events` | server-sent events; `graph`, `node`, `stream` and `label` filter, `last_event_id` resumes |
 //! | `POST /predict` | what a model says of one picture ([`super::predict`]) |
+//! | `/graphs…` | graphs, as they change ([`super::graphs`]) |
+//! | `/streams…` | streams, as they come and go ([`super::streams`]) |
 //!
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
 
@@ -29,6 +31,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::events::{EventHub, EventReport, Filter, Subscription};
+use super::live::{Live, Target};
 use super::predict::{self, Predict};
 use super::{metrics, page};
 use crate::runtime::predict::PredictReport;
@@ -40,6 +43,8 @@ pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub struct Routes {
     pub observe: Arc<dyn Observe>,
     pub hub: Arc<EventHub>,
+    /// `None` where nothing can be changed.
+    pub live: Option<Live>,
     /// `None` where no pictures are answered.
     pub predict: Option<Predict>,
     pub heartbeat: Duration,
@@ -51,7 +56,7 @@ pub struct Routes {
 const PREDICT: &str = "/predict";
 const PREVIEW: &str = "/preview";
 
-const PATHS: [(&str, &str); 9] = [
+const PATHS: [(&str, &str); 16] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
@@ -61,6 +66,13 @@ const PATHS: [(&str, &str); 9] = [
     (PREVIEW, "a JPEG picture of a stream, by graph and stream"),
     ("/events", "records as server-sent events; filter with graph, node, stream, label; resume with last_event_id"),
     (PREDICT, "POST a picture: what a model says of it"),
+    ("/graphs", "the graphs, their generations and states"),
+    ("/graphs/NAME", "a graph: GET it, PUT a text in its place, DELETE it"),
+    ("/graphs/NAME/plan", "how a graph runs"),
+    ("/graphs/NAME/check", "POST a text: what is wrong with it"),
+    ("/streams", "the streams; POST adds one to a source of a graph"),
+    ("/streams/ID", "a stream: its states, counts and last result; DELETE stops it"),
+    ("/streams/check", "POST a URL: whether it shows a picture"),
 ];
 
 /// How long a request waits for a picture of a stream that gives none; then it gets the last one.
@@ -88,9 +100,24 @@ pub(super) struct Refusal {
     pub hint: String,
 }
 
+impl Refusal {
+    pub fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Refusal {
+        Refusal { status, error: error.into(), hint: hint.into() }
+    }
+}
+
 impl Routes {
     /// Answers one request.
-    pub async fn respond(&self, request: Request<Incoming>) -> Answer {
+    pub async fn respond(&self, mut request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        if let (Some(live), Some(target)) = (&self.live, Target::of(&path)) {
+            let mut answer = live.answer(target, &mut request).await;
+            if request.method() == Method::HEAD {
+                without_body(&mut answer);
+            }
+            let answer = self.finish(answer, request.method() == Method::OPTIONS, target.methods());
+            return self.private(answer);
+        }
         match &self.predict {
             Some(predict) if request.uri().path() == PREDICT => {
                 let is_options = request.method() == Method::OPTIONS;
@@ -115,15 +142,16 @@ impl Routes {
         .unwrap_or_else(Refusal::answer);
 
         if request.method() == Method::HEAD {
-            let length = hyper::body::Body::size_hint(answer.body()).exact();
-            *answer.body_mut() = Empty::new().boxed_unsync();
-            if let Some(length) = length {
-                answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
-            }
+            without_body(&mut answer);
         }
-        let mut answer = self.finish(answer, request.method() == Method::OPTIONS, METHODS);
-        // Any page may read counts where `*` is allowed, but what a camera sees only a page that is named.
-        if request.uri().path() == PREVIEW && self.allow_origin.as_ref().is_some_and(|origin| origin == "*") {
+        let answer = self.finish(answer, request.method() == Method::OPTIONS, METHODS);
+        if request.uri().path() == PREVIEW { self.private(answer) } else { answer }
+    }
+
+    /// Any page may read counts where `*` is allowed, but what a camera sees, and how graphs are configured, only a page
+    /// that is named.
+    fn private(&self, mut answer: Answer) -> Answer {
+        if self.allow_origin.as_ref().is_some_and(|origin| origin == "*") {
             answer.headers_mut().remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
         }
         answer
@@ -141,7 +169,7 @@ impl Routes {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             if is_options {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-                let allowed = HeaderValue::from_static("last-event-id, content-type");
+                let allowed = HeaderValue::from_static("last-event-id, content-type, if-match, if-none-match");
                 headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
             }
         }
@@ -354,6 +382,15 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// What `HEAD` gets of an answer to `GET`.
+fn without_body(answer: &mut Answer) {
+    let length = hyper::body::Body::size_hint(answer.body()).exact();
+    *answer.body_mut() = Empty::new().boxed_unsync();
+    if let Some(length) = length {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
 }
 
 pub(super) fn empty(status: StatusCode) -> Answer {

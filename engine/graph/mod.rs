@@ -2,6 +2,7 @@
 
 pub mod cases;
 pub mod check;
+pub mod cover;
 pub mod demand;
 pub mod diagnostics;
 pub mod diagram;
@@ -14,6 +15,7 @@ pub mod nodes;
 pub mod parse;
 pub mod plan;
 pub mod planner;
+pub mod references;
 pub mod secrecy;
 pub mod substitute;
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub struct Look {
     pub timeout: Duration,
     /// How long to watch packets at most; less where two whole groups of pictures have been seen.
     pub watch: Duration,
+    /// Whether one picture is enough.
+    pub one_picture: bool,
 }
 
 /// What was seen.
@@ -252,7 +254,12 @@ fn watch(demuxer: &mut Demuxer, look: &Look, clock: &dyn Clock, seen: &mut Seen)
                 None => decoder.send_end(),
             };
             match sent.and_then(|()| decoder.receive()) {
-                Ok(Some(_)) => watched.first_picture = Some(clock.now().saturating_duration_since(opened)),
+                Ok(Some(_)) => {
+                    watched.first_picture = Some(clock.now().saturating_duration_since(opened));
+                    if look.one_picture {
+                        break;
+                    }
+                }
                 Ok(None) => {}
                 Err(error) => watched.trouble = Some(error.to_string()),
             }

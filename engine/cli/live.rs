@@ -287,6 +287,7 @@ pub(crate) mod tests {
             stream: name.to_owned(),
             source: "cameras".to_owned(),
             location: "clips/door.mp4".to_owned(),
+            live: false,
             state: StreamState::Running,
             reason: None,
             attempts: None,
@@ -298,11 +299,17 @@ pub(crate) mod tests {
             repaired: BTreeMap::new(),
             fps_in: 30.0,
             fps_delivered: 28.5,
+            rate_in: 30.0,
+            rate_delivered: 28.5,
+            rate_dropped: 0.5,
             age_ms: Quantiles { p50: 4.4, p90: 8.25, p99: 12.75, max: 40.0 },
             ages: Histogram::default(),
             idle_ms: 12,
-            drops: vec![Drops { node: "people".to_owned(), reason: "full", count: 10 }],
+            drops: vec![Drops { node: "people".to_owned(), reason: "full", count: 10, rate: 0.5 }],
             blocked_by: None,
+            blocked_share: 0.0,
+            taps: Vec::new(),
+            culprit: None,
             held_items: 1,
             held_bytes: 1 << 20,
             held_bytes_peak: 2 << 20,
@@ -311,16 +318,22 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn graph(streams: Vec<StreamReport>) -> GraphReport {
-        let node = |name: &str, type_name: &str, role, busy_ms, errors| NodeReport {
+        let node = |name: &str, type_name: &str, role, input: Option<&str>, busy_ms, errors| NodeReport {
             name: name.to_owned(),
             type_name: type_name.to_owned(),
             role,
+            inputs: input.into_iter().map(str::to_owned).collect(),
             items: vec![400, 180],
+            rate: 29.0,
             errors,
             last_error: None,
             busy_ms,
+            busy_seconds: busy_ms / 1000.0,
+            busy_share: busy_ms / 20_000.0,
+            busy_by_worker: vec![busy_ms / 20_000.0, 0.0],
             stages: Histogram::default(),
             queued: 0,
+            oldest_ms: None,
         };
         GraphReport {
             name: "door".to_owned(),
@@ -331,10 +344,11 @@ pub(crate) mod tests {
             total: streams.iter().fold(Counts::default(), |sum, stream| sum.plus(stream.counts)),
             streams,
             nodes: vec![
-                node("cameras", "file", "tap", 1234.5, 0),
-                node("people", "detect", "pool", 15_600.0, 3),
-                node("events", "sse", "sink", 2.25, 0),
+                node("cameras", "file", "tap", None, 1234.5, 0),
+                node("people", "detect", "pool", Some("cameras"), 15_600.0, 3),
+                node("events", "sse", "sink", Some("people"), 2.25, 0),
             ],
+            culprit: None,
         }
     }
 
@@ -363,6 +377,8 @@ pub(crate) mod tests {
             threads: 1,
             workers: 1,
             pool_threads: 1,
+            pool_busy: 0.5,
+            pool_busy_seconds: 1.5,
         };
         Engine(Mutex::new(Report { graphs, process }))
     }

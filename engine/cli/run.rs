@@ -117,6 +117,7 @@ fn serve(
         clock: clock.clone(),
         dataflow_log: arguments.dataflow_log.clone(),
     })?;
+    engine.listen_to(hub.clone());
     let observe: Arc<dyn Observe> = engine.clone();
     let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
     let named = &arguments.predict.models;

@@ -294,8 +294,10 @@ mod tests {
             threads: 1,
             workers: 1,
             pool_threads: 1,
+            pool_busy: 0.5,
+            pool_busy_seconds: 1.5,
         };
-        let events = EventReport { subscribers: 0, published: 0, kept: 0, kept_bytes: 0 };
+        let events = EventReport { subscribers: 0, published: 0, missed: 0, kept: 0, kept_bytes: 0 };
         let report = Report { graphs: vec![graph(vec![stream("door")]), later], process };
         let text = page(report, events, None).unwrap();
         let read: Vec<_> = text.lines().filter(|line| line.starts_with("engine_items_read_total")).collect();

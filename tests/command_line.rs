@@ -15,7 +15,7 @@ fn answer(arguments: &[&str]) -> String {
 fn help() {
     insta::assert_snapshot!("help", answer(&["--help"]));
     let commands = commands();
-    assert!(commands.len() >= 14, "{commands:?}");
+    assert!(commands.len() >= 15, "{commands:?}");
     for command in commands {
         let mut arguments: Vec<&str> = command.split(' ').collect();
         arguments.push("--help");
@@ -48,7 +48,7 @@ fn commands_below(group: &[&str]) -> Vec<String> {
 
 #[test]
 fn usage_errors() {
-    let wrong: [(&str, &[&str]); 20] = [
+    let wrong: [(&str, &[&str]); 23] = [
         ("nothing", &[]),
         ("unknown-command", &["rnu", "plain.toml"]),
         ("run-without-file", &["run"]),
@@ -68,6 +68,9 @@ fn usage_errors() {
         ("test-without-file", &["test"]),
         ("test-no-such-file", &["test", "no-such.toml"]),
         ("list-no-such-type", &["list", "detct"]),
+        ("top-no-address", &["top", "ftp://127.0.0.1"]),
+        ("metrics-no-format", &["run", "plain.toml", "--metrics", "statsd"]),
+        ("metrics-interval-too-short", &["run", "plain.toml", "--metrics", "emf", "--metrics-interval", "1ms"]),
         ("completions-no-shell", &["completions", "cmd"]),
     ];
     for (name, arguments) in wrong {

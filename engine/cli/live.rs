@@ -176,6 +176,10 @@ impl StreamLines {
         if further > 0 {
             lines.push(format!("and {further} more streams"));
         }
+        for (graph, culprit) in report.culprits() {
+            let text = &culprit.text;
+            lines.push(if several { format!("{graph}: {text}") } else { text.clone() });
+        }
         lines
     }
 }
@@ -267,6 +271,7 @@ impl Bars {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::runtime::culprit::{Culprit, CulpritKind};
     use crate::runtime::histogram::Histogram;
     use crate::runtime::preview::PreviewSlot;
     use crate::runtime::stats::{Drops, GraphReport, GraphState, Health, NodeReport, ProcessReport, Quantiles, Report};
@@ -499,6 +504,26 @@ pub(crate) mod tests {
         door      running     in   25.0/s  out   15.0/s  age 4/13 ms  dropped 10
         backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  reconnects 1  (connection refused, attempts: 3)
         "#);
+    }
+
+    #[test]
+    fn what_limits_the_graph_stands_below_its_streams() {
+        let clock = SimulatedClock::default();
+        let mut graph = graph(vec![stream("door")]);
+        let text = "`people` on stream `door`: inference 41 ms a frame at 30 fps; needs 1.2 cores, has 1";
+        graph.culprit = Some(Culprit {
+            kind: CulpritKind::Pool,
+            node: Some("people".to_owned()),
+            streams: vec!["door".to_owned()],
+            cost_ms: Some(41.0),
+            rate: Some(30.0),
+            needs_cores: Some(1.23),
+            has_cores: Some(1.0),
+            text: text.to_owned(),
+        });
+        let lines = StreamLines::default().draw(&engine(vec![graph]), clock.now());
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1], text);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use operators::inference::model::Catalog;
 use super::input::{self, Settings, Tell};
 use super::live::{LiveView, Terminal};
 use super::logging::{self, LogFormat};
+use super::metrics::MetricsArguments;
 use super::plan::Threads;
 use super::predict::PredictArguments;
 use super::results::{Publishers, Results};
@@ -58,6 +59,8 @@ pub struct Arguments {
     threads: Threads,
     #[command(flatten)]
     predict: PredictArguments,
+    #[command(flatten)]
+    metrics: MetricsArguments,
     #[command(flatten)]
     settings: Settings,
     /// How to write the log
@@ -110,6 +113,7 @@ fn serve(
     hub: Arc<EventHub>,
     results: Arc<Results>,
 ) -> Result<bool, StartError> {
+    arguments.metrics.check(&plan)?;
     let clock = Arc::new(SystemClock);
     let engine = Engine::start(Options {
         workers: plan.workers,
@@ -126,6 +130,7 @@ fn serve(
     let control_plane = control::start(config, observe.clone(), hub, Some(predict))?;
     tracing::info!("listening on http://{}", control_plane.address());
     let requests = requests(arguments.time)?;
+    let metrics = arguments.metrics.start(observe.clone(), clock.clone())?;
     let view = LiveView::start(terminal, observe, clock, Some(results))?;
     let name = plan.graph.clone();
     let (outcome, counters) = match engine.run(plan) {
@@ -153,6 +158,7 @@ fn serve(
         drop(view);
         sum_up(arguments.log_format, &counters.report());
     }
+    drop(metrics);
     control_plane.shutdown(Duration::from_secs(2));
     drop(predictor);
     engine.shutdown()?;

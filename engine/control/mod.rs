@@ -3,6 +3,7 @@
 //! It knows the engine only by [`Observe`](crate::runtime::stats::Observe) and by the hub that the `sse` sinks publish
 //! to, and runs on one thread of its own.
 
+pub mod emf;
 pub mod events;
 mod metrics;
 mod page;

@@ -6,11 +6,13 @@
 //! source that is read as fast as it can be is the limit itself, and else nothing is slow.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
 use super::watch::Shared;
+use super::window::WINDOW;
 
 /// What kind of thing limits a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -100,8 +102,8 @@ impl Machine {
     }
 }
 
-/// A graph that has run for less is not judged yet.
-const TOO_YOUNG: f64 = 2.0;
+/// A graph that has run for less is not judged yet: while it started, nothing worked.
+const TOO_YOUNG: Duration = WINDOW;
 /// The share of its time that a source waits from which on it counts as held up.
 const BLOCKED: f64 = 0.1;
 /// The share of its items that a stream drops from which on it counts as held up.
@@ -126,7 +128,7 @@ pub fn name(graph: &mut GraphReport, machine: &Machine) {
 /// What limits how many streams (by their number in the report): what limits the graph first.
 fn find(graph: &GraphReport, machine: &Machine) -> Vec<(Vec<usize>, Culprit)> {
     let runs = matches!(graph.state, GraphState::Running | GraphState::Draining);
-    if !runs || graph.running_seconds < TOO_YOUNG {
+    if !runs || graph.running_seconds < TOO_YOUNG.as_secs_f64() {
         return Vec::new();
     }
     let mut groups: Vec<(Finding<'_>, Vec<usize>)> = Vec::new();

@@ -215,6 +215,9 @@ pub trait Outlet {
     /// Whether the source should return [`EndReason::Stopped`] soon. Look at least ten times a second.
     fn stopping(&self) -> bool;
 
+    /// The source waits for a picture's own time, which is no lack of progress.
+    fn pacing(&self) {}
+
     /// How many decoder threads this stream may use.
     fn decoder_threads(&self) -> usize;
 
@@ -250,12 +253,13 @@ pub trait Outlet {
     fn repaired(&mut self, what: &'static str, detail: &str);
 }
 
-/// Waits on the outlet's clock until `deadline` or until the stream is told to stop; `false` in the latter case.
+/// Waits on the outlet's clock until a picture is due, or until the stream is told to stop; `false` in the latter case.
 pub fn wait_until(outlet: &dyn Outlet, deadline: Instant) -> bool {
     while outlet.clock().now() < deadline {
         if outlet.stopping() {
             return false;
         }
+        outlet.pacing();
         outlet.clock().wait(deadline, Duration::from_millis(50));
     }
     !outlet.stopping()

@@ -48,7 +48,7 @@ fn a_stalled_sink_stays_below_the_bound_of_the_plan() {
     let mut engine = folder.run(&[]);
     let blocked = engine.wait_for_stall();
     for stream in blocked["streams"].as_array().expect("a list") {
-        assert_eq!(stream["blocked_by"], "scene", "the source says what it waits for: {stream}");
+        assert_eq!(stream["blocked_by"], "scene -> out", "the source says what it waits for: {stream}");
     }
     let read = blocked["total"]["read"].as_u64().expect("a count");
     assert!(read < 800, "the sink has stalled early: {blocked}");

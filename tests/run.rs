@@ -87,7 +87,7 @@ fn stalled(arguments: &[&str]) -> (Folder, support::Engine, StalledPipe) {
     let pipe = StalledPipe::new(folder.file("out.jsonl"));
     let mut engine = folder.run(arguments);
     let graph = engine.wait_for_stall();
-    assert_eq!(graph["streams"][0]["blocked_by"], "scene", "the source says what it waits for: {graph}");
+    assert_eq!(graph["streams"][0]["blocked_by"], "scene -> out", "the source says what it waits for: {graph}");
     (folder, engine, pipe)
 }
 

@@ -102,12 +102,8 @@ impl Plan {
 
     /// "`cam` -> `twice_a_second`": a tap's source, and its `sample` or else its consumer.
     pub fn tap_name(&self, tap: usize) -> String {
-        let source = &self.sources[self.taps[tap].source].name;
-        let reader = match &self.taps[tap].sample {
-            Some((sample, _)) => Some(sample),
-            None => self.consumers(Input::Tap(tap)).next(),
-        };
-        reader.map_or_else(|| format!("`{source}`"), |reader| format!("`{source}` -> `{reader}`"))
+        let tap = &self.taps[tap];
+        format!("`{}` -> `{}`", self.sources[tap.source].name, tap.reader)
     }
 
     /// The nodes that read an input.

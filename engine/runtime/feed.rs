@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use operators::address::masked;
 use operators::clock::Clock;
@@ -61,7 +61,7 @@ pub struct Feed {
     /// Finish what is in hand and return.
     stopping: AtomicBool,
     state: Mutex<State>,
-    /// A picture is not in hand any more.
+    /// A picture is not in hand any more, or the listener has been changed.
     emitted: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -75,6 +75,8 @@ struct State {
     fallback: bool,
     /// A picture is on its way into the taps that its listener had when it came.
     in_hand: bool,
+    /// Somebody waits to change the listener: no further picture sets out before that.
+    is_changing: bool,
     /// The thread has said that the stream ended.
     ended: bool,
 }
@@ -161,6 +163,7 @@ impl Feed {
         change: impl FnOnce(&mut Listener, Option<Arc<StreamInfo>>) -> R,
     ) -> Option<R> {
         let mut state = lock(&self.state);
+        state.is_changing = true;
         if state.in_hand {
             let waited = self.emitted.wait_timeout_while(state, patience, |state| state.in_hand);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -171,8 +174,12 @@ impl Feed {
             }
             state = self.emitted.wait_while(state, |state| state.in_hand).unwrap_or_else(PoisonError::into_inner);
         }
+        state.is_changing = false;
         let info = state.info.clone();
-        state.listener.as_mut().map(|listener| change(listener, info))
+        let changed = state.listener.as_mut().map(|listener| change(listener, info));
+        drop(state);
+        self.emitted.notify_all();
+        changed
     }
 
     fn listening<R>(&self, what: impl FnOnce(&mut Listener, &mut bool) -> R) -> Option<R> {
@@ -216,6 +223,8 @@ struct Picture<'a> {
     stream: &'a StreamId,
     seq: u64,
     pts: MediaTime,
+    /// When it was decoded.
+    time: SystemTime,
     fallback: bool,
     frame: Result<Arc<Frame>, ItemError>,
 }
@@ -229,15 +238,14 @@ impl FeedOutlet {
         origin: &Origin,
         counters: &StreamCounters,
     ) -> bool {
-        let Picture { stream, seq, pts, fallback, frame } = picture;
+        let Picture { stream, seq, pts, time, fallback, frame } = picture;
         let bytes = frame.as_ref().map_or(0, |frame| frame.bytes());
-        let clock = &self.feed.clock;
         target.emit(stream, bytes, ack, counters, |lease, too_large| {
             let message = match frame {
                 Ok(frame) if !too_large => {
                     let payload = Payload::Frame(frame.clone());
-                    let (stream, time) = ((*stream).clone(), clock.wall());
-                    return Item { stream, seq: *seq, pts: *pts, time, fallback: *fallback, payload, lease };
+                    let stream = (*stream).clone();
+                    return Item { stream, seq: *seq, pts: *pts, time: *time, fallback: *fallback, payload, lease };
                 }
                 Ok(_) => {
                     let limit = format_size(target.budget.limits().bytes);
@@ -246,23 +254,27 @@ impl FeedOutlet {
                 }
                 Err(error) => error.to_string(),
             };
-            tracing::warn!(%stream, node = %origin.node, seq, "{message}");
-            error_item(picture, origin, clock.as_ref(), lease, message)
+            let rejected = target.rejected.fetch_add(1, Ordering::Relaxed) + 1;
+            if worth_logging(rejected) {
+                tracing::warn!(%stream, node = %target.name, seq, rejected, "`{}` on stream `{stream}`, item {seq}: {message}", target.name);
+            }
+            // The reader, not the source: two branches of one picture are two records.
+            let origin = Origin { graph: origin.graph.clone(), node: target.reader.clone() };
+            error_item(picture, &origin, lease, message)
         })
     }
 }
 
 /// An error record in the place of a frame. It needs a count of credit, like anything that flows.
-fn error_item(picture: &Picture<'_>, origin: &Origin, clock: &dyn Clock, lease: Lease, message: String) -> Item {
-    let Picture { stream, seq, pts, fallback, .. } = picture;
+fn error_item(picture: &Picture<'_>, origin: &Origin, lease: Lease, message: String) -> Item {
+    let Picture { stream, seq, pts, time, fallback, .. } = picture;
     lease.ack.raise(Verdict::Rejected);
-    let time = clock.wall();
-    let mut record = origin.signal(stream, Some(*seq), time, RecordBody::Error { message });
+    let mut record = origin.signal(stream, Some(*seq), *time, RecordBody::Error { message });
     record.id = format!("{}/{}/{}/{}", record.graph, record.node, record.stream, seq);
     record.pts = Some(pts.as_micros() as f64 / 1e6);
     record.fallback = *fallback;
     let payload = Payload::Record(Arc::new(record));
-    Item { stream: (*stream).clone(), seq: *seq, pts: *pts, time, fallback: *fallback, payload, lease }
+    Item { stream: (*stream).clone(), seq: *seq, pts: *pts, time: *time, fallback: *fallback, payload, lease }
 }
 
 impl Outlet for FeedOutlet {
@@ -272,6 +284,11 @@ impl Outlet for FeedOutlet {
 
     fn stopping(&self) -> bool {
         self.feed.stopping.load(Ordering::Acquire)
+    }
+
+    fn pacing(&self) {
+        let now = self.feed.clock.now();
+        self.feed.listening(|listener, _| listener.counters.progress(now));
     }
 
     fn decoder_threads(&self) -> usize {
@@ -361,9 +378,10 @@ impl Outlet for FeedOutlet {
         make: &mut dyn FnMut() -> Result<Frame, ItemError>,
     ) -> Result<Offered, SourceError> {
         let feed = self.feed.clone();
-        let born = feed.clock.now();
+        let (born, time) = (feed.clock.now(), feed.clock.wall());
         let (counters, origin, seq, fallback, ack) = {
-            let mut state = lock(&feed.state);
+            let state = feed.emitted.wait_while(lock(&feed.state), |state| state.is_changing);
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
             let State { listener, fallback, in_hand, .. } = &mut *state;
             let Some(listener) = listener else { return Err(SourceError::Stopped) };
             let seq = seq + listener.first_seq;
@@ -392,7 +410,7 @@ impl Outlet for FeedOutlet {
         if let Ok(frame) = &frame {
             counters.preview.offer(seq, frame, born);
         }
-        let picture = Picture { stream: &feed.stream, seq, pts, fallback, frame };
+        let picture = Picture { stream: &feed.stream, seq, pts, time, fallback, frame };
         let mut emitted = false;
         for target in &self.targets {
             emitted |= self.emit(target, &picture, &ack, &origin, &counters);

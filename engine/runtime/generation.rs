@@ -5,7 +5,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use operators::error::StartError;
@@ -27,7 +27,7 @@ use super::sink::{Intake, SinkEnd, intake, write};
 use super::supervisor::Engine;
 use super::tap::{StreamTap, TapEnd};
 use crate::graph::identity::Identity;
-use crate::graph::plan::{Input, OnError, Plan, Work};
+use crate::graph::plan::{Input, OnError, Plan, PlannedTap, Work};
 
 /// A sink whose writer is open.
 pub struct OpenSink {
@@ -112,9 +112,9 @@ impl Making<'_> {
         let tap_counters: Vec<Arc<NodeCounters>> = plan
             .taps
             .iter()
-            .map(|tap| match &tap.sample {
-                Some((name, _)) => counters(name, "sample", "tap"),
-                None => counters(&plan.sources[tap.source].name, plan.sources[tap.source].type_name, "tap"),
+            .map(|tap| {
+                let type_name = if tap.sample.is_some() { "sample" } else { plan.sources[tap.source].type_name };
+                counters(&tap_name(&plan, tap), type_name, "tap")
             })
             .collect();
         let mut operators = Vec::new();
@@ -246,12 +246,13 @@ impl Generation {
                 goes_on.unwrap_or_else(|| (*sampling, sampler(*sampling, is_live, spread)))
             });
             let end = TapEnd {
-                name: tap.sample.as_ref().map_or(&self.plan.sources[source].name, |(name, _)| name).clone(),
+                name: tap_name(&self.plan, tap),
                 reader: tap.reader.clone(),
                 budget: budget.unwrap_or_else(|| Budget::new(tap.limits)),
                 overflow: tap.overflow,
                 mailbox: mailboxes[worker_of(stream, mailboxes.len())].clone(),
                 given_up: AtomicBool::new(false),
+                rejected: AtomicU64::new(0),
             };
             taps.push(StreamTap { end: Arc::new(end), sampler });
         }
@@ -362,6 +363,11 @@ impl Drop for InstalledOperators<'_> {
             self.engine.pool.remove(*operator);
         }
     }
+}
+
+/// `SOURCE -> READER`: which of a source's branches it is.
+fn tap_name(plan: &Plan, tap: &PlannedTap) -> Arc<str> {
+    format!("{} -> {}", plan.sources[tap.source].name, tap.reader).into()
 }
 
 /// Whether somebody reads `input`.

@@ -92,6 +92,8 @@ struct Transition {
     kept: Arc<HashSet<Arc<str>>>,
     /// Streams that wait for the old generation to finish with them, and where they wait.
     waiting: HashMap<StreamId, Vec<Arc<Mailbox>>>,
+    /// Streams that were told to stop, and may still bring something to the old generation.
+    leaving: HashSet<StreamId>,
     done: Sender<StreamId>,
     cuts: Receiver<StreamId>,
 }
@@ -157,7 +159,7 @@ impl RunningGraph {
         self.sinks.extend(opened);
         let (done, cuts) = bounded(self.streams.len() + 1);
         let kept = Arc::new(nodes.kept.iter().map(|name| Arc::from(name.as_str())).collect());
-        Transition { old, kept, waiting: HashMap::new(), done, cuts }
+        Transition { old, kept, waiting: HashMap::new(), leaving: HashSet::new(), done, cuts }
     }
 
     /// The streams that the new generation reads, and what became of those that it cannot.
@@ -195,6 +197,7 @@ impl RunningGraph {
         let goes_on = wanted.filter(|stream| stream.identity == running.identity);
         let Some(stream) = goes_on else {
             running.feed.stop();
+            transition.leaving.insert(id.clone());
             if let Some(stream) = wanted {
                 self.restarts.insert(id.clone(), stream.clone());
             }
@@ -234,8 +237,8 @@ impl RunningGraph {
         let mut is_closed = false;
         let mut stuck = Vec::new();
         loop {
-            if !is_closed && transition.waiting.is_empty() && self.restarts.is_empty() {
-                // Streams that ended or were stopped may still have something in it.
+            if !is_closed && transition.waiting.is_empty() && transition.leaving.is_empty() {
+                // Streams that ended may still have something in it.
                 transition.old.close_all();
                 is_closed = true;
             }
@@ -270,6 +273,7 @@ impl RunningGraph {
                 transition.old.ends_open = transition.old.ends_open.saturating_sub(1);
             }
             Notice::StreamEnded { stream, reason } => {
+                transition.leaving.remove(&stream);
                 let source = self.streams.get(&stream).map(|running| running.source.clone());
                 self.stream_ended(&stream, reason);
                 if let Some(wanted) = self.restarts.remove(&stream) {
@@ -399,3 +403,6 @@ fn identities(plan: &Plan) -> HashMap<String, Identity> {
     let sinks = plan.sinks.iter().map(|sink| (sink.name.to_string(), sink.identity));
     sources.chain(operators).chain(sinks).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! [`tap`], is the dataflow operator that drains the mailboxes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use operators::clock::Clock;
@@ -29,7 +29,7 @@ pub struct StreamTap {
 
 /// What a source's thread writes to, and what a reload lets go of.
 pub struct TapEnd {
-    /// What drops here are counted under: the `sample` that was pushed down, or the source.
+    /// What drops here are counted under, and what a source that waits says: `SOURCE -> READER`.
     pub name: Arc<str>,
     /// The node that reads the tap; of one source, no two taps have the same.
     pub reader: Arc<str>,
@@ -38,6 +38,8 @@ pub struct TapEnd {
     pub mailbox: Arc<Mailbox>,
     /// Nobody will make room any more: what waits for credit is lost.
     pub given_up: AtomicBool,
+    /// Pictures that an error record stands for.
+    pub rejected: AtomicU64,
 }
 
 /// Why a tap drops.

@@ -42,7 +42,7 @@ fn a_graph_that_is_fine_says_so() {
     assert_eq!((stream["live"].as_bool(), stream.get("culprit")), (Some(true), None), "{stream}");
     assert!(number(&stream["rate_in"]) > 0.0);
     assert!(number(&node(&graph, "sum", "inline")["rate"]) > 0.0);
-    assert_eq!(node(&graph, "sum", "inline")["inputs"], serde_json::json!(["camera"]));
+    assert_eq!(node(&graph, "sum", "inline")["inputs"], serde_json::json!(["camera -> sum"]));
     let (_, _, metrics) = get_text(&format!("{}/metrics", engine.address()));
     let wanted = r#"engine_culprit{graph="graph",kind="nothing",node=""} 1"#;
     assert!(metrics.lines().any(|line| line == wanted), "{metrics}");
@@ -85,7 +85,7 @@ fn a_slow_sink_is_named_and_what_waits_for_it() {
     assert!(number(&out["busy_share"]) > 0.5 && number(&out["queued"]) > 0.0, "{out}");
     assert!(number(&out["oldest_ms"]) > 0.0, "{out}");
     let tap = &graph["streams"][0]["taps"][0];
-    assert_eq!((&tap["tap"], &tap["reader"]), (&"camera".into(), &"sum".into()));
+    assert_eq!((&tap["tap"], &tap["reader"]), (&"camera -> sum".into(), &"sum".into()));
     assert!(number(&tap["blocked_share"]) > 0.9 && tap["held_items"] == tap["held_items_limit"], "{tap}");
 
     // With nobody who reads, what is oldest gets older.

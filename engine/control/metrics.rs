@@ -252,31 +252,14 @@ impl Moment {
         })
     }
 
-    fn each_node(&self) -> impl Iterator<Item = (NodeReport, Labels<4>)> {
+    fn each_node(&self) -> impl Iterator<Item = (&NodeReport, Labels<4>)> {
         self.latest().flat_map(|graph| {
-            merged(&graph.nodes).into_iter().map(|node| {
+            graph.nodes.iter().map(|node| {
                 let (name, type_name, role) = (node.name.clone(), node.type_name.clone(), node.role.to_owned());
                 (node, [("graph", graph.name.clone()), ("node", name), ("type", type_name), ("role", role)])
             })
         })
     }
-}
-
-/// The nodes, those of one name as one: a source that several nodes read has a tap for each.
-fn merged(nodes: &[NodeReport]) -> Vec<NodeReport> {
-    let mut merged: Vec<NodeReport> = Vec::new();
-    for node in nodes {
-        match merged.iter_mut().find(|known| known.name == node.name && known.role == node.role) {
-            Some(known) => {
-                known.items.extend(&node.items);
-                known.errors += node.errors;
-                known.queued += node.queued;
-                known.oldest_ms = known.oldest_ms.into_iter().chain(node.oldest_ms).reduce(f64::max);
-            }
-            None => merged.push(node.clone()),
-        }
-    }
-    merged
 }
 
 fn with<const N: usize, const M: usize>(labels: Labels<N>, more: Labels<M>) -> Vec<(&'static str, String)> {
@@ -330,16 +313,6 @@ mod tests {
         for state in GraphState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
-    }
-
-    #[test]
-    fn the_taps_of_one_source_are_one_series() {
-        let mut nodes = graph(Vec::new()).nodes;
-        nodes.insert(1, NodeReport { items: vec![7], queued: 2, oldest_ms: Some(3.0), ..nodes[0].clone() });
-        let merged = merged(&nodes);
-        assert_eq!(merged.len(), 3);
-        assert_eq!(merged[0].items.iter().sum::<u64>(), 587);
-        assert_eq!((merged[0].queued, merged[0].oldest_ms), (2, Some(3.0)));
     }
 
     #[test]

@@ -184,7 +184,7 @@ pub struct Place {
 
 /// A stream's way into one tap.
 pub struct TapCounters {
-    /// What drops there are counted under.
+    /// `SOURCE -> READER`: what drops there are counted under.
     pub name: Arc<str>,
     /// The node that reads the tap.
     pub reader: Arc<str>,

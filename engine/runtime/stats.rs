@@ -179,7 +179,7 @@ pub struct StreamReport {
 /// One stream's way into one tap.
 #[derive(Clone, Debug, Serialize)]
 pub struct TapReport {
-    /// The source, or the `sample` that was pushed down into it.
+    /// `SOURCE -> READER`.
     pub tap: String,
     /// The node that reads it.
     pub reader: String,
@@ -219,7 +219,7 @@ pub struct NodeReport {
     pub type_name: String,
     /// `tap`, `inline`, `pool` or `sink`.
     pub role: &'static str,
-    /// What it reads: nodes, sources, or a `sample` that was pushed down into a source.
+    /// What it reads: nodes, and taps by their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<String>,
     /// Items that came in, by worker.

@@ -223,10 +223,9 @@ fn stream_lines(stream: &StreamStatistics, name: usize, columns: u16, lines: &mu
     // A full edge is what keeps a source waiting, or makes it drop.
     let is_full = |tap: &&TapStatistics| tap.blocked_share >= 0.005 || tap.held_items >= tap.held_items_limit;
     for tap in stream.taps.iter().filter(is_full) {
-        let way =
-            if tap.tap == tap.reader { format!("`{}`", tap.tap) } else { format!("`{}` to `{}`", tap.tap, tap.reader) };
         let text = format!(
-            "{way}: {} of {} items under way, blocked {:.0} % of the time",
+            "`{}`: {} of {} items under way, blocked {:.0} % of the time",
+            tap.tap,
             tap.held_items,
             tap.held_items_limit,
             tap.blocked_share * 100.0
@@ -292,7 +291,7 @@ mod tests {
     /// What an engine would answer, read as `engine top` reads it.
     fn statistics() -> Statistics {
         let tap = TapReport {
-            tap: "cameras".to_owned(),
+            tap: "cameras -> people".to_owned(),
             reader: "people".to_owned(),
             blocked_share: 0.25,
             blocked_seconds: 1.0,

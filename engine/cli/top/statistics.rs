@@ -58,7 +58,6 @@ pub struct StreamStatistics {
 #[derive(Clone, Debug, Deserialize)]
 pub struct TapStatistics {
     pub tap: String,
-    pub reader: String,
     pub blocked_share: f64,
     pub held_items: u64,
     pub held_items_limit: u64,

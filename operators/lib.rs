@@ -5,6 +5,7 @@
 //! is one file and one line in [`OPERATORS`].
 
 pub mod address;
+pub mod busy;
 pub mod clock;
 pub mod config;
 pub mod error;

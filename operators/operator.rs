@@ -378,6 +378,11 @@ pub trait Sink: Send + Sync {
     fn resources(&self) -> Vec<Resource> {
         Vec::new()
     }
+
+    /// Whether it writes to the standard output of the process: then nothing else may.
+    fn writes_to_standard_output(&self) -> bool {
+        false
+    }
 }
 
 /// The open end of a [`Sink`]; one for each node, fed by all workers, in order per stream.

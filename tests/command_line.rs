@@ -15,7 +15,7 @@ fn answer(arguments: &[&str]) -> String {
 fn help() {
     insta::assert_snapshot!("help", answer(&["--help"]));
     let commands = commands();
-    assert!(commands.len() >= 14, "{commands:?}");
+    assert!(commands.len() >= 15, "{commands:?}");
     for command in commands {
         let mut arguments: Vec<&str> = command.split(' ').collect();
         arguments.push("--help");
@@ -48,7 +48,7 @@ fn commands_below(group: &[&str]) -> Vec<String> {
 
 #[test]
 fn usage_errors() {
-    let wrong: [(&str, &[&str]); 28] = [
+    let wrong: [(&str, &[&str]); 31] = [
         ("set-for-a-folder", &["run", "mistakes", "--set", "threshold=1"]),
         ("nothing", &[]),
         ("unknown-command", &["rnu", "plain.toml"]),
@@ -69,6 +69,9 @@ fn usage_errors() {
         ("test-without-file", &["test"]),
         ("test-no-such-file", &["test", "no-such.toml"]),
         ("list-no-such-type", &["list", "detct"]),
+        ("top-no-address", &["top", "ftp://127.0.0.1"]),
+        ("metrics-no-format", &["run", "plain.toml", "--metrics", "statsd"]),
+        ("metrics-interval-too-short", &["run", "plain.toml", "--metrics", "emf", "--metrics-interval", "1ms"]),
         ("completions-no-shell", &["completions", "cmd"]),
         ("predict-no-bytes", &["run", "plain.toml", "--predict-max-bytes", "0"]),
         ("predict-no-size", &["run", "plain.toml", "--predict-max-bytes", "many"]),

@@ -176,6 +176,10 @@ impl StreamLines {
         if further > 0 {
             lines.push(format!("and {further} more streams"));
         }
+        for (graph, culprit) in report.culprits() {
+            let text = &culprit.text;
+            lines.push(if several { format!("{graph}: {text}") } else { text.clone() });
+        }
         lines
     }
 }
@@ -267,6 +271,7 @@ impl Bars {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::runtime::culprit::{Culprit, CulpritKind};
     use crate::runtime::histogram::Histogram;
     use crate::runtime::preview::PreviewSlot;
     use crate::runtime::stats::{Drops, GraphReport, GraphState, Health, NodeReport, ProcessReport, Quantiles, Report};
@@ -287,6 +292,7 @@ pub(crate) mod tests {
             stream: name.to_owned(),
             source: "cameras".to_owned(),
             location: "clips/door.mp4".to_owned(),
+            live: false,
             state: StreamState::Running,
             reason: None,
             attempts: None,
@@ -298,11 +304,17 @@ pub(crate) mod tests {
             repaired: BTreeMap::new(),
             fps_in: 30.0,
             fps_delivered: 28.5,
+            rate_in: 30.0,
+            rate_delivered: 28.5,
+            rate_dropped: 0.5,
             age_ms: Quantiles { p50: 4.4, p90: 8.25, p99: 12.75, max: 40.0 },
             ages: Histogram::default(),
             idle_ms: 12,
-            drops: vec![Drops { node: "people".to_owned(), reason: "full", count: 10 }],
+            drops: vec![Drops { node: "people".to_owned(), reason: "full", count: 10, rate: 0.5 }],
             blocked_by: None,
+            blocked_share: 0.0,
+            taps: Vec::new(),
+            culprit: None,
             held_items: 1,
             held_bytes: 1 << 20,
             held_bytes_peak: 2 << 20,
@@ -311,16 +323,22 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn graph(streams: Vec<StreamReport>) -> GraphReport {
-        let node = |name: &str, type_name: &str, role, busy_ms, errors| NodeReport {
+        let node = |name: &str, type_name: &str, role, input: Option<&str>, busy_ms, errors| NodeReport {
             name: name.to_owned(),
             type_name: type_name.to_owned(),
             role,
+            inputs: input.into_iter().map(str::to_owned).collect(),
             items: vec![400, 180],
+            rate: 29.0,
             errors,
             last_error: None,
             busy_ms,
+            busy_seconds: busy_ms / 1000.0,
+            busy_share: busy_ms / 20_000.0,
+            busy_by_worker: vec![busy_ms / 20_000.0, 0.0],
             stages: Histogram::default(),
             queued: 0,
+            oldest_ms: None,
         };
         GraphReport {
             name: "door".to_owned(),
@@ -331,10 +349,11 @@ pub(crate) mod tests {
             total: streams.iter().fold(Counts::default(), |sum, stream| sum.plus(stream.counts)),
             streams,
             nodes: vec![
-                node("cameras", "file", "tap", 1234.5, 0),
-                node("people", "detect", "pool", 15_600.0, 3),
-                node("events", "sse", "sink", 2.25, 0),
+                node("cameras", "file", "tap", None, 1234.5, 0),
+                node("people", "detect", "pool", Some("cameras"), 15_600.0, 3),
+                node("events", "sse", "sink", Some("people"), 2.25, 0),
             ],
+            culprit: None,
         }
     }
 
@@ -363,6 +382,8 @@ pub(crate) mod tests {
             threads: 1,
             workers: 1,
             pool_threads: 1,
+            pool_busy: 0.5,
+            pool_busy_seconds: 1.5,
         };
         Engine(Mutex::new(Report { graphs, process }))
     }
@@ -483,6 +504,26 @@ pub(crate) mod tests {
         door      running     in   25.0/s  out   15.0/s  age 4/13 ms  dropped 10
         backyard  retrying    in    0.0/s  out    0.0/s  age 4/13 ms  dropped 10  rejected 1  lost 2  reconnects 1  (connection refused, attempts: 3)
         "#);
+    }
+
+    #[test]
+    fn what_limits_the_graph_stands_below_its_streams() {
+        let clock = SimulatedClock::default();
+        let mut graph = graph(vec![stream("door")]);
+        let text = "`people` on stream `door`: inference 41 ms a frame at 30 fps; needs 1.2 cores, has 1";
+        graph.culprit = Some(Culprit {
+            kind: CulpritKind::Pool,
+            node: Some("people".to_owned()),
+            streams: vec!["door".to_owned()],
+            cost_ms: Some(41.0),
+            rate: Some(30.0),
+            needs_cores: Some(1.23),
+            has_cores: Some(1.0),
+            text: text.to_owned(),
+        });
+        let lines = StreamLines::default().draw(&engine(vec![graph]), clock.now());
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1], text);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod list;
 pub mod live;
 pub mod logging;
 pub mod man;
+pub mod metrics;
 pub mod models;
 pub mod plan;
 pub mod predict;
@@ -18,6 +19,7 @@ pub mod results;
 pub mod run;
 pub mod summary;
 pub mod test;
+pub mod top;
 pub mod watch;
 
 use std::process::ExitCode;
@@ -48,6 +50,7 @@ enum Command {
     Test(test::Arguments),
     Bench(bench::Arguments),
     Probe(probe::Arguments),
+    Top(top::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
     Models(models::Arguments),
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),

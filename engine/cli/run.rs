@@ -13,6 +13,7 @@ use super::files::{Files, Place};
 use super::input::{self, Settings, Tell};
 use super::live::{LiveView, Terminal};
 use super::logging::{self, LogFormat};
+use super::metrics::MetricsArguments;
 use super::plan::Threads;
 use super::predict::PredictArguments;
 use super::results::{Publishers, Results};
@@ -83,6 +84,8 @@ pub struct Arguments {
     threads: Threads,
     #[command(flatten)]
     predict: PredictArguments,
+    #[command(flatten)]
+    metrics: MetricsArguments,
     #[command(flatten)]
     settings: Settings,
     /// How to write the log
@@ -164,6 +167,9 @@ fn serve(
     hub: Arc<EventHub>,
     results: Arc<Results>,
 ) -> Result<bool, StartError> {
+    if let First::Graph(_, plan) = &first {
+        arguments.metrics.check(plan)?;
+    }
     let clock = Arc::new(SystemClock);
     let saved = arguments.save.as_deref().map(Saved::open).transpose()?;
     let options = arguments.threads.options();
@@ -173,6 +179,7 @@ fn serve(
         clock: clock.clone(),
         dataflow_log: arguments.dataflow_log.clone(),
     })?;
+    engine.listen_to(hub.clone());
     let of_graph = match &first {
         First::Graph(_, plan) => of_plan(plan),
         First::Folder(_) => Vec::new(),
@@ -189,6 +196,10 @@ fn serve(
         patience: Patience::default(),
         stay: arguments.stays(&first),
         saved,
+        refuse: {
+            let metrics = arguments.metrics.clone();
+            Box::new(move |plan| metrics.check(plan))
+        },
         on_models: {
             let predictor = predictor.clone();
             Box::new(move |names| {
@@ -204,6 +215,7 @@ fn serve(
     let control_plane = control::start(config, graphs.clone(), hub, Some(predict), Some(graphs.clone()))?;
     tracing::info!("listening on http://{}", control_plane.address());
     let requests = requests(arguments.time)?;
+    let metrics = arguments.metrics.start(graphs.clone(), clock.clone())?;
     let view = LiveView::start(terminal, graphs.clone(), clock, Some(results))?;
     let ended = attend(arguments, first, &graphs, &predictor, &requests);
     drop(view);
@@ -214,6 +226,7 @@ fn serve(
     if ended.is_ok() {
         all.iter().for_each(|(counters, _)| sum_up(arguments.log_format, &counters.report()));
     }
+    drop(metrics);
     control_plane.shutdown(Duration::from_secs(2));
     drop(graphs);
     drop(predictor);

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::UNIX_EPOCH;
@@ -21,6 +22,8 @@ use operators::item::{Record, RecordBody};
 use operators::operator::Publisher;
 use serde::Serialize;
 use tokio::sync::Notify;
+
+use crate::runtime::supervisor::Audience;
 
 /// How many events, and how many bytes of them, the ring keeps; the queue of each subscriber is bounded alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub struct EventHub {
     ring: Mutex<Ring>,
     published: Notify,
     subscribers: Mutex<Subscribers>,
+    /// Events that subscribers lost because they read too slowly.
+    missed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -101,6 +106,7 @@ impl EventHub {
             ring: Mutex::new(Ring { events: VecDeque::new(), bytes: 0, latest: 0, dispatched: 0 }),
             published: Notify::new(),
             subscribers: Mutex::default(),
+            missed: AtomicU64::new(0),
         })
     }
 
@@ -108,7 +114,8 @@ impl EventHub {
     pub fn report(&self) -> EventReport {
         let subscribers = lock(&self.subscribers).queues.len();
         let ring = lock(&self.ring);
-        EventReport { subscribers, published: ring.latest, kept: ring.events.len(), kept_bytes: ring.bytes }
+        let missed = self.missed.load(Ordering::Relaxed);
+        EventReport { subscribers, published: ring.latest, missed, kept: ring.events.len(), kept_bytes: ring.bytes }
     }
 
     /// The latest result of a stream in a graph, of whichever node, where it is still kept.
@@ -185,7 +192,8 @@ impl EventHub {
             (missed, batch, latest, latest < ring.latest)
         };
         for queue in subscribers.queues.values() {
-            queue.offer(missed, &batch, latest, self.limits);
+            let lost = queue.offer(missed, &batch, latest, self.limits);
+            self.missed.fetch_add(lost, Ordering::Relaxed);
         }
         more
     }
@@ -201,6 +209,12 @@ impl EventHub {
             waiting.closed = true;
             waiting.wake();
         }
+    }
+}
+
+impl Audience for EventHub {
+    fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
     }
 }
 
@@ -238,6 +252,8 @@ pub struct EventReport {
     pub subscribers: usize,
     /// Events since the process started.
     pub published: u64,
+    /// Events that subscribers lost because they read too slowly, added up over all that there were.
+    pub missed: u64,
     /// Events that a subscriber can still resume from, and the memory that they take.
     pub kept: usize,
     pub kept_bytes: usize,
@@ -338,16 +354,20 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn push(&mut self, event: &Arc<Published>, limits: EventLimits) {
+    /// Answers how many older ones it had to let go for it.
+    fn push(&mut self, event: &Arc<Published>, limits: EventLimits) -> u64 {
+        let mut gone = 0;
         self.bytes += event.bytes();
         self.events.push_back((self.lost.take(), event.clone()));
         while self.events.len() > limits.events || (self.bytes > limits.bytes && self.events.len() > 1) {
-            let Some((before, oldest)) = self.events.pop_front() else { return };
+            let Some((before, oldest)) = self.events.pop_front() else { break };
+            gone += 1;
             self.bytes -= oldest.bytes();
             let lost = Lost::merge(before, Some(Lost::Counted { events: 1, filtered: true }));
             let next = self.events.front_mut().map_or(&mut self.lost, |(before, _)| before);
             *next = Lost::merge(lost, *next);
         }
+        gone
     }
 
     fn wake(&mut self) {
@@ -358,8 +378,10 @@ impl Waiting {
 }
 
 impl Queue {
-    /// Takes what it wants of `batch`, whose last event is `latest`; `missed` went by before the hub could look.
-    fn offer(&self, missed: u64, batch: &[Arc<Published>], latest: u64, limits: EventLimits) {
+    /// Takes what it wants of `batch`, whose last event is `latest`; `missed` went by before the hub could look. Answers
+    /// how many events the subscriber has lost by that.
+    fn offer(&self, missed: u64, batch: &[Arc<Published>], latest: u64, limits: EventLimits) -> u64 {
+        let mut gone = 0;
         let mut waiting = lock(&self.waiting);
         if missed > 0 {
             // Those from before it joined are none of its business.
@@ -368,17 +390,19 @@ impl Queue {
             if concerned > 0 {
                 let lost = Lost::Counted { events: concerned, filtered: false };
                 waiting.lost = Lost::merge(waiting.lost, Some(lost));
+                gone += concerned;
             }
         }
         for event in batch {
             if event.counter > self.after && self.filter.wants(&event.record) {
-                waiting.push(event, limits);
+                gone += waiting.push(event, limits);
             }
         }
         waiting.position = waiting.position.max(latest);
         if waiting.lost.is_some() || !waiting.events.is_empty() {
             waiting.wake();
         }
+        gone
     }
 }
 
@@ -627,7 +651,10 @@ pub(crate) mod tests {
         for _ in 0..50 {
             hub.publish(&detection("cam", 0, "circle"));
         }
-        assert_eq!(hub.report(), EventReport { subscribers: 0, published: 50, kept: 3, kept_bytes: one * 3 });
+        assert_eq!(
+            hub.report(),
+            EventReport { subscribers: 0, published: 50, missed: 0, kept: 3, kept_bytes: one * 3 }
+        );
         let small = EventHub::new(&SimulatedClock::default(), EventLimits { events: 10, bytes: 1 });
         let mut subscription = small.subscribe(Filter::default(), None).unwrap();
         small.publish(&detection("cam", 7, "circle"));

@@ -72,6 +72,9 @@ impl Moment {
         page.gauge("engine_uptime", SECONDS, "Time since the engine started", process.uptime_seconds)?;
         page.gauge("engine_workers", None, "Dataflow workers", process.workers as f64)?;
         page.gauge("engine_pool_threads", None, "Threads of the inference pool", process.pool_threads as f64)?;
+        let help = "Time that the threads of the inference pool worked, together";
+        page.family("engine_pool_busy", SECONDS, help, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&process.pool_busy_seconds, None)?;
         page.family("process_cpu", SECONDS, "User and system time of the process", MetricType::Counter)?
             .encode_counter::<NoLabelSet, _, f64>(&process.cpu_seconds, None)?;
         let resident = process.resident_bytes as f64;
@@ -79,6 +82,9 @@ impl Moment {
         page.gauge("process_threads", None, "Threads of the process", process.threads as f64)?;
         page.family("engine_events_published", None, "Server-sent events published", MetricType::Counter)?
             .encode_counter::<NoLabelSet, _, f64>(&self.events.published, None)?;
+        let help = "Server-sent events that subscribers lost because they read too slowly";
+        page.family("engine_events_missed", None, help, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&self.events.missed, None)?;
         let subscribers = self.events.subscribers as f64;
         page.gauge("engine_event_subscribers", None, "Connections that listen to /events", subscribers)
     }
@@ -106,6 +112,15 @@ impl Moment {
             for state in GraphState::ALL {
                 let labels = [("graph", graph.name.clone()), ("state", state.name().to_owned())];
                 family.encode_family(&labels)?.encode_gauge(&u64::from(graph.state == state))?;
+            }
+        }
+        let help = "1 for what limits the graph just now, with the node that does";
+        let mut family = page.family("engine_culprit", None, help, MetricType::Gauge)?;
+        for graph in self.latest() {
+            if let Some(culprit) = &graph.culprit {
+                let node = culprit.node.clone().unwrap_or_default();
+                let labels = [("graph", graph.name.clone()), ("kind", culprit.kind.name().to_owned()), ("node", node)];
+                family.encode_family(&labels)?.encode_gauge(&1_u64)?;
             }
         }
         Ok(())
@@ -153,6 +168,14 @@ impl Moment {
                 count(&mut family, &labels, value(&stream.counts))?;
             }
         }
+        let help = "Time that the source waited for room, by the node that reads the tap";
+        let mut family = page.family("engine_stream_blocked", SECONDS, help, MetricType::Counter)?;
+        for (stream, labels) in self.each_stream() {
+            for tap in &stream.taps {
+                let labels = with(labels.clone(), [("node", tap.reader.clone())]);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&tap.blocked_seconds, None)?;
+            }
+        }
         let mut family = page.family("engine_drops", None, "Drops by node and reason", MetricType::Counter)?;
         for (stream, labels) in self.each_stream() {
             for drops in &stream.drops {
@@ -193,6 +216,16 @@ impl Moment {
         let mut family = page.family("engine_node_queued", None, "Items that wait for a node", MetricType::Gauge)?;
         for (node, labels) in self.each_node() {
             family.encode_family(&labels)?.encode_gauge(&node.queued)?;
+        }
+        let help = "Age since decoding of the oldest item that waits for a node or is worked on; 0 for none";
+        let mut family = page.family("engine_node_oldest_item", SECONDS, help, MetricType::Gauge)?;
+        for (node, labels) in self.each_node() {
+            family.encode_family(&labels)?.encode_gauge(&(node.oldest_ms.unwrap_or(0.0) / 1000.0))?;
+        }
+        let help = "Time that a node worked, turns that are not over included";
+        let mut family = page.family("engine_node_busy", SECONDS, help, MetricType::Counter)?;
+        for (node, labels) in self.each_node().filter(|(node, _)| node.role != "tap") {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&node.busy_seconds, None)?;
         }
         let help = "Turns of work: a job of the pool, a batch of an inline node or of a sink";
         let mut family = page.family("engine_stage", SECONDS, help, MetricType::Histogram)?;
@@ -294,8 +327,10 @@ mod tests {
             threads: 1,
             workers: 1,
             pool_threads: 1,
+            pool_busy: 0.5,
+            pool_busy_seconds: 1.5,
         };
-        let events = EventReport { subscribers: 0, published: 0, kept: 0, kept_bytes: 0 };
+        let events = EventReport { subscribers: 0, published: 0, missed: 0, kept: 0, kept_bytes: 0 };
         let report = Report { graphs: vec![graph(vec![stream("door")]), later], process };
         let text = page(report, events, None).unwrap();
         let read: Vec<_> = text.lines().filter(|line| line.starts_with("engine_items_read_total")).collect();

@@ -5,6 +5,7 @@
 //! its own.
 
 mod body;
+pub mod emf;
 pub mod events;
 mod graphs;
 mod live;

@@ -70,6 +70,15 @@ impl Blueprint {
         index
     }
 
+    /// The names that a node's inputs go by.
+    fn names(&self, inputs: &[Input]) -> Vec<Arc<str>> {
+        let name = |input: &Input| match input {
+            Input::Tap(index) => self.taps[*index].counters.name.clone(),
+            Input::Operator(index) => self.operators[*index].node.origin.node.clone(),
+        };
+        inputs.iter().map(name).collect()
+    }
+
     fn build<'scope>(&self, scope: Scope<'scope, u64>) {
         let mut built = Streams { taps: Vec::new(), operators: Vec::new() };
         for planned in &self.taps {
@@ -79,6 +88,7 @@ impl Blueprint {
         for planned in &self.operators {
             let input = built.gather(scope, &planned.inputs);
             let node = planned.node.clone();
+            node.counters.set_inputs(self.names(&planned.inputs));
             let output = match &planned.work {
                 BlueprintWork::Inline(operator) => inline(input, operator.clone(), node),
                 BlueprintWork::Pool(offloaded) => offload(input, offloaded.clone(), node),
@@ -90,6 +100,7 @@ impl Blueprint {
         }
         for planned in &self.sinks {
             let input = built.gather(scope, &planned.inputs);
+            planned.end.node.counters.set_inputs(self.names(&planned.inputs));
             sink(input, planned.end.clone());
         }
     }

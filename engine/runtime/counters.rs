@@ -2,19 +2,22 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use operators::busy::BusyTime;
 use operators::clock::Clock;
 use operators::item::{StreamId, time_text};
 use operators::lease::{Account, Budget, Counts};
 
 use super::histogram::{Turns, of_ages};
+use super::mailbox::Mailbox;
 use super::preview::PreviewSlot;
 use super::stats::{
     Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport, StreamState,
-    StreamView,
+    StreamView, TapReport,
 };
+use super::window::{Window, per_second};
 
 /// Everything that is counted in one graph.
 pub struct GraphCounters {
@@ -96,7 +99,8 @@ impl GraphCounters {
     ) -> Arc<NodeCounters> {
         let same = |node: &&Arc<NodeCounters>| node.name == *name && node.type_name == type_name && node.role == role;
         let known = lock(&self.nodes).iter().find(same).cloned();
-        known.unwrap_or_else(|| Arc::new(NodeCounters::new(name.clone(), type_name, role, workers)))
+        let now = self.clock.now();
+        known.unwrap_or_else(|| Arc::new(NodeCounters::new(name.clone(), type_name, role, workers, now)))
     }
 
     /// A generation with these nodes is there.
@@ -138,6 +142,12 @@ impl GraphCounters {
         }
     }
 
+    /// Takes the readings that rates and shares of the last seconds are made of. To be called a few times a second.
+    pub fn take_readings(&self, now: Instant) {
+        self.streams().iter().for_each(|stream| stream.take_reading(now));
+        self.nodes().iter().for_each(|node| node.take_reading(now));
+    }
+
     pub fn report(&self) -> GraphReport {
         let now = self.clock.now();
         let (state, reason, running) = {
@@ -156,8 +166,9 @@ impl GraphCounters {
             reason,
             running_seconds: running.as_secs_f64(),
             streams,
-            nodes: self.nodes().iter().map(|node| node.report()).collect(),
+            nodes: self.nodes().iter().map(|node| node.report(now)).collect(),
             total,
+            culprit: None,
         }
     }
 }
@@ -171,6 +182,25 @@ pub struct Place {
     pub location: String,
     /// Without progress for this long, the source counts as stuck.
     pub patience: Duration,
+    /// Whether time passes while it is read.
+    pub is_live: bool,
+}
+
+/// A stream's way into one tap.
+pub struct TapCounters {
+    /// `SOURCE -> READER`: what drops there are counted under.
+    pub name: Arc<str>,
+    /// The node that reads the tap.
+    pub reader: Arc<str>,
+    pub budget: Arc<Budget>,
+}
+
+/// What a stream's counters said at one moment.
+struct StreamReading {
+    counts: Counts,
+    drops: Vec<(Arc<str>, &'static str, u64)>,
+    /// By the node that reads the tap.
+    blocked: BTreeMap<Arc<str>, Duration>,
 }
 
 /// How many changes of its state a stream remembers.
@@ -190,7 +220,10 @@ pub struct StreamCounters {
     /// The number of the next picture.
     next_seq: AtomicU64,
     /// One for each tap of the source, in the order of the plan.
-    budgets: Mutex<Vec<Arc<Budget>>>,
+    taps: Mutex<Vec<TapCounters>>,
+    /// How long the source has waited for room in a tap, by the node that reads it.
+    blocked: Mutex<BTreeMap<Arc<str>, BusyTime>>,
+    window: Mutex<Window<StreamReading>>,
     /// Where somebody who looks at the stream gets its pictures.
     pub preview: Arc<PreviewSlot>,
     repaired: Mutex<BTreeMap<&'static str, u64>>,
@@ -254,6 +287,7 @@ impl StreamCounters {
             last_error: None,
         };
         status.remember(now);
+        let first = StreamReading { counts: Counts::default(), drops: Vec::new(), blocked: BTreeMap::new() };
         StreamCounters {
             stream,
             clock,
@@ -264,7 +298,9 @@ impl StreamCounters {
             converted: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             next_seq: AtomicU64::new(0),
-            budgets: Mutex::default(),
+            taps: Mutex::default(),
+            blocked: Mutex::default(),
+            window: Mutex::new(Window::new(now, first)),
             preview: Arc::default(),
             repaired: Mutex::default(),
             status: Mutex::new(status),
@@ -294,8 +330,8 @@ impl StreamCounters {
         lock(&self.place).clone()
     }
 
-    pub fn set_budgets(&self, budgets: Vec<Arc<Budget>>) {
-        *lock(&self.budgets) = budgets;
+    pub fn set_budgets(&self, taps: Vec<TapCounters>) {
+        *lock(&self.taps) = taps;
     }
 
     /// A picture came, with the number `seq`.
@@ -381,8 +417,28 @@ impl StreamCounters {
         lock(&self.status).progress = now;
     }
 
-    pub fn blocked_by(&self, tap: Option<&Arc<str>>) {
-        lock(&self.status).blocked_by = tap.cloned();
+    /// The source begins to wait for room in the tap `name` that `reader` reads.
+    pub fn blocked(&self, name: &Arc<str>, reader: &Arc<str>) {
+        lock(&self.blocked).entry(reader.clone()).or_default().begin(self.clock.now());
+        lock(&self.status).blocked_by = Some(name.clone());
+    }
+
+    /// The source waits no more.
+    pub fn unblocked(&self, reader: &Arc<str>) {
+        if let Some(blocked) = lock(&self.blocked).get(reader) {
+            blocked.end(self.clock.now());
+        }
+        lock(&self.status).blocked_by = None;
+    }
+
+    fn reading(&self, now: Instant) -> StreamReading {
+        let blocked = lock(&self.blocked).iter().map(|(reader, time)| (reader.clone(), time.total(now))).collect();
+        StreamReading { counts: self.account.snapshot(), drops: self.account.drops(), blocked }
+    }
+
+    fn take_reading(&self, now: Instant) {
+        let reading = self.reading(now);
+        lock(&self.window).note(now, reading);
     }
 
     /// Counts a repair; the first of its kind answers `true`.
@@ -400,21 +456,22 @@ impl StreamCounters {
     }
 
     fn report(&self, now: Instant) -> StreamReport {
-        let counts = self.account.snapshot();
+        let reading = self.reading(now);
+        let counts = reading.counts;
         let ages = self.account.ages();
         let milliseconds = |micros: u64| micros as f64 / 1000.0;
         let quantile = |q: f64| milliseconds(ages.value_at_quantile(q));
         let idle = self.idle(now);
+        let recent = self.recent(&reading, now);
         let status = lock(&self.status);
         let seconds = status.ended.unwrap_or(now).saturating_duration_since(status.started).as_secs_f64();
-        let a_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
-        let budgets = lock(&self.budgets).clone();
-        let held: Vec<(u32, u64, u64)> = budgets.iter().map(|budget| budget.used()).collect();
+        let a_second = |count: u64| per_second(count as f64, seconds);
         let place = self.place();
         StreamReport {
             stream: self.stream.to_string(),
             source: place.source.to_string(),
             location: place.location,
+            live: place.is_live,
             state: status.state,
             reason: status.reason.clone(),
             attempts: status.attempts,
@@ -426,6 +483,9 @@ impl StreamCounters {
             repaired: lock(&self.repaired).clone(),
             fps_in: a_second(counts.read),
             fps_delivered: a_second(counts.delivered),
+            rate_in: recent.read,
+            rate_delivered: recent.delivered,
+            rate_dropped: recent.dropped,
             age_ms: Quantiles {
                 p50: quantile(0.5),
                 p90: quantile(0.9),
@@ -434,19 +494,70 @@ impl StreamCounters {
             },
             ages: of_ages(&ages),
             idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
-            drops: self
-                .account
-                .drops()
-                .into_iter()
-                .map(|(node, reason, count)| Drops { node: node.to_string(), reason, count })
-                .collect(),
+            drops: recent.drops,
             blocked_by: status.blocked_by.as_ref().map(ToString::to_string),
-            held_items: held.iter().map(|(items, ..)| u64::from(*items)).sum(),
-            held_bytes: held.iter().map(|(_, bytes, _)| bytes).sum(),
-            held_bytes_peak: held.iter().map(|(.., peak)| peak).sum(),
-            held_bytes_limit: budgets.iter().map(|budget| budget.limits().bytes).sum(),
+            blocked_share: recent.taps.iter().map(|tap| tap.blocked_share).sum::<f64>().min(1.0),
+            held_items: recent.taps.iter().map(|tap| tap.held_items).sum(),
+            held_bytes: recent.taps.iter().map(|tap| tap.held_bytes).sum(),
+            held_bytes_peak: recent.taps.iter().map(|tap| tap.held_bytes_peak).sum(),
+            held_bytes_limit: recent.taps.iter().map(|tap| tap.held_bytes_limit).sum(),
+            taps: recent.taps,
+            culprit: None,
         }
     }
+
+    /// What happened in the window that ends now.
+    fn recent(&self, reading: &StreamReading, now: Instant) -> Recent {
+        let window = lock(&self.window);
+        let start = window.start(now);
+        let seconds = start.map_or(0.0, |(_, seconds)| seconds);
+        let before = start.map(|(reading, _)| reading);
+        let rate = |count: fn(&Counts) -> u64| {
+            let earlier = before.map_or(0, |before| count(&before.counts));
+            per_second(count(&reading.counts).saturating_sub(earlier) as f64, seconds)
+        };
+        let drops = reading.drops.iter().map(|(node, reason, count)| {
+            let mut earlier = before.into_iter().flat_map(|before| &before.drops);
+            let earlier =
+                earlier.find(|(other, why, _)| other == node && why == reason).map_or(0, |(.., count)| *count);
+            let rate = per_second(count.saturating_sub(earlier) as f64, seconds);
+            Drops { node: node.to_string(), reason, count: *count, rate }
+        });
+        let taps = lock(&self.taps);
+        let taps = taps.iter().map(|tap| {
+            let total = reading.blocked.get(&tap.reader).copied().unwrap_or_default();
+            let earlier = before.and_then(|before| before.blocked.get(&tap.reader)).copied().unwrap_or_default();
+            let (items, bytes, peak) = tap.budget.used();
+            let limits = tap.budget.limits();
+            TapReport {
+                tap: tap.name.to_string(),
+                reader: tap.reader.to_string(),
+                blocked_share: per_second(total.saturating_sub(earlier).as_secs_f64(), seconds).min(1.0),
+                blocked_seconds: total.as_secs_f64(),
+                held_items: u64::from(items),
+                held_items_limit: u64::from(limits.items),
+                held_bytes: bytes,
+                held_bytes_peak: peak,
+                held_bytes_limit: limits.bytes,
+            }
+        });
+        Recent {
+            read: rate(|counts| counts.read),
+            delivered: rate(|counts| counts.delivered),
+            dropped: rate(|counts| counts.dropped),
+            drops: drops.collect(),
+            taps: taps.collect(),
+        }
+    }
+}
+
+/// What a stream did over the window.
+struct Recent {
+    read: f64,
+    delivered: f64,
+    dropped: f64,
+    drops: Vec<Drops>,
+    taps: Vec<TapReport>,
 }
 
 /// The counters of one node.
@@ -456,20 +567,49 @@ pub struct NodeCounters {
     pub role: &'static str,
     items: Vec<AtomicU64>,
     turns: Turns,
+    /// For each worker; what works elsewhere counts under the first.
+    busy: Vec<BusyTime>,
     queued: AtomicU64,
+    /// For each worker: when its oldest unfinished item was decoded, in microseconds since `made`, plus one; 0: none.
+    oldest: Vec<AtomicU64>,
+    made: Instant,
+    inputs: Mutex<Vec<Arc<str>>>,
+    /// What a tap drains, by worker.
+    mailboxes: Mutex<BTreeMap<usize, Weak<Mailbox>>>,
+    window: Mutex<Window<NodeReading>>,
     errors: AtomicU64,
     last_error: Mutex<Option<(String, Instant)>>,
 }
 
+/// What a node's counters said at one moment.
+struct NodeReading {
+    items: u64,
+    /// By worker.
+    busy: Vec<Duration>,
+}
+
 impl NodeCounters {
-    pub fn new(name: Arc<str>, type_name: &'static str, role: &'static str, workers: usize) -> NodeCounters {
+    pub fn new(
+        name: Arc<str>,
+        type_name: &'static str,
+        role: &'static str,
+        workers: usize,
+        now: Instant,
+    ) -> NodeCounters {
+        let zeros = || (0..workers).map(|_| AtomicU64::new(0)).collect();
         NodeCounters {
             name,
             type_name,
             role,
-            items: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            items: zeros(),
             turns: Turns::default(),
+            busy: (0..workers).map(|_| BusyTime::default()).collect(),
             queued: AtomicU64::new(0),
+            oldest: zeros(),
+            made: now,
+            inputs: Mutex::default(),
+            mailboxes: Mutex::default(),
+            window: Mutex::new(Window::new(now, NodeReading { items: 0, busy: vec![Duration::ZERO; workers] })),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
         }
@@ -481,9 +621,77 @@ impl NodeCounters {
         }
     }
 
-    /// Counts one turn of work.
-    pub fn busy(&self, time: Duration) {
+    /// A turn of work begins on a worker; what works elsewhere counts under worker 0.
+    pub fn begin(&self, worker: usize, now: Instant) {
+        if let Some(busy) = self.busy.get(worker) {
+            busy.begin(now);
+        }
+    }
+
+    /// A turn of work that took `time` is over.
+    pub fn end(&self, worker: usize, time: Duration, now: Instant) {
+        self.rest(worker, now);
+        self.took(time);
+    }
+
+    /// What began with [`Self::begin`] is over; how long each of its items took is said by [`Self::took`].
+    pub fn rest(&self, worker: usize, now: Instant) {
+        if let Some(busy) = self.busy.get(worker) {
+            busy.end(now);
+        }
+    }
+
+    /// An item took `time`.
+    pub fn took(&self, time: Duration) {
         self.turns.record(time);
+    }
+
+    /// Says when the oldest item that waits, or is worked on, was decoded; `None` where there is none.
+    pub fn set_oldest(&self, worker: usize, born: Option<Instant>) {
+        let mark = born.map_or(0, |born| {
+            let micros = born.saturating_duration_since(self.made).as_micros();
+            u64::try_from(micros).unwrap_or(u64::MAX - 1) + 1
+        });
+        if let Some(oldest) = self.oldest.get(worker) {
+            oldest.store(mark, Ordering::Relaxed);
+        }
+    }
+
+    /// Says what the node reads.
+    pub fn set_inputs(&self, inputs: Vec<Arc<str>>) {
+        *lock(&self.inputs) = inputs;
+    }
+
+    /// A tap drains this mailbox on a worker, from here on.
+    pub fn drains(&self, worker: usize, mailbox: &Arc<Mailbox>) {
+        lock(&self.mailboxes).insert(worker, Arc::downgrade(mailbox));
+    }
+
+    fn take_reading(&self, now: Instant) {
+        let reading = self.reading(now);
+        lock(&self.window).note(now, reading);
+    }
+
+    fn reading(&self, now: Instant) -> NodeReading {
+        NodeReading {
+            items: self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum(),
+            busy: self.busy.iter().map(|busy| busy.total(now)).collect(),
+        }
+    }
+
+    /// How many items wait, and how old the oldest is.
+    fn waiting(&self, now: Instant) -> (u64, Option<Duration>) {
+        let mailboxes: Vec<_> = lock(&self.mailboxes).values().filter_map(Weak::upgrade).collect();
+        let (mut count, mut ages) = (self.queued.load(Ordering::Relaxed), Vec::new());
+        for mailbox in mailboxes {
+            let (items, born) = mailbox.waiting();
+            count += items;
+            ages.extend(born.map(|born| now.saturating_duration_since(born)));
+        }
+        let marks = self.oldest.iter().map(|oldest| oldest.load(Ordering::Relaxed)).filter(|mark| *mark > 0);
+        let born = marks.map(|mark| self.made + Duration::from_micros(mark - 1));
+        ages.extend(born.map(|born| now.saturating_duration_since(born)));
+        (count, ages.into_iter().max())
     }
 
     /// Adds to, or takes from, what waits in front of the node.
@@ -510,18 +718,40 @@ impl NodeCounters {
         lock(&self.last_error).as_ref().is_some_and(|(_, at)| now.saturating_duration_since(*at) < within)
     }
 
-    fn report(&self) -> NodeReport {
+    fn report(&self, now: Instant) -> NodeReport {
         let stages = self.turns.report();
+        let reading = self.reading(now);
+        let (queued, oldest) = self.waiting(now);
+        let (rate, busy_by_worker) = {
+            let window = lock(&self.window);
+            match window.start(now) {
+                Some((before, seconds)) => {
+                    let shares = reading
+                        .busy
+                        .iter()
+                        .zip(&before.busy)
+                        .map(|(now, before)| per_second(now.saturating_sub(*before).as_secs_f64(), seconds));
+                    (per_second(reading.items.saturating_sub(before.items) as f64, seconds), shares.collect())
+                }
+                None => (0.0, Vec::new()),
+            }
+        };
         NodeReport {
             name: self.name.to_string(),
             type_name: self.type_name.to_owned(),
             role: self.role,
+            inputs: lock(&self.inputs).iter().map(ToString::to_string).collect(),
             items: self.items.iter().map(|items| items.load(Ordering::Relaxed)).collect(),
+            rate,
             errors: self.errors(),
             last_error: self.last_error(),
             busy_ms: stages.sum * 1000.0,
+            busy_seconds: reading.busy.iter().sum::<Duration>().as_secs_f64(),
+            busy_share: busy_by_worker.iter().sum(),
+            busy_by_worker,
             stages,
-            queued: self.queued.load(Ordering::Relaxed),
+            queued,
+            oldest_ms: oldest.map(|age| age.as_secs_f64() * 1000.0),
         }
     }
 }

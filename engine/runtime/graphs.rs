@@ -66,6 +66,8 @@ pub struct GraphSettings {
     pub stay: bool,
     /// Where texts that were put are kept.
     pub saved: Option<Saved>,
+    /// Why a plan cannot run in this process, whatever else runs.
+    pub refuse: Box<dyn Fn(&Plan) -> Result<(), StartError> + Send + Sync>,
     /// Hears which models a graph runs that was started or reloaded.
     pub on_models: Box<dyn Fn(Vec<Arc<str>>) + Send + Sync>,
 }
@@ -438,6 +440,7 @@ impl Graphs {
 
     /// What one graph owns, no other may: the files of its sinks, the ids of its streams.
     fn refuse_taken(&self, name: &str, plan: &Plan) -> Result<(), LoadError> {
+        (self.settings.refuse)(plan).map_err(LoadError::Start)?;
         let wanted = resources(plan);
         let state = lock(&self.state);
         let others = state.graphs.iter().filter(|(other, entry)| *other != name && !entry.ending.is_over());

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::{NodeCounters, lock};
+use super::culprit::{self, Machine};
 use super::graphs::{Graphs, Home, Refused};
 use super::preview::PreviewSlot;
 use super::process::usage;
-use super::stats::{GraphState, Health, Observe, ProcessReport, Report, StreamState};
+use super::stats::{GraphReport, GraphState, Health, Observe, ProcessReport, Report, StreamState};
 use super::supervisor::Engine;
 
 /// A source without progress for this long is a problem that `/health` names.
@@ -16,9 +17,15 @@ pub(super) const NO_PROGRESS: Duration = Duration::from_secs(10);
 impl Observe for Engine {
     fn report(&self) -> Report {
         let usage = usage();
-        let uptime = self.clock.now().saturating_duration_since(self.start);
+        let now = self.clock.now();
+        let uptime = now.saturating_duration_since(self.start);
+        let graphs = lock(&self.graphs).clone();
+        let mut graphs: Vec<GraphReport> = graphs.iter().map(|graph| graph.report()).collect();
+        let shared = self.watch.shared(now);
+        let machine = Machine::of(&graphs, self.workers.count(), self.pool.threads(), &shared);
+        graphs.iter_mut().for_each(|graph| culprit::name(graph, &machine));
         Report {
-            graphs: lock(&self.graphs).iter().map(|graph| graph.report()).collect(),
+            graphs,
             process: ProcessReport {
                 uptime_seconds: uptime.as_secs_f64(),
                 cpu_seconds: usage.cpu_seconds,
@@ -27,6 +34,8 @@ impl Observe for Engine {
                 threads: usage.threads,
                 workers: self.workers.count(),
                 pool_threads: self.pool.threads(),
+                pool_busy: shared.pool_busy,
+                pool_busy_seconds: shared.pool_busy_seconds,
             },
         }
     }
@@ -129,6 +138,21 @@ impl Engine {
                 let error = node.last_error().unwrap_or_default();
                 problems.push(format!("graph `{name}`, node `{}`: {error}", node.name));
             }
+        }
+        for job in self.pool.overdue(now) {
+            let others = match job.others {
+                0 => String::new(),
+                others => format!(" and {others} more"),
+            };
+            problems.push(format!(
+                "thread {} of the pool hangs: it has been busy for {} s with item {} of stream `{}`{others} for {}, which may take {} s",
+                job.thread,
+                job.busy.as_secs(),
+                job.seq,
+                job.stream,
+                job.who,
+                job.deadline.as_secs()
+            ));
         }
         if !self.workers.answer(now) {
             problems.push("a dataflow worker does not answer".to_owned());

@@ -32,6 +32,7 @@ pub fn inline<'scope>(
         move |input, output| {
             input.for_each(|time, passages| {
                 let start = states.node.clock.now();
+                states.node.counters.begin(worker, start);
                 let mut items = 0;
                 for passage in passages.drain(..) {
                     items += u64::from(passage.is_item());
@@ -41,7 +42,8 @@ pub fn inline<'scope>(
                 results.clear();
                 let counters = &states.node.counters;
                 counters.items(worker, items);
-                counters.busy(states.node.clock.now().saturating_duration_since(start));
+                let end = states.node.clock.now();
+                counters.end(worker, end.saturating_duration_since(start), end);
             });
         }
     })

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
 
 use operators::item::{Event, Item, StreamId};
 use timely::scheduling::activate::SyncActivator;
@@ -98,6 +99,20 @@ impl Mailbox {
             (true, false) => Remaining::Empty,
             (true, true) => Remaining::Closed,
         }
+    }
+
+    /// How many items wait, those that are held back included, and when the oldest was decoded.
+    pub fn waiting(&self) -> (u64, Option<Instant>) {
+        let queue = lock(&self.queue);
+        let mut count = 0;
+        let mut oldest: Option<Instant> = None;
+        for passage in queue.passages.iter().chain(queue.held.values().flatten()) {
+            if let Passage::Event(Event::Item(item)) = passage {
+                count += 1;
+                oldest = [oldest, item.lease.ack.born()].into_iter().flatten().min();
+            }
+        }
+        (count, oldest)
     }
 
     /// Nothing more will be pushed.

@@ -2,6 +2,7 @@
 
 mod build;
 pub mod counters;
+pub mod culprit;
 mod dataflow_log;
 pub mod ending;
 mod entry;
@@ -29,6 +30,8 @@ pub mod streams;
 mod supervision;
 pub mod supervisor;
 mod tap;
+mod watch;
+pub mod window;
 mod worker;
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ pub fn offload<'scope>(
     let name = node.origin.node.to_string();
     input.unary::<CapacityContainerBuilder<Vec<Passage>>, _, _, _>(Pipeline, &name, move |_capability, info| {
         let completions = Arc::new(Completions {
+            node: node.clone(),
             done: Mutex::default(),
             waker: scope.worker().sync_activator_for(info.address.to_vec()),
         });
@@ -57,6 +58,7 @@ pub fn offload<'scope>(
             places: HashMap::new(),
             unsubmitted: VecDeque::new(),
             due: VecDeque::new(),
+            unanswered: VecDeque::new(),
             wakes_at: None,
             touched: Vec::new(),
         };
@@ -70,6 +72,7 @@ pub fn offload<'scope>(
             jobs.collect();
             jobs.submit();
             jobs.expire();
+            jobs.tell_oldest(worker);
             jobs.take_ready(&mut ready);
             for slot in ready.drain(..) {
                 let time = slot.time;
@@ -84,6 +87,7 @@ pub fn offload<'scope>(
 
 /// Results on their way from pool threads to the worker. Bounded by the leases of the items under way.
 struct Completions {
+    node: Node,
     done: Mutex<Vec<Done>>,
     waker: SyncActivator,
 }
@@ -91,14 +95,26 @@ struct Completions {
 struct Done {
     ticket: u64,
     result: Result<Payload, ItemError>,
-    busy: Duration,
 }
 
 impl Completion for Completions {
+    fn name(&self) -> String {
+        format!("`{}` of graph `{}`", self.node.origin.node, self.node.origin.graph)
+    }
+
+    fn started(&self, now: Instant) {
+        self.node.counters.begin(0, now);
+    }
+
+    fn ended(&self, now: Instant) {
+        self.node.counters.rest(0, now);
+    }
+
     fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, busy: Duration) {
+        self.node.counters.took(busy);
         let first = {
             let mut done = lock(&self.done);
-            done.push(Done { ticket, result, busy });
+            done.push(Done { ticket, result });
             done.len() == 1
         };
         if first {
@@ -194,6 +210,8 @@ struct Jobs {
     unsubmitted: VecDeque<u64>,
     /// When each submitted ticket is late, in order.
     due: VecDeque<(Instant, u64)>,
+    /// Every ticket that may have no answer yet, with when its picture was decoded; in order, so the first is the oldest.
+    unanswered: VecDeque<(u64, Option<Instant>)>,
     /// When the timer looks for late jobs next.
     wakes_at: Option<Instant>,
     /// Streams whose line may have something ready at its front.
@@ -245,6 +263,7 @@ impl Jobs {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        self.unanswered.push_back((ticket, item.lease.ack.born()));
         let line = self.lines.entry(stream.clone()).or_default();
         let position = line.push(Slot { time, state: SlotState::Waiting(item) });
         self.places.insert(ticket, (stream, position));
@@ -279,10 +298,17 @@ impl Jobs {
     /// Puts what the pool has finished into its places.
     fn collect(&mut self) {
         let done = std::mem::take(&mut *lock(&self.completions.done));
-        for Done { ticket, result, busy } in done {
-            self.node.counters.busy(busy);
+        for Done { ticket, result } in done {
             self.answer(ticket, |node, item| outcome(node, item, result));
         }
+    }
+
+    /// Says how old the oldest item is that has no answer.
+    fn tell_oldest(&mut self, worker: usize) {
+        while self.unanswered.front().is_some_and(|(ticket, _)| !self.places.contains_key(ticket)) {
+            self.unanswered.pop_front();
+        }
+        self.node.counters.set_oldest(worker, self.unanswered.front().and_then(|(_, born)| *born));
     }
 
     /// Gives up on jobs that are late, and asks to be woken when the next one would be.

@@ -397,6 +397,10 @@ type Reply = oneshot::Sender<Result<Payload, ItemError>>;
 struct Asked(Mutex<Option<(Reply, Place)>>);
 
 impl Completion for Asked {
+    fn name(&self) -> String {
+        "`/predict`".to_owned()
+    }
+
     fn complete(&self, _ticket: u64, result: Result<Payload, ItemError>, _busy: Duration) {
         if let Some((sender, place)) = lock(&self.0).take() {
             drop(place);

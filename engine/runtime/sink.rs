@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use operators::item::{EndReason, Event};
 use operators::lease::Verdict;
@@ -115,8 +115,9 @@ pub fn sink(input: StreamVec<'_, u64, Passage>, end: SinkEnd) {
             });
             end.node.counters.items(worker, items);
             let Some(open) = &sender else { return false };
-            push(open, &mut pending, &end.intake, worker);
-            end.node.counters.queued(pending.len() as i64 - before as i64);
+            let handed = push(open, &mut pending, &end.intake, worker);
+            // What the writer has taken over waits until it is written.
+            end.node.counters.queued(pending.len() as i64 + handed - before as i64);
             if frontiers[0].is_empty() && pending.is_empty() && !end.frozen.load(Ordering::Acquire) {
                 sender = None;
                 end.node.notices.send(Notice::EndReached { generation: end.generation });
@@ -180,8 +181,9 @@ fn admit(event: Event, entry: Option<&mut Entry>, pending: &mut VecDeque<Passage
     pending.push_back(Passage::Event(Event::Item(item)));
 }
 
-/// Hands as much to the writer as its queue takes.
-fn push(sender: &Sender<Event>, pending: &mut VecDeque<Passage>, intake: &Intake, worker: usize) {
+/// Hands as much to the writer as its queue takes; how many events that were.
+fn push(sender: &Sender<Event>, pending: &mut VecDeque<Passage>, intake: &Intake, worker: usize) -> i64 {
+    let mut handed = 0;
     while let Some(passage) = pending.pop_front() {
         let event = match passage {
             Passage::Event(event) => event,
@@ -192,21 +194,22 @@ fn push(sender: &Sender<Event>, pending: &mut VecDeque<Passage>, intake: &Intake
             Passage::Resume { .. } => continue,
         };
         match sender.try_send(event) {
-            Ok(()) => {}
+            Ok(()) => handed += 1,
             Err(TrySendError::Full(event)) => {
                 pending.push_front(Passage::Event(event));
-                let Some((_, waits)) = intake.waiting.get(worker) else { return };
+                let Some((_, waits)) = intake.waiting.get(worker) else { return handed };
                 waits.store(true, Ordering::Release);
                 fence(Ordering::SeqCst);
                 // The writer may have made room before it could see the flag.
                 if sender.capacity() == 0 {
-                    return;
+                    return handed;
                 }
             }
             // The writer died: the item is lost, and the supervisor has been told.
             Err(TrySendError::Closed(event)) => drop(event),
         }
     }
+    handed
 }
 
 /// Where nothing listens to an operator: its items end here, filtered.
@@ -239,14 +242,19 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
     let mut batch = Vec::with_capacity(QUEUE);
     while receiver.recv_many(&mut batch, QUEUE).await > 0 {
         intake.wake_waiting();
+        let count = batch.len() as i64;
         let start = node.clock.now();
+        node.counters.begin(0, start);
+        node.counters.set_oldest(0, batch.iter().find_map(born));
         let result = match tokio::time::timeout(WRITE_DEADLINE, writer.write(&batch)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(with_hint(&error.message, error.hint.as_deref())),
             Err(_) => Err(format!("it took nothing for {} s", WRITE_DEADLINE.as_secs())),
         };
         let now = node.clock.now();
-        node.counters.busy(now.saturating_duration_since(start));
+        node.counters.end(0, now.saturating_duration_since(start), now);
+        node.counters.set_oldest(0, None);
+        node.counters.queued(-count);
         match result {
             Ok(()) => {
                 for event in batch.drain(..) {
@@ -280,6 +288,14 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
             let seconds = WRITE_DEADLINE.as_secs();
             failed(&node, format!("sink `{}` could not be closed within {seconds} s", node.origin.node));
         }
+    }
+}
+
+/// When the picture behind an event was decoded.
+fn born(event: &Event) -> Option<Instant> {
+    match event {
+        Event::Item(item) => item.lease.ack.born(),
+        _ => None,
     }
 }
 

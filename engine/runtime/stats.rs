@@ -6,6 +6,7 @@ use std::sync::Arc;
 use operators::lease::Counts;
 use serde::Serialize;
 
+use super::culprit::Culprit;
 use super::histogram::Histogram;
 use super::preview::PreviewSlot;
 
@@ -26,6 +27,11 @@ pub struct ProcessReport {
     pub threads: u64,
     pub workers: usize,
     pub pool_threads: usize,
+    /// Threads of the pool that worked at once, on average over the last seconds, for graphs and for `/predict`.
+    pub pool_busy: f64,
+    /// The time that the pool's threads have worked, together.
+    #[serde(skip)]
+    pub pool_busy_seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,6 +75,9 @@ pub struct GraphReport {
     pub streams: Vec<StreamReport>,
     pub nodes: Vec<NodeReport>,
     pub total: Counts,
+    /// What limits it just now; none before it runs, and until there is something to measure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub culprit: Option<Culprit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -115,6 +124,8 @@ pub struct StreamReport {
     pub stream: String,
     pub source: String,
     pub location: String,
+    /// Whether time passes while it is read: a camera, or a file that is paced by its timestamps.
+    pub live: bool,
     pub state: StreamState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -135,6 +146,10 @@ pub struct StreamReport {
     /// Means since the stream started, of pictures read and of items delivered.
     pub fps_in: f64,
     pub fps_delivered: f64,
+    /// Items a second over the last seconds.
+    pub rate_in: f64,
+    pub rate_delivered: f64,
+    pub rate_dropped: f64,
     /// From decoded to accepted by the sink.
     pub age_ms: Quantiles,
     /// The same ages as counts, for `/metrics`.
@@ -147,6 +162,13 @@ pub struct StreamReport {
     /// Tap whose full budget keeps this source waiting just now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_by: Option<String>,
+    /// The part of the last seconds that the source waited for room, 0 to 1.
+    pub blocked_share: f64,
+    /// The edges out of the source, each to one consumer.
+    pub taps: Vec<TapReport>,
+    /// What limits this stream just now, where it is something else than what limits its graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub culprit: Option<Culprit>,
     /// Items and bytes in memory behind this stream's taps, now and at most.
     pub held_items: u64,
     pub held_bytes: u64,
@@ -187,6 +209,25 @@ pub struct StreamMistake {
     pub message: String,
 }
 
+/// One stream's way into one tap.
+#[derive(Clone, Debug, Serialize)]
+pub struct TapReport {
+    /// `SOURCE -> READER`.
+    pub tap: String,
+    /// The node that reads it.
+    pub reader: String,
+    /// The part of the last seconds that the source waited for room here, 0 to 1.
+    pub blocked_share: f64,
+    /// The same since the stream began.
+    pub blocked_seconds: f64,
+    /// What is in memory behind it, and how much may be.
+    pub held_items: u64,
+    pub held_items_limit: u64,
+    pub held_bytes: u64,
+    pub held_bytes_peak: u64,
+    pub held_bytes_limit: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Quantiles {
     pub p50: f64,
@@ -200,6 +241,8 @@ pub struct Drops {
     pub node: String,
     pub reason: &'static str,
     pub count: u64,
+    /// Drops a second over the last seconds.
+    pub rate: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -209,18 +252,34 @@ pub struct NodeReport {
     pub type_name: String,
     /// `tap`, `inline`, `pool` or `sink`.
     pub role: &'static str,
+    /// What it reads: nodes, and taps by their names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
     /// Items that came in, by worker.
     pub items: Vec<u64>,
+    /// Items a second that came in over the last seconds.
+    pub rate: f64,
     pub errors: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// Time spent working, summed over threads.
     pub busy_ms: f64,
+    /// The same in seconds, turns that are not over included, for `/metrics`.
+    #[serde(skip)]
+    pub busy_seconds: f64,
+    /// How many cores it kept busy over the last seconds: 1 is one thread that works all the time.
+    pub busy_share: f64,
+    /// The same by worker; only what runs on workers is told apart.
+    #[serde(skip)]
+    pub busy_by_worker: Vec<f64>,
     /// How long its turns of work took (a job of the pool, a batch of an inline node or of a sink), for `/metrics`.
     #[serde(skip)]
     pub stages: Histogram,
-    /// Items waiting in front of it.
+    /// Items that came in and are not done: they wait, or are worked on.
     pub queued: u64,
+    /// How long ago the oldest of them was decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<f64>,
 }
 
 /// Whether it works, and if not, what does not.

@@ -7,7 +7,7 @@ use operators::error::{FieldError, StartError};
 use operators::item::{Origin, StreamId};
 use operators::operator::{Source, StreamSpec};
 
-use super::counters::Place;
+use super::counters::{Place, TapCounters};
 use super::feed::{Feed, Listener};
 use super::health::NO_PROGRESS;
 use super::stats::StreamState;
@@ -107,7 +107,7 @@ impl RunningGraph {
         // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
         let location = masked(&plan.secrets.redact(&spec.location));
         let patience = source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));
-        let place = Place { source: planned.name.clone(), location, patience };
+        let place = Place { source: planned.name.clone(), location, patience, is_live: source.is_live() };
         let counters = self.counters.open_stream(&spec.id, place);
         let taps = self.generation.stream_taps(source_index, &spec.id, spread, &mut Vec::new());
         if taps.is_empty() {
@@ -225,7 +225,12 @@ impl PlannedSource {
     }
 }
 
-/// What bounds one stream in each of its taps.
-pub(super) fn budgets(taps: &[StreamTap]) -> Vec<Arc<operators::lease::Budget>> {
-    taps.iter().map(|tap| tap.end.budget.clone()).collect()
+/// What is counted of one stream in each of its taps, and what bounds it there.
+pub(super) fn budgets(taps: &[StreamTap]) -> Vec<TapCounters> {
+    let counters = taps.iter().map(|tap| TapCounters {
+        name: tap.end.name.clone(),
+        reader: tap.end.reader.clone(),
+        budget: tap.end.budget.clone(),
+    });
+    counters.collect()
 }

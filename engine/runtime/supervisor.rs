@@ -12,6 +12,8 @@ use operators::inference::pool::Pool;
 use super::counters::{GraphCounters, lock};
 use super::dataflow_log::DataflowLog;
 pub use super::supervision::{Outcome, Request, RunningGraph};
+pub use super::watch::Audience;
+use super::watch::Watch;
 use super::worker::Workers;
 use crate::graph::plan::Plan;
 
@@ -35,7 +37,8 @@ pub struct Engine {
     pub(super) io: tokio::runtime::Runtime,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) start: Instant,
-    pub(super) graphs: Mutex<Vec<Arc<GraphCounters>>>,
+    pub(super) graphs: Arc<Mutex<Vec<Arc<GraphCounters>>>>,
+    pub(super) watch: Watch,
     ids: AtomicU64,
     log: Option<Arc<DataflowLog>>,
 }
@@ -53,13 +56,16 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|error| StartError::new(format!("cannot start the io runtime: {error}")))?;
+        let pool = Arc::new(Pool::start(options.pool_threads, &options.clock)?);
+        let graphs = Arc::<Mutex<Vec<Arc<GraphCounters>>>>::default();
         Ok(Arc::new(Engine {
             workers: Workers::start(options.workers, log.as_ref())?,
-            pool: Arc::new(Pool::start(options.pool_threads, &options.clock)?),
             io,
             start: options.clock.now(),
+            watch: Watch::start(graphs.clone(), pool.clone(), options.clock.clone())?,
+            pool,
             clock: options.clock,
-            graphs: Mutex::default(),
+            graphs,
             ids: AtomicU64::new(0),
             log,
         }))
@@ -87,6 +93,11 @@ impl Engine {
         started
     }
 
+    /// Whose subscribers count among what may be slow; the first who is named stays.
+    pub fn listen_to(&self, audience: Arc<dyn Audience>) {
+        self.watch.listen_to(audience);
+    }
+
     /// Counts a graph that has ended no more.
     pub(super) fn forget(&self, counters: &Arc<GraphCounters>) {
         lock(&self.graphs).retain(|other| !Arc::ptr_eq(other, counters));
@@ -109,7 +120,9 @@ impl Engine {
     pub fn shutdown(self: Arc<Engine>) -> Result<(), StartError> {
         // Whoever still observes it ends its threads when they let go.
         let Some(engine) = Arc::into_inner(self) else { return Ok(()) };
-        let Engine { workers, pool, io, log, .. } = engine;
+        let Engine { workers, pool, io, log, watch, .. } = engine;
+        // It holds the pool.
+        drop(watch);
         drop(workers);
         drop(pool);
         io.shutdown_timeout(LAST_CALL);

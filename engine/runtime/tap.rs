@@ -78,11 +78,11 @@ impl TapEnd {
                     }
                     if !blocked {
                         blocked = true;
-                        counters.blocked_by(Some(&self.name));
+                        counters.blocked(&self.name, &self.reader);
                     }
                 };
                 if blocked {
-                    counters.blocked_by(None);
+                    counters.unblocked(&self.reader);
                 }
                 credit
             }
@@ -145,6 +145,7 @@ pub fn tap<'scope>(
     let worker = scope.index();
     let name = format!("tap {}", counters.name);
     source::<_, CapacityContainerBuilder<Vec<Passage>>, _, _>(scope, &name, move |capability, info| {
+        counters.drains(worker, &mailbox);
         mailbox.wake_by(scope.worker().sync_activator_for(info.address.to_vec()));
         let again = scope.activator_for(info.address.clone());
         let mut capability = Some(capability);

@@ -691,6 +691,49 @@ fn jobs_that_run_as_one_are_late_together_and_order_goes_on() {
     }
 }
 
+#[test]
+fn a_thread_that_hangs_in_a_job_is_named_until_it_comes_back() {
+    struct Hanging(Arc<Gate>);
+    impl PoolOperator for Hanging {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Hanging(self.0.clone())))
+        }
+        fn memory(&self) -> u64 {
+            0
+        }
+        fn deadline(&self) -> Duration {
+            Duration::from_millis(1)
+        }
+    }
+    impl Runner for Hanging {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            self.0.pass();
+            Ok(item.payload.clone())
+        }
+    }
+    let gate = Arc::new(Gate::default());
+    let collected = Collecting::default();
+    let operators = vec![operator("hangs", Work::Pool(Arc::new(Hanging(gate.clone()))), Input::Tap(0))];
+    let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+    let engine = start(1);
+    let graph = engine.run(plan(source(&["a"], 1), vec![tap(Overflow::Block, 4)], operators, sinks)).unwrap();
+    let (_requests, inbox) = bounded(1);
+    let running = std::thread::spawn(move || graph.supervise(&inbox, DRAIN));
+    let hangs = || engine.health().problems.into_iter().find(|problem| problem.contains("of the pool hangs"));
+    eventually(|| hangs().is_some());
+    let problem = hangs().unwrap();
+    // Its item was given up, its graph may be gone: the thread hangs on.
+    eventually(|| collected.items("a").len() == 1);
+    for part in ["with item 0 of stream `a`", "for `hangs` of graph `"] {
+        assert!(problem.contains(part), "{part} is missing: {problem}");
+    }
+    assert!(hangs().is_some() && !engine.health().ok);
+    gate.open();
+    running.join().unwrap();
+    eventually(|| hangs().is_none());
+    engine.shutdown().unwrap();
+}
+
 fn all_seq(items: &[(u64, bool)]) {
     assert!(items.iter().map(|(seq, _)| *seq).eq(0..items.len() as u64), "{items:?}");
 }

@@ -10,15 +10,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
+use crate::busy::BusyTime;
 use crate::clock::Clock;
 use crate::error::{ItemError, StartError};
 use crate::inference::queue::{Next, Waiting};
 use crate::inference::session::Sessions;
-use crate::item::{Item, Payload};
+use crate::item::{Item, Payload, StreamId};
 use crate::operator::{PoolOperator, Runner};
 
 /// Names an operator that was installed in a pool.
@@ -41,6 +42,15 @@ pub struct Job {
 
 /// Takes the results of jobs, on the pool's threads; must not block.
 pub trait Completion: Send + Sync {
+    /// Who waits for the job, for people.
+    fn name(&self) -> String;
+
+    /// A thread has begun with a job, or with several that run as one: then only the first of them hears it.
+    fn started(&self, _now: Instant) {}
+
+    /// The thread is done with what it began with; comes before the answers.
+    fn ended(&self, _now: Instant) {}
+
     /// `busy` is how long the job ran; of a batch, its share. The job's copy of the item is gone by then.
     fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, busy: Duration);
 }
@@ -55,9 +65,48 @@ enum Control {
 pub struct Pool {
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
+    hands: Arc<Hands>,
     clock: Arc<dyn Clock>,
     next: AtomicU64,
     next_lane: AtomicU64,
+}
+
+/// What the threads have in hand.
+struct Hands {
+    busy: BusyTime,
+    /// One for each thread.
+    jobs: Vec<Mutex<Option<InHand>>>,
+}
+
+struct InHand {
+    since: Instant,
+    deadline: Duration,
+    stream: StreamId,
+    seq: u64,
+    others: usize,
+    completion: Arc<dyn Completion>,
+}
+
+/// A thread that is busy with one job, or with several as one, for longer than that job may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// Which of the pool's threads, from 0.
+    pub thread: usize,
+    /// Who waits for the job, or has given it up.
+    pub who: String,
+    pub stream: StreamId,
+    pub seq: u64,
+    /// How many more items it has in hand, as one with this.
+    pub others: usize,
+    /// How long the thread has been busy with it.
+    pub busy: Duration,
+    pub deadline: Duration,
+}
+
+impl Hands {
+    fn of(&self, thread: usize) -> Option<MutexGuard<'_, Option<InHand>>> {
+        self.jobs.get(thread).map(|job| job.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What the threads share.
@@ -142,17 +191,20 @@ impl Pool {
         let threads = threads.max(1);
         let queue = Arc::new(Queue::default());
         queue.lock().controls.resize_with(threads, VecDeque::new);
+        let jobs = (0..threads).map(|_| Mutex::default()).collect();
         let mut pool = Pool {
             queue,
             threads: Vec::new(),
+            hands: Arc::new(Hands { busy: BusyTime::default(), jobs }),
             clock: clock.clone(),
             next: AtomicU64::new(0),
             next_lane: AtomicU64::new(0),
         };
         for index in 0..threads {
-            let (queue, clock) = (pool.queue.clone(), clock.clone());
+            let (queue, clock, hands) = (pool.queue.clone(), clock.clone(), pool.hands.clone());
             let serve = move || {
-                PoolThread { clock, operators: HashMap::new(), sessions: Sessions::default() }.serve(index, &queue);
+                let (operators, sessions) = (HashMap::new(), Sessions::default());
+                PoolThread { index, clock, hands, operators, sessions }.serve(&queue);
             };
             let thread = std::thread::Builder::new()
                 .name(format!("pool-{index}"))
@@ -165,6 +217,30 @@ impl Pool {
 
     pub fn threads(&self) -> usize {
         self.threads.len()
+    }
+
+    /// How long the threads have worked on jobs, together.
+    pub fn busy(&self, now: Instant) -> Duration {
+        self.hands.busy.total(now)
+    }
+
+    /// Threads that have been busy with one job for longer than it may take.
+    pub fn overdue(&self, now: Instant) -> Vec<Overdue> {
+        let look = |thread| {
+            let in_hand = self.hands.of(thread)?;
+            let job = in_hand.as_ref()?;
+            let busy = now.saturating_duration_since(job.since);
+            (busy > job.deadline).then(|| Overdue {
+                thread,
+                who: job.completion.name(),
+                stream: job.stream.clone(),
+                seq: job.seq,
+                others: job.others,
+                busy,
+                deadline: job.deadline,
+            })
+        };
+        (0..self.threads()).filter_map(look).collect()
     }
 
     /// A queue for one more submitter.
@@ -239,7 +315,9 @@ impl Drop for Pool {
 }
 
 struct PoolThread {
+    index: usize,
     clock: Arc<dyn Clock>,
+    hands: Arc<Hands>,
     operators: HashMap<Installed, ThreadOperator>,
     sessions: Sessions,
 }
@@ -252,8 +330,8 @@ struct ThreadOperator {
 }
 
 impl PoolThread {
-    fn serve(mut self, thread: usize, queue: &Queue) {
-        while let Some(task) = queue.next(thread, &*self.clock) {
+    fn serve(mut self, queue: &Queue) {
+        while let Some(task) = queue.next(self.index, &*self.clock) {
             match task {
                 Task::Control(control) => self.control(control),
                 Task::Jobs(jobs) => self.run(jobs),
@@ -288,16 +366,43 @@ impl PoolThread {
 
     fn run(&mut self, jobs: Vec<Job>) {
         let start = self.clock.now();
+        self.take_up(&jobs, start);
         let results = match &jobs[..] {
             [job] => vec![self.result(job)],
             jobs => self.results(jobs),
         };
+        let end = self.clock.now();
+        self.put_down(&jobs, end);
         let together = u32::try_from(jobs.len()).unwrap_or(u32::MAX).max(1);
-        let busy = self.clock.now().saturating_duration_since(start) / together;
+        let busy = end.saturating_duration_since(start) / together;
         for (Job { ticket, item, completion, .. }, result) in jobs.into_iter().zip(results) {
             // Before the answer: a graph may end with it, and nothing is in flight then.
             let_go(item);
             completion.complete(ticket, result, busy);
+        }
+    }
+
+    fn take_up(&self, jobs: &[Job], now: Instant) {
+        let Some(job) = jobs.first() else { return };
+        self.hands.busy.begin(now);
+        job.completion.started(now);
+        let Some(mut in_hand) = self.hands.of(self.index) else { return };
+        *in_hand = self.operators.get(&job.operator).map(|operator| InHand {
+            since: now,
+            deadline: operator.work.deadline(),
+            stream: job.item.stream.clone(),
+            seq: job.item.seq,
+            others: jobs.len() - 1,
+            completion: job.completion.clone(),
+        });
+    }
+
+    fn put_down(&self, jobs: &[Job], now: Instant) {
+        let Some(job) = jobs.first() else { return };
+        self.hands.busy.end(now);
+        job.completion.ended(now);
+        if let Some(mut in_hand) = self.hands.of(self.index) {
+            *in_hand = None;
         }
     }
 
@@ -393,6 +498,10 @@ mod tests {
     struct InFlight(Arc<Account>, Sender<u64>);
 
     impl Completion for InFlight {
+        fn name(&self) -> String {
+            "a test".to_owned()
+        }
+
         fn complete(&self, _ticket: u64, _result: Result<Payload, ItemError>, _busy: Duration) {
             self.1.send(self.0.snapshot().in_flight).unwrap();
         }
@@ -417,6 +526,58 @@ mod tests {
         assert_eq!(answers.recv().unwrap(), 0);
         drop(pool);
         assert!(account.snapshot().conserved());
+    }
+
+    /// Waits until it is told to go on, and says that it has begun.
+    struct Hangs(Sender<()>, crossbeam_channel::Receiver<()>);
+
+    impl PoolOperator for Hangs {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Hangs(self.0.clone(), self.1.clone())))
+        }
+
+        fn memory(&self) -> u64 {
+            0
+        }
+    }
+
+    impl Runner for Hangs {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            self.0.send(()).unwrap();
+            self.1.recv().unwrap();
+            Ok(item.payload.clone())
+        }
+    }
+
+    #[test]
+    fn a_thread_that_hangs_in_a_job_is_named_until_it_comes_back() {
+        let clock = crate::clock::SimulatedClock::default();
+        let injected: Arc<dyn Clock> = Arc::new(clock.clone());
+        let pool = Pool::start(2, &injected).unwrap();
+        let (began, begins) = bounded(1);
+        let (go_on, goes_on) = bounded(1);
+        let work: Arc<dyn PoolOperator> = Arc::new(Hangs(began, goes_on));
+        let operator = pool.install(&work).unwrap();
+        let placement = Placement { source_width: 1, source_height: 1, scale: [1.0; 2], offset: [0.0; 2] };
+        let tensor = Tensor { shape: [1, 1, 1], data: TensorData::U8(vec![0]), placement, index: None };
+        let (item, account) = item(7, MediaTime::from_micros(0), Payload::Tensor(Arc::new(tensor)));
+        let (stream, seq) = (item.stream.clone(), item.seq);
+        let (sender, answers) = bounded(1);
+        let completion = Arc::new(InFlight(account, sender));
+        let job = Job { operator, lane: pool.lane(), ticket: 0, item, completion };
+        assert!(pool.submit(job).is_ok());
+        begins.recv().unwrap();
+        clock.advance(work.deadline());
+        assert_eq!(pool.overdue(clock.now()), [], "it still has time");
+        clock.advance(Duration::from_secs(1));
+        let overdue = pool.overdue(clock.now());
+        let [overdue] = &overdue[..] else { panic!("{overdue:?}") };
+        assert_eq!((&overdue.stream, overdue.seq, &*overdue.who), (&stream, seq, "a test"));
+        assert_eq!((overdue.busy, overdue.deadline), (Duration::from_secs(31), Duration::from_secs(30)));
+        assert_eq!(pool.busy(clock.now()), Duration::from_secs(31));
+        go_on.send(()).unwrap();
+        answers.recv().unwrap();
+        assert_eq!(pool.overdue(clock.now()), []);
     }
 
     /// A pool thread's part that notes how many ran as one, and fails or panics where a picture says so.
@@ -472,6 +633,10 @@ mod tests {
     struct Answers(Sender<(u64, Result<(), String>)>);
 
     impl Completion for Answers {
+        fn name(&self) -> String {
+            "a test".to_owned()
+        }
+
         fn complete(&self, ticket: u64, result: Result<Payload, ItemError>, _busy: Duration) {
             self.0.send((ticket, result.map(|_| ()).map_err(|error| error.to_string()))).unwrap();
         }

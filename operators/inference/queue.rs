@@ -184,6 +184,10 @@ mod tests {
     struct Nobody;
 
     impl Completion for Nobody {
+        fn name(&self) -> String {
+            "nobody".to_owned()
+        }
+
         fn complete(&self, _ticket: u64, _result: Result<Payload, ItemError>, _busy: Duration) {}
     }
 

@@ -82,6 +82,14 @@ impl Sink for FileSink {
             Target::Path { .. } | Target::StandardOutput => Vec::new(),
         }
     }
+
+    fn writes_to_standard_output(&self) -> bool {
+        const NAMES: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+        match &self.target {
+            Target::StandardOutput => true,
+            Target::Path { absolute, .. } => NAMES.iter().any(|name| absolute == Path::new(name)),
+        }
+    }
 }
 
 /// The path under which two spellings of one file are equal. What does not exist yet will be plain folders, made at

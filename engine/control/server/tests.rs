@@ -29,6 +29,8 @@ impl Observe for Engine {
             threads: 3,
             workers: 1,
             pool_threads: 2,
+            pool_busy: 0.0,
+            pool_busy_seconds: 0.0,
         };
         Report { graphs: Vec::new(), process }
     }

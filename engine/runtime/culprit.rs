@@ -1,0 +1,428 @@
+//! Who is slow: names the one thing that limits a graph, out of its report.
+//!
+//! A stream is under pressure where its source waits for room, where policy drops its items, or where it has ended and
+//! is not through yet. Something that it runs through must be at its limit then: the sink whose one writer works all the
+//! time, the pool whose threads do, the worker that does, or, where none of them is, the budget. Without pressure a
+//! source that is read as fast as it can be is the limit itself, and else nothing is slow.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
+use super::watch::Shared;
+use super::window::WINDOW;
+
+/// What kind of thing limits a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CulpritKind {
+    /// Everything keeps up.
+    Nothing,
+    /// Reading and decoding; what is behind it keeps up.
+    Source,
+    /// Somebody who listens to `/events` loses events. That slows nobody.
+    Subscriber,
+    /// So little may be under way that the nodes cannot be kept busy.
+    Budget,
+    /// The dataflow worker that the node runs on.
+    Worker,
+    /// The threads of the inference pool.
+    Pool,
+    /// The sink's writer.
+    Sink,
+}
+
+impl CulpritKind {
+    /// As `/stats` writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CulpritKind::Nothing => "nothing",
+            CulpritKind::Source => "source",
+            CulpritKind::Subscriber => "subscriber",
+            CulpritKind::Budget => "budget",
+            CulpritKind::Worker => "worker",
+            CulpritKind::Pool => "pool",
+            CulpritKind::Sink => "sink",
+        }
+    }
+}
+
+/// What limits a graph or a stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Culprit {
+    pub kind: CulpritKind,
+    /// The node that limits; the source, where that is the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The streams that it limits; those that run, where nothing is slow.
+    pub streams: Vec<String>,
+    /// Milliseconds of its work for one item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_ms: Option<f64>,
+    /// Items a second that come, those that are dropped before it included. Missing where sources wait instead: then
+    /// as many come as are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// How many cores all of them would take, and how many there are for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs_cores: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub has_cores: Option<f64>,
+    /// The same as a sentence.
+    pub text: String,
+}
+
+/// What graphs share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    pub pool_threads: usize,
+    /// How many of them worked at once, on average.
+    pub pool_busy: f64,
+    /// The share of its time that each worker spends in operators.
+    pub workers: Vec<f64>,
+    /// Events a second that slow subscribers lose.
+    pub missed: f64,
+}
+
+impl Machine {
+    pub fn of(graphs: &[GraphReport], workers: usize, pool_threads: usize, shared: &Shared) -> Machine {
+        let inline = |node: &&NodeReport| node.role == "inline";
+        let of_worker = |worker: usize| {
+            let nodes = graphs.iter().flat_map(|graph| &graph.nodes).filter(inline);
+            nodes.filter_map(|node| node.busy_by_worker.get(worker)).sum()
+        };
+        Machine {
+            pool_threads,
+            pool_busy: shared.pool_busy,
+            workers: (0..workers).map(of_worker).collect(),
+            missed: shared.missed,
+        }
+    }
+}
+
+/// A graph that has run for less is not judged yet: while it started, nothing worked.
+const TOO_YOUNG: Duration = WINDOW;
+/// The share of its time that a source waits from which on it counts as held up.
+const BLOCKED: f64 = 0.1;
+/// The share of its items that a stream drops from which on it counts as held up.
+const DROPPED: f64 = 0.02;
+/// The share of its time from which on something counts as being at its limit.
+const SATURATED: f64 = 0.75;
+
+/// Writes into `graph` what limits it, and into its streams what limits them where that is something else.
+pub fn name(graph: &mut GraphReport, machine: &Machine) {
+    let found = find(graph, machine);
+    let Some(((first, culprit), others)) = found.split_first() else { return };
+    graph.culprit = Some(culprit.clone());
+    debug_assert!(!first.is_empty(), "a culprit limits some stream");
+    for (streams, culprit) in others {
+        for index in streams {
+            let of_stream = Culprit { streams: vec![graph.streams[*index].stream.clone()], ..culprit.clone() };
+            graph.streams[*index].culprit = Some(of_stream);
+        }
+    }
+}
+
+/// What limits how many streams (by their number in the report): what limits the graph first.
+fn find(graph: &GraphReport, machine: &Machine) -> Vec<(Vec<usize>, Culprit)> {
+    let runs = matches!(graph.state, GraphState::Running | GraphState::Draining);
+    if !runs || graph.running_seconds < TOO_YOUNG.as_secs_f64() {
+        return Vec::new();
+    }
+    let mut groups: Vec<(Finding<'_>, Vec<usize>)> = Vec::new();
+    for (index, stream) in graph.streams.iter().enumerate() {
+        let Some(finding) = of_stream(graph, stream, machine) else { continue };
+        match groups.iter_mut().find(|(other, _)| other.is_same(&finding)) {
+            Some((_, streams)) => streams.push(index),
+            None => groups.push((finding, vec![index])),
+        }
+    }
+    let serves_events = graph.nodes.iter().any(|node| node.type_name == "sse");
+    let limits = |(finding, _): &(Finding<'_>, Vec<usize>)| finding.kind > CulpritKind::Subscriber;
+    if machine.missed > 0.0 && serves_events && !groups.iter().any(limits) && !groups.is_empty() {
+        let all = groups.drain(..).flat_map(|(_, streams)| streams).collect();
+        groups.push((Finding { kind: CulpritKind::Subscriber, node: None, source: "", load: 1.0 }, all));
+    }
+    // Something that limits comes before what does not; then what limits the most streams; then the busiest.
+    groups.sort_by(|(a, of_a), (b, of_b)| {
+        let is_limit = |finding: &Finding<'_>| finding.kind > CulpritKind::Nothing;
+        let (rank_a, rank_b) = ((is_limit(a), of_a.len()), (is_limit(b), of_b.len()));
+        rank_b.cmp(&rank_a).then(b.load.total_cmp(&a.load))
+    });
+    let tell = |(finding, streams): (Finding<'_>, Vec<usize>)| {
+        let limited: Vec<&StreamReport> = streams.iter().map(|index| &graph.streams[*index]).collect();
+        let culprit = finding.culprit(graph, &limited, machine);
+        (streams, culprit)
+    };
+    groups.into_iter().map(tell).collect()
+}
+
+/// What limits one stream.
+struct Finding<'g> {
+    kind: CulpritKind,
+    node: Option<&'g NodeReport>,
+    /// The name of the source, or of the budget's reader, where no node limits.
+    source: &'g str,
+    /// How close to its limit it is, 0 to 1.
+    load: f64,
+}
+
+fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &Machine) -> Option<Finding<'g>> {
+    let runs = matches!(stream.state, StreamState::Running | StreamState::Fallback);
+    let drains = matches!(stream.state, StreamState::Ended | StreamState::Stopped) && stream.counts.in_flight > 0;
+    if !runs && !drains {
+        return None;
+    }
+    let dropped: f64 = stream.drops.iter().map(|drops| drops.rate).sum();
+    let drops = dropped > 0.0 && dropped >= DROPPED * (stream.rate_delivered + dropped);
+    let is_pressed = drains || stream.blocked_share >= BLOCKED || drops;
+    if !is_pressed {
+        let kind = if stream.live { CulpritKind::Nothing } else { CulpritKind::Source };
+        return Some(Finding { kind, node: None, source: &stream.source, load: 0.0 });
+    }
+    let nodes = behind(graph, stream);
+    let sinks = nodes.iter().filter(|node| node.role == "sink");
+    let sink = sinks.map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
+    let busiest = |role: &str| {
+        let of_role = nodes.iter().filter(|node| node.role == role && node.busy_share > 0.0);
+        of_role.max_by(|a, b| a.busy_share.total_cmp(&b.busy_share))
+    };
+    let pool_load = machine.pool_busy / machine.pool_threads.max(1) as f64;
+    let pool = busiest("pool").map(|node| Finding::node(CulpritKind::Pool, node, pool_load));
+    let worker = busiest("inline").map(|node| Finding::node(CulpritKind::Worker, node, worker_load(node, machine)));
+    // What comes last wins among equals: a stalled sink lets everything before it wait.
+    let candidates = pool.into_iter().chain(worker).chain(sink);
+    let at_limit = candidates.filter(|finding| finding.load >= SATURATED).max_by(|a, b| a.load.total_cmp(&b.load));
+    at_limit.or_else(|| {
+        let fullest = stream.taps.iter().max_by(|a, b| a.blocked_share.total_cmp(&b.blocked_share))?;
+        let dropping = stream.drops.iter().max_by(|a, b| a.rate.total_cmp(&b.rate)).filter(|_| drops);
+        let waits = stream.blocked_share >= BLOCKED;
+        let at = if waits { &fullest.reader } else { &dropping?.node };
+        Some(Finding { kind: CulpritKind::Budget, node: None, source: at, load: stream.blocked_share })
+    })
+}
+
+/// How busy the busiest worker is on which the node works.
+fn worker_load(node: &NodeReport, machine: &Machine) -> f64 {
+    let works = node.busy_by_worker.iter().zip(&machine.workers).filter(|(share, _)| **share > 0.0);
+    works.map(|(_, worker)| *worker).fold(0.0, f64::max)
+}
+
+/// The nodes that a stream runs through.
+fn behind<'g>(graph: &'g GraphReport, stream: &'g StreamReport) -> Vec<&'g NodeReport> {
+    let mut names: BTreeSet<&str> = stream.taps.iter().map(|tap| &*tap.tap).collect();
+    let mut nodes: Vec<&NodeReport> = Vec::new();
+    // Every node stands behind its inputs, so one pass reaches all.
+    for node in graph.nodes.iter().filter(|node| node.role != "tap") {
+        if node.inputs.iter().any(|input| names.contains(&**input)) {
+            names.insert(&node.name);
+            nodes.push(node);
+        }
+    }
+    nodes
+}
+
+/// The names of everything in front of a node, and its own.
+fn before<'g>(graph: &'g GraphReport, node: &'g NodeReport) -> BTreeSet<&'g str> {
+    let mut names = BTreeSet::from([&*node.name]);
+    for other in graph.nodes.iter().rev().filter(|other| other.role != "tap") {
+        if names.contains(&*other.name) {
+            names.extend(other.inputs.iter().map(|input| &**input));
+        }
+    }
+    names
+}
+
+impl<'g> Finding<'g> {
+    fn node(kind: CulpritKind, node: &'g NodeReport, load: f64) -> Finding<'g> {
+        Finding { kind, node: Some(node), source: "", load }
+    }
+
+    fn is_same(&self, other: &Finding<'_>) -> bool {
+        let name = |finding: &Finding<'_>| finding.node.map(|node| node.name.clone());
+        // Sources that are not slow need not be told apart.
+        let place = self.kind == CulpritKind::Nothing || self.source == other.source;
+        self.kind == other.kind && place && name(self) == name(other)
+    }
+
+    fn culprit(&self, graph: &GraphReport, streams: &[&StreamReport], machine: &Machine) -> Culprit {
+        let names: Vec<String> = streams.iter().map(|stream| stream.stream.clone()).collect();
+        let mut culprit = Culprit {
+            kind: self.kind,
+            node: self.node.map(|node| node.name.clone()),
+            streams: names,
+            cost_ms: None,
+            rate: None,
+            needs_cores: None,
+            has_cores: None,
+            text: String::new(),
+        };
+        let read: f64 = streams.iter().map(|stream| stream.rate_in).sum();
+        let waits = streams.iter().map(|stream| stream.blocked_share).fold(0.0, f64::max);
+        let on = on_streams(streams);
+        match (self.kind, self.node) {
+            (CulpritKind::Sink | CulpritKind::Pool | CulpritKind::Worker, Some(node)) => {
+                culprit.measure(graph, node, streams, machine, waits);
+                culprit.text = culprit.of_node(node, &on, waits);
+            }
+            (CulpritKind::Source, _) => {
+                culprit.node = Some(self.source.to_owned());
+                culprit.rate = Some(read);
+                // One thread reads a stream, so its share of the time is one for each.
+                let cost = (read > 0.0).then(|| streams.len() as f64 * 1000.0 / read);
+                culprit.cost_ms = cost;
+                culprit.text = match cost {
+                    Some(cost) => format!(
+                        "`{}`{on}: reading and decoding is the limit, {} ms a frame, {} fps; nothing behind it is slow",
+                        self.source,
+                        number(cost),
+                        number(read)
+                    ),
+                    None => format!("`{}`{on}: it gives nothing just now; nothing behind it is slow", self.source),
+                };
+            }
+            (CulpritKind::Budget, _) => {
+                culprit.node = Some(self.source.to_owned());
+                let drops: f64 = streams.iter().flat_map(|stream| &stream.drops).map(|drops| drops.rate).sum();
+                let what = if waits >= BLOCKED {
+                    format!("its source waits {} of the time for room", percent(waits))
+                } else {
+                    format!("{} items a second are dropped", number(drops))
+                };
+                culprit.text = format!(
+                    "`{}`{on}: no node is at its limit, but so little may be under way that {what}; raise `budget`",
+                    self.source
+                );
+            }
+            (CulpritKind::Subscriber, _) => {
+                culprit.rate = Some(machine.missed);
+                culprit.text = format!(
+                    "a subscriber of `/events` reads too slowly and loses {} events a second; that slows nobody else",
+                    number(machine.missed)
+                );
+            }
+            _ => {
+                culprit.rate = Some(read);
+                let source = if streams.len() == 1 {
+                    "the source gives".to_owned()
+                } else {
+                    format!("{} streams give", streams.len())
+                };
+                culprit.text = format!("nothing is slow; {source} {} fps", number(read));
+            }
+        }
+        culprit
+    }
+}
+
+impl Culprit {
+    /// What an item costs the node, how many come, and what that takes.
+    fn measure(
+        &mut self,
+        graph: &GraphReport,
+        node: &NodeReport,
+        streams: &[&StreamReport],
+        machine: &Machine,
+        waits: f64,
+    ) {
+        self.cost_ms = (node.rate > 0.0).then(|| node.busy_share * 1000.0 / node.rate);
+        let others = match self.kind {
+            CulpritKind::Pool => machine.pool_busy - node.busy_share,
+            CulpritKind::Worker => worker_load(node, machine) - node.busy_share,
+            _ => 0.0,
+        };
+        let all = if self.kind == CulpritKind::Pool { machine.pool_threads as f64 } else { 1.0 };
+        if self.kind != CulpritKind::Sink {
+            // What it got it has, whatever else was measured.
+            self.has_cores = Some((all - others.max(0.0)).max(node.busy_share.min(all)));
+        }
+        let ends = streams.iter().all(|stream| stream.state != StreamState::Running);
+        if waits < BLOCKED && !ends {
+            let upstream = before(graph, node);
+            let drops = graph.streams.iter().flat_map(|stream| &stream.drops);
+            let dropped: f64 = drops.filter(|drops| upstream.contains(&*drops.node)).map(|drops| drops.rate).sum();
+            self.rate = Some(node.rate + dropped);
+        }
+        if let (Some(cost), Some(rate), Some(_)) = (self.cost_ms, self.rate, self.has_cores) {
+            self.needs_cores = Some(cost * rate / 1000.0);
+        }
+    }
+
+    fn of_node(&self, node: &NodeReport, on: &str, waits: f64) -> String {
+        let name = &node.name;
+        let what = match (self.kind, &*node.type_name) {
+            (CulpritKind::Sink, _) => "writing",
+            (CulpritKind::Pool, "detect" | "classify") => "inference",
+            (_, type_name) => type_name,
+        };
+        let Some(cost) = self.cost_ms else {
+            let oldest = node.oldest_ms.map_or(String::new(), |age| {
+                format!(", and what it has in hand was decoded {} s ago", number(age / 1000.0))
+            });
+            return format!("`{name}`{on}: {what} does not get on{oldest}");
+        };
+        let work = format!("`{name}`{on}: {what} {} ms a frame", number(cost));
+        let has = self.has_cores.unwrap_or(1.0);
+        match (self.rate, self.needs_cores) {
+            (Some(rate), Some(needs)) if needs > has => {
+                let (needs, has) = apart(needs, has);
+                format!("{work} at {} fps; needs {needs} cores, has {has}", number(rate))
+            }
+            (Some(rate), _) => {
+                format!("{work} at {} fps; it is busy {} of the time", number(rate), percent(node.busy_share / has))
+            }
+            (None, _) if waits >= BLOCKED => format!(
+                "{work}, {} fps is all that it takes; its source waits {} of the time",
+                number(node.rate),
+                percent(waits)
+            ),
+            (None, _) => format!("{work}, {} fps is all that it takes", number(node.rate)),
+        }
+    }
+}
+
+/// Which streams, after the name of a node.
+fn on_streams(streams: &[&StreamReport]) -> String {
+    match streams {
+        [] => String::new(),
+        [one] => format!(" on stream `{}`", one.stream),
+        [one, two] => format!(" on streams `{}` and `{}`", one.stream, two.stream),
+        many => format!(" on {} streams", many.len()),
+    }
+}
+
+/// As people write it: three digits or so, without zeros that say nothing.
+fn number(value: f64) -> String {
+    let text = match value {
+        value if value >= 10.0 => return format!("{value:.0}"),
+        value if value >= 1.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    };
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", (share * 100.0).min(100.0))
+}
+
+/// Two numbers of cores, with so many digits that they differ.
+fn apart(needs: f64, has: f64) -> (String, String) {
+    let text = |value: f64, digits: usize| {
+        let text = format!("{value:.digits$}");
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    };
+    let digits = (1..4).find(|digits| text(needs, *digits) != text(has, *digits)).unwrap_or(1);
+    (text(needs, digits), text(has, digits))
+}
+
+impl Report {
+    /// The sentences about the graphs, each with its graph's name.
+    pub fn culprits(&self) -> impl Iterator<Item = (&str, &Culprit)> {
+        self.graphs.iter().filter_map(|graph| graph.culprit.as_ref().map(|culprit| (&*graph.name, culprit)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

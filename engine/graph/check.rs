@@ -373,7 +373,11 @@ fn report_overflow(declared: &[Declaration], wiring: &Wiring, found: &mut Vec<Di
 /// Budgets that hold not even one item, and budgets that bound nothing.
 fn report_bounds(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagnostic>) {
     let mut too_small = |source: usize, reader: usize, bytes: u64| {
-        let Some(ItemSize::Known(size)) = nodes[source].source().map(|source| source.frame_size()) else { return };
+        let Some(ItemSize::Known(size) | ItemSize::Declared(size)) =
+            nodes[source].source().map(|source| source.frame_size())
+        else {
+            return;
+        };
         if bytes >= size {
             return;
         }

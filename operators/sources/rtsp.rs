@@ -5,7 +5,7 @@ use crate::operator::{Execution, Produces, Registration, Role};
 
 use super::live::settings::{
     BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, LiveSource, NO_FRAME_FOR, READ_TIMEOUT,
-    SKIP, STREAMS, TRANSPORT, Takes, URL, built,
+    RTSP_STREAMS, SKIP, TRANSPORT, Takes, URL, built,
 };
 
 pub static REGISTRATION: Registration = Registration {
@@ -17,7 +17,7 @@ pub static REGISTRATION: Registration = Registration {
     produces: Produces::Kinds(&[Kind::Frame]),
     fields: &[
         URL,
-        STREAMS,
+        RTSP_STREAMS,
         TRANSPORT,
         CONNECT_TIMEOUT,
         READ_TIMEOUT,

@@ -351,20 +351,20 @@ const fn with_default(name: &'static str, value: FieldType, default: &'static st
     Field { name, value, presence: Presence::Default(default), summary }
 }
 
-/// What a table of one stream may hold; its fields are told apart when the node is built.
-const STREAM_SETTING: FieldType =
-    FieldType::Either(&[FieldType::Boolean, FieldType::String, FieldType::Integer { minimum: 1, maximum: 1_000_000 }]);
+const fn streams(each: &'static FieldType) -> Field {
+    let summary = "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.";
+    optional("streams", FieldType::Map(each), summary)
+}
 
 pub(in crate::sources) const URL: Field = optional(
     "url",
     FieldType::String,
     "The input; its stream is named after the host. This or `streams`. Credentials in it are shown nowhere.",
 );
-pub(in crate::sources) const STREAMS: Field = optional(
-    "streams",
-    FieldType::Map(&FieldType::Either(&[FieldType::String, FieldType::Map(&STREAM_SETTING)])),
-    "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.",
-);
+pub(in crate::sources) const RTSP_STREAMS: Field =
+    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&RTSP_STREAM)]));
+pub(in crate::sources) const URL_STREAMS: Field =
+    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&URL_STREAM)]));
 pub(in crate::sources) const TRANSPORT: Field = with_default(
     "transport",
     FieldType::Choice(&["tcp", "udp"]),
@@ -410,6 +410,41 @@ pub(in crate::sources) const SKIP: Field = with_default(
     "true",
     "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged stream.",
 );
+
+/// The input in the table of one stream.
+const STREAM_URL: Field = Field {
+    name: "url",
+    value: FieldType::String,
+    presence: Presence::Required,
+    summary: "The input of this stream. Credentials in it are shown nowhere.",
+};
+
+/// The table of one stream of `url`. What it leaves out, its node says.
+const URL_STREAM: [Field; 9] = [
+    STREAM_URL,
+    CONNECT_TIMEOUT.of_one_stream(),
+    READ_TIMEOUT.of_one_stream(),
+    NO_FRAME_FOR.of_one_stream(),
+    BACKOFF_FIRST.of_one_stream(),
+    BACKOFF_MOST.of_one_stream(),
+    FALLBACK,
+    FALLBACK_AFTER,
+    SKIP.of_one_stream(),
+];
+
+/// The table of one stream of `rtsp`.
+const RTSP_STREAM: [Field; 10] = [
+    STREAM_URL,
+    TRANSPORT.of_one_stream(),
+    CONNECT_TIMEOUT.of_one_stream(),
+    READ_TIMEOUT.of_one_stream(),
+    NO_FRAME_FOR.of_one_stream(),
+    BACKOFF_FIRST.of_one_stream(),
+    BACKOFF_MOST.of_one_stream(),
+    FALLBACK,
+    FALLBACK_AFTER,
+    SKIP.of_one_stream(),
+];
 
 #[cfg(test)]
 mod tests {

@@ -51,6 +51,16 @@ impl Data {
 }
 
 impl Value {
+    /// Whether a place lies in this value or in a key of it. Of a table only what is in it counts: its own span may be
+    /// as long as the file.
+    pub fn encloses(&self, place: &Range<usize>) -> bool {
+        let within = |span: &Range<usize>| span.start <= place.start && place.end <= span.end;
+        match &self.data {
+            Data::Table(table) => table.entries.iter().any(|(key, value)| within(&key.span) || value.encloses(place)),
+            _ => within(&self.span),
+        }
+    }
+
     /// The value as plain TOML.
     pub fn to_toml(&self) -> toml::Value {
         match &self.data {

@@ -578,7 +578,10 @@ mod tests {
         assert_eq!((whole.scale, whole.bias, whole.resize), ([1.0; 3], [-0.0; 3], Resize::Crop { shorter_side: 9 }));
         assert_eq!(spec("width = 16\nheight = 16", &crop).resize, Resize::Crop { shorter_side: 16 });
         assert_eq!(spec("width = 6\nheight = 6", &crop).resize, Resize::Crop { shorter_side: 9 });
-        assert_eq!(spec("resize = \"letterbox\"", &crop).resize, Resize::Letterbox { anchor: Anchor::Centre, pad: 114 });
+        assert_eq!(
+            spec("resize = \"letterbox\"", &crop).resize,
+            Resize::Letterbox { anchor: Anchor::Centre, pad: 114 }
+        );
     }
 
     #[test]

@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn rows_longer_than_a_piece_are_taken_apart_whole() {
         let width = 5 * PIECE + 3;
-        let row = |first: u8, length: usize| (0..length).map(|x| first.wrapping_add((x / 7) as u8)).collect::<Vec<u8>>();
+        let row =
+            |first: u8, length: usize| (0..length).map(|x| first.wrapping_add((x / 7) as u8)).collect::<Vec<u8>>();
         let (luma, u, v) = (row(1, width), row(2, width.div_ceil(2)), row(3, width.div_ceil(2)));
         let chroma: Vec<u8> = u.iter().zip(&v).flat_map(|(u, v)| [*u, *v]).collect();
         let side = u32::try_from(width).unwrap();

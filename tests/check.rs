@@ -7,9 +7,10 @@ use std::process::Command;
 
 use engine::graph::diagnostics::Code;
 
-/// Diagnostics that need a file that is not text for people, or a type that the registry does not have yet; they
-/// have tests of their own, below and beside the checker.
-const ELSEWHERE: [Code; 4] = [Code::FileTooLarge, Code::NotUtf8, Code::DropOldestPackets, Code::UnknownSetting];
+/// Diagnostics that need a file that is not text for people or has no name for them, or a type that the registry does
+/// not have yet; they have tests of their own, below and beside the checker.
+const ELSEWHERE: [Code; 5] =
+    [Code::FileTooLarge, Code::NotUtf8, Code::DropOldestPackets, Code::UnknownSetting, Code::LeftOut];
 
 const SECRET: &str = "hunter2-do-not-show";
 

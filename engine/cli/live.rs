@@ -319,7 +319,11 @@ pub(crate) mod tests {
             errors,
             last_error: None,
             busy_ms,
-            stages: Histogram::default(),
+            // Nobody measures the work of a tap.
+            stages: match role {
+                "tap" => Histogram::default(),
+                _ => Histogram { buckets: vec![(f64::INFINITY, 580)], sum: busy_ms / 1000.0 },
+            },
             queued: 0,
         };
         GraphReport {

@@ -78,15 +78,28 @@ pub fn run(arguments: &Arguments) -> u8 {
     let results = Arc::new(Results::default());
     let mut surroundings = input::fetching_surroundings();
     surroundings.publisher = Arc::new(Publishers(vec![hub.clone(), results.clone()]));
-    let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, Tell::Everything) {
+    let log = |terminal: &Terminal| logging::start(arguments.log_format, arguments.log.as_deref(), terminal);
+    // A log for programs has no other lines: it begins before there is anything to say of the graph.
+    let for_programs = (arguments.log_format == LogFormat::Json).then(|| Terminal::new(false));
+    if let Some(Err(error)) = for_programs.as_ref().map(log) {
+        return failed(&error);
+    }
+    let tell = if for_programs.is_some() { Tell::Log } else { Tell::Everything };
+    let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, tell) {
         Ok(graph) => graph,
         Err(code) => return code,
     };
     let plan = build_plan(&graph, arguments.threads.options());
-    let terminal = Terminal::new(!writes_to_the_terminal(&plan));
-    if let Err(error) = logging::start(arguments.log_format, arguments.log.as_deref(), &terminal) {
-        return failed(&error);
-    }
+    let terminal = match for_programs {
+        Some(terminal) => terminal,
+        None => {
+            let terminal = Terminal::new(!writes_to_the_terminal(&plan));
+            if let Err(error) = log(&terminal) {
+                return failed(&error);
+            }
+            terminal
+        }
+    };
     match serve(arguments, plan, &surroundings.models, &terminal, hub, results) {
         Ok(true) => SUCCESS,
         Ok(false) => FAILURE,

@@ -272,7 +272,14 @@ fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut
                 declared[other].path(),
                 declared[index].path()
             );
-            let hint = "give one of them another id: `streams.ID = …`";
+            let names = |node: &Declaration| {
+                let fields = node.registration.map(|registration| registration.fields).unwrap_or_default();
+                fields.iter().find(|field| field.name == "streams").map(|field| field.value)
+            };
+            let hint = match names(&declared[index]) {
+                Some(FieldType::List(_)) => "give one of them another id: `streams = [\"ID\"]`",
+                _ => "give one of them another id: `streams.ID = …`",
+            };
             let place = |node: &Declaration| match node.table.get("streams").map(|streams| &streams.data) {
                 Some(Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
                 _ => None,
@@ -542,6 +549,16 @@ mod tests {
         let checked = check("test", text.as_bytes(), &[], &surroundings);
         let place = |diagnostic: &Diagnostic| diagnostic.span.clone().map_or("", |span| &text[span]).to_owned();
         checked.diagnostics.iter().map(|found| format!("{} {}", found.code.text(), place(found))).collect()
+    }
+
+    #[test]
+    fn streams_are_named_as_their_type_names_them() {
+        let text = "[sources.a]\ntype = \"synthetic\"\n[sources.b]\ntype = \"synthetic\"\n\
+            [sinks.x]\ntype = \"blackhole\"\ninputs = [\"a\", \"b\"]\n";
+        let surroundings = Surroundings { registry: operators::OPERATORS, ..surroundings() };
+        let checked = check("test", text.as_bytes(), &[], &surroundings);
+        let hint = checked.diagnostics[0].hint.as_deref();
+        assert_eq!(hint, Some("give one of them another id: `streams = [\"ID\"]`"));
     }
 
     #[test]

@@ -69,6 +69,8 @@ codes! {
     BadRate = "bad-rate" Error,
     BadChoice = "bad-choice" Error,
     MissingFile = "missing-file" Error,
+    /// A glob passes over files or folders that it cannot take.
+    LeftOut = "left-out" Warning,
     UnknownModel = "unknown-model" Error,
     /// The model is known, but its files are missing or are not what its manifest says.
     UnusableModel = "unusable-model" Error,

@@ -75,8 +75,8 @@ fn build(context: &BuildContext, _table: toml::Table) -> Result<Built, Vec<Field
 pub static REGISTRATION: Registration = Registration {
     name: "checksum",
     role: Role::Operator,
-    summary: "Makes a record with the MD5 of each picture's visible planes, after a picture that its file wants turned \
-              was turned.",
+    summary: "Makes a record with the MD5 of each picture's visible planes, Y, U, V, without padding. Where a file says \
+              how to turn its pictures, it is of the turned ones.",
     execution: Execution::Pool,
     accepts: &[Kind::Frame],
     produces: Produces::Kinds(&[Kind::Record]),

@@ -22,6 +22,14 @@ pub struct Field {
     pub summary: &'static str,
 }
 
+impl Field {
+    /// The same field in the table of one stream: left out there, it is what the node says.
+    #[must_use]
+    pub const fn of_one_stream(self) -> Field {
+        Field { presence: Presence::Optional, ..self }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Presence {
     Required,

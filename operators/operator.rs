@@ -146,8 +146,10 @@ pub struct StreamSpec {
 /// How much a picture of this source takes, where that is known before it opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ItemSize {
-    /// Bytes of one item.
+    /// Bytes of one item; none takes more.
     Known(u64),
+    /// Bytes of one item by what the inputs declare of themselves. The pictures of one may grow later on.
+    Declared(u64),
     Unknown,
 }
 
@@ -168,7 +170,7 @@ pub trait Source: Send + Sync {
     /// Whether its streams end by themselves.
     fn is_finite(&self) -> bool;
 
-    /// Bytes of one frame, for the memory bound; the first stream that is known.
+    /// Bytes of one frame, for the memory bound; of the stream with the largest ones, where streams differ.
     fn frame_size(&self) -> ItemSize;
 
     /// Bytes that each stream keeps for itself as long as it runs, for the memory bound. Default: 0.

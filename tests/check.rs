@@ -7,15 +7,16 @@ use std::process::Command;
 
 use engine::graph::diagnostics::Code;
 
-/// Diagnostics that need a file that is not text for people, a type that the registry does not have yet, or a text
+/// Diagnostics that need a file that is not text for people or has no name for them, a type that the registry does not have yet, or a text
 /// that comes over HTTP; they have tests of their own, below, beside the checker, and in `live_graphs.rs`.
-const ELSEWHERE: [Code; 6] = [
+const ELSEWHERE: [Code; 7] = [
     Code::FileTooLarge,
     Code::NotUtf8,
     Code::DropOldestPackets,
     Code::UnknownSetting,
     Code::ForbiddenReference,
     Code::CoveredSecret,
+    Code::LeftOut,
 ];
 
 const SECRET: &str = "hunter2-do-not-show";

@@ -295,6 +295,19 @@ fn logs_are_plain_in_a_pipe_and_json_on_demand() {
     assert!(error["message"].as_str().is_some_and(|message| message.contains(&address)), "{error}");
     assert!(error["hint"].is_string(), "{error}");
 
+    // What there is to say of the graph is a line of the log as well.
+    let two_taps = sums("frames = 5");
+    let text = std::fs::read_to_string(two_taps.graph()).expect("readable");
+    let screen = "\n[sinks.screen]\ntype = \"blackhole\"\ninputs = [\"scene\"]\n";
+    std::fs::write(two_taps.graph(), format!("{text}{screen}")).expect("written");
+    let lines = json(&two_taps.run(&["--log-format", "json"]).finish().expect(0).stderr);
+    let note = lines.iter().find(|line| line["code"] == "shared-fate").expect("a note");
+    assert!(note["level"] == "INFO" && note["line"].is_u64() && note["column"].is_u64(), "{note}");
+    assert!(note["file"].is_string() && note["hint"].is_string(), "{note}");
+    std::fs::write(two_taps.graph(), format!("{text}{screen}treshold = 1\n")).expect("written");
+    let lines = json(&two_taps.run(&["--log-format", "json"]).finish().expect(1).stderr);
+    assert!(lines.iter().any(|line| line["level"] == "ERROR" && line["code"] == "unknown-field"), "{lines:?}");
+
     let ended = sums("frames = 5").run(&["--log-format", "json"]).finish().expect(0);
     let lines = json(&ended.stderr);
     let summary = lines.iter().find(|line| line["message"] == "summary").expect("a summary");

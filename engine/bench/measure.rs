@@ -35,7 +35,7 @@ pub struct Measured {
     pub throughput_fps: f64,
     /// Results that sinks accepted, a second.
     pub delivered_fps: f64,
-    pub counts: Counts,
+    pub counts: WindowCounts,
     /// From decoded to accepted by the sink, of all streams together.
     pub age_ms: Quantiles,
     /// User and system time of the whole process.
@@ -43,8 +43,43 @@ pub struct Measured {
     pub cpu_seconds_per_1000_frames: f64,
     /// Of the whole process since it started.
     pub peak_resident_bytes: u64,
-    /// Milliseconds of work for each item that came in, by node.
+    /// Milliseconds of work for each item that was worked on, by node; those whose work is measured.
     pub busy_ms: BTreeMap<String, f64>,
+}
+
+/// What became of items in the window: `read` and `in_flight_before` together are all the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WindowCounts {
+    pub read: u64,
+    pub delivered: u64,
+    pub filtered: u64,
+    pub dropped: u64,
+    pub rejected: u64,
+    pub lost: u64,
+    /// At the window's start and at its end.
+    pub in_flight_before: u64,
+    pub in_flight_after: u64,
+}
+
+impl WindowCounts {
+    fn between(start: &Counts, end: &Counts) -> WindowCounts {
+        let less = |end: u64, start: u64| end.saturating_sub(start);
+        WindowCounts {
+            read: less(end.read, start.read),
+            delivered: less(end.delivered, start.delivered),
+            filtered: less(end.filtered, start.filtered),
+            dropped: less(end.dropped, start.dropped),
+            rejected: less(end.rejected, start.rejected),
+            lost: less(end.lost, start.lost),
+            in_flight_before: start.in_flight,
+            in_flight_after: end.in_flight,
+        }
+    }
+
+    /// Items whose fate was settled.
+    pub fn ended(&self) -> u64 {
+        self.delivered + self.filtered + self.dropped + self.rejected + self.lost
+    }
 }
 
 /// The clocks and counters at one moment.
@@ -58,7 +93,8 @@ struct Reading {
 impl Reading {
     fn take(counters: &GraphCounters, clock: &dyn Clock) -> Reading {
         let report = counters.report();
-        let busy = report.nodes.iter().map(|node| (node.name.clone(), (node.busy_ms, node.items.iter().sum())));
+        let measured = report.nodes.iter().filter(|node| node.busy_ms_each().is_some());
+        let busy = measured.map(|node| (node.name.clone(), (node.busy_ms, node.worked())));
         Reading { at: clock.now(), counts: report.total, cpu_seconds: usage().cpu_seconds, busy_ms: busy.collect() }
     }
 }
@@ -91,12 +127,13 @@ pub fn measure(plan: Plan, window: Window, clock: &Arc<dyn Clock>) -> Result<Mea
     });
     engine.shutdown()?;
     let outcome = outcome.map_err(|_| StartError::new("the supervisor panicked"))?;
-    let Some((start, end, ages)) = window else {
-        return Err(StartError::new("the graph ended before its warm-up did").hint("use a smaller --warmup"));
-    };
+    // First of all why it failed: then it may also have ended early.
     if let Some(failure) = outcome.failures.first() {
         return Err(StartError::new(format!("the graph failed: {failure}")));
     }
+    let Some((start, end, ages)) = window else {
+        return Err(StartError::new("the graph ended before its warm-up did").hint("use a smaller --warmup"));
+    };
     Ok(between(&start, &end, ages))
 }
 
@@ -143,16 +180,8 @@ fn merged<'a>(accounts: impl Iterator<Item = &'a Account>) -> Option<Ages> {
 
 fn between(start: &Reading, end: &Reading, ages: Option<Ages>) -> Measured {
     let less = |end: u64, start: u64| end.saturating_sub(start);
-    let counts = Counts {
-        read: less(end.counts.read, start.counts.read),
-        delivered: less(end.counts.delivered, start.counts.delivered),
-        filtered: less(end.counts.filtered, start.counts.filtered),
-        dropped: less(end.counts.dropped, start.counts.dropped),
-        rejected: less(end.counts.rejected, start.counts.rejected),
-        lost: less(end.counts.lost, start.counts.lost),
-        in_flight: end.counts.in_flight,
-    };
-    let ended = counts.delivered + counts.filtered + counts.dropped + counts.rejected + counts.lost;
+    let counts = WindowCounts::between(&start.counts, &end.counts);
+    let ended = counts.ended();
     let seconds = end.at.saturating_duration_since(start.at).as_secs_f64();
     let a_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
     let cpu_seconds = end.cpu_seconds - start.cpu_seconds;
@@ -176,5 +205,63 @@ fn between(start: &Reading, end: &Reading, ages: Option<Ages>) -> Measured {
         cpu_seconds_per_1000_frames: if ended > 0 { cpu_seconds * 1000.0 / ended as f64 } else { 0.0 },
         peak_resident_bytes: usage().peak_resident_bytes,
         busy_ms: busy_ms.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::check::{Surroundings, check};
+    use crate::graph::planner::{PlanOptions, build_plan};
+    use operators::clock::SystemClock;
+    use operators::inference::model::Catalog;
+
+    fn measured(source: &str, window: Window) -> Result<Measured, StartError> {
+        let text = format!(
+            "[sources.scene]\n{source}\n[operators.sums]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+             [sinks.out]\ntype = \"blackhole\"\ninputs = [\"sums\"]\n"
+        );
+        let surroundings = Surroundings::of_process(Arc::new(Catalog::default()));
+        let graph = check("test", text.as_bytes(), &[], &surroundings).graph.unwrap();
+        let plan = build_plan(&graph, PlanOptions { workers: Some(1), pool_threads: Some(1), cores: 2 });
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        measure(plan, window, &clock)
+    }
+
+    #[test]
+    fn the_counts_of_a_window_add_up() {
+        let window = Window { warm_up: 20, frames: Some(100), time: None };
+        let source = "type = \"synthetic\"\nwidth = 64\nheight = 48\nrealtime = false";
+        let measured = measured(source, window).unwrap();
+        let counts = measured.counts;
+        assert!(counts.ended() >= 100, "{counts:?}");
+        assert_eq!(counts.read + counts.in_flight_before, counts.ended() + counts.in_flight_after);
+        assert!(measured.busy_ms["sums"] > 0.0);
+        assert!(!measured.busy_ms.contains_key("scene"), "nobody measures how long it draws");
+    }
+
+    #[test]
+    fn a_stream_that_fails_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("noise.mp4");
+        std::fs::write(&path, "no video").unwrap();
+        let window = Window { warm_up: 10, frames: None, time: Some(Duration::from_secs(10)) };
+        let error = measured(&format!("type = \"file\"\npath = \"{}\"", path.display()), window).unwrap_err();
+        assert!(error.message.contains("noise.mp4") && error.message.contains("cannot be played"), "{error}");
+    }
+
+    #[test]
+    fn what_was_dropped_before_its_turn_takes_no_work() {
+        use crate::runtime::counters::NodeCounters;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let node = NodeCounters::new("people".into(), "detect", "pool", 1, clock.now());
+        node.items(0, 10);
+        for _ in 0..4 {
+            node.took(Duration::from_millis(5));
+        }
+        let counters = GraphCounters::new("test".into(), clock, 0);
+        counters.set_nodes(vec![Arc::new(node)]);
+        let report = counters.report();
+        assert_eq!((report.nodes[0].worked(), report.nodes[0].busy_ms_each()), (4, Some(5.0)));
     }
 }

@@ -16,6 +16,7 @@ use operators::item::{Frame, Gap, Item, Kind, Payload, StreamId, StreamInfo};
 use operators::lease::{Account, Ack, Lease, Verdict};
 use operators::operator::{Offered, Outlet, Output, Runner, SourceState, StreamOperator};
 use operators::time::MediaTime;
+use operators::transforms::preprocess::kernel::Preprocessor;
 use operators::transforms::sample::Sampler;
 
 use crate::graph::plan::{Input, Plan, Work};
@@ -268,7 +269,9 @@ impl Outlet for SequentialOutlet {
 }
 
 /// Milliseconds that each pool operator takes for one picture of the first stream when nothing else runs: the median
-/// of `rounds`. In the order of the plan; operators that eat what others made get it.
+/// of `rounds`. In the order of the plan; operators that eat what others made get it. One that makes the tensor for its
+/// model itself comes in two parts too, `NAME: preprocess` and `NAME: infer`, the second with what is made of the
+/// model's outputs.
 ///
 /// # Errors
 /// Where a model does not load, the stream cannot be read or an operator fails.
@@ -293,17 +296,18 @@ pub fn stages_alone(plan: &Plan, rounds: usize, clock: &Arc<dyn Clock>) -> Resul
         let result = match (&operator.work, input) {
             (Work::Pool(pool), Some(item)) if item.payload.kind() != Kind::Record => {
                 let mut runner = pool.runner(&mut sessions)?;
-                let mut times = Vec::with_capacity(rounds);
-                let mut payload = None;
-                for _ in 0..rounds.max(1) {
-                    let start = clock.now();
-                    let result = runner.run(item).map_err(|error| StartError::new(error.to_string()))?;
-                    times.push(clock.now().saturating_duration_since(start).as_secs_f64() * 1000.0);
-                    payload = Some(result);
+                let (whole, payload) = median(rounds, clock, || runner.run(item))?;
+                stages.push((operator.name.clone(), whole));
+                if let (Payload::Frame(frame), Some(spec)) = (&item.payload, pool.takes()) {
+                    let mut preprocessor = Preprocessor::new(spec.clone());
+                    let (alone, tensor) = median(rounds, clock, || preprocessor.tensor(frame))?;
+                    stages.push((format!("{}: preprocess", operator.name).into(), alone));
+                    let tensor = item.derive(Payload::Tensor(Arc::new(tensor)));
+                    let inferred = median(rounds, clock, || runner.run(&tensor));
+                    tensor.lease.ack.settle(Verdict::Delivered);
+                    stages.push((format!("{}: infer", operator.name).into(), inferred?.0));
                 }
-                times.sort_by(f64::total_cmp);
-                stages.push((operator.name.clone(), times[times.len() / 2]));
-                payload.map(|payload| item.replace(payload))
+                Some(item.replace(payload))
             }
             // Inline operators pass pictures on; what they make of them is not measured here.
             (Work::Inline(_), Some(item)) => Some(item.clone()),
@@ -313,6 +317,28 @@ pub fn stages_alone(plan: &Plan, rounds: usize, clock: &Arc<dyn Clock>) -> Resul
     }
     made.into_iter().flatten().chain([first]).for_each(|item| item.lease.ack.settle(Verdict::Delivered));
     Ok(stages)
+}
+
+/// The median of `rounds`, in milliseconds, and what came of the last one.
+fn median<T>(
+    rounds: usize,
+    clock: &Arc<dyn Clock>,
+    mut work: impl FnMut() -> Result<T, ItemError>,
+) -> Result<(f64, T), StartError> {
+    let mut timed = || {
+        let start = clock.now();
+        let result = work().map_err(|error| StartError::new(error.to_string()))?;
+        Ok::<_, StartError>((clock.now().saturating_duration_since(start).as_secs_f64() * 1000.0, result))
+    };
+    let (first, mut result) = timed()?;
+    let mut times = vec![first];
+    for _ in 1..rounds {
+        let (time, next) = timed()?;
+        times.push(time);
+        result = next;
+    }
+    times.sort_by(f64::total_cmp);
+    Ok((times[times.len() / 2], result))
 }
 
 /// Takes the first picture of a stream and stops it.

@@ -66,6 +66,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// The longest that the limit is measured.
 const LONGEST_LIMIT: Duration = Duration::from_secs(10);
+/// Further above the limit no graph runs: then run and limit were measured under different loads.
+const MOST_OF_THE_LIMIT: f64 = 1.1;
 /// How often each stage runs alone.
 const ROUNDS: usize = 100;
 
@@ -84,6 +86,9 @@ struct BenchResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio: Option<f64>,
     stages: Vec<Stage>,
+    /// Why the numbers may mean less than they say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -145,7 +150,7 @@ fn bench(arguments: &Arguments, plan: &dyn Fn() -> Plan) -> Result<String, Start
         the_limit = limit(&plan, true, loops, time, &clock)?.map(|sum| Limit { loops, fps: sum.frames_a_second });
         let decode = limit(&plan, false, 1, time.min(Duration::from_secs(3)), &clock)?;
         let alone_ms = decode.filter(|result| result.frames > 0).map(|result| 1000.0 / result.frames_a_second);
-        stages.push(Stage { stage: "source".into(), alone_ms, busy_ms: None });
+        stages.push(Stage { stage: "decode".into(), alone_ms, busy_ms: None });
         for (name, alone) in stages_alone(&plan, ROUNDS, &clock)? {
             let busy_ms = measured.busy_ms.get(&*name).copied();
             stages.push(Stage { stage: name.to_string(), alone_ms: Some(alone), busy_ms });
@@ -157,7 +162,9 @@ fn bench(arguments: &Arguments, plan: &dyn Fn() -> Plan) -> Result<String, Start
         }
     }
     let ratio = the_limit.filter(|limit| limit.fps > 0.0).map(|limit| measured.throughput_fps / limit.fps);
+    let warnings = ratio.and_then(doubt).into_iter().collect();
     let result = BenchResult {
+        warnings,
         graph: &graph,
         cores: cores(),
         workers,
@@ -173,6 +180,16 @@ fn bench(arguments: &Arguments, plan: &dyn Fn() -> Plan) -> Result<String, Start
             .map(|json| format!("{json}\n"))
             .map_err(|error| StartError::new(format!("the result cannot be written as JSON: {error}"))),
     }
+}
+
+/// What to say where a graph seems to have outrun its limit.
+fn doubt(ratio: f64) -> Option<String> {
+    (ratio > MOST_OF_THE_LIMIT).then(|| {
+        format!(
+            "the graph ran at {ratio:.2} of the limit, which cannot be: the limit is measured after the run, and the \
+             machine was busier then; measure again on a machine with nothing else to do"
+        )
+    })
 }
 
 fn text(result: &BenchResult<'_>) -> String {
@@ -207,5 +224,19 @@ fn text(result: &BenchResult<'_>) -> String {
     for stage in &result.stages {
         let _ = writeln!(text, "{:<28}{:>8}   {:>13}", stage.stage, number(stage.alone_ms), number(stage.busy_ms));
     }
+    for warning in &result.warnings {
+        let _ = writeln!(text, "\nwarning: {warning}");
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_that_cannot_be_is_doubted() {
+        assert_eq!(doubt(1.05), None);
+        assert!(doubt(1.11).is_some_and(|doubt| doubt.contains("1.11 of the limit")));
+    }
 }

@@ -11,7 +11,7 @@ use operators::inference::model::Catalog;
 
 use super::{FAILURE, SUCCESS, USAGE};
 use crate::graph::check::{Checked, Graph, Surroundings};
-use crate::graph::diagnostics::Diagnostic;
+use crate::graph::diagnostics::{Diagnostic, Severity, position};
 use crate::graph::parse::LARGEST_FILE;
 use crate::graph::substitute::Setting;
 
@@ -104,11 +104,30 @@ impl GraphFile {
     }
 }
 
+impl GraphFile {
+    /// Every diagnostic as a line of the log.
+    fn log(&self, diagnostics: &[Diagnostic]) {
+        let (file, text) = (self.path.display().to_string(), self.text());
+        for diagnostic in diagnostics {
+            let place = diagnostic.span.as_ref().map(|span| position(&text, span.start));
+            let (line, column) = (place.map(|(line, _)| line), place.map(|(_, column)| column));
+            let (code, hint, message) = (diagnostic.code.text(), diagnostic.hint.as_deref(), &diagnostic.message);
+            match diagnostic.severity() {
+                Severity::Error => tracing::error!(code, file, line, column, hint, "{message}"),
+                Severity::Warning => tracing::warn!(code, file, line, column, hint, "{message}"),
+                Severity::Note => tracing::info!(code, file, line, column, hint, "{message}"),
+            }
+        }
+    }
+}
+
 /// What to print of a graph file that was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tell {
     /// Warnings and notes too, also where the graph is sound.
     Everything,
+    /// The same, as lines of the log, which has begun.
+    Log,
     /// Only why there is no graph.
     Mistakes,
 }
@@ -132,11 +151,16 @@ pub fn graph_of_file(
     tell: Tell,
 ) -> Result<(GraphFile, Graph), u8> {
     let file = GraphFile::read(path).map_err(|unreadable| {
-        print_error(&format!("error: {unreadable}\n"));
+        match tell {
+            Tell::Log => tracing::error!("{unreadable}"),
+            Tell::Everything | Tell::Mistakes => print_error(&format!("error: {unreadable}\n")),
+        }
         USAGE
     })?;
     let checked = file.check(&settings.settings, surroundings);
-    if checked.graph.is_none() || (tell == Tell::Everything && !checked.diagnostics.is_empty()) {
+    if tell == Tell::Log {
+        file.log(&checked.diagnostics);
+    } else if checked.graph.is_none() || (tell == Tell::Everything && !checked.diagnostics.is_empty()) {
         print_error(&file.render(&checked.diagnostics, colour(&std::io::stderr())));
     }
     checked.graph.map(|graph| (file, graph)).ok_or(FAILURE)

@@ -113,18 +113,31 @@ pub fn run(arguments: &Arguments) -> u8 {
     let results = Arc::new(Results::default());
     let mut surroundings = input::fetching_surroundings();
     surroundings.publisher = Arc::new(Publishers(vec![hub.clone(), results.clone()]));
-    let first = match first(arguments, &surroundings) {
+    let log = |terminal: &Terminal| logging::start(arguments.log_format, arguments.log.as_deref(), terminal);
+    // A log for programs has no other lines: it begins before there is anything to say of the graph.
+    let for_programs = (arguments.log_format == LogFormat::Json).then(|| Terminal::new(false));
+    if let Some(Err(error)) = for_programs.as_ref().map(log) {
+        return failed(&error);
+    }
+    let tell = if for_programs.is_some() { Tell::Log } else { Tell::Everything };
+    let first = match first(arguments, &surroundings, tell) {
         Ok(first) => first,
         Err(code) => return code,
     };
-    let terminal = Terminal::new(match &first {
-        First::Graph(_, plan) => !writes_to_the_terminal(plan),
-        // Graphs come and go, and any of them may write there.
-        First::Folder(_) => false,
-    });
-    if let Err(error) = logging::start(arguments.log_format, arguments.log.as_deref(), &terminal) {
-        return failed(&error);
-    }
+    let terminal = match for_programs {
+        Some(terminal) => terminal,
+        None => {
+            let terminal = Terminal::new(match &first {
+                First::Graph(_, plan) => !writes_to_the_terminal(plan),
+                // Graphs come and go, and any of them may write there.
+                First::Folder(_) => false,
+            });
+            if let Err(error) = log(&terminal) {
+                return failed(&error);
+            }
+            terminal
+        }
+    };
     match serve(arguments, first, surroundings, &terminal, hub, results) {
         Ok(true) => SUCCESS,
         Ok(false) => FAILURE,
@@ -140,7 +153,7 @@ pub fn run(arguments: &Arguments) -> u8 {
 }
 
 /// The graph of a file, or a folder.
-fn first(arguments: &Arguments, surroundings: &Surroundings) -> Result<First, u8> {
+fn first(arguments: &Arguments, surroundings: &Surroundings, tell: Tell) -> Result<First, u8> {
     let path = &arguments.path;
     if path.is_dir() {
         if !arguments.settings.settings.is_empty() {
@@ -152,7 +165,7 @@ fn first(arguments: &Arguments, surroundings: &Surroundings) -> Result<First, u8
         }
         return Ok(First::Folder(path.clone()));
     }
-    let (file, graph) = input::graph_of_file(path, &arguments.settings, surroundings, Tell::Everything)?;
+    let (file, graph) = input::graph_of_file(path, &arguments.settings, surroundings, tell)?;
     let plan = build_plan(&graph, arguments.threads.options());
     let text = GraphText { name: file.graph_name(), bytes: file.bytes, home: Home::File(path.clone()) };
     Ok(First::Graph(text, Box::new(plan)))

@@ -53,14 +53,19 @@ pub fn summary(report: &GraphReport) -> String {
     let mut nodes = table(3, &["node", "type", "runs in", "items", "errors", "busy s", "busy ms/item"]);
     for node in &report.nodes {
         let items: u64 = node.items.iter().sum();
-        let each = if items == 0 { "-".to_owned() } else { format!("{:.3}", node.busy_ms / items as f64) };
+        let each = node.busy_ms_each();
+        // What is not measured is not nothing.
+        let (each, all) = each.map_or_else(
+            || ("-".to_owned(), "-".to_owned()),
+            |each| (format!("{each:.3}"), format!("{:.2}", node.busy_ms / 1000.0)),
+        );
         nodes.add_row([
             node.name.clone(),
             node.type_name.clone(),
             node.role.to_owned(),
             items.to_string(),
             node.errors.to_string(),
-            format!("{:.2}", node.busy_ms / 1000.0),
+            all,
             each,
         ]);
     }
@@ -131,7 +136,7 @@ mod tests {
         a_camera_with_a_long_name   600        570        20       10         0     0  30.0   28.5         4.4    12.8    40.0
 
         node     type    runs in  items  errors  busy s  busy ms/item
-        cameras  file    tap        580       0    1.23         2.128
+        cameras  file    tap        580       0       -             -
         people   detect  pool       580       3   15.60        26.897
         events   sse     sink       580       0    0.00         0.004
 
@@ -162,7 +167,7 @@ mod tests {
         door       3          0         0        0         1     1  30.0   28.5         4.4    12.8    40.0
 
         node     type    runs in  items  errors  busy s  busy ms/item
-        cameras  file    tap        580       0    1.23         2.128
+        cameras  file    tap        580       0       -             -
         people   detect  pool       580       3   15.60        26.897
         events   sse     sink         0       0    0.00             -
 

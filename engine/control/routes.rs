@@ -307,7 +307,7 @@ fn listening(query: &str, headers: &HeaderMap) -> Result<(Filter, Option<String>
             "stream" => &mut filter.streams,
             "label" => &mut filter.labels,
             "last_event_id" => {
-                last_id = Some(value.into_owned());
+                last_id = Some(value.into_owned()).filter(|id| !id.trim().is_empty());
                 continue;
             }
             _ => {
@@ -324,7 +324,9 @@ fn listening(query: &str, headers: &HeaderMap) -> Result<(Filter, Option<String>
         wanted.extend(value.split(',').map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned));
     }
     if let Some(id) = headers.get("last-event-id") {
-        last_id = Some(String::from_utf8_lossy(id.as_bytes()).into_owned());
+        // An empty one says that nothing was heard yet.
+        let id = String::from_utf8_lossy(id.as_bytes()).trim().to_owned();
+        last_id = Some(id).filter(|id| !id.is_empty()).or(last_id);
     }
     Ok((filter, last_id))
 }

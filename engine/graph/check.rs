@@ -1,7 +1,6 @@
 //! From a graph file to a graph that can be planned, or to everything that is wrong with it.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ use super::parse::{self, Data, Table};
 use super::plan::Overflow;
 use super::references::References;
 use super::secrecy;
-use super::substitute::{self, Environment, Secrets, Setting};
+use super::substitute::{self, Environment, Secrets, Setting, Substituted};
 use super::wiring::{self, Wiring};
 
 /// Looks up an environment variable.
@@ -164,13 +163,9 @@ fn check_document(
         folder: surroundings.folder.clone(),
         references: surroundings.references.clone(),
     };
-    let mut secrets = substitute::substitute(&mut document, text, settings, &environment, &mut found);
     // A reference that leads nowhere leaves its own text behind: what else is said of that value would be noise.
-    let unresolved: Vec<Range<usize>> = found
-        .iter()
-        .filter(|diagnostic| diagnostic.severity() == Severity::Error)
-        .filter_map(|diagnostic| diagnostic.span.clone())
-        .collect();
+    let Substituted { mut secrets, unresolved } =
+        substitute::substitute(&mut document, text, settings, &environment, &mut found);
     let mut checker = FieldChecker { text, folder: &surroundings.folder, diagnostics: Vec::new() };
     let mut declared = nodes::declarations(document, surroundings.registry, &mut checker);
     let noise = |diagnostic: &Diagnostic| {
@@ -179,10 +174,7 @@ fn check_document(
     };
     found.extend(about_tests);
     found.extend(checker.diagnostics.into_iter().filter(|diagnostic| !noise(diagnostic)));
-    if !unresolved.is_empty() {
-        // What a node would be built from may be missing.
-        declared.iter_mut().for_each(|node| node.sound = false);
-    }
+    declared.iter_mut().for_each(|node| node.distrust(|value| unresolved.iter().any(|inner| value.encloses(inner))));
     let mut wrong = Vec::new();
     let wiring = wiring::wire(&declared, surroundings.registry, &mut wrong);
     found.extend(wrong.into_iter().filter(|diagnostic| !noise(diagnostic)));
@@ -221,15 +213,33 @@ fn build(
     surroundings: &Surroundings,
     found: &mut Vec<Diagnostic>,
 ) -> Option<Built> {
-    let registration = node.registration.filter(|_| node.sound)?;
-    match (registration.build)(&context(graph, node, surroundings), node.table.to_toml()) {
-        Ok(built) => Some(built),
-        Err(errors) => {
-            let models = &surroundings.models;
-            found.extend(errors.into_iter().map(|error| field_error(node, registration, models, error)));
-            None
-        }
+    let registration = node.registration?;
+    let mut table = node.table.to_toml();
+    table.retain(|name, _| !node.faulty.iter().any(|faulty| faulty == name));
+    let errors = match (registration.build)(&context(graph, node, surroundings), table) {
+        Ok(built) => return node.sound.then_some(built),
+        Err(errors) => errors,
+    };
+    let models = &surroundings.models;
+    let told = errors.into_iter().filter(|error| node.sound || !is_consequence(node, error));
+    found.extend(told.map(|error| field_error(node, registration, models, error)));
+    None
+}
+
+/// Whether a mistake may be there only because other fields of the node are, which were left out: it is about none of
+/// those that were not, or it names one of those that were.
+fn is_consequence(node: &Declaration, error: &FieldError) -> bool {
+    let field = error.field.split('.').next().unwrap_or_default();
+    if node.table.get(field).is_none() || node.faulty.iter().any(|name| name == field) {
+        return true;
     }
+    let names = |text: &str| {
+        node.faulty.iter().any(|name| {
+            let mut quoted = text.match_indices('`').map(|(at, _)| &text[at + 1..]);
+            quoted.any(|rest| rest.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(['`', ' ', '.'])))
+        })
+    };
+    names(&error.message) || error.hint.as_deref().is_some_and(names)
 }
 
 fn context(graph: &Arc<str>, node: &Declaration, surroundings: &Surroundings) -> BuildContext {
@@ -288,7 +298,14 @@ fn report_streams(declared: &[Declaration], built: &[Option<Built>], found: &mut
                 declared[other].path(),
                 declared[index].path()
             );
-            let hint = "give one of them another id: `streams.ID = …`";
+            let names = |node: &Declaration| {
+                let fields = node.registration.map(|registration| registration.fields).unwrap_or_default();
+                fields.iter().find(|field| field.name == "streams").map(|field| field.value)
+            };
+            let hint = match names(&declared[index]) {
+                Some(FieldType::List(_)) => "give one of them another id: `streams = [\"ID\"]`",
+                _ => "give one of them another id: `streams.ID = …`",
+            };
             let place = |node: &Declaration| match node.table.get("streams").map(|streams| &streams.data) {
                 Some(Data::Table(streams)) => streams.key(&spec.id).map(|key| key.span.clone()),
                 _ => None,
@@ -407,7 +424,11 @@ fn report_overflow(declared: &[Declaration], wiring: &Wiring, found: &mut Vec<Di
 /// Budgets that hold not even one item, and budgets that bound nothing.
 fn report_bounds(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagnostic>) {
     let mut too_small = |source: usize, reader: usize, bytes: u64| {
-        let Some(ItemSize::Known(size)) = nodes[source].source().map(|source| source.frame_size()) else { return };
+        let Some(ItemSize::Known(size) | ItemSize::Declared(size)) =
+            nodes[source].source().map(|source| source.frame_size())
+        else {
+            return;
+        };
         if bytes >= size {
             return;
         }
@@ -555,6 +576,112 @@ mod tests {
     fn a_broken_node_says_nothing_of_its_neighbours() {
         let text = "[sources.cam]\ntype = \"camrea\"\n[operators.few]\ntype = \"sample\"\nfps = 1\ninputs = [\"cam\"]\n[sinks.s]\ntype = \"screen\"\ninputs = [\"few\"]\n";
         assert_eq!(found(text), ["unknown-type"]);
+    }
+
+    fn found_by_operators(text: &str) -> Vec<String> {
+        let surroundings = Surroundings { registry: operators::OPERATORS, ..surroundings() };
+        let checked = check("test", text.as_bytes(), &[], &surroundings);
+        let place = |diagnostic: &Diagnostic| diagnostic.span.clone().map_or("", |span| &text[span]).to_owned();
+        checked.diagnostics.iter().map(|found| format!("{} {}", found.code.text(), place(found))).collect()
+    }
+
+    #[test]
+    fn streams_are_named_as_their_type_names_them() {
+        let text = "[sources.a]\ntype = \"synthetic\"\n[sources.b]\ntype = \"synthetic\"\n\
+            [sinks.x]\ntype = \"blackhole\"\ninputs = [\"a\", \"b\"]\n";
+        let surroundings = Surroundings { registry: operators::OPERATORS, ..surroundings() };
+        let checked = check("test", text.as_bytes(), &[], &surroundings);
+        let hint = checked.diagnostics[0].hint.as_deref();
+        assert_eq!(hint, Some("give one of them another id: `streams = [\"ID\"]`"));
+    }
+
+    #[test]
+    fn a_reference_to_nothing_hides_no_mistake_elsewhere() {
+        let text = "[sources.s]\ntype = \"file\"\npath = \"${vidio}\"\n\
+            [operators.d]\ntype = \"sample\"\ninputs = [\"s\"]\nfps = 2\nevery = \"1s\"\n\
+            [operators.c]\ntype = \"detect\"\ninputs = [\"d\"]\nmodel = \"yolox_nanoo\"\n\
+            [sinks.x]\ntype = \"file\"\ninputs = [\"c\"]\npath = \"-\"\n";
+        assert_eq!(
+            found_by_operators(text),
+            ["unknown-variable ${vidio}", "invalid-node \"1s\"", "unknown-model \"yolox_nanoo\""]
+        );
+    }
+
+    #[test]
+    fn a_mistake_in_one_field_hides_none_in_another() {
+        let graph = |fields: &str| {
+            format!(
+                "[sources.s]\ntype = \"synthetic\"\n[operators.c]\ninputs = [\"s\"]\n{fields}\n\
+                 [sinks.x]\ntype = \"blackhole\"\ninputs = [\"c\"]\n"
+            )
+        };
+        let text = graph("type = \"detect\"\nmodel = \"shapez\"\nthreshold = 1.5");
+        assert_eq!(found_by_operators(&text), ["unknown-model \"shapez\"", "out-of-range 1.5"]);
+        let text = graph("type = \"preprocess\"\nwidth = 0\nheight = 8");
+        assert_eq!(found_by_operators(&text), ["out-of-range 0"], "that there is no width is no second mistake");
+        let text = graph("type = \"preprocess\"\nwidth = 8\nheight = 8\nresize = \"letterbocks\"\npad = 3\nstd = [1]");
+        assert_eq!(found_by_operators(&text), ["bad-choice \"letterbocks\"", "invalid-node [1]"]);
+    }
+
+    #[test]
+    fn what_a_parameter_stands_for_in_vain_is_said_once() {
+        let text = "[params]\na = \"${env.GONE}\"\n[sources.s]\ntype = \"synthetic\"\nseed = \"${a}\"\n\
+            [sinks.x]\ntype = \"blackhole\"\ninputs = [\"s\"]\n";
+        assert_eq!(found_by_operators(text), ["unset-environment ${env.GONE}"]);
+        let set = Setting { name: "a".to_owned(), value: "x".to_owned() };
+        let surroundings = Surroundings { registry: operators::OPERATORS, ..surroundings() };
+        let checked = check("test", text.as_bytes(), &[set], &surroundings);
+        let codes: Vec<Code> = checked.diagnostics.iter().map(|found| found.code).collect();
+        assert_eq!(codes, [Code::UnsetEnvironment, Code::WrongValueType], "what was set is checked");
+    }
+
+    #[test]
+    fn a_typing_error_in_the_table_of_a_stream_is_found() {
+        let graph =
+            |source: &str| format!("[sources.s]\n{source}\n[sinks.x]\ntype = \"blackhole\"\ninputs = [\"s\"]\n");
+        let folder = tempfile::tempdir().unwrap();
+        let video = folder.path().join("a.mp4");
+        std::fs::write(&video, "x").unwrap();
+        let text = graph(&format!(
+            "type = \"file\"\nstreams.a = {{ path = \"{}\", lop = true }}\nstreams.b = {{ loop = true }}",
+            video.display()
+        ));
+        assert_eq!(found_by_operators(&text), ["unknown-field lop", "missing-field loop"]);
+        let text = graph(
+            "type = \"rtsp\"\nstreams.a = { url = \"rtsp://a\", transprot = \"udp\" }\n\
+             streams.b = { url = \"rtsp://b\", transport = \"udp\", read_timeout = \"3s\", skip = false }",
+        );
+        assert_eq!(found_by_operators(&text), ["unknown-field transprot"]);
+        let text = graph("type = \"url\"\nstreams.a = { url = \"srt://a:1\", transport = \"udp\" }");
+        assert_eq!(found_by_operators(&text), ["unknown-field transport"]);
+    }
+
+    #[test]
+    fn the_largest_stream_decides_whether_a_budget_holds_a_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = |name: &str, width: usize, height: usize| {
+            let path = folder.path().join(name);
+            let mut bytes = format!("YUV4MPEG2 W{width} H{height} F25:1 C420jpeg\nFRAME\n").into_bytes();
+            bytes.resize(bytes.len() + width * height * 3 / 2, 16);
+            std::fs::write(&path, bytes).unwrap();
+            path.display().to_string()
+        };
+        let (small, large) = (clip("small.y4m", 64, 48), clip("large.y4m", 1280, 720));
+        for (a, b) in [(&small, &large), (&large, &small)] {
+            let text = format!(
+                "[sources.s]\ntype = \"file\"\nstreams.a = \"{a}\"\nstreams.b = \"{b}\"\n\
+                 budget = {{ bytes = \"256KiB\" }}\n[sinks.x]\ntype = \"blackhole\"\ninputs = [\"s\"]\n"
+            );
+            assert_eq!(found_by_operators(&text), ["budget-too-small \"256KiB\""]);
+            let roomy = text.replace("256KiB", "24MiB");
+            let surroundings = Surroundings { registry: operators::OPERATORS, ..surroundings() };
+            let graph = check("test", roomy.as_bytes(), &[], &surroundings).graph.unwrap();
+            let plan = build_plan(&graph, PlanOptions { workers: None, pool_threads: None, cores: 2 });
+            let memory = plan.memory();
+            let each = |what: &str| memory.terms.iter().find(|term| term.what.contains(what)).unwrap().each;
+            assert_eq!(each("behind the tap"), 24 << 20, "a stream may grow: all that its budget allows");
+            assert!(each("between decoder and taps") >= 1280 * 720 * 3 / 2);
+        }
     }
 
     const VALID: &str = "[params]\nrate = 2\n[sources.cam]\ntype = \"camera\"\nbudget = { items = 3, bytes = \"64MiB\" }\n[operators.few]\ntype = \"sample\"\nfps = \"${rate}\"\ninputs = [\"cam\"]\n[sinks.screen]\ntype = \"screen\"\ninputs = [\"few\"]\noverflow = \"drop_oldest\"\non_error = \"stop\"\n[[test]]\nname = \"x\"\nnode = \"few\"\ncount = { at_least = 1 }\ninput.cam = { type = \"camera\" }\n";

@@ -69,6 +69,8 @@ codes! {
     BadRate = "bad-rate" Error,
     BadChoice = "bad-choice" Error,
     MissingFile = "missing-file" Error,
+    /// A glob passes over files or folders that it cannot take.
+    LeftOut = "left-out" Warning,
     UnknownModel = "unknown-model" Error,
     /// The model is known, but its files are missing or are not what its manifest says.
     UnusableModel = "unusable-model" Error,
@@ -78,8 +80,10 @@ codes! {
     UnknownInput = "unknown-input" Error,
     InputIsSink = "input-is-sink" Error,
     DuplicateInput = "duplicate-input" Error,
-    /// The same items come to a node along two ways.
-    RepeatedItems = "repeated-items" Warning,
+    /// The same items come to a node along two ways: it would get them twice, and out of order.
+    RepeatedItems = "repeated-items" Error,
+    /// Two `sse` sinks publish the records of one node.
+    PublishedTwice = "published-twice" Warning,
     WrongKind = "wrong-kind" Error,
     /// The model behind a `preprocess` takes other tensors than it makes.
     WrongTensor = "wrong-tensor" Error,

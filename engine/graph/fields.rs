@@ -2,7 +2,7 @@
 //! what several nodes have to do with each other is checked elsewhere.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use operators::config::{self, Field, FieldType, Presence};
 
@@ -165,6 +165,7 @@ impl FieldChecker<'_> {
         } else if full.exists() {
             return;
         } else if is_glob {
+            self.passed_over(path, value);
             let found = glob::glob(&full.to_string_lossy()).map(|mut paths| paths.any(|path| path.is_ok()));
             match found {
                 Ok(true) => return,
@@ -176,10 +177,27 @@ impl FieldChecker<'_> {
         };
         let missing = !value.secret && !is_glob && !full.is_dir() && !path.is_empty();
         let hint = match neighbour(path, &full).filter(|_| missing) {
+            _ if path.is_empty() => format!("write it like `{name} = {}`", example(&FieldType::InputPath)),
             Some(near) => format!("did you mean `{near}`?"),
             None => "a relative path is relative to the folder in which the engine runs".to_owned(),
         };
         self.report(Code::MissingFile, value, why, Some(hint));
+    }
+
+    /// What a glob leaves out without a word: folders that cannot be read, and files whose names are not UTF-8.
+    fn passed_over(&mut self, path: &str, value: &Value) {
+        let full = self.folder.join(path);
+        let Ok(found) = glob::glob(&full.to_string_lossy()) else { return };
+        let unreadable = found
+            .filter_map(Result::err)
+            .map(|error| format!("the folder `{}` cannot be read: {}", error.path().display(), error.error()));
+        let unnamed = unnamed(&full).into_iter().map(|file| format!("the name of `{}` is not UTF-8", file.display()));
+        let all: Vec<String> = unreadable.chain(unnamed).collect();
+        let Some(first) = all.first() else { return };
+        let more = if all.len() > 1 { format!(", and {} more", all.len() - 1) } else { String::new() };
+        let message = format!("{} leaves out something: {first}{more}", self.shown(value));
+        let hint = "rename the file or make the folder readable, or write a glob that does not match it";
+        self.report(Code::LeftOut, value, message, Some(hint.to_owned()));
     }
 
     fn report(&mut self, code: Code, value: &Value, message: String, hint: Option<String>) {
@@ -193,6 +211,8 @@ impl FieldChecker<'_> {
         }
         let text = match &value.data {
             Data::String(text) => text.escape_debug().to_string(),
+            // TOML's own way writes out every zero.
+            Data::Float(number) if number.is_finite() => format!("{number:?}"),
             other => Value { data: other.clone(), span: 0..0, secret: false, untyped: false }.to_toml().to_string(),
         };
         const MOST: usize = 80;
@@ -201,6 +221,30 @@ impl FieldChecker<'_> {
             None => format!("`{text}`"),
         }
     }
+}
+
+/// The files that a glob would match if their names were UTF-8, as far as its folders have names that are.
+fn unnamed(glob: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (glob.parent(), glob.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let Ok(pattern) = glob::Pattern::new(name) else { return Vec::new() };
+    let folders: Vec<PathBuf> = match folder.to_str() {
+        Some(text) if text.contains(['*', '?', '[']) => {
+            glob::glob(text).map(|found| found.filter_map(Result::ok).collect()).unwrap_or_default()
+        }
+        _ => vec![folder.to_owned()],
+    };
+    let mut files: Vec<PathBuf> = folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flat_map(|entries| entries.filter_map(Result::ok))
+        .filter(|entry| entry.file_name().to_str().is_none() && entry.path().is_file())
+        .filter(|entry| pattern.matches(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
 }
 
 /// The file beside `missing` whose name is nearest, written as `written` is.
@@ -357,6 +401,46 @@ mod tests {
         assert_eq!(hint("videos/gate.mp4"), nothing_near, "the link itself is what is missing");
         assert_eq!(hint("videos/doors.mkv*"), nothing_near);
         assert_eq!(hint("videos/dior.mp4"), nothing_near);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_glob_tells_which_files_it_leaves_out() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let deeper = folder.path().join("night");
+        std::fs::create_dir(&deeper).unwrap();
+        let unnamed = std::ffi::OsStr::from_bytes(b"caf\xe9.mp4");
+        for place in [folder.path(), &deeper] {
+            std::fs::write(place.join("door.mp4"), "").unwrap();
+            std::fs::write(place.join(unnamed), "").unwrap();
+        }
+        let told = |path: &str| {
+            let text = format!("path = \"{path}\"\n");
+            let mut table = parse(&text).unwrap();
+            let mut checker = FieldChecker { text: &text, folder: folder.path(), diagnostics: Vec::new() };
+            checker.value("path", &FieldType::OneOrList(&FieldType::InputPath), &mut table.entries[0].1);
+            let all = checker.diagnostics.iter().map(|told| (told.code, told.message.contains("is not UTF-8")));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(told("*.mp4"), [(Code::LeftOut, true)]);
+        assert_eq!(told("n*/*.mp4"), [(Code::LeftOut, true)]);
+        assert_eq!(told("d*.mp4"), [], "it is not meant");
+        assert_eq!(told("door.mp4"), []);
+    }
+
+    #[test]
+    fn an_empty_path_and_a_tiny_number_are_shown_as_they_are() {
+        let said = |text: &str, expected: FieldType| {
+            let mut table = parse(text).unwrap();
+            let mut checker = FieldChecker { text, folder: Path::new("."), diagnostics: Vec::new() };
+            checker.value("x", &expected, &mut table.entries[0].1);
+            let found = checker.diagnostics.remove(0);
+            (found.message, found.hint.unwrap())
+        };
+        let (message, hint) = said("x = \"\"", FieldType::InputPath);
+        assert_eq!((message.as_str(), hint.as_str()), ("`x` is empty", "write it like `x = \"video.mp4\"`"));
+        assert_eq!(said("x = 1e-300", FieldType::Rate).0, "`x` is not a rate: `1e-300`");
     }
 
     const PATH_OR_PATHS: FieldType = FieldType::OneOrList(&FieldType::InputPath);

@@ -49,7 +49,7 @@ impl Plan {
             memory.add(what, streams, self.tap_bytes(tap));
         }
         for source in &self.sources {
-            if let ItemSize::Known(bytes) = source.source.frame_size() {
+            if let ItemSize::Known(bytes) | ItemSize::Declared(bytes) = source.source.frame_size() {
                 let what = format!("pictures of `{}` between decoder and taps", source.name);
                 memory.add(what, source.source.streams().len() as u64, bytes);
             }
@@ -67,8 +67,10 @@ impl Plan {
             memory.add(format!("in front of `{name}`"), streams, self.entry_bytes(&entry, &sources));
         }
         for node in &self.operators {
-            if let Work::Pool(operator) = &node.work {
-                memory.add(format!("pool threads, for `{}`", node.name), self.pool_threads as u64, operator.memory());
+            if let Work::Pool(operator) = &node.work
+                && let bytes @ 1.. = operator.memory()
+            {
+                memory.add(format!("pool threads, for `{}`", node.name), self.pool_threads as u64, bytes);
             }
         }
         memory
@@ -118,6 +120,7 @@ impl Plan {
 fn bounded(items: u32, bytes: u64, source: &dyn Source) -> u64 {
     match source.frame_size() {
         ItemSize::Known(size) => bytes.min(size.saturating_mul(u64::from(items))),
-        ItemSize::Unknown => bytes,
+        // A picture that grew may take all that the budget allows.
+        ItemSize::Declared(_) | ItemSize::Unknown => bytes,
     }
 }

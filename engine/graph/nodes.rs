@@ -8,7 +8,7 @@ use operators::config::{self, Field, FieldType, Presence};
 use operators::item::is_name;
 use operators::operator::{Registration, Role};
 
-use super::diagnostics::{Code, Diagnostic, suggestion};
+use super::diagnostics::{Code, Diagnostic, Severity, suggestion};
 use super::fields::FieldChecker;
 use super::parse::{Data, Key, Table, Value};
 use super::plan::{OnError, Overflow};
@@ -38,12 +38,22 @@ pub struct Declaration {
     pub max_streams: u32,
     /// Everything in its table is right, so it can be built.
     pub sound: bool,
+    /// The fields of its type in which a mistake was found: what is wrong with the others can still be said.
+    pub faulty: Vec<String>,
 }
 
 impl Declaration {
     /// `operators.people`, for messages.
     pub fn path(&self) -> String {
         format!("{}.{}", self.role.table(), self.name)
+    }
+
+    /// The values of which `wrong` says so count for nothing.
+    pub fn distrust(&mut self, wrong: impl Fn(&Value) -> bool) {
+        let faulty = self.table.entries.iter().filter(|(_, value)| wrong(value)).map(|(key, _)| key.name.clone());
+        let faulty: Vec<String> = faulty.filter(|name| !self.faulty.contains(name)).collect();
+        self.sound &= faulty.is_empty();
+        self.faulty.extend(faulty);
     }
 
     /// Where a field of this node stands: its value, or the node's name. `field` may be a path: `has.person`.
@@ -251,6 +261,7 @@ fn declaration(
         on_error: OnError::Reject,
         max_streams: MAX_STREAMS,
         sound: false,
+        faulty: Vec::new(),
     };
     let mut type_given = false;
     for (key, value) in table.entries {
@@ -292,7 +303,15 @@ fn declaration(
             stream_names(&node, checker);
         }
     }
-    node.sound = node.registration.is_some() && checker.diagnostics.len() == before;
+    let mistakes = || checker.diagnostics[before..].iter().filter(|found| found.severity() == Severity::Error);
+    node.sound = node.registration.is_some() && mistakes().next().is_none();
+    let places: Vec<&Range<usize>> = mistakes().filter_map(|mistake| mistake.span.as_ref()).collect();
+    let faulty = node
+        .table
+        .entries
+        .iter()
+        .filter(|(key, value)| places.iter().any(|place| **place == key.span || value.encloses(place)));
+    node.faulty = faulty.map(|(key, _)| key.name.clone()).collect();
     Some(node)
 }
 

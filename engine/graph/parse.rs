@@ -51,6 +51,16 @@ impl Data {
 }
 
 impl Value {
+    /// Whether a place lies in this value or in a key of it. Of a table only what is in it counts: its own span may be
+    /// as long as the file.
+    pub fn encloses(&self, place: &Range<usize>) -> bool {
+        let within = |span: &Range<usize>| span.start <= place.start && place.end <= span.end;
+        match &self.data {
+            Data::Table(table) => table.entries.iter().any(|(key, value)| within(&key.span) || value.encloses(place)),
+            _ => within(&self.span),
+        }
+    }
+
     /// The value as plain TOML.
     pub fn to_toml(&self) -> toml::Value {
         match &self.data {
@@ -120,11 +130,22 @@ pub fn parse(text: &str) -> Result<Table, Vec<Diagnostic>> {
         })
         .collect();
     if !diagnostics.is_empty() {
+        if let Some(at) = lone_carriage_return(text) {
+            let message = "a line ends with CR alone, as old Macs wrote it; TOML takes LF, or CR and LF";
+            let hint = "save the file with the line ends LF, as Linux and macOS write them";
+            return Err(vec![Diagnostic::new(Code::Syntax, at..at, message).hint(hint)]);
+        }
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| span.start));
         return Err(diagnostics);
     }
     let table = table(document.into_inner(), &mut diagnostics);
     if diagnostics.is_empty() { Ok(table) } else { Err(diagnostics) }
+}
+
+/// The first CR that no LF follows.
+fn lone_carriage_return(text: &str) -> Option<usize> {
+    let mut all = text.match_indices('\r').map(|(at, _)| at);
+    all.find(|at| text.as_bytes().get(at + 1) != Some(&b'\n'))
 }
 
 /// What to do about a syntax error, by what the parser says.
@@ -223,6 +244,15 @@ fn value(parsed: DeValue<'_>, span: Range<usize>, diagnostics: &mut Vec<Diagnost
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn line_ends_of_another_age_are_one_mistake() {
+        let old = "[sources.a]\rtype = \"x\"\r[sinks.b]\rtype = \"y\"\r";
+        let found = parse(old).unwrap_err();
+        let [mistake] = &found[..] else { panic!("{found:?}") };
+        assert!(mistake.message.contains("CR alone"), "{}", mistake.message);
+        assert!(parse(&old.replace('\r', "\r\n")).is_ok());
+    }
 
     #[test]
     fn values_know_where_they_stand() {

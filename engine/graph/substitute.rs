@@ -95,6 +95,15 @@ struct Parameter {
     value: Value,
     key: Range<usize>,
     used: bool,
+    /// A reference in its value led nowhere.
+    broken: bool,
+}
+
+/// What came of resolving the references of a document.
+pub struct Substituted {
+    pub secrets: Secrets,
+    /// Where references stand that lead nowhere, be it by way of a parameter: what is there instead means nothing.
+    pub unresolved: Vec<Range<usize>>,
 }
 
 /// Resolves all references of `document`, which was parsed from `text`, and removes its `params` table.
@@ -104,13 +113,14 @@ pub fn substitute(
     settings: &[Setting],
     environment: &Environment<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Secrets {
+) -> Substituted {
     let mut resolver = Resolver {
         text,
         environment,
         parameters: None,
         secrets: Secrets::default(),
         expanded: 0,
+        unresolved: Vec::new(),
         diagnostics: Vec::new(),
     };
     let mut parameters = BTreeMap::new();
@@ -125,8 +135,10 @@ pub fn substitute(
                     resolver.diagnostics.push(Diagnostic::new(Code::BadName, key.span, message).hint(hint));
                     continue;
                 }
+                let before = resolver.unresolved.len();
                 resolver.value(&mut value);
-                parameters.insert(key.name, Parameter { value, key: key.span, used: false });
+                let broken = resolver.unresolved.len() > before;
+                parameters.insert(key.name, Parameter { value, key: key.span, used: false, broken });
             }
         } else {
             let message = format!("`params` is a table, not {}", value.data.described());
@@ -162,12 +174,13 @@ pub fn substitute(
         }
     }
     diagnostics.append(&mut resolver.diagnostics);
-    resolver.secrets
+    Substituted { secrets: resolver.secrets, unresolved: resolver.unresolved }
 }
 
 fn set(parameter: &mut Parameter, setting: &Setting) {
     let span = parameter.value.span.clone();
     let value = parse::parse_setting(&setting.value, span.clone());
+    parameter.broken = false;
     // A parameter that is text stays text: `--set door=12` names a door.
     let stays_text = matches!(parameter.value.data, Data::String(_)) && !matches!(value.data, Data::String(_));
     parameter.value = if stays_text {
@@ -185,6 +198,7 @@ struct Resolver<'a> {
     secrets: Secrets,
     /// Bytes that references have stood for so far.
     expanded: usize,
+    unresolved: Vec<Range<usize>>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -229,6 +243,7 @@ impl Resolver<'_> {
             written.push_str(before);
             let Some(end) = reference.find('}') else {
                 let at = self.place(reference, &span);
+                self.unresolved.push(at.clone());
                 let diagnostic = Diagnostic::new(Code::BadSubstitution, at, "`${` has no `}`");
                 self.diagnostics.push(diagnostic.hint("close it, or write `$${` for the characters themselves"));
                 written.push_str(reference);
@@ -248,6 +263,7 @@ impl Resolver<'_> {
                         let message = format!("`{name}` is {}, which cannot stand inside text", value.data.described());
                         let at = self.place(&reference[..=end], &span);
                         let hint = "let the reference be the whole value, or give each part a parameter of its own";
+                        self.unresolved.push(at.clone());
                         self.diagnostics.push(Diagnostic::new(Code::BadSubstitution, at, message).hint(hint));
                     }
                 }
@@ -282,12 +298,16 @@ impl Resolver<'_> {
             let message = "the references of this graph stand for too much text";
             let hint =
                 format!("together they may stand for {}", operators::config::format_size(LARGEST_EXPANSION as u64));
+            self.unresolved.push(at.clone());
             // Said once, at the reference that went too far.
             if before <= LARGEST_EXPANSION {
                 self.diagnostics.push(Diagnostic::new(Code::BadSubstitution, at.clone(), message).hint(hint));
             }
             Value { data: Data::String(String::new()), span: at.clone(), secret: false, untyped: true }
         });
+        if found.is_err() {
+            self.unresolved.push(at);
+        }
         found.map_err(|diagnostic| self.diagnostics.push(diagnostic)).ok()
     }
 
@@ -355,6 +375,9 @@ impl Resolver<'_> {
         };
         if let Some(parameter) = parameters.get_mut(name) {
             parameter.used = true;
+            if parameter.broken {
+                self.unresolved.push(at);
+            }
             return Ok(parameter.value.clone());
         }
         let message = format!("there is no parameter `{}`", name.escape_debug());
@@ -421,7 +444,7 @@ mod tests {
             settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
         let mut document = parse::parse(text).unwrap();
         let mut diagnostics = Vec::new();
-        let secrets = substitute(&mut document, text, &settings, &environment, &mut diagnostics);
+        let Substituted { secrets, .. } = substitute(&mut document, text, &settings, &environment, &mut diagnostics);
         Resolved { document, secrets, diagnostics }
     }
 

@@ -199,10 +199,14 @@ fn wrong_kind(
     Diagnostic::new(Code::WrongKind, link.span.clone(), message).hint(hint)
 }
 
-/// A record's id names its node, its stream and its picture: what comes to a node along two ways makes every id twice.
+/// What comes to a node along two ways comes to it twice, and by no order: the bounds of memory count it once, and a
+/// record's id, which names its node, its stream and its picture, would be there twice. All `sse` sinks publish into one
+/// place, so what comes to two of them is published twice.
 fn report_repeats(declared: &[Declaration], links: &[Vec<Link>], order: &[usize], out: &mut Vec<Diagnostic>) {
     // Who gave the items that come out of each node their identity: sources, and whatever makes records.
     let mut makers: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); declared.len()];
+    // The `sse` sink that publishes the records of a maker, and its input for them.
+    let mut publishers: HashMap<usize, (usize, &Link)> = HashMap::new();
     for &index in order {
         let (node, links) = (&declared[index], &links[index]);
         let mut ways: HashMap<usize, &Link> = HashMap::new();
@@ -213,13 +217,34 @@ fn report_repeats(declared: &[Declaration], links: &[Vec<Link>], order: &[usize]
             .find_map(|(maker, second)| ways.insert(maker, second).map(|first| (first, second, maker)));
         if let Some((first, second, maker)) = repeated {
             let [maker, one, other] = [maker, first.from, second.from].map(|index| &declared[index].name);
-            let message = format!(
-                "the same items of `{maker}` come to `{}` by `{one}` and by `{other}`, so there are records with one id",
-                node.path()
-            );
-            let hint = "remove one of them, or give each a node of its own";
+            let way = format!("the same items of `{maker}` come to `{}` by `{one}` and by `{other}`", node.path());
+            // Each way has a pace of its own.
+            let message = format!("{way}, so it would get them twice and out of order");
+            let hint = if node.role == Role::Sink {
+                "remove one of them"
+            } else {
+                "remove one of them, or write two nodes with one input each and let one sink take both"
+            };
             let diagnostic = Diagnostic::new(Code::RepeatedItems, second.span.clone(), message).hint(hint);
             out.push(diagnostic.related(first.span.clone(), "the other way"));
+        }
+        if node.registration.is_some_and(|registration| registration.name == operators::sinks::sse::REGISTRATION.name) {
+            let published = links.iter().flat_map(|link| makers[link.from].iter().map(move |maker| (*maker, link)));
+            let again = published.filter_map(|(maker, link)| {
+                let (other, first) = publishers.insert(maker, (index, link)).filter(|(other, _)| *other != index)?;
+                Some((maker, link, other, first))
+            });
+            for (maker, link, other, first) in again {
+                let message = format!(
+                    "`{}` and `{}` both publish the records of `{}`, so whoever listens gets each twice",
+                    declared[other].path(),
+                    node.path(),
+                    declared[maker].name
+                );
+                let hint = "one `sse` sink is enough: listeners choose with `/events?node=…`";
+                let diagnostic = Diagnostic::new(Code::PublishedTwice, link.span.clone(), message).hint(hint);
+                out.push(diagnostic.related(first.span.clone(), "published here too"));
+            }
         }
         let makes_records = node.registration.is_some_and(
             |registration| matches!(registration.produces, Produces::Kinds(kinds) if kinds.contains(&Kind::Record)),

@@ -282,6 +282,19 @@ pub struct NodeReport {
     pub oldest_ms: Option<f64>,
 }
 
+impl NodeReport {
+    /// Items that were worked on: of those that came to a node of the pool, some may have been dropped before.
+    pub fn worked(&self) -> u64 {
+        if self.role == "pool" { self.stages.count() } else { self.items.iter().sum() }
+    }
+
+    /// Milliseconds of work for each item that was worked on; `None` where no work was measured.
+    pub fn busy_ms_each(&self) -> Option<f64> {
+        let worked = self.worked();
+        (worked > 0 && self.stages.count() > 0).then(|| self.busy_ms / worked as f64)
+    }
+}
+
 /// Whether it works, and if not, what does not.
 #[derive(Clone, Debug, Serialize)]
 pub struct Health {

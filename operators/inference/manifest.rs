@@ -360,25 +360,40 @@ pub struct InputMistake {
 }
 
 impl InputFields {
-    /// These fields, and `base`'s where they are left out.
+    /// These fields, and `base`'s where they are left out and `base`'s make sense beside them: what is for another
+    /// way of resizing, another kind of size or another type of numbers than the node's is not taken over.
     #[must_use]
     pub fn over(self, base: &InputFields) -> InputFields {
+        let own_sides = self.width.is_some() || self.height.is_some();
+        let own_largest = self.largest.is_some();
+        let (width, height) = if own_largest && !own_sides {
+            (None, None)
+        } else {
+            (self.width.or(base.width), self.height.or(base.height))
+        };
+        // Without a width and a height there is nothing to fit into or to cut out of.
+        let resize = self.resize.or(base.resize.filter(|_| width.is_some() || height.is_some()));
+        let is = |mode: ResizeMode| resize == Some(mode);
+        let larger = width.max(height).unwrap_or(1);
+        let whole_numbers = self.dtype == Some(ElementType::U8);
         InputFields {
             name: self.name.or_else(|| base.name.clone()),
             batch: self.batch.or(base.batch),
             layout: self.layout.or(base.layout),
             dtype: self.dtype.or(base.dtype),
-            width: self.width.or(base.width),
-            height: self.height.or(base.height),
-            largest: self.largest.or(base.largest),
+            width,
+            height,
+            largest: self.largest.or(base.largest.filter(|_| !own_sides)),
             color: self.color.or(base.color),
-            range: self.range.or(base.range),
-            mean: self.mean.or(base.mean),
-            std: self.std.or(base.std),
-            resize: self.resize.or(base.resize),
-            shorter_side: self.shorter_side.or(base.shorter_side),
-            anchor: self.anchor.or(base.anchor),
-            pad: self.pad.or(base.pad),
+            range: self.range.or(base.range.filter(|_| !whole_numbers)),
+            mean: self.mean.or(base.mean.filter(|_| !whole_numbers)),
+            std: self.std.or(base.std.filter(|_| !whole_numbers)),
+            resize,
+            shorter_side: self
+                .shorter_side
+                .or(base.shorter_side.filter(|side| is(ResizeMode::Crop) && *side >= larger)),
+            anchor: self.anchor.or(base.anchor.filter(|_| is(ResizeMode::Letterbox))),
+            pad: self.pad.or(base.pad.filter(|_| is(ResizeMode::Letterbox))),
             antialias: self.antialias.or(base.antialias),
         }
     }
@@ -559,6 +574,47 @@ mod tests {
         assert_eq!(spec.size, InputSize::Fixed { width: 16, height: 16 });
         assert_eq!(spec.color, ColorOrder::Bgr);
         assert_eq!(spec.resize, Resize::Letterbox { anchor: Anchor::Centre, pad: 2 });
+    }
+
+    #[test]
+    fn what_a_node_writes_needs_no_more_to_undo_the_manifest() {
+        let letterbox = fields("width = 8\nheight = 8\nresize = \"letterbox\"\nanchor = \"top_left\"\npad = 1");
+        let spec = |node: &str, base: &InputFields| fields(node).over(base).resolve().unwrap();
+        assert_eq!(spec("resize = \"stretch\"", &letterbox).resize, Resize::Stretch);
+        assert_eq!(spec("resize = \"crop\"", &letterbox).resize, Resize::Crop { shorter_side: 8 });
+        let any = spec("largest = [64, 48]", &letterbox);
+        assert_eq!((any.size, any.resize), (InputSize::Source { width: 64, height: 48 }, Resize::Stretch));
+
+        let largest = fields("largest = [640, 480]");
+        assert_eq!(spec("width = 320\nheight = 240", &largest).size, InputSize::Fixed { width: 320, height: 240 });
+        assert_eq!(spec("color = \"bgr\"", &largest).size, InputSize::Source { width: 640, height: 480 });
+
+        let crop = fields(
+            "width = 8\nheight = 8\nresize = \"crop\"\nshorter_side = 9\nrange = \"unit\"\nmean = [0.5, 0.5, 0.5]\n\
+             std = [0.2, 0.2, 0.2]",
+        );
+        let whole = spec("dtype = \"u8\"", &crop);
+        assert_eq!((whole.scale, whole.bias, whole.resize), ([1.0; 3], [-0.0; 3], Resize::Crop { shorter_side: 9 }));
+        assert_eq!(spec("width = 16\nheight = 16", &crop).resize, Resize::Crop { shorter_side: 16 });
+        assert_eq!(spec("width = 6\nheight = 6", &crop).resize, Resize::Crop { shorter_side: 9 });
+        assert_eq!(
+            spec("resize = \"letterbox\"", &crop).resize,
+            Resize::Letterbox { anchor: Anchor::Centre, pad: 114 }
+        );
+    }
+
+    #[test]
+    fn what_a_node_writes_itself_is_still_checked() {
+        let base = fields("width = 8\nheight = 8\nresize = \"letterbox\"");
+        for (text, field) in [
+            ("resize = \"stretch\"\npad = 3", "pad"),
+            ("largest = [9, 9]\nwidth = 8", "largest"),
+            ("largest = [9, 9]\nresize = \"crop\"", "resize"),
+            ("dtype = \"u8\"\nmean = [1, 1, 1]", "mean"),
+        ] {
+            let mistakes = fields(text).over(&base).resolve().unwrap_err();
+            assert_eq!(mistakes.iter().map(|mistake| mistake.field).collect::<Vec<_>>(), [field], "{text}");
+        }
     }
 
     #[test]

@@ -100,6 +100,9 @@ fn label(line: &str) -> Arc<str> {
     line.split(',').next().unwrap_or_default().trim().into()
 }
 
+/// What is wrong with a text file whose bytes are no text.
+const NOT_TEXT: &str = "it is not UTF-8 text";
+
 /// Why a model cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelError {
@@ -175,6 +178,7 @@ impl ModelError {
             }
             ModelError::NotPulled { name, .. } => format!("run `engine models pull {name}`"),
             ModelError::Download { hint, .. } => hint.clone(),
+            ModelError::Unreadable { message, .. } if message == NOT_TEXT => "save it as UTF-8 text".into(),
             ModelError::Unreadable { .. } => "make the file readable for this user".into(),
             ModelError::HashWrong { .. } => {
                 "fetch the file again, or put the new hash into the manifest if the change is meant".into()
@@ -509,7 +513,11 @@ pub(super) fn without_credentials(rest: &str) -> &str {
 }
 
 fn unreadable(name: &str, path: &Path, error: &std::io::Error) -> ModelError {
-    ModelError::Unreadable { name: name.to_owned(), path: path.to_owned(), message: error.to_string() }
+    let message = match error.kind() {
+        std::io::ErrorKind::InvalidData => NOT_TEXT.to_owned(),
+        _ => error.to_string(),
+    };
+    ModelError::Unreadable { name: name.to_owned(), path: path.to_owned(), message }
 }
 
 /// Whether outputs and defaults make sense together with the input.
@@ -650,6 +658,14 @@ mod tests {
         let error = found.get("small").unwrap_err();
         assert!(matches!(&error, ModelError::HashWrong { actual, .. } if actual == ABC));
         assert!(error.to_string().contains(ABC) && error.to_string().contains(&ABC.replace('b', "c")));
+
+        let (folder, found) = catalog(&manifest(&[]), "a\nb\n");
+        let mut bytes = manifest(&[]).into_bytes();
+        bytes.extend(b"# caf\xe9\n");
+        fs::write(folder.path().join("manifests/small.toml"), bytes).unwrap();
+        let error = found.get("small").unwrap_err();
+        assert!(error.to_string().contains("it is not UTF-8 text"), "{error}");
+        assert_eq!(error.hint(), "save it as UTF-8 text");
 
         let (_folder, found) = catalog(&manifest(&[("m.onnx", "n.onnx")]), "a\nb\n");
         let error = found.get("small").unwrap_err();

@@ -23,7 +23,8 @@ pub fn environment() -> Result<&'static Environment, StartError> {
         };
         let builder = ort::init_from(&library).map_err(|error| failed(&error))?;
         let environment = builder.with_name("engine").with_telemetry(false).build().map_err(|error| failed(&error))?;
-        environment.set_log_level(LogLevel::Warning);
+        // Its warnings tell of its own optimisations, once for each session, and name neither node nor model.
+        environment.set_log_level(LogLevel::Error);
         Ok(environment)
     };
     ENVIRONMENT

@@ -18,9 +18,11 @@ use crate::time::{MediaTime, TimeBase};
 /// again makes no progress.
 const MOST_UNREADABLE_IN_A_ROW: u32 = 1000;
 
-/// A file that ends this much, and this share, before its declared duration was cut off.
-const SHORT_SECONDS: f64 = 1.0;
+/// A file that ends so many pictures, and this share, before its declared duration was cut off.
+const SHORT_PICTURES: f64 = 3.0;
 const SHORT_SHARE: f64 = 0.05;
+/// The same in seconds, where nobody knows how long a picture is, or whether the duration is that of the video track.
+const SHORT_SECONDS: f64 = 1.0;
 
 /// Why a file or a live input cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -300,21 +302,23 @@ impl Demuxer {
     }
 
     /// At the end of a file that declares its duration: how far its video track reaches and how far it should, in
-    /// seconds, where that is far more. Containers without a complete index show in no other way that they were cut
+    /// seconds, where that is more than by rounding. Containers without a complete index show in no other way that they were cut
     /// off.
     pub fn falls_short(&self) -> Option<(f64, f64)> {
-        let declared = self.declared_duration()?;
+        let (declared, of_the_track) = self.declared_duration()?;
         let (first, end) = self.reach?;
         let seconds = |ticks: i64| MediaTime::new(ticks, self.time_base()).as_seconds();
         // Durations are counted from zero or from the first stamp; nobody knows which.
         let reached = seconds(end).max(seconds(end.saturating_sub(first)));
         let missing = declared - reached;
-        (missing > SHORT_SECONDS && missing > SHORT_SHARE * declared).then_some((reached, declared))
+        let picture = self.nominal_duration().filter(|_| of_the_track).map(seconds);
+        let tolerated = picture.map_or(SHORT_SECONDS, |picture| SHORT_PICTURES * picture);
+        (missing > tolerated.max(SHORT_SHARE * declared)).then_some((reached, declared))
     }
 
-    /// Seconds of the video track, or of the whole file where that is not told apart; `None` where libav only
-    /// estimates or measures them.
-    fn declared_duration(&self) -> Option<f64> {
+    /// Seconds of the video track, or of the whole file where that is not told apart, and which of both; `None` where
+    /// libav only estimates or measures them.
+    fn declared_duration(&self) -> Option<(f64, bool)> {
         // The index of this family says it better (`cut_off`), and edit lists make its durations ambiguous.
         if self.is_mov() {
             return None;
@@ -328,7 +332,9 @@ impl Demuxer {
         // Matroska counts the longest track; its writers note each track's own duration beside it.
         let own = stream.metadata().get("DURATION").and_then(clock_seconds);
         let ticks = Some(stream.duration()).filter(|ticks| *ticks > 0);
-        own.or_else(|| ticks.map(|ticks| MediaTime::new(ticks, self.time_base()).as_seconds())).or(self.duration())
+        let own = own.or_else(|| ticks.map(|ticks| MediaTime::new(ticks, self.time_base()).as_seconds()));
+        let only = self.input.nb_streams() == 1;
+        own.map(|seconds| (seconds, true)).or_else(|| Some((self.duration()?, only)))
     }
 
     fn note_reach(&mut self, packet: &Packet) {

@@ -118,7 +118,7 @@ impl Source for FileSource {
         self.streams.iter().all(|stream| !stream.settings.repeat)
     }
 
-    /// Looks into the first file, once.
+    /// Looks into every file, once. One that cannot be opened says so when it is played.
     fn frame_size(&self) -> ItemSize {
         *self.size.get_or_init(|| {
             let probe = |stream: &FileStream| {
@@ -127,7 +127,7 @@ impl Source for FileSource {
                 // Turned by a quarter, a picture whose chroma is halved in one direction has more of it.
                 Some(if demuxer.orientation().is_sideways() { stored / 2 * 3 } else { stored })
             };
-            self.streams.iter().find_map(probe).map_or(ItemSize::Unknown, ItemSize::Known)
+            self.streams.iter().filter_map(probe).max().map_or(ItemSize::Unknown, ItemSize::Declared)
         })
     }
 
@@ -321,12 +321,58 @@ fn unique(path: &Path, taken: &mut BTreeSet<StreamId>) -> StreamId {
     id
 }
 
-const STREAM_SETTING: FieldType = FieldType::Either(&[
-    FieldType::Boolean,
-    FieldType::Choice(&["best"]),
-    FieldType::InputPath,
-    FieldType::List(&FieldType::Integer { minimum: 0, maximum: 65_535 }),
-]);
+const LOOP: Field = Field {
+    name: "loop",
+    value: FieldType::Boolean,
+    presence: Presence::Default("false"),
+    summary: "Start again at the end of the file; time and numbers go on.",
+};
+
+const REALTIME: Field = Field {
+    name: "realtime",
+    value: FieldType::Boolean,
+    presence: Presence::Default("false"),
+    summary: "Emit each picture when it is due, as a camera would. The same for all streams of a source.",
+};
+
+const TRACKS: Field = Field {
+    name: "tracks",
+    value: FieldType::Either(&[
+        FieldType::Choice(&["best"]),
+        FieldType::List(&FieldType::Integer { minimum: 0, maximum: 65_535 }),
+    ]),
+    presence: Presence::Default("\"best\""),
+    summary: "The best video and audio track, or a list of track indices; the first video track among them is decoded.",
+};
+
+const SKIP: Field = Field {
+    name: "skip",
+    value: FieldType::Boolean,
+    presence: Presence::Default("true"),
+    summary: "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged stream.",
+};
+
+const KEYFRAMES_ONLY: Field = Field {
+    name: "keyframes_only",
+    value: FieldType::Boolean,
+    presence: Presence::Default("false"),
+    summary: "Decode keyframes alone and pass no other picture on; `seq` counts the others too.",
+};
+
+/// The table of one stream. What it leaves out, its node says.
+static STREAM_FIELDS: [Field; 6] = [
+    Field {
+        name: "path",
+        value: FieldType::InputPath,
+        presence: Presence::Required,
+        summary: "The file of this stream.",
+    },
+    LOOP.of_one_stream(),
+    REALTIME.of_one_stream(),
+    TRACKS.of_one_stream(),
+    SKIP.of_one_stream(),
+    KEYFRAMES_ONLY.of_one_stream(),
+];
 
 pub static REGISTRATION: Registration = Registration {
     name: "file",
@@ -344,46 +390,16 @@ pub static REGISTRATION: Registration = Registration {
         },
         Field {
             name: "streams",
-            value: FieldType::Map(&FieldType::Either(&[FieldType::InputPath, FieldType::Map(&STREAM_SETTING)])),
+            value: FieldType::Map(&FieldType::Either(&[FieldType::InputPath, FieldType::Table(&STREAM_FIELDS)])),
             presence: Presence::Optional,
             summary: "Named streams: each a path, or a table with `path` and settings of its own (`loop`, \
                       `realtime`, `tracks`, `skip`, `keyframes_only`). This or `path`.",
         },
-        Field {
-            name: "loop",
-            value: FieldType::Boolean,
-            presence: Presence::Default("false"),
-            summary: "Start again at the end of the file; time and numbers go on.",
-        },
-        Field {
-            name: "realtime",
-            value: FieldType::Boolean,
-            presence: Presence::Default("false"),
-            summary: "Emit each picture when it is due, as a camera would. The same for all streams of a source.",
-        },
-        Field {
-            name: "tracks",
-            value: FieldType::Either(&[
-                FieldType::Choice(&["best"]),
-                FieldType::List(&FieldType::Integer { minimum: 0, maximum: 65_535 }),
-            ]),
-            presence: Presence::Default("\"best\""),
-            summary: "The best video and audio track, or a list of track indices; the first video track among them \
-                      is decoded.",
-        },
-        Field {
-            name: "skip",
-            value: FieldType::Boolean,
-            presence: Presence::Default("true"),
-            summary: "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged \
-                      stream.",
-        },
-        Field {
-            name: "keyframes_only",
-            value: FieldType::Boolean,
-            presence: Presence::Default("false"),
-            summary: "Decode keyframes alone and pass no other picture on; `seq` counts the others too.",
-        },
+        LOOP,
+        REALTIME,
+        TRACKS,
+        SKIP,
+        KEYFRAMES_ONLY,
     ],
     example: "[sources.clips]\ntype = \"file\"\npath = \"videos/*.mp4\"\n",
     build,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::SourceError;
-use crate::item::EndReason;
+use crate::item::{EndReason, Gap};
 use crate::media::decode::DecodeError;
 use crate::media::demux::{DemuxError, Demuxer, Read, Tracks};
 use crate::operator::Outlet;
@@ -88,12 +88,9 @@ impl<'a> Playback<'a> {
         }
         self.track.drain(self.outlet)?;
         if let Some((read, listed)) = self.demuxer.cut_off() {
-            let detail = format!("`{}` is cut off: {read} of its {listed} packets are there", self.path.display());
-            self.outlet.repaired("truncated file", &detail);
+            self.cut_off(&format!("{read} of its {listed} packets are there"));
         } else if let Some((reached, declared)) = self.demuxer.falls_short() {
-            let detail =
-                format!("`{}` ends after {reached:.1} s of the {declared:.1} s that it declares", self.path.display());
-            self.outlet.repaired("truncated file", &detail);
+            self.cut_off(&format!("it ends after {reached:.1} s of the {declared:.1} s that it declares"));
         }
         if let Some(error) = failed {
             let (path, pictures) = (self.path.display(), self.track.seq());
@@ -104,6 +101,13 @@ impl<'a> Playback<'a> {
             return Err(self.nothing());
         }
         Ok(())
+    }
+
+    /// Tells the log and whoever reads the records that the rest of the file is missing.
+    fn cut_off(&mut self, how: &str) {
+        let reason = format!("`{}` is cut off: {how}", self.path.display());
+        self.outlet.repaired("file cut off", &reason);
+        self.outlet.gap(Gap { reason, seq: None });
     }
 
     /// Starts again at the beginning. The file is opened anew: seeking is not exact in every container.

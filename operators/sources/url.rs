@@ -6,7 +6,7 @@ use crate::operator::{Execution, Produces, Registration, Role};
 
 use super::live::settings::{
     BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, KEYFRAMES_ONLY, LiveSource, NO_FRAME_FOR,
-    READ_TIMEOUT, SKIP, STREAMS, Takes, URL, built,
+    READ_TIMEOUT, SKIP, Takes, URL, URL_STREAMS, built,
 };
 
 pub static REGISTRATION: Registration = Registration {
@@ -19,7 +19,7 @@ pub static REGISTRATION: Registration = Registration {
     produces: Produces::Kinds(&[Kind::Frame]),
     fields: &[
         URL,
-        STREAMS,
+        URL_STREAMS,
         CONNECT_TIMEOUT,
         READ_TIMEOUT,
         NO_FRAME_FOR,

@@ -14,7 +14,7 @@ use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError, StartError};
 use crate::inference::manifest::{InputFields, InputSpec, LARGEST_SIDE};
 use crate::inference::session::Sessions;
-use crate::item::{Item, Kind, Payload, Tensor};
+use crate::item::{Item, Kind, Payload};
 use crate::operator::{BuildContext, Built, Execution, PoolOperator, Produces, Registration, Role, Runner};
 use crate::transforms::preprocess::kernel::Preprocessor;
 
@@ -45,11 +45,7 @@ impl Runner for PreprocessRunner {
         let Payload::Frame(frame) = &item.payload else {
             return Err(ItemError::Failed(format!("`preprocess` takes frames, not {}", item.payload.kind().plural())));
         };
-        let mut data = self.preprocessor.buffer();
-        let geometry = self.preprocessor.run(frame, &mut data)?;
-        let [width, height] = geometry.tensor;
-        let shape = self.preprocessor.spec().shape(width, height);
-        Ok(Payload::Tensor(Arc::new(Tensor { shape, data, placement: geometry.placement, index: frame.index })))
+        Ok(Payload::Tensor(Arc::new(self.preprocessor.tensor(frame)?)))
     }
 }
 

@@ -139,19 +139,24 @@ impl StreamOperator for SampleStream {
 
 fn build(_context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
     let config: Config = config::read(table)?;
-    let rate = match (config.fps, config.every) {
-        (Some(_), Some(_)) => {
-            let error = FieldError::new("every", "`fps` and `every` both say how often");
-            return Err(vec![error.hint("keep one of them")]);
-        }
-        (Some(rate), None) => rate,
-        (None, Some(every)) => Rate::from_period(every.0)
-            .ok_or_else(|| vec![FieldError::new("every", "a period must be longer than zero")])?,
-        (None, None) => {
-            let error = FieldError::new("", "`sample` needs to know how often");
-            return Err(vec![error.hint("add `fps = 2` or `every = \"500ms\"`")]);
-        }
-    };
+    let rate =
+        match (config.fps, config.every) {
+            (Some(_), Some(_)) => {
+                let error = FieldError::new("every", "`fps` and `every` both say how often");
+                return Err(vec![error.hint("keep one of them")]);
+            }
+            (Some(rate), None) => rate,
+            (None, Some(every)) => Rate::from_period(every.0).ok_or_else(|| {
+                let error = FieldError::new("every", "a period must be at least a microsecond");
+                vec![error.hint(
+                    "write how much time lies between two pictures, such as \"500ms\"; leave `sample` out for all",
+                )]
+            })?,
+            (None, None) => {
+                let error = FieldError::new("", "`sample` needs to know how often");
+                return Err(vec![error.hint("add `fps = 2` or `every = \"500ms\"`")]);
+            }
+        };
     Ok(Built::Inline(Arc::new(Sample { sampling: Sampling { rate, phase: config.phase.map(|phase| phase.0) } })))
 }
 
@@ -228,6 +233,17 @@ mod tests {
         assert!(sampler.offer(MediaTime::ZERO) && sampler.could_want(early) && !sampler.could_want(late));
         sampler.forget_packets();
         assert!(sampler.could_want(late) && sampler.offer(late));
+    }
+
+    #[test]
+    fn a_period_too_short_is_told_with_a_way_out() {
+        for every in ["0s", "1ns"] {
+            let table = toml::from_str(&format!("every = '{every}'")).unwrap();
+            let context = crate::transforms::reference::context(std::path::Path::new(""));
+            let mistakes = build(&context, table).err().unwrap();
+            assert_eq!(mistakes[0].message, "a period must be at least a microsecond");
+            assert!(mistakes[0].hint.as_deref().is_some_and(|hint| hint.contains("500ms")));
+        }
     }
 
     #[test]

@@ -311,6 +311,14 @@ fn a_listener_that_comes_back_resumes_where_it_was() {
     assert_eq!(by_query.seqs(4), [4, 5, 6, 7]);
     let mut foreign = plane.listen("?last_event_id=1f.2", "");
     assert_eq!(foreign.next().data["lost"], Value::Null);
+    // An empty id is none: what was published before is not played again.
+    let mut fresh = [plane.listen("", "last-event-id: \r\n"), plane.listen("?last_event_id=", "")];
+    plane.hub.publish(&detection("cam", 8, "circle"));
+    for listener in &mut fresh {
+        assert_eq!(listener.seqs(1), [8]);
+    }
+    let mut by_query = plane.listen(&format!("?last_event_id={id}"), "last-event-id: \r\n");
+    assert_eq!(by_query.next().name, "gap", "an empty header takes nothing from the query");
 }
 
 #[test]

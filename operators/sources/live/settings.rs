@@ -404,55 +404,20 @@ const fn with_default(name: &'static str, value: FieldType, default: &'static st
     Field { name, value, presence: Presence::Default(default), summary }
 }
 
+const fn streams(each: &'static FieldType) -> Field {
+    let summary = "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.";
+    optional("streams", FieldType::Map(each), summary)
+}
+
 pub(in crate::sources) const URL: Field = optional(
     "url",
     FieldType::String,
     "The input; its stream is named after the host. This or `streams`. Credentials in it are shown nowhere.",
 );
-const fn streams(each: &'static FieldType) -> Field {
-    optional(
-        "streams",
-        FieldType::Map(each),
-        "Named streams: each a URL, or a table with `url` and settings of its own. This or `url`.",
-    )
-}
-
-/// A setting of one stream: where it is not written, the node's counts.
-const fn own(field: Field) -> Field {
-    Field { name: field.name, value: field.value, presence: Presence::Optional, summary: field.summary }
-}
-
-const URL_OF_STREAM: Field = Field {
-    name: "url",
-    value: FieldType::String,
-    presence: Presence::Required,
-    summary: "The input. Credentials in it are shown nowhere.",
-};
-
-/// What the table of one stream may hold, whichever way the media comes.
-const COMMON: [Field; 9] = [
-    URL_OF_STREAM,
-    own(CONNECT_TIMEOUT),
-    own(READ_TIMEOUT),
-    own(NO_FRAME_FOR),
-    own(BACKOFF_FIRST),
-    own(BACKOFF_MOST),
-    own(FALLBACK),
-    own(FALLBACK_AFTER),
-    own(SKIP),
-];
-
-static OF_URL: [Field; 9] = COMMON;
-static OF_RTSP: [Field; 10] = {
-    let [url, connect, read, frame, first, most, fallback, after, skip] = COMMON;
-    [url, own(TRANSPORT), connect, read, frame, first, most, fallback, after, skip]
-};
-
-static A_URL_STREAM: FieldType = FieldType::Either(&[FieldType::String, FieldType::Table(&OF_URL)]);
-static AN_RTSP_STREAM: FieldType = FieldType::Either(&[FieldType::String, FieldType::Table(&OF_RTSP)]);
-
-pub(in crate::sources) const STREAMS: Field = streams(&A_URL_STREAM);
-pub(in crate::sources) const RTSP_STREAMS: Field = streams(&AN_RTSP_STREAM);
+pub(in crate::sources) const RTSP_STREAMS: Field =
+    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&RTSP_STREAM)]));
+pub(in crate::sources) const URL_STREAMS: Field =
+    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&URL_STREAM)]));
 pub(in crate::sources) const TRANSPORT: Field = with_default(
     "transport",
     FieldType::Choice(&["tcp", "udp"]),
@@ -506,6 +471,43 @@ pub(in crate::sources) const KEYFRAMES_ONLY: Field = with_default(
     "Decode keyframes alone and pass no other picture on; `seq` counts the others too. An input whose keyframes lie \
      further apart than `no_frame_for` is lost again and again.",
 );
+
+/// The input in the table of one stream.
+const STREAM_URL: Field = Field {
+    name: "url",
+    value: FieldType::String,
+    presence: Presence::Required,
+    summary: "The input of this stream. Credentials in it are shown nowhere.",
+};
+
+/// The table of one stream of `url`. What it leaves out, its node says.
+const URL_STREAM: [Field; 10] = [
+    STREAM_URL,
+    CONNECT_TIMEOUT.of_one_stream(),
+    READ_TIMEOUT.of_one_stream(),
+    NO_FRAME_FOR.of_one_stream(),
+    BACKOFF_FIRST.of_one_stream(),
+    BACKOFF_MOST.of_one_stream(),
+    FALLBACK,
+    FALLBACK_AFTER,
+    SKIP.of_one_stream(),
+    KEYFRAMES_ONLY.of_one_stream(),
+];
+
+/// The table of one stream of `rtsp`.
+const RTSP_STREAM: [Field; 11] = [
+    STREAM_URL,
+    TRANSPORT.of_one_stream(),
+    CONNECT_TIMEOUT.of_one_stream(),
+    READ_TIMEOUT.of_one_stream(),
+    NO_FRAME_FOR.of_one_stream(),
+    BACKOFF_FIRST.of_one_stream(),
+    BACKOFF_MOST.of_one_stream(),
+    FALLBACK,
+    FALLBACK_AFTER,
+    SKIP.of_one_stream(),
+    KEYFRAMES_ONLY.of_one_stream(),
+];
 
 #[cfg(test)]
 mod tests {

@@ -201,7 +201,7 @@ fn what_is_left_of_a_damaged_file_is_played() {
             assert!(error.to_string().contains("unreadable"), "{name}: {error}");
         }
         if name.ends_with("mp4") {
-            assert_eq!(outlet.repairs("truncated file"), 1, "{:?}", outlet.repaired);
+            assert_eq!(outlet.repairs("file cut off"), 1, "{:?}", outlet.repaired);
         }
         let mut damaged = whole.clone();
         let middle = damaged.len() / 2;
@@ -225,13 +225,23 @@ fn a_file_that_ends_before_its_declared_duration_is_told() {
     for (name, declared) in [("whole.mkv", "of the 6.0 s"), ("whole.flv", "of the 6.1 s")] {
         ffmpeg(folder.path(), &format!("{video} {name}"));
         let (result, outlet) = played(&at(name));
-        assert_eq!((result.unwrap(), outlet.repairs("truncated file")), (EndReason::Eof, 0), "{name}");
+        assert_eq!((result.unwrap(), outlet.repairs("file cut off")), (EndReason::Eof, 0), "{name}");
         let whole = std::fs::read(at(name)).unwrap();
         std::fs::write(at("cut"), &whole[..whole.len() * 2 / 3]).unwrap();
         let (_, outlet) = played(&at("cut"));
-        assert_eq!(outlet.repairs("truncated file"), 1, "{name}: {:?}", outlet.repaired);
+        assert_eq!(outlet.repairs("file cut off"), 1, "{name}: {:?}", outlet.repaired);
         assert!(outlet.repaired.iter().any(|(_, detail)| detail.contains(declared)), "{:?}", outlet.repaired);
+        let [gap] = &outlet.gaps[..] else { panic!("{:?}", outlet.gaps) };
+        assert!(gap.reason.contains("is cut off: it ends after"), "{gap:?}");
     }
+    // A short clip, of which a few pictures are missing.
+    ffmpeg(folder.path(), &format!("{CLIP} short.mkv"));
+    assert_eq!(played(&at("short.mkv")).1.gaps, []);
+    let short = std::fs::read(at("short.mkv")).unwrap();
+    std::fs::write(at("cut"), &short[..short.len() * 4 / 5]).unwrap();
+    let outlet = played(&at("cut")).1;
+    assert!((25..50).contains(&outlet.emitted), "{} pictures", outlet.emitted);
+    assert_eq!((outlet.repairs("file cut off"), outlet.gaps.len()), (1, 1), "{:?}", outlet.repaired);
     // A longer audio track says nothing about the video track.
     let audio = "-f lavfi -i sine=duration=20";
     ffmpeg(folder.path(), &format!("{audio} {video} -c:a aac longer.mkv"));

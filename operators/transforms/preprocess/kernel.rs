@@ -15,7 +15,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::error::ItemError;
 use crate::inference::manifest::{ColorOrder, ElementType, InputSize, InputSpec, Layout};
-use crate::item::{ColorMatrix, ColorRange, Frame, PixelFormat, TensorData};
+use crate::item::{ColorMatrix, ColorRange, Frame, PixelFormat, Tensor, TensorData};
 use crate::transforms::preprocess::geometry::Geometry;
 
 /// Turns pictures into tensors of one specification. Its memory is reused from picture to picture.
@@ -64,6 +64,15 @@ impl Preprocessor {
         let floats = if spec.dtype == ElementType::F16 { 4 * values } else { 0 };
         // The tensor, the resized planes, and what the resizer keeps between its two passes.
         spec.bytes() + floats + values + 4096 * 3 * u64::from(height)
+    }
+
+    /// The tensor of `frame`, in memory of its own.
+    pub fn tensor(&mut self, frame: &Frame) -> Result<Tensor, ItemError> {
+        let mut data = self.buffer();
+        let geometry = self.run(frame, &mut data)?;
+        let [width, height] = geometry.tensor;
+        let shape = self.spec.shape(width, height);
+        Ok(Tensor { shape, data, placement: geometry.placement, index: frame.index })
     }
 
     /// Writes `frame` into `tensor`, which takes the type and length that the specification asks for.

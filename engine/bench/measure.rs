@@ -251,15 +251,9 @@ mod tests {
 
     #[test]
     fn what_was_dropped_before_its_turn_takes_no_work() {
-        use crate::runtime::counters::NodeCounters;
-        let node = NodeCounters::new("people".into(), "detect", "pool", 1);
-        node.items(0, 10);
-        for _ in 0..4 {
-            node.busy(Duration::from_millis(5));
-        }
-        let streams = Vec::new();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let report = GraphCounters::new("test".into(), clock, streams, vec![Arc::new(node)]).report();
-        assert_eq!((report.nodes[0].worked(), report.nodes[0].busy_ms_each()), (4, Some(5.0)));
+        let mut people = crate::cli::live::tests::graph(Vec::new()).nodes.remove(1);
+        people.items = vec![1000, 0];
+        assert_eq!((people.role, people.worked()), ("pool", 580));
+        assert_eq!(people.busy_ms_each(), Some(people.busy_ms / 580.0));
     }
 }

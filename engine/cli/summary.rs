@@ -53,12 +53,10 @@ pub fn summary(report: &GraphReport) -> String {
     let mut nodes = table(3, &["node", "type", "runs in", "items", "errors", "busy s", "busy ms/item"]);
     for node in &report.nodes {
         let items: u64 = node.items.iter().sum();
-        let each = node.busy_ms_each();
+        let each = node.busy_ms_each().map_or_else(|| "-".to_owned(), |each| format!("{each:.3}"));
         // What is not measured is not nothing.
-        let (each, all) = each.map_or_else(
-            || ("-".to_owned(), "-".to_owned()),
-            |each| (format!("{each:.3}"), format!("{:.2}", node.busy_ms / 1000.0)),
-        );
+        let measured = node.stages.count() > 0;
+        let all = if measured { format!("{:.2}", node.busy_ms / 1000.0) } else { "-".to_owned() };
         nodes.add_row([
             node.name.clone(),
             node.type_name.clone(),

@@ -278,7 +278,7 @@ fn deleting_a_graph_ends_whatever_its_sink_does() {
     let pipe = StalledPipe::new(folder.path().join("stalled.jsonl"));
     let mut engine = run_folder(folder.path(), &["--drain-timeout", "1s"]);
     let address = engine.address();
-    let text = sums("\"a\"", "sum", "stalled.jsonl", "").replace("fps = 100", "fps = 100000\nrealtime = false");
+    let text = sums("\"a\"", "sum", "stalled.jsonl", "").replace("fps = 100", "fps = 1000\nrealtime = false");
     put(&address, "stuck", &text).expect(201);
     engine.wait_for_stall();
     put(&address, "other", &sums("\"b\"", "sum", "out.jsonl", "")).expect(201);
@@ -343,7 +343,7 @@ fn a_watched_folder_is_followed() {
     assert_eq!(status, 503);
     let problem = health["problems"][0].as_str().expect("text");
     assert!(problem.starts_with("graph `door` runs on as it was before its file was changed"), "{problem}");
-    engine.wait_for_log("door.toml:11:11: there is no source or operator `sum`");
+    engine.wait_for_log("door.toml:13:11: there is no source or operator `sum`");
     write(&sums("\"a\", \"b\"", "sum", "out.jsonl", ""));
     shown(&mut engine, "the reload", &|graph| graph["generation"] == 2 && graph["refused"].is_null());
     assert_eq!(engine.get("/health").0, 200);

@@ -20,7 +20,7 @@ fn sums(streams: &str, file: &str, more: &str) -> String {
     )
 }
 
-/// A graph of cameras that are not there, or whatever `streams` says.
+/// A graph of cameras, each as `streams` says.
 fn cameras(streams: &str) -> String {
     format!(
         "[sources.cameras]\ntype = \"rtsp\"\nconnect_timeout = \"1h\"\n{streams}\n\
@@ -154,7 +154,7 @@ fn a_stream_that_cannot_be_added_says_why() {
     let mut engine = run_folder(folder.path(), &[]);
     let address = engine.address();
     put(&address, "yard", &sums("\"a\"", "out.jsonl", "max_streams = 2")).expect(201);
-    put(&address, "door", &cameras("streams = {}")).expect(201);
+    put(&address, "door", &cameras("streams.first = \"rtsp://127.0.0.1:9/x\"")).expect(201);
     let scene = |id: &str| json!({ "graph": "yard", "source": "scene", "id": id });
     let camera = |own: Value| {
         let mut body = json!({ "graph": "door", "source": "cameras", "id": "new" });

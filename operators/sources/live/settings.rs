@@ -205,8 +205,7 @@ impl LiveSource {
                 let settings = checked.and_then(|url| SettingsConfig::default().resolve(&node, "", folder, takes, url));
                 take(Ok(id), settings.map_err(|mistake| vec![mistake]));
             }
-            // None at all is sound where somebody wrote so: streams may come while the graph runs.
-            (None, Some(toml::Value::Table(streams))) => {
+            (None, Some(toml::Value::Table(streams))) if !streams.is_empty() => {
                 for (name, value) in streams {
                     take(identify(&name), stream(&name, value, &node, takes, folder));
                 }

@@ -86,7 +86,7 @@ pub fn run(arguments: &Arguments) -> u8 {
         Err(code) => return code,
     };
     let plan = build_plan(&graph, arguments.threads.options());
-    let terminal = Terminal::new(!writes_to_the_terminal(&plan));
+    let terminal = Terminal::new(!writes_to_the_terminal(&plan, &arguments.metrics));
     if let Err(error) = logging::start(arguments.log_format, arguments.log.as_deref(), &terminal) {
         return failed(&error);
     }
@@ -254,11 +254,12 @@ async fn listen(
     std::process::exit(i32::from(FAILURE));
 }
 
-/// Whether a sink writes records to a standard output that is the terminal itself: lines that move would tear them.
-fn writes_to_the_terminal(plan: &Plan) -> bool {
+/// Whether records or metrics go to a standard output that is the terminal itself: lines that move would tear them.
+fn writes_to_the_terminal(plan: &Plan, metrics: &MetricsArguments) -> bool {
     use std::io::IsTerminal;
+    let mut sinks = plan.sinks.iter();
     std::io::stdout().is_terminal()
-        && plan.sinks.iter().any(|sink| sink.type_name == "file" && sink.sink.resources().is_empty())
+        && (metrics.is_wanted() || sinks.any(|sink| sink.type_name == "file" && sink.sink.resources().is_empty()))
 }
 
 /// Prints an error of starting.

@@ -279,6 +279,8 @@ struct Used {
 #[derive(Debug)]
 pub struct Budget {
     limits: Limits,
+    /// Where it is spent, the oldest waiting item makes room for the newest.
+    newest_wins: bool,
     used: Mutex<Used>,
     returned: Condvar,
 }
@@ -294,7 +296,13 @@ pub enum NoCredit {
 
 impl Budget {
     pub fn new(limits: Limits) -> Arc<Budget> {
-        Arc::new(Budget { limits, used: Mutex::default(), returned: Condvar::new() })
+        Arc::new(Budget { limits, newest_wins: false, used: Mutex::default(), returned: Condvar::new() })
+    }
+
+    /// As [`Budget::new`], for a stream whose newest item matters most: where it is spent, whoever has an older one that
+    /// has only waited so far is asked to drop it ([`Credit::is_last`]).
+    pub fn of_newest(limits: Limits) -> Arc<Budget> {
+        Arc::new(Budget { limits, newest_wins: true, used: Mutex::default(), returned: Condvar::new() })
     }
 
     pub fn limits(&self) -> Limits {
@@ -386,6 +394,14 @@ pub struct Credit {
     count: Arc<CountCredit>,
     #[expect(dead_code, reason = "returns the bytes when dropped")]
     bytes: Option<Arc<ByteCredit>>,
+}
+
+impl Credit {
+    /// Whether this is the last credit of a budget that is for the newest: without room, the next item will be dropped.
+    pub fn is_last(&self) -> bool {
+        let budget = &self.count.budget;
+        budget.newest_wins && lock(&budget.used).items >= budget.limits.items
+    }
 }
 
 /// What an item carries: its share of memory and its claim on a fate.

@@ -99,7 +99,7 @@ fn mistakes_in_tests_are_underlined() {
     let answer = test(&["mistakes.toml"]);
     insta::assert_snapshot!(answer.snapshot());
     let (code, json) = json(&["mistakes.toml"]);
-    assert_eq!(code, 1);
+    assert_eq!((code, &json["mistaken"], &json["unreadable"]), (1, &1.into(), &0.into()));
     let codes: Vec<&str> = json["files"][0]["diagnostics"]
         .as_array()
         .expect("a list")
@@ -158,6 +158,8 @@ fn folders_are_searched_and_the_filter_chooses() {
 
 #[test]
 fn what_cannot_be_read_is_named_and_the_rest_runs() {
-    let answer = test(&["no-such.toml", "folder/another.toml", "../../snapshots"]);
-    insta::assert_snapshot!(answer.snapshot());
+    let files = ["no-such.toml", "folder/another.toml", "../../snapshots"];
+    insta::assert_snapshot!(test(&files).snapshot());
+    let (code, json) = json(&files);
+    assert_eq!((code, &json["passed"], &json["mistaken"], &json["unreadable"]), (2, &1.into(), &0.into(), &2.into()));
 }

@@ -27,7 +27,7 @@ use super::sink::{Intake, SinkEnd, intake, write};
 use super::supervisor::Engine;
 use super::tap::{StreamTap, TapEnd};
 use crate::graph::identity::Identity;
-use crate::graph::plan::{Input, OnError, Plan, PlannedTap, Work};
+use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedTap, Work};
 
 /// A sink whose writer is open.
 pub struct OpenSink {
@@ -239,8 +239,8 @@ impl Generation {
         for (tap, mailboxes) in self.plan.taps.iter().zip(&self.mailboxes).filter(|(tap, _)| tap.source == source) {
             let earlier = before.iter().position(|before| before.end.reader == tap.reader);
             let earlier = earlier.map(|position| before.swap_remove(position));
-            let budget = earlier.as_ref().map(|earlier| &earlier.end.budget);
-            let budget = budget.filter(|budget| budget.limits() == tap.limits).cloned();
+            let same = earlier.as_ref().map(|earlier| &earlier.end).filter(|earlier| earlier.overflow == tap.overflow);
+            let budget = same.map(|earlier| &earlier.budget).filter(|budget| budget.limits() == tap.limits).cloned();
             let sampler = tap.sample.as_ref().map(|(_, sampling)| {
                 let goes_on = earlier.and_then(|earlier| earlier.sampler).filter(|(before, _)| before == sampling);
                 goes_on.unwrap_or_else(|| (*sampling, sampler(*sampling, is_live, spread)))
@@ -248,7 +248,10 @@ impl Generation {
             let end = TapEnd {
                 name: tap_name(&self.plan, tap),
                 reader: tap.reader.clone(),
-                budget: budget.unwrap_or_else(|| Budget::new(tap.limits)),
+                budget: budget.unwrap_or_else(|| match tap.overflow {
+                    Overflow::Block => Budget::new(tap.limits),
+                    Overflow::DropOldest | Overflow::DropGop => Budget::of_newest(tap.limits),
+                }),
                 overflow: tap.overflow,
                 mailbox: mailboxes[worker_of(stream, mailboxes.len())].clone(),
                 given_up: AtomicBool::new(false),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use operators::error::ItemError;
 use operators::inference::pool::{Completion, Installed, Job, Lane, Pool};
 use operators::item::{Event, Item, Kind, Payload, StreamId};
+use operators::lease::Credit;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -247,6 +248,10 @@ impl Jobs {
 
     fn admit(&mut self, time: u64, mut item: Item) {
         let stream = item.stream.clone();
+        if self.entry.is_none() && item.lease.credit.as_ref().is_some_and(Credit::is_last) {
+            // Without this the tap would have to drop the next picture, though an older one only waits here.
+            self.evict(&stream);
+        }
         while let Some(entry) = &mut self.entry {
             let answer = match entry.admit(&mut item) {
                 Admission::Admitted => break,

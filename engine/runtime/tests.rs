@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use operators::clock::{Clock, SystemClock};
 use operators::error::{ItemError, SinkError, SourceError, StartError};
 use operators::inference::session::Sessions;
@@ -48,6 +48,8 @@ struct Counting {
     count: u64,
     bytes: usize,
     live: bool,
+    /// Where there is one, each picture waits for a word.
+    pace: Option<Receiver<()>>,
 }
 
 impl Source for Counting {
@@ -77,6 +79,9 @@ impl Source for Counting {
         for seq in 0..self.count {
             if outlet.stopping() {
                 return Ok(EndReason::Stopped);
+            }
+            if let Some(pace) = &self.pace {
+                pace.recv().unwrap();
             }
             outlet.frame(seq, MediaTime::new(seq as i64, base), &mut || {
                 Ok(Frame {
@@ -283,7 +288,7 @@ fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>
 }
 
 fn source(streams: &[&str], count: u64) -> Counting {
-    Counting { streams: ids(streams), count, bytes: 16, live: false }
+    Counting { streams: ids(streams), count, bytes: 16, live: false, pace: None }
 }
 
 /// Runs a plan to its end.
@@ -474,6 +479,55 @@ fn a_full_live_tap_drops_and_counts_and_never_waits() {
     assert!(outcome.is_success(), "{outcome:?}");
     assert!(counts.conserved() && counts.in_flight == 0 && counts.lost == 0, "{counts:?}");
     assert_eq!(counts.delivered + counts.dropped, counts.read);
+}
+
+/// However long the pool is busy with the oldest, the newest picture has its place when there is time for it.
+#[test]
+fn the_newest_picture_of_a_live_stream_wins() {
+    struct Busy(Arc<Gate>);
+    impl PoolOperator for Busy {
+        fn runner(&self, _sessions: &mut Sessions) -> Result<Box<dyn Runner>, StartError> {
+            Ok(Box::new(Busy(self.0.clone())))
+        }
+        fn memory(&self) -> u64 {
+            0
+        }
+    }
+    impl Runner for Busy {
+        fn run(&mut self, item: &Item) -> Result<Payload, ItemError> {
+            self.0.pass();
+            Ok(item.payload.clone())
+        }
+    }
+    let gate = Arc::new(Gate::default());
+    let collected = Collecting::default();
+    let operators = vec![operator("busy", Work::Pool(Arc::new(Busy(gate.clone()))), Input::Tap(0))];
+    let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+    let (go_on, pace) = bounded(1);
+    let live = Counting { live: true, pace: Some(pace), ..source(&["a"], 100) };
+    // More than the pool takes up at once: the rest waits in front of it.
+    let plan = plan(live, vec![tap(Overflow::DropOldest, 16)], operators, sinks);
+    let engine = start(1);
+    let (_requests, inbox) = bounded(1);
+    let graph = engine.run(plan).unwrap();
+    let counters = graph.counters.clone();
+    std::thread::scope(|scope| {
+        let supervised = scope.spawn(|| graph.supervise(&inbox, DRAIN));
+        for read in 1..=100 {
+            go_on.send(()).unwrap();
+            // There is room again before the next one comes.
+            eventually(|| {
+                let total = counters.report().total;
+                total.read == read && total.in_flight < 16
+            });
+        }
+        gate.open();
+        assert!(supervised.join().unwrap().is_success());
+    });
+    engine.shutdown().unwrap();
+    let total = counters.report().total;
+    assert!(total.conserved() && total.lost == 0 && total.dropped > 0, "{total:?}");
+    assert_eq!(collected.items("a").last(), Some(&(99, false)), "the newest came through");
 }
 
 #[test]

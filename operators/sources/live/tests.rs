@@ -333,7 +333,8 @@ fn a_fallback_that_cannot_be_played_does_not_keep_the_camera_away() {
     let broken = folder.path().join("broken.mp4");
     std::fs::write(&broken, "no video at all").unwrap();
     let camera = std::fs::read(clip(folder.path(), "camera.ts", 2, "160x120", &[])).unwrap();
-    let (address, thread) = serve(vec![Serve::Bytes(Vec::new()), Serve::Bytes(Vec::new()), Serve::Bytes(camera)]);
+    let failures = (0..10).map(|_| Serve::Bytes(Vec::new()));
+    let (address, thread) = serve(failures.chain([Serve::Bytes(camera)]).collect());
     let mut outlet = outlet().stop_after(10);
     play(&Settings { fallback: Some(Fallback { path: broken, after: 1 }), ..settings(address) }, &mut outlet);
     thread.join().unwrap();
@@ -341,9 +342,9 @@ fn a_fallback_that_cannot_be_played_does_not_keep_the_camera_away() {
     let reasons = reasons(&outlet);
     // What is wrong with it is told until the camera is back, however the search goes on.
     let (last, before) = reasons[1..].split_last().unwrap();
-    assert!(before.len() >= 2, "{reasons:?}");
     assert!(
-        before.iter().all(|state| state.contains("and the fallback: ") && state.contains("broken.mp4")),
+        !before.is_empty()
+            && before.iter().all(|state| state.contains("and the fallback: ") && state.contains("broken.mp4")),
         "{reasons:?}"
     );
     assert_eq!(last, "running");

@@ -51,6 +51,9 @@ pub struct GraphText {
     pub home: Home,
 }
 
+/// Says why a plan cannot run.
+pub type Refuse = Box<dyn Fn(&Plan) -> Result<(), StartError> + Send + Sync>;
+
 /// How graphs are checked, planned and ended.
 pub struct GraphSettings {
     pub surroundings: Surroundings,
@@ -67,7 +70,7 @@ pub struct GraphSettings {
     /// Where texts that were put are kept.
     pub saved: Option<Saved>,
     /// Why a plan cannot run in this process, whatever else runs.
-    pub refuse: Box<dyn Fn(&Plan) -> Result<(), StartError> + Send + Sync>,
+    pub refuse: Refuse,
     /// Hears which models a graph runs that was started or reloaded.
     pub on_models: Box<dyn Fn(Vec<Arc<str>>) + Send + Sync>,
 }
@@ -330,7 +333,7 @@ impl Graphs {
             entry.map(|entry| (entry.changes.clone(), entry.ending.is_over(), entry.counters.generation()))
         };
         let loaded = match before {
-            Some((changes, false, _)) => Loaded::Reloaded(self.reload(&changes, plan)?),
+            Some((changes, false, _)) => Loaded::Reloaded(Box::new(self.reload(&changes, plan)?)),
             Some((_, true, generation)) => self.start(text, plan, explanation.clone(), generation)?,
             None => self.start(text, plan, explanation.clone(), 0)?,
         };

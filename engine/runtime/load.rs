@@ -38,7 +38,7 @@ impl Expected {
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Loaded {
     Started { generation: u64 },
-    Reloaded(Reloaded),
+    Reloaded(Box<Reloaded>),
 }
 
 impl Loaded {

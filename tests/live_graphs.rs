@@ -119,9 +119,7 @@ fn a_reload_loses_and_repeats_nothing() {
         let reloaded = put(&address, "door", text).expect(200);
         assert_eq!((&reloaded["result"], &reloaded["generation"]), (&"reloaded".into(), &generation.into()));
         assert_eq!(reloaded["lost"], 0, "{reloaded}");
-        let has = |list: &str, name: &str| {
-            reloaded[list].as_array().is_some_and(|names| names.contains(&name.into()))
-        };
+        let has = |list: &str, name: &str| reloaded[list].as_array().is_some_and(|names| names.contains(&name.into()));
         assert!(!has("stuck", "a"), "{reloaded}");
         let kept = reloaded["streams"]["kept"].as_array().expect("a list");
         for stream in ["a", "b"] {
@@ -227,7 +225,10 @@ fn a_graph_of_a_file_is_not_changed_over_http() {
     // What is wrong with one keeps the other from nothing.
     let (status, health) = engine.get("/health");
     assert_eq!((status, health["problems"].as_array().map(Vec::len)), (503, Some(1)), "{health}");
-    assert!(health["problems"][0].as_str().is_some_and(|text| text.contains("graph `broken` does not run")), "{health}");
+    assert!(
+        health["problems"][0].as_str().is_some_and(|text| text.contains("graph `broken` does not run")),
+        "{health}"
+    );
     assert_eq!(engine.get("/health/ready").0, 200);
     assert_eq!(engine.get("/graphs").1["refused"][0]["graph"], "broken");
     wait_for_items(&mut engine, "door", 5);

@@ -171,7 +171,11 @@ fn a_stream_that_cannot_be_added_says_why() {
         (camera(json!({ "url": "rtsp://h/x", "colour": "red" })), 400, "colour"),
         (camera(json!({ "url": "rtsp://${env.USER}@h/x" })), 400, "references are only resolved in graphs"),
         (camera(json!({})), 400, "needs a `url`"),
-        (json!({ "graph": "door", "source": "cameras", "id": "a", "url": "rtsp://127.0.0.1:9/x" }), 409, "there already"),
+        (
+            json!({ "graph": "door", "source": "cameras", "id": "a", "url": "rtsp://127.0.0.1:9/x" }),
+            409,
+            "there already",
+        ),
     ] {
         let refused = post(&address, &body).expect(status);
         assert!(refused["error"].as_str().is_some_and(|error| error.contains(part)), "{part}: {refused}");

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_answer() {
-        let refusal = waiting(Work::new("changes", 1).run(|| panic!("as told"))).unwrap_err();
+        let refusal = waiting(Work::new("changes", 1).run(|| -> () { panic!("as told") })).unwrap_err();
         assert_eq!(refusal.status, StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

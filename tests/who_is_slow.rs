@@ -163,6 +163,8 @@ fn a_source_that_is_the_limit_itself_is_named() {
         [sinks.out]
         type = "blackhole"
         inputs = ["scene"]
+        # A machine that is busy with other things lets pictures wait for a moment; that must not stop the source.
+        budget = { items = 64, bytes = "256MiB" }
         "#,
     );
     let mut engine = folder.run(&[]);

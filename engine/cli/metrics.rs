@@ -40,6 +40,10 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 impl MetricsArguments {
+    pub fn is_wanted(&self) -> bool {
+        self.metrics.is_some()
+    }
+
     /// # Errors
     /// Where a sink of the graph writes to the standard output as well.
     pub fn check(&self, plan: &Plan) -> Result<(), StartError> {

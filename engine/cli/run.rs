@@ -118,7 +118,7 @@ pub fn run(arguments: &Arguments) -> u8 {
         Err(code) => return code,
     };
     let terminal = Terminal::new(match &first {
-        First::Graph(_, plan) => !writes_to_the_terminal(plan),
+        First::Graph(_, plan) => !writes_to_the_terminal(plan, &arguments.metrics),
         // Graphs come and go, and any of them may write there.
         First::Folder(_) => false,
     });
@@ -380,11 +380,12 @@ async fn listen(
     std::process::exit(i32::from(FAILURE));
 }
 
-/// Whether a sink writes records to a standard output that is the terminal itself: lines that move would tear them.
-fn writes_to_the_terminal(plan: &Plan) -> bool {
+/// Whether records or metrics go to a standard output that is the terminal itself: lines that move would tear them.
+fn writes_to_the_terminal(plan: &Plan, metrics: &MetricsArguments) -> bool {
     use std::io::IsTerminal;
+    let mut sinks = plan.sinks.iter();
     std::io::stdout().is_terminal()
-        && plan.sinks.iter().any(|sink| sink.type_name == "file" && sink.sink.resources().is_empty())
+        && (metrics.is_wanted() || sinks.any(|sink| sink.type_name == "file" && sink.sink.resources().is_empty()))
 }
 
 /// Prints an error of starting.

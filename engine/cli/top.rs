@@ -68,11 +68,10 @@ pub fn run(arguments: &Arguments) -> u8 {
 
 /// A bare `host:port` is taken for one of HTTP.
 fn address(text: &str) -> Result<String, String> {
-    let text = text.trim_end_matches('/');
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let uri: ureq::http::Uri = url.parse().map_err(|error| format!("{error}; write it as http://127.0.0.1:8000"))?;
     match (uri.scheme_str(), uri.host()) {
-        (Some("http" | "https"), Some(_)) => Ok(url),
+        (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(url.trim_end_matches('/').to_owned()),
         _ => Err("an engine listens to HTTP; write it as http://127.0.0.1:8000".to_owned()),
     }
 }

@@ -203,7 +203,27 @@ mod tests {
         let lines = parsed(&mut EmbeddedMetrics::default(), &report());
         // The process, the graph, the stream, and two nodes that are no tap.
         assert_eq!(lines.len(), 5);
-        insta::assert_json_snapshot!(lines[2]);
+        let door = &lines[2];
+        let directive = &door["_aws"]["CloudWatchMetrics"][0];
+        assert_eq!(door["_aws"]["Timestamp"], 1_700_000_000_123_u64);
+        assert_eq!(
+            (&directive["Namespace"], &directive["Dimensions"]),
+            (&json!("engine"), &json!([["graph", "stream"]]))
+        );
+        assert_eq!(
+            (&door["graph"], &door["stream"], &door["source"]),
+            (&json!("door"), &json!("door"), &json!("cameras"))
+        );
+        let metrics: Vec<(&str, &str)> = directive["Metrics"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|metric| (metric["Name"].as_str().unwrap(), metric["Unit"].as_str().unwrap()))
+            .collect();
+        assert!(metrics.contains(&("read", "Count")) && metrics.contains(&("rate_in", "Count/Second")), "{metrics:?}");
+        assert!(metrics.iter().all(|(name, _)| door[*name].is_number()), "{door}");
+        assert_eq!((&door["read"], &door["rate_in"]), (&json!(600.0), &json!(30.0)));
+        assert_eq!(door.get("result_age"), None, "no result has no age");
     }
 
     #[test]

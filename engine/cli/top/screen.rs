@@ -232,7 +232,7 @@ fn stream_lines(stream: &StreamStatistics, name: usize, columns: u16, lines: &mu
         );
         lines.extend(wrapped(&indented(&text), columns, FAINT));
     }
-    if stream.dropped > 0 {
+    if !stream.drops.is_empty() {
         let drops = stream.drops.iter().map(|drops| format!("{} by `{}` ({})", drops.count, drops.node, drops.reason));
         let text = format!("dropped {}: {}", stream.dropped, drops.collect::<Vec<_>>().join(", "));
         lines.extend(wrapped(&indented(&text), columns, FAINT));

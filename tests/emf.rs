@@ -4,8 +4,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{Folder, command};
+use support::{Folder, command, run_folder, send};
 
 const GRAPH: &str = r#"
     [sources.scene]
@@ -84,4 +85,21 @@ fn two_that_would_write_to_the_standard_output_are_refused() {
         assert!(error.contains("`--metrics` and the sink `lines` would both write to the standard output"), "{error}");
         assert!(error.contains("hint: give the sink's `path` a file"), "{error}");
     }
+}
+
+#[test]
+fn a_graph_that_is_put_must_leave_the_standard_output_alone_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = run_folder(folder.path(), &["--metrics", "emf", "--metrics-interval", "200ms"]);
+    let address = engine.address();
+    let with = |path: &str| format!("{GRAPH}\n[sinks.lines]\ntype = 'file'\ninputs = ['sum']\npath = '{path}'\n");
+    let put = |path: &str| send("PUT", &format!("{address}/graphs/door"), &[], &with(path));
+    let refused = put("-").expect(422);
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("the sink `lines` would both write")));
+    assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("give the sink's `path` a file")), "{refused}");
+    put("lines.jsonl").expect(201);
+    engine.signal(Signal::SIGTERM);
+    let ended = engine.finish().expect(0);
+    let lines = ended.stdout.iter().map(|line| serde_json::from_str::<Value>(line).expect("one object a line"));
+    lines.for_each(|line| check(&line));
 }

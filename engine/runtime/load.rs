@@ -36,7 +36,6 @@ impl Expected {
 /// What loading a text did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "there is one for each graph")]
 pub enum Loaded {
     Started { generation: u64 },
     Reloaded(Box<Reloaded>),

@@ -50,7 +50,7 @@ fn one_frame_of_a_running_engine() {
         frame.lines().find(|line| line.starts_with("  sum ")).expect("a row").split_whitespace().collect();
     assert_eq!(
         (row[1], row[2], &row[row.len() - 3..]),
-        ("checksum", "inline", &["camera", "->", "sum"][..]),
+        ("checksum", "pool", &["camera", "->", "sum"][..]),
         "{frame}"
     );
     assert!(row[3].parse::<f64>().expect("a rate") > 0.0, "{frame}");

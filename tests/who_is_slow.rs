@@ -41,8 +41,8 @@ fn a_graph_that_is_fine_says_so() {
     let stream = &graph["streams"][0];
     assert_eq!((stream["live"].as_bool(), stream.get("culprit")), (Some(true), None), "{stream}");
     assert!(number(&stream["rate_in"]) > 0.0);
-    assert!(number(&node(&graph, "sum", "inline")["rate"]) > 0.0);
-    assert_eq!(node(&graph, "sum", "inline")["inputs"], serde_json::json!(["camera -> sum"]));
+    assert!(number(&node(&graph, "sum", "pool")["rate"]) > 0.0);
+    assert_eq!(node(&graph, "sum", "pool")["inputs"], serde_json::json!(["camera -> sum"]));
     let (_, _, metrics) = get_text(&format!("{}/metrics", engine.address()));
     let wanted = r#"engine_culprit{graph="graph",kind="nothing",node=""} 1"#;
     assert!(metrics.lines().any(|line| line == wanted), "{metrics}");

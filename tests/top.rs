@@ -48,11 +48,7 @@ fn one_frame_of_a_running_engine() {
     assert!(at("  sum ") < at("  out "), "{frame}");
     let row: Vec<&str> =
         frame.lines().find(|line| line.starts_with("  sum ")).expect("a row").split_whitespace().collect();
-    assert_eq!(
-        (row[1], row[2], &row[row.len() - 3..]),
-        ("checksum", "pool", &["camera", "->", "sum"][..]),
-        "{frame}"
-    );
+    assert_eq!((row[1], row[2], &row[row.len() - 3..]), ("checksum", "pool", &["camera", "->", "sum"][..]), "{frame}");
     assert!(row[3].parse::<f64>().expect("a rate") > 0.0, "{frame}");
 
     // No terminal, no screen: it prints one frame without being asked to. The scheme may be left out.

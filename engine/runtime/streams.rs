@@ -7,14 +7,14 @@ use operators::error::{FieldError, StartError};
 use operators::item::{Origin, StreamId};
 use operators::operator::{Source, StreamSpec};
 
-use super::counters::{Place, TapCounters};
+use super::counters::{GraphCounters, Place, TapCounters};
 use super::feed::{Feed, Listener};
 use super::health::NO_PROGRESS;
 use super::stats::StreamState;
 use super::supervision::{RunningGraph, RunningStream};
 use super::tap::StreamTap;
 use crate::graph::identity::Identity;
-use crate::graph::plan::PlannedSource;
+use crate::graph::plan::{Plan, PlannedSource};
 
 /// A stream that was added while the graph ran.
 #[derive(Clone)]
@@ -104,11 +104,7 @@ impl RunningGraph {
         let WantedStream { source_index, source, spec, identity, spread } = wanted;
         let plan = self.generation.plan.clone();
         let planned = &plan.sources[source_index];
-        // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
-        let location = masked(&plan.secrets.redact(&spec.location));
-        let patience = source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));
-        let place = Place { source: planned.name.clone(), location, patience, is_live: source.is_live() };
-        let counters = self.counters.open_stream(&spec.id, place);
+        let counters = self.counters.open_stream(&spec.id, place(&plan, planned, &*source, &spec));
         let taps = self.generation.stream_taps(source_index, &spec.id, spread, &mut Vec::new());
         if taps.is_empty() {
             counters.set_state(StreamState::Ended, Some("nothing listens to it".into()), self.engine.clock.now());
@@ -223,6 +219,22 @@ impl PlannedSource {
         let identity = self.identity.of_stream(&spec, own);
         WantedStream { source_index, source, spec, identity, spread }
     }
+}
+
+/// Lists the streams of a graph that is about to be made ready: whoever looks finds them from the beginning.
+pub(super) fn list(plan: &Plan, counters: &GraphCounters) {
+    for planned in &plan.sources {
+        for spec in planned.source.streams() {
+            counters.open_stream(&spec.id, place(plan, planned, &*planned.source, &spec));
+        }
+    }
+}
+
+fn place(plan: &Plan, planned: &PlannedSource, source: &dyn Source, spec: &StreamSpec) -> Place {
+    // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
+    let location = masked(&plan.secrets.redact(&spec.location));
+    let patience = source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));
+    Place { source: planned.name.clone(), location, patience, is_live: source.is_live() }
 }
 
 /// What is counted of one stream in each of its taps, and what bounds it there.

@@ -11,6 +11,7 @@ use operators::inference::pool::Pool;
 
 use super::counters::{GraphCounters, lock};
 use super::dataflow_log::DataflowLog;
+use super::streams;
 pub use super::supervision::{Outcome, Request, RunningGraph};
 pub use super::watch::Audience;
 use super::watch::Watch;
@@ -82,6 +83,7 @@ impl Engine {
     /// As [`Engine::run`]; its generation is the one after `generation`.
     pub(super) fn run_after(self: &Arc<Engine>, plan: Plan, generation: u64) -> Result<RunningGraph, StartError> {
         let counters = Arc::new(GraphCounters::new(plan.graph.clone(), self.clock.clone(), generation));
+        streams::list(&plan, &counters);
         lock(&self.graphs).push(counters.clone());
         let secrets = plan.secrets.clone();
         let started = RunningGraph::start(self.clone(), plan, counters.clone())

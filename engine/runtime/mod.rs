@@ -10,6 +10,7 @@ mod generation;
 pub mod graphs;
 mod health;
 pub mod histogram;
+pub mod inlets;
 mod inline;
 mod mailbox;
 mod node;

@@ -11,6 +11,7 @@ use operators::inference::pool::Pool;
 
 use super::counters::{GraphCounters, lock};
 use super::dataflow_log::DataflowLog;
+use super::inlets::Inlets;
 use super::stats::GraphState;
 pub use super::supervision::{Outcome, Request, RunningGraph};
 use super::worker::Workers;
@@ -37,6 +38,7 @@ pub struct Engine {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) start: Instant,
     pub(super) graphs: Mutex<Vec<Arc<GraphCounters>>>,
+    inlets: Arc<Inlets>,
     ids: AtomicU64,
     log: Option<Arc<DataflowLog>>,
 }
@@ -61,6 +63,7 @@ impl Engine {
             start: options.clock.now(),
             clock: options.clock,
             graphs: Mutex::default(),
+            inlets: Arc::default(),
             ids: AtomicU64::new(0),
             log,
         }))
@@ -90,6 +93,11 @@ impl Engine {
     /// A number that nothing else of this engine has.
     pub(super) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where pictures are pushed to.
+    pub fn inlets(&self) -> Arc<Inlets> {
+        self.inlets.clone()
     }
 
     /// The pool that all graphs share.

@@ -20,6 +20,7 @@ use super::summary::summary;
 use super::{FAILURE, SUCCESS};
 use crate::control::events::{EventHub, EventLimits};
 use crate::control::predict::Predict;
+use crate::control::push::{Push, PushLimits};
 use crate::control::{self, ControlConfig};
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
@@ -122,7 +123,8 @@ fn serve(
     let named = &arguments.predict.models;
     let predictor = Arc::new(Predictor::new(engine.pool(), clock.clone(), models, &plan, named)?);
     let predict = Predict::new(predictor.clone(), arguments.predict.limits());
-    let control_plane = control::start(config, observe.clone(), hub, Some(predict))?;
+    let push = Push::new(engine.inlets(), observe.clone(), PushLimits::default());
+    let control_plane = control::start(config, observe.clone(), hub, Some(predict), Some(push))?;
     tracing::info!("listening on http://{}", control_plane.address());
     let requests = requests(arguments.time)?;
     let view = LiveView::start(terminal, observe, clock, Some(results))?;

@@ -7,6 +7,7 @@ pub mod events;
 mod metrics;
 mod page;
 pub mod predict;
+pub mod push;
 mod routes;
 mod server;
 

@@ -11,6 +11,7 @@
 //! | `GET /preview` | a JPEG picture of the stream that `graph` and `stream` name |
 //! | `GET /events` | server-sent events; `graph`, `node`, `stream` and `label` filter, `last_event_id` resumes |
 //! | `POST /predict` | what a model says of one picture ([`super::predict`]) |
+//! | `POST /streams/{id}/frames`, `POST /infer` | pictures that are pushed into streams ([`super::push`]) |
 //!
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
 
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 use super::events::{EventHub, EventReport, Filter, Subscription};
 use super::predict::{self, Predict};
+use super::push::{self, Push};
 use super::{metrics, page};
 use crate::runtime::predict::PredictReport;
 use crate::runtime::stats::{Observe, Report};
@@ -42,6 +44,8 @@ pub struct Routes {
     pub hub: Arc<EventHub>,
     /// `None` where no pictures are answered.
     pub predict: Option<Predict>,
+    /// `None` where nothing can be pushed.
+    pub push: Option<Push>,
     pub heartbeat: Duration,
     pub max_subscribers: usize,
     /// Origins whose pages may read the answers; `None` for none.
@@ -51,7 +55,7 @@ pub struct Routes {
 const PREDICT: &str = "/predict";
 const PREVIEW: &str = "/preview";
 
-const PATHS: [(&str, &str); 9] = [
+const PATHS: [(&str, &str); 11] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
@@ -61,6 +65,8 @@ const PATHS: [(&str, &str); 9] = [
     (PREVIEW, "a JPEG picture of a stream, by graph and stream"),
     ("/events", "records as server-sent events; filter with graph, node, stream, label; resume with last_event_id"),
     (PREDICT, "POST a picture: what a model says of it"),
+    (push::FRAMES, "POST a picture into a stream; with wait=true, its record"),
+    (push::INFER, "POST frames in base64: the boxes of each"),
 ];
 
 /// How long a request waits for a picture of a stream that gives none; then it gets the last one.
@@ -97,7 +103,16 @@ impl Routes {
                 let answer = predict.answer(request).await;
                 self.finish(answer, is_options, predict::METHODS)
             }
-            _ => self.answer(&request).await,
+            _ => match &self.push {
+                Some(push) if is_pushed(request.uri().path()) => {
+                    let is_options = request.method() == Method::OPTIONS;
+                    let mut answer = push.answer(request).await;
+                    let told = HeaderValue::from_static("retry-after, x-verdict");
+                    answer.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, told);
+                    self.finish(answer, is_options, push::METHODS)
+                }
+                _ => self.answer(&request).await,
+            },
         }
     }
 
@@ -265,6 +280,10 @@ impl Routes {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         Ok(answer)
     }
+}
+
+fn is_pushed(path: &str) -> bool {
+    path == push::INFER || push::stream_of(path).is_some()
 }
 
 /// What a subscriber asks for, from its query and headers. The header wins: a browser that reconnects sends it, with

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::events::EventHub;
 use super::predict::Predict;
+use super::push::Push;
 use super::routes::Routes;
 use crate::runtime::stats::Observe;
 
@@ -108,6 +109,7 @@ pub fn start(
     observe: Arc<dyn Observe>,
     hub: Arc<EventHub>,
     predict: Option<Predict>,
+    push: Option<Push>,
 ) -> Result<ControlHandle, StartError> {
     let allow_origin = match &config.allow_origin {
         Some(origin) => Some(HeaderValue::from_str(origin).map_err(|_| {
@@ -130,6 +132,7 @@ pub fn start(
         observe,
         hub,
         predict,
+        push,
         heartbeat: config.heartbeat,
         max_subscribers: config.max_subscribers,
         allow_origin,

@@ -133,6 +133,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
             source: Arc::new(Pixels(items)),
             decoder_threads: 0,
             identity: Identity::default(),
+            max_streams: 1024,
             template: None,
         }],
         taps: vec![PlannedTap {

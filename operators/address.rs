@@ -57,6 +57,12 @@ pub fn masked_in_place(text: &str) -> String {
     covered
 }
 
+/// Where a credential stands that somebody has covered with stars: a text that was shown, and not what it was made of.
+pub fn covered(text: &str) -> Option<Range<usize>> {
+    let is_covered = |part: &Range<usize>| part.len() > 0 && text[part.clone()].bytes().all(|byte| byte == b'*');
+    credentials(text).into_iter().find(|credential| parts(text, credential.clone()).iter().any(is_covered))
+}
+
 /// User and password of `user:password`.
 fn parts(text: &str, credential: Range<usize>) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
@@ -137,6 +143,15 @@ mod tests {
         ] {
             assert_eq!(masked(text), covered);
         }
+    }
+
+    #[test]
+    fn what_was_covered_is_found_again() {
+        for text in ["url = \"rtsp://admin:12345@h/x?token=abc\"", "rtsp://admin@h"] {
+            assert_eq!(covered(text), None, "{text}");
+            assert!(covered(&masked_in_place(text)).is_some(), "{text}");
+        }
+        assert_eq!(covered("rtsp://${env.USER}:${env.PASSWORD}@h/x*"), None);
     }
 
     #[test]

@@ -512,6 +512,12 @@ pub struct Detection {
     pub bounds: [f32; 4],
 }
 
+/// A time as everything that is told over HTTP writes it: RFC 3339, UTC, whole microseconds.
+pub fn time_text(time: SystemTime) -> String {
+    let stamp = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{stamp:.6}")
+}
+
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let stamp = jiff::Timestamp::try_from(*time).map_err(serde::ser::Error::custom)?;
     serializer.collect_str(&format_args!("{stamp:.6}"))

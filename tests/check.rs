@@ -7,9 +7,16 @@ use std::process::Command;
 
 use engine::graph::diagnostics::Code;
 
-/// Diagnostics that need a file that is not text for people, or a type that the registry does not have yet; they
-/// have tests of their own, below and beside the checker.
-const ELSEWHERE: [Code; 4] = [Code::FileTooLarge, Code::NotUtf8, Code::DropOldestPackets, Code::UnknownSetting];
+/// Diagnostics that need a file that is not text for people, a type that the registry does not have yet, or a text
+/// that comes over HTTP; they have tests of their own, below, beside the checker, and in `live_graphs.rs`.
+const ELSEWHERE: [Code; 6] = [
+    Code::FileTooLarge,
+    Code::NotUtf8,
+    Code::DropOldestPackets,
+    Code::UnknownSetting,
+    Code::ForbiddenReference,
+    Code::CoveredSecret,
+];
 
 const SECRET: &str = "hunter2-do-not-show";
 

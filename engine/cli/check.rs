@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::input::{self, Format, GraphFile, Settings};
 use super::{FAILURE, SUCCESS, USAGE};
-use crate::graph::diagnostics::Severity;
+use crate::graph::diagnostics::{Severity, listed_json};
 
 /// Checks graph files and says everything that is wrong with them, without running anything
 ///
@@ -90,8 +90,7 @@ pub fn run(arguments: &Arguments) -> u8 {
             Format::Text => input::print_error(&format!("{}\n", file.render(&checked.diagnostics, colour))),
             Format::Json => {
                 let text = file.text();
-                let diagnostics: Vec<_> = checked.diagnostics.iter().map(|found| found.to_json(&text)).collect();
-                listed.push(json!({ "file": path, "diagnostics": diagnostics }));
+                listed.push(listed_json(&path.to_string_lossy(), &text, &checked.diagnostics));
             }
         }
     }

@@ -117,6 +117,19 @@ pub enum Tell {
 /// # Errors
 /// The exit code, after what is wrong was printed.
 pub fn graph(path: &Path, settings: &Settings, surroundings: &Surroundings, tell: Tell) -> Result<Graph, u8> {
+    graph_of_file(path, settings, surroundings, tell).map(|(_, graph)| graph)
+}
+
+/// As [`graph`], with the file.
+///
+/// # Errors
+/// The exit code, after what is wrong was printed.
+pub fn graph_of_file(
+    path: &Path,
+    settings: &Settings,
+    surroundings: &Surroundings,
+    tell: Tell,
+) -> Result<(GraphFile, Graph), u8> {
     let file = GraphFile::read(path).map_err(|unreadable| {
         print_error(&format!("error: {unreadable}\n"));
         USAGE
@@ -125,7 +138,7 @@ pub fn graph(path: &Path, settings: &Settings, surroundings: &Surroundings, tell
     if checked.graph.is_none() || (tell == Tell::Everything && !checked.diagnostics.is_empty()) {
         print_error(&file.render(&checked.diagnostics, colour(&std::io::stderr())));
     }
-    checked.graph.ok_or(FAILURE)
+    checked.graph.map(|graph| (file, graph)).ok_or(FAILURE)
 }
 
 /// The models that the process finds.

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check;
 pub mod completions;
 pub mod fetch;
+pub mod files;
 pub mod input;
 pub mod list;
 pub mod live;
@@ -17,6 +18,7 @@ pub mod results;
 pub mod run;
 pub mod summary;
 pub mod test;
+pub mod watch;
 
 use std::process::ExitCode;
 

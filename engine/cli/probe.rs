@@ -61,6 +61,7 @@ pub fn run(arguments: &Arguments) -> u8 {
         udp: arguments.transport == Transport::Udp,
         timeout: arguments.timeout,
         watch: arguments.watch,
+        one_picture: false,
     };
     let found = match probe(&look, &SystemClock) {
         Ok(found) => found,

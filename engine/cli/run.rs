@@ -1,15 +1,15 @@
-//! `engine run`: runs a graph until its streams end, or until somebody stops it.
+//! `engine run`: runs a graph until its streams end, or a folder of graphs until somebody stops it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use operators::clock::SystemClock;
 use operators::config::parse_duration;
 use operators::error::StartError;
-use operators::inference::model::Catalog;
 
+use super::files::{Files, Place};
 use super::input::{self, Settings, Tell};
 use super::live::{LiveView, Terminal};
 use super::logging::{self, LogFormat};
@@ -17,38 +17,62 @@ use super::plan::Threads;
 use super::predict::PredictArguments;
 use super::results::{Publishers, Results};
 use super::summary::summary;
-use super::{FAILURE, SUCCESS};
+use super::watch::Watch;
+use super::{FAILURE, SUCCESS, USAGE};
 use crate::control::events::{EventHub, EventLimits};
 use crate::control::predict::Predict;
-use crate::control::push::{Push, PushLimits};
 use crate::control::{self, ControlConfig};
+use crate::graph::check::Surroundings;
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
-use crate::runtime::predict::Predictor;
-use crate::runtime::stats::{GraphReport, Observe};
-use crate::runtime::supervisor::{Engine, Options, Outcome, Request};
+use crate::graph::references::References;
+use crate::runtime::graphs::{GraphSettings, GraphText, Graphs, Home, LoadError};
+use crate::runtime::predict::{Predictor, models};
+use crate::runtime::reload::Patience;
+use crate::runtime::saved::Saved;
+use crate::runtime::stats::GraphReport;
+use crate::runtime::supervisor::{Engine, Options, Request};
 
-/// Runs a graph: shows its streams on a terminal, serves its results and its health over HTTP
+/// Runs a graph, or all graphs of a folder: shows its streams on a terminal, serves its results and its health over HTTP
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   engine run graphs/quickstart.toml --stay
   engine run door.toml --set threshold=0.7 --listen 127.0.0.1:9000
   engine run door.toml --for 20s --log-format json 2>engine.log
   engine run door.toml --stay --predict-model mobilenet_v3_small
+  engine run door.toml --watch
+  engine run graphs/ --watch --save /var/lib/engine --allow-env 'CAMERA_*'
+
+A folder may be empty: graphs are added over HTTP, with PUT /graphs/NAME. A graph of a folder that has mistakes is left
+out, and named by /health.
 
 Ctrl-C or SIGTERM delivers what is in flight, then ends; a second one ends at once.
-Exit status: 0 when all went well (items that were rejected left error records), 1 when the graph or a stream failed,
+Exit status: 0 when all went well (items that were rejected left error records), 1 when a graph or a stream failed,
 when items were lost or all were rejected, 2 for a wrong command line.")]
 pub struct Arguments {
-    /// The graph file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// The graph file, or a folder with graph files (*.toml)
+    #[arg(value_name = "FILE|DIR")]
+    path: PathBuf,
     /// Where to serve results, statistics and health; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: String,
-    /// Go on serving when every stream has ended
+    /// Go on serving when every stream has ended; with a folder always so
     #[arg(long)]
     stay: bool,
+    /// Reload a graph when its file changes, and end it when its file is gone; goes on as with --stay
+    #[arg(long)]
+    watch: bool,
+    /// Keep graphs that are put over HTTP in this folder, and load them again at the next start
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// Lets graphs that come over HTTP name this environment variable; NAME* stands for all that begin so. May be given
+    /// several times
+    #[arg(long = "allow-env", value_name = "NAME", value_delimiter = ',')]
+    allow_env: Vec<String>,
+    /// Lets graphs that come over HTTP take values from this file, or from the files in this folder. May be given several
+    /// times
+    #[arg(long = "allow-path", value_name = "PATH")]
+    allow_path: Vec<PathBuf>,
     /// End after this time, such as 20s
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     time: Option<Duration>,
@@ -72,6 +96,13 @@ pub struct Arguments {
     dataflow_log: Option<PathBuf>,
 }
 
+/// What runs first.
+enum First {
+    /// A graph that was checked, which is what the command is about.
+    Graph(GraphText, Box<Plan>),
+    Folder(PathBuf),
+}
+
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
     let clock = Arc::new(SystemClock);
@@ -79,16 +110,19 @@ pub fn run(arguments: &Arguments) -> u8 {
     let results = Arc::new(Results::default());
     let mut surroundings = input::fetching_surroundings();
     surroundings.publisher = Arc::new(Publishers(vec![hub.clone(), results.clone()]));
-    let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, Tell::Everything) {
-        Ok(graph) => graph,
+    let first = match first(arguments, &surroundings) {
+        Ok(first) => first,
         Err(code) => return code,
     };
-    let plan = build_plan(&graph, arguments.threads.options());
-    let terminal = Terminal::new(!writes_to_the_terminal(&plan));
+    let terminal = Terminal::new(match &first {
+        First::Graph(_, plan) => !writes_to_the_terminal(plan),
+        // Graphs come and go, and any of them may write there.
+        First::Folder(_) => false,
+    });
     if let Err(error) = logging::start(arguments.log_format, arguments.log.as_deref(), &terminal) {
         return failed(&error);
     }
-    match serve(arguments, plan, &surroundings.models, &terminal, hub, results) {
+    match serve(arguments, first, surroundings, &terminal, hub, results) {
         Ok(true) => SUCCESS,
         Ok(false) => FAILURE,
         Err(error) => match arguments.log_format {
@@ -102,62 +136,155 @@ pub fn run(arguments: &Arguments) -> u8 {
     }
 }
 
-/// Starts everything, watches the graph, and takes everything down. Whether all went well.
+/// The graph of a file, or a folder.
+fn first(arguments: &Arguments, surroundings: &Surroundings) -> Result<First, u8> {
+    let path = &arguments.path;
+    if path.is_dir() {
+        if !arguments.settings.settings.is_empty() {
+            input::print_error(
+                "error: `--set` sets a parameter of one graph, and this is a folder of them\n\
+                 hint: write the value into the `[params]` of the file, or run that file alone\n",
+            );
+            return Err(USAGE);
+        }
+        return Ok(First::Folder(path.clone()));
+    }
+    let (file, graph) = input::graph_of_file(path, &arguments.settings, surroundings, Tell::Everything)?;
+    let plan = build_plan(&graph, arguments.threads.options());
+    let text = GraphText { name: file.graph_name(), bytes: file.bytes, home: Home::File(path.clone()) };
+    Ok(First::Graph(text, Box::new(plan)))
+}
+
+/// Starts everything, watches the graphs, and takes everything down. Whether all went well.
 fn serve(
     arguments: &Arguments,
-    plan: Plan,
-    models: &Arc<Catalog>,
+    first: First,
+    surroundings: Surroundings,
     terminal: &Terminal,
     hub: Arc<EventHub>,
     results: Arc<Results>,
 ) -> Result<bool, StartError> {
     let clock = Arc::new(SystemClock);
+    let saved = arguments.save.as_deref().map(Saved::open).transpose()?;
+    let options = arguments.threads.options();
     let engine = Engine::start(Options {
-        workers: plan.workers,
-        pool_threads: plan.pool_threads,
+        workers: options.worker_count(),
+        pool_threads: options.pool_thread_count(),
         clock: clock.clone(),
         dataflow_log: arguments.dataflow_log.clone(),
     })?;
-    let observe: Arc<dyn Observe> = engine.clone();
-    let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
-    let named = &arguments.predict.models;
-    let predictor = Arc::new(Predictor::new(engine.pool(), clock.clone(), models, &plan, named)?);
+    let of_graph = match &first {
+        First::Graph(_, plan) => models(plan),
+        First::Folder(_) => Vec::new(),
+    };
+    let named = arguments.predict.models.iter().map(|name| name.as_str().into());
+    let served = of_graph.into_iter().chain(named);
+    let predictor = Arc::new(Predictor::new(engine.pool(), clock.clone(), &surroundings.models, served)?);
+    let settings = GraphSettings {
+        surroundings,
+        settings: arguments.settings.settings.clone(),
+        references: References::Only { variables: arguments.allow_env.clone(), paths: arguments.allow_path.clone() },
+        options,
+        drain: arguments.drain_timeout,
+        patience: Patience::default(),
+        stay: arguments.stays(&first),
+        saved,
+        on_models: {
+            let predictor = predictor.clone();
+            Box::new(move |names| {
+                if !names.is_empty() {
+                    warm_up(&predictor, names);
+                }
+            })
+        },
+    };
+    let graphs = Arc::new(Graphs::new(engine.clone(), settings));
     let predict = Predict::new(predictor.clone(), arguments.predict.limits());
-    let push = Push::new(engine.inlets(), observe.clone(), PushLimits::default());
-    let control_plane = control::start(config, observe.clone(), hub, Some(predict), Some(push))?;
+    let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
+    let control_plane = control::start(config, graphs.clone(), hub, Some(predict), Some(graphs.clone()))?;
     tracing::info!("listening on http://{}", control_plane.address());
     let requests = requests(arguments.time)?;
-    let view = LiveView::start(terminal, observe, clock, Some(results))?;
-    let name = plan.graph.clone();
-    let (outcome, counters) = match engine.run(plan) {
-        Ok(graph) => {
-            tracing::info!(graph = %name, "graph `{name}` runs");
-            let counters = graph.counters.clone();
-            // After the graph has made its sessions: then most are shared and not made twice.
-            let predictor = predictor.clone();
-            let warming = std::thread::Builder::new().name("predict".to_owned()).spawn(move || predictor.warm_up());
-            if let Err(error) = warming {
-                tracing::error!("`/predict` cannot be made ready: {error}");
-            }
-            (Ok(graph.supervise(&requests, arguments.drain_timeout)), Some(counters))
-        }
-        Err(error) => (Err(error), None),
-    };
-    if let (Ok(outcome), Some(counters)) = (&outcome, &counters) {
-        log_outcome(outcome);
-        // A graph that failed is still there to be looked at; one that was told to end is not waited for again.
-        if arguments.stay && outcome.asked.is_none() {
-            tracing::info!(graph = %name, "graph `{name}` has ended; Ctrl-C ends the engine");
-            // The sender lives as long as the process listens for signals.
-            let _ = requests.recv();
-        }
-        drop(view);
-        sum_up(arguments.log_format, &counters.report());
+    let view = LiveView::start(terminal, graphs.clone(), clock, Some(results))?;
+    let ended = attend(arguments, first, &graphs, &predictor, &requests);
+    drop(view);
+    if ended.is_err() {
+        graphs.close(Request::Drain);
+    }
+    let all = graphs.finish(&requests);
+    if ended.is_ok() {
+        all.iter().for_each(|(counters, _)| sum_up(arguments.log_format, &counters.report()));
     }
     control_plane.shutdown(Duration::from_secs(2));
+    drop(graphs);
     drop(predictor);
     engine.shutdown()?;
-    outcome.map(|outcome| outcome.is_success())
+    ended.map(|()| all.iter().all(|(_, outcome)| outcome.is_success()))
+}
+
+/// Starts what runs first, waits until it is time to end, and waits until everything has ended.
+fn attend(
+    arguments: &Arguments,
+    first: First,
+    graphs: &Arc<Graphs>,
+    predictor: &Arc<Predictor>,
+    requests: &Receiver<Request>,
+) -> Result<(), StartError> {
+    let stays = arguments.stays(&first);
+    let asked = || !requests.is_empty();
+    let (mut files, name) = match first {
+        First::Graph(text, plan) => {
+            let (name, path, bytes) = (text.name.clone(), arguments.path.clone(), text.bytes.clone());
+            graphs.start_planned(text, *plan).map_err(not_started)?;
+            tracing::info!(graph = %name, "graph `{name}` runs");
+            (Files::of_loaded(path, bytes), Some(name))
+        }
+        First::Folder(path) => (Files::new(Place::Folder(path)), None),
+    };
+    if name.is_none() {
+        files.follow(graphs, asked);
+    }
+    graphs.load_saved();
+    graphs.settle();
+    // After the graphs have made their sessions: then most are shared and not made twice.
+    warm_up(predictor, Vec::new());
+    if name.is_none() {
+        tracing::info!("ready, with {} graphs; Ctrl-C ends the engine", graphs.list().len());
+    }
+    let watch = if arguments.watch { Some(Watch::start(files, graphs.clone())?) } else { None };
+    let ending = name.filter(|_| !stays).and_then(|name| graphs.ending(&name));
+    let over = ending.as_ref().map_or_else(never, |ending| ending.over().clone());
+    let request = select! {
+        recv(over) -> _ => Request::Drain,
+        // The sender lives as long as the process listens for signals.
+        recv(requests) -> request => request.unwrap_or(Request::Drain),
+    };
+    graphs.close(request);
+    graphs.finish(requests);
+    drop(watch);
+    Ok(())
+}
+
+fn not_started(error: LoadError) -> StartError {
+    match error {
+        LoadError::Start(error) => error,
+        error => StartError::new(error.to_string()).hint(error.hint()),
+    }
+}
+
+/// Makes models ready to answer `/predict`, on a thread of its own.
+fn warm_up(predictor: &Arc<Predictor>, names: Vec<Arc<str>>) {
+    let predictor = predictor.clone();
+    let warming = std::thread::Builder::new().name("predict".to_owned()).spawn(move || predictor.serve(names));
+    if let Err(error) = warming {
+        tracing::error!("`/predict` cannot be made ready: {error}");
+    }
+}
+
+impl Arguments {
+    /// Whether it goes on when what it runs has ended.
+    fn stays(&self, first: &First) -> bool {
+        self.stay || self.watch || matches!(first, First::Folder(_))
+    }
 }
 
 /// Tells how the graph ended: as a table for people, or in a log for programs as a line of that log.
@@ -168,19 +295,6 @@ fn sum_up(format: LogFormat, report: &GraphReport) {
             Ok(json) => tracing::info!(graph = %report.name, report = json, "summary"),
             Err(error) => tracing::error!(%error, "the summary cannot be written as JSON"),
         },
-    }
-}
-
-fn log_outcome(outcome: &Outcome) {
-    for failure in &outcome.failures {
-        tracing::error!("{failure}");
-    }
-    if !outcome.stuck.is_empty() {
-        let why = match outcome.asked {
-            Some(Request::Abort) => "told to end at once",
-            Some(Request::Drain) | None => "the time to drain is over",
-        };
-        tracing::error!("{why}; still open: {}", outcome.stuck.join(", "));
     }
 }
 

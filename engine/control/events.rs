@@ -111,6 +111,17 @@ impl EventHub {
         EventReport { subscribers, published: ring.latest, kept: ring.events.len(), kept_bytes: ring.bytes }
     }
 
+    /// The latest result of a stream in a graph, of whichever node, where it is still kept.
+    pub fn latest_result(&self, graph: &str, stream: &str) -> Option<Arc<Record>> {
+        // Publishers wait for the ring's lock, so nothing is compared under it.
+        let kept: Vec<_> = lock(&self.ring).events.iter().cloned().collect();
+        let is_result = |record: &Record| {
+            !matches!(record.body, RecordBody::Gap { .. } | RecordBody::Error { .. } | RecordBody::Status { .. })
+        };
+        let mut latest = kept.iter().rev().map(|event| &event.record);
+        latest.find(|record| *record.graph == *graph && *record.stream == *stream && is_result(record)).map(Arc::clone)
+    }
+
     /// Begins to listen: to what comes from now on, or to everything after the event `last_id` (an id that this or
     /// another process gave). `None` after [`EventHub::close`].
     pub fn subscribe(self: &Arc<Self>, filter: Filter, last_id: Option<&str>) -> Option<Subscription> {

@@ -1,14 +1,20 @@
 //! The control plane: HTTP and server-sent events.
 //!
-//! It knows the engine only by [`Observe`](crate::runtime::stats::Observe) and by the hub that the `sse` sinks publish
-//! to, and runs on one thread of its own.
+//! It knows the engine only by [`Observe`](crate::runtime::stats::Observe), by the graphs that may change
+//! ([`Graphs`](crate::runtime::graphs::Graphs)), and by the hub that the `sse` sinks publish to, and runs on one thread of
+//! its own.
 
+mod body;
 pub mod events;
+mod graphs;
+mod live;
 mod metrics;
 mod page;
 pub mod predict;
 pub mod push;
 mod routes;
 mod server;
+mod streams;
+mod work;
 
 pub use server::{ControlConfig, ControlHandle, start};

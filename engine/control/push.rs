@@ -25,8 +25,7 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Request, StatusCode};
 use operators::config::{format_size, parse_duration};
 use operators::inlet::PushError;
 use operators::item::{Record, RecordBody};
@@ -71,7 +70,6 @@ impl Default for PushLimits {
     }
 }
 
-pub(super) const METHODS: &str = "POST, OPTIONS";
 /// The path of the batch form.
 pub(super) const INFER: &str = "/infer";
 /// The path of the single form, for lists.
@@ -83,12 +81,6 @@ const VERDICT: &str = "x-verdict";
 
 /// Bodies are counted in units of so many bytes.
 const UNIT: u64 = 1024;
-
-/// The stream whose frames a path takes.
-pub(super) fn stream_of(path: &str) -> Option<&str> {
-    let stream = path.strip_prefix("/streams/")?.strip_suffix("/frames")?;
-    (!stream.is_empty() && !stream.contains('/')).then_some(stream)
-}
 
 /// Both routes, with what bounds them.
 pub struct Push {
@@ -143,46 +135,9 @@ impl Push {
         Push { inlets, observe, limits, bodies: Arc::new(Semaphore::new(units)) }
     }
 
-    /// Answers a request to [`INFER`], or to the frames of a stream.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        if request.method() == Method::OPTIONS {
-            return empty(StatusCode::NO_CONTENT);
-        }
-        let (head, mut body) = request.into_parts();
-        let result = if head.method != Method::POST {
-            let message = format!("{} is not answered here", head.method);
-            Err(refusal(StatusCode::METHOD_NOT_ALLOWED, message, "POST pictures"))
-        } else {
-            match stream_of(head.uri.path()) {
-                Some(stream) => self.frame(stream, &head, &mut body).await,
-                None => self.infer(&head, &mut body).await,
-            }
-        };
-        match result {
-            Ok(answer) => answer,
-            Err(refusal) => {
-                let status = refusal.status;
-                // Its sender writes before it reads; cut off at once, it would never see why. One that asks before it
-                // writes is told right now, and one that was too slow already had its time.
-                let is_late = [StatusCode::REQUEST_TIMEOUT, StatusCode::GATEWAY_TIMEOUT].contains(&status);
-                if !body.is_end_stream() && !is_late && !head.headers.contains_key(header::EXPECT) {
-                    let _ = tokio::time::timeout(REFUSED_TIME, discard(&mut body)).await;
-                }
-                let mut answer = refusal.answer();
-                if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status) {
-                    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-                }
-                if status == StatusCode::UNPROCESSABLE_ENTITY {
-                    answer.headers_mut().insert(VERDICT, HeaderValue::from_static(Verdict::Rejected.name()));
-                }
-                answer
-            }
-        }
-    }
-
-    async fn frame(&self, stream: &str, head: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
+    async fn frame(&self, stream: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
         let (mut wait, mut timeout) = (false, self.limits.wait);
-        for (name, value) in form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()) {
+        for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
                 "wait" => wait = flag(&value)?,
                 "timeout" => timeout = self.timeout(&value)?,
@@ -190,14 +145,14 @@ impl Push {
             }
         }
         let open = self.open(stream)?;
-        let carried = carried(&head.headers)?;
+        let carried = carried(request.headers())?;
         let limit = open.inlet.settings.max_bytes;
         let too_large = || {
             let message = format!("the picture has more than {}", format_size(limit));
             refusal(StatusCode::PAYLOAD_TOO_LARGE, message, "make it smaller, or raise `max_bytes` of the source")
         };
         let most = limit + if carried == Carried::Raw { 0 } else { FORM_BYTES };
-        let read = self.read(body, most, too_large).await?;
+        let read = self.read(request.body_mut(), most, too_large).await?;
         let picture = match carried {
             Carried::Raw => read.bytes.clone(),
             Carried::Form(boundary) => file(read.bytes.clone(), boundary).await?,
@@ -228,9 +183,9 @@ impl Push {
         }
     }
 
-    async fn infer(&self, head: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
+    async fn infer(&self, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
         let (mut stream, mut timeout) = (None, self.limits.wait);
-        for (name, value) in form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()) {
+        for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
                 "stream" => stream = Some(value.into_owned()),
                 "timeout" => timeout = self.timeout(&value)?,
@@ -250,7 +205,7 @@ impl Push {
             let message = format!("the body has more than {}", format_size(most));
             refusal(StatusCode::PAYLOAD_TOO_LARGE, message, "send fewer frames at once")
         };
-        let read = self.read(body, most, too_large).await?;
+        let read = self.read(request.body_mut(), most, too_large).await?;
         let bytes = read.bytes.clone();
         let (max_frames, max_bytes) = (self.limits.max_frames, open.inlet.settings.max_bytes);
         // Tens of megabytes take a while, and this thread answers everybody.
@@ -397,8 +352,31 @@ impl Push {
     }
 }
 
+/// `POST /streams/ID/frames`: a picture goes into a stream; with `wait=true`, its record comes back.
+pub(super) async fn frame(push: &Push, stream: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    let answer = push.frame(stream, request).await;
+    read_on(request, answer).await
+}
+
+/// `POST /infer`: pictures go into a stream, and their boxes come back, in order.
+pub(super) async fn infer(push: &Push, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    let answer = push.infer(request).await;
+    read_on(request, answer).await
+}
+
+/// Whoever is refused writes before they read: cut off at once, they would never see why. One that asks before it writes
+/// is told right now, and one that was too slow has had its time.
+async fn read_on(request: &mut Request<Incoming>, answer: Result<Answer, Refusal>) -> Result<Answer, Refusal> {
+    let is_late = answer.as_ref().is_err_and(|refusal| refusal.status == StatusCode::REQUEST_TIMEOUT);
+    let is_read = request.body().is_end_stream();
+    if answer.is_err() && !is_read && !is_late && !request.headers().contains_key(header::EXPECT) {
+        let _ = tokio::time::timeout(REFUSED_TIME, discard(request.body_mut())).await;
+    }
+    answer
+}
+
 fn refusal(status: StatusCode, error: String, hint: &str) -> Refusal {
-    Refusal { status, error, hint: hint.to_owned() }
+    Refusal::new(status, error, hint)
 }
 
 fn unknown(path: &str, name: &str, known: &[&str]) -> Refusal {
@@ -449,15 +427,11 @@ fn not_taken(open: &OpenInlet, error: PushError) -> Refusal {
 fn answered(stream: &str, heard: Heard) -> Result<Answer, Refusal> {
     match heard {
         Heard::Record(record) => match &record.body {
-            RecordBody::Error { message } => {
-                let hint = "the error record in the results says the same; send another picture";
-                Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, message.clone(), hint))
-            }
+            RecordBody::Error { message } => Ok(rejected(message.clone())),
             _ => Ok(json(StatusCode::OK, &*record)),
         },
         Heard::Ended(Verdict::Rejected) => {
-            let message = format!("stream `{stream}`: a node behind rejected the picture");
-            Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, message, "the error record in the results says why"))
+            Ok(rejected(format!("stream `{stream}`: a node that does not answer rejected the picture")))
         }
         Heard::Ended(Verdict::Lost) => {
             let message = format!("stream `{stream}`: the picture was lost: the stream or its graph ended");
@@ -469,6 +443,13 @@ fn answered(stream: &str, heard: Heard) -> Result<Answer, Refusal> {
             Ok(answer)
         }
     }
+}
+
+fn rejected(message: String) -> Answer {
+    let hint = "the error record in the results says the same; `/stats` counts what is rejected";
+    let mut answer = refusal(StatusCode::UNPROCESSABLE_ENTITY, message, hint).answer();
+    answer.headers_mut().insert(VERDICT, HeaderValue::from_static(Verdict::Rejected.name()));
+    answer
 }
 
 /// The body of `/infer`.
@@ -544,14 +525,6 @@ fn boxes(heard: &Heard) -> Result<Vec<PredictedBox>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_names_a_stream() {
-        assert_eq!(stream_of("/streams/door/frames"), Some("door"));
-        for path in ["/streams//frames", "/streams/frames", "/streams/a/b/frames", "/streams/a", "/infer"] {
-            assert_eq!(stream_of(path), None, "{path}");
-        }
-    }
 
     #[test]
     fn a_batch_is_read_frame_by_frame() {

@@ -11,6 +11,8 @@
 //! | `GET /preview` | a JPEG picture of the stream that `graph` and `stream` name |
 //! | `GET /events` | server-sent events; `graph`, `node`, `stream` and `label` filter, `last_event_id` resumes |
 //! | `POST /predict` | what a model says of one picture ([`super::predict`]) |
+//! | `/graphs…` | graphs, as they change ([`super::graphs`]) |
+//! | `/streams…` | streams, as they come and go ([`super::streams`]) |
 //! | `POST /streams/{id}/frames`, `POST /infer` | pictures that are pushed into streams ([`super::push`]) |
 //!
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
@@ -30,8 +32,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::events::{EventHub, EventReport, Filter, Subscription};
+use super::live::{Live, Target};
 use super::predict::{self, Predict};
-use super::push::{self, Push};
+use super::push;
 use super::{metrics, page};
 use crate::runtime::predict::PredictReport;
 use crate::runtime::stats::{Observe, Report};
@@ -42,10 +45,10 @@ pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub struct Routes {
     pub observe: Arc<dyn Observe>,
     pub hub: Arc<EventHub>,
+    /// `None` where nothing can be changed.
+    pub live: Option<Live>,
     /// `None` where no pictures are answered.
     pub predict: Option<Predict>,
-    /// `None` where nothing can be pushed.
-    pub push: Option<Push>,
     pub heartbeat: Duration,
     pub max_subscribers: usize,
     /// Origins whose pages may read the answers; `None` for none.
@@ -55,7 +58,7 @@ pub struct Routes {
 const PREDICT: &str = "/predict";
 const PREVIEW: &str = "/preview";
 
-const PATHS: [(&str, &str); 11] = [
+const PATHS: [(&str, &str); 18] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
@@ -65,6 +68,13 @@ const PATHS: [(&str, &str); 11] = [
     (PREVIEW, "a JPEG picture of a stream, by graph and stream"),
     ("/events", "records as server-sent events; filter with graph, node, stream, label; resume with last_event_id"),
     (PREDICT, "POST a picture: what a model says of it"),
+    ("/graphs", "the graphs, their generations and states"),
+    ("/graphs/NAME", "a graph: GET it, PUT a text in its place, DELETE it"),
+    ("/graphs/NAME/plan", "how a graph runs"),
+    ("/graphs/NAME/check", "POST a text: what is wrong with it"),
+    ("/streams", "the streams; POST adds one to a source of a graph"),
+    ("/streams/ID", "a stream: its states, counts and last result; DELETE stops it"),
+    ("/streams/check", "POST a URL: whether it shows a picture"),
     (push::FRAMES, "POST a picture into a stream; with wait=true, its record"),
     (push::INFER, "POST frames in base64: the boxes of each"),
 ];
@@ -94,25 +104,31 @@ pub(super) struct Refusal {
     pub hint: String,
 }
 
+impl Refusal {
+    pub fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Refusal {
+        Refusal { status, error: error.into(), hint: hint.into() }
+    }
+}
+
 impl Routes {
     /// Answers one request.
-    pub async fn respond(&self, request: Request<Incoming>) -> Answer {
+    pub async fn respond(&self, mut request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        if let (Some(live), Some(target)) = (&self.live, Target::of(&path)) {
+            let mut answer = live.answer(target, &mut request).await;
+            if request.method() == Method::HEAD {
+                without_body(&mut answer);
+            }
+            let answer = self.finish(answer, request.method() == Method::OPTIONS, target.methods());
+            return self.private(answer);
+        }
         match &self.predict {
             Some(predict) if request.uri().path() == PREDICT => {
                 let is_options = request.method() == Method::OPTIONS;
                 let answer = predict.answer(request).await;
                 self.finish(answer, is_options, predict::METHODS)
             }
-            _ => match &self.push {
-                Some(push) if is_pushed(request.uri().path()) => {
-                    let is_options = request.method() == Method::OPTIONS;
-                    let mut answer = push.answer(request).await;
-                    let told = HeaderValue::from_static("retry-after, x-verdict");
-                    answer.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, told);
-                    self.finish(answer, is_options, push::METHODS)
-                }
-                _ => self.answer(&request).await,
-            },
+            _ => self.answer(&request).await,
         }
     }
 
@@ -130,15 +146,16 @@ impl Routes {
         .unwrap_or_else(Refusal::answer);
 
         if request.method() == Method::HEAD {
-            let length = hyper::body::Body::size_hint(answer.body()).exact();
-            *answer.body_mut() = Empty::new().boxed_unsync();
-            if let Some(length) = length {
-                answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
-            }
+            without_body(&mut answer);
         }
-        let mut answer = self.finish(answer, request.method() == Method::OPTIONS, METHODS);
-        // Any page may read counts where `*` is allowed, but what a camera sees only a page that is named.
-        if request.uri().path() == PREVIEW && self.allow_origin.as_ref().is_some_and(|origin| origin == "*") {
+        let answer = self.finish(answer, request.method() == Method::OPTIONS, METHODS);
+        if request.uri().path() == PREVIEW { self.private(answer) } else { answer }
+    }
+
+    /// Any page may read counts where `*` is allowed, but what a camera sees, and how graphs are configured, only a page
+    /// that is named.
+    fn private(&self, mut answer: Answer) -> Answer {
+        if self.allow_origin.as_ref().is_some_and(|origin| origin == "*") {
             answer.headers_mut().remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
         }
         answer
@@ -156,7 +173,7 @@ impl Routes {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             if is_options {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-                let allowed = HeaderValue::from_static("last-event-id, content-type");
+                let allowed = HeaderValue::from_static("last-event-id, content-type, if-match, if-none-match");
                 headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
             }
         }
@@ -282,10 +299,6 @@ impl Routes {
     }
 }
 
-fn is_pushed(path: &str) -> bool {
-    path == push::INFER || push::stream_of(path).is_some()
-}
-
 /// What a subscriber asks for, from its query and headers. The header wins: a browser that reconnects sends it, with
 /// the query that it was opened with.
 fn listening(query: &str, headers: &HeaderMap) -> Result<(Filter, Option<String>), Refusal> {
@@ -373,6 +386,15 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// What `HEAD` gets of an answer to `GET`.
+fn without_body(answer: &mut Answer) {
+    let length = hyper::body::Body::size_hint(answer.body()).exact();
+    *answer.body_mut() = Empty::new().boxed_unsync();
+    if let Some(length) = length {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
 }
 
 pub(super) fn empty(status: StatusCode) -> Answer {

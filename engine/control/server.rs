@@ -22,9 +22,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::events::EventHub;
+use super::live::Live;
 use super::predict::Predict;
-use super::push::Push;
 use super::routes::Routes;
+use crate::runtime::graphs::Graphs;
 use crate::runtime::stats::Observe;
 
 /// How the control plane listens.
@@ -103,13 +104,13 @@ impl Drop for ControlHandle {
     }
 }
 
-/// Binds the address and serves on a thread of its own.
+/// Binds the address and serves on a thread of its own. Without `graphs`, nothing can be changed over it.
 pub fn start(
     config: ControlConfig,
     observe: Arc<dyn Observe>,
     hub: Arc<EventHub>,
     predict: Option<Predict>,
-    push: Option<Push>,
+    graphs: Option<Arc<Graphs>>,
 ) -> Result<ControlHandle, StartError> {
     let allow_origin = match &config.allow_origin {
         Some(origin) => Some(HeaderValue::from_str(origin).map_err(|_| {
@@ -130,9 +131,9 @@ pub fn start(
     let address = listener.local_addr().map_err(|error| cannot_listen(&config.listen, &error))?;
     let routes = Arc::new(Routes {
         observe,
+        live: graphs.map(|graphs| Live::new(graphs, hub.clone(), allow_origin.as_ref())),
         hub,
         predict,
-        push,
         heartbeat: config.heartbeat,
         max_subscribers: config.max_subscribers,
         allow_origin,

@@ -22,6 +22,7 @@ use super::identity::Template;
 use super::nodes::{self, Declaration};
 use super::parse::{self, Data, Table};
 use super::plan::Overflow;
+use super::references::References;
 use super::secrecy;
 use super::substitute::{self, Environment, Secrets, Setting};
 use super::wiring::{self, Wiring};
@@ -42,6 +43,8 @@ pub struct Surroundings {
     pub publisher: Arc<dyn Publisher>,
     /// The value of an environment variable.
     pub variable: Arc<Variables>,
+    /// Which variables and files a text may refer to.
+    pub references: References,
 }
 
 impl Surroundings {
@@ -55,6 +58,7 @@ impl Surroundings {
             clock: Arc::new(SystemClock),
             publisher: Arc::new(NoPublisher),
             variable: Arc::new(|name| std::env::var(name).ok()),
+            references: References::Anything,
         }
     }
 }
@@ -156,7 +160,11 @@ fn check_document(
         let hint = "rename the file: a graph is called like its file, with 1 to 128 of `A-Z a-z 0-9 _ . -`";
         found.push(Diagnostic::of_file(Code::BadName, message).hint(hint));
     }
-    let environment = Environment { variable: &*surroundings.variable, folder: surroundings.folder.clone() };
+    let environment = Environment {
+        variable: &*surroundings.variable,
+        folder: surroundings.folder.clone(),
+        references: surroundings.references.clone(),
+    };
     let mut secrets = substitute::substitute(&mut document, text, settings, &environment, &mut found);
     // A reference that leads nowhere leaves its own text behind: what else is said of that value would be noise.
     let unresolved: Vec<Range<usize>> = found
@@ -182,6 +190,7 @@ fn check_document(
     secrecy::cover_expansions(&declared, &surroundings.folder, &mut secrets);
     let graph: Arc<str> = name.into();
     let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
+    report_counts(&declared, &built, &mut found);
     report_streams(&declared, &built, &mut found);
     files::report_shared(&declared, &built, &mut found);
     secrecy::report_names(&declared, &built, &secrets, &mut found);
@@ -253,6 +262,19 @@ fn one_line(message: &str) -> String {
     let excerpt = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty() && !excerpt(line));
     lines.collect::<Vec<_>>().join(": ").trim_end_matches('.').to_owned()
+}
+
+/// A source may declare no more streams than it may have.
+fn report_counts(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
+    for (node, built) in declared.iter().zip(built) {
+        let Some(Built::Source(source)) = built else { continue };
+        let count = source.streams().len();
+        if count > node.max_streams as usize {
+            let message = format!("`{}` declares {count} streams and may have {}", node.path(), node.max_streams);
+            let hint = format!("raise its `max_streams` to {count} or more");
+            found.push(Diagnostic::new(Code::OutOfRange, node.span.clone(), message).hint(hint));
+        }
+    }
 }
 
 /// Two streams of one id could not be told apart behind the sources.
@@ -341,6 +363,7 @@ fn assemble<'a>(
             budget: declaration.budget.as_ref().map(|(budget, _)| *budget).unwrap_or_default(),
             overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
             on_error: declaration.on_error,
+            max_streams: declaration.max_streams,
             template: Template {
                 registration,
                 context: context(graph, declaration, surroundings),

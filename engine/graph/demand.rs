@@ -33,6 +33,8 @@ pub struct Node {
     pub budget: PartialBudget,
     pub overflow: Option<Overflow>,
     pub on_error: OnError,
+    /// How many streams a source may have.
+    pub max_streams: u32,
     /// What it was built from, every reference replaced.
     pub template: Template,
 }

@@ -99,6 +99,10 @@ codes! {
     UnknownVariable = "unknown-variable" Error,
     UnsetEnvironment = "unset-environment" Error,
     UnreadableValue = "unreadable-value" Error,
+    /// A graph that comes over HTTP names what it may not.
+    ForbiddenReference = "forbidden-reference" Error,
+    /// A graph that comes over HTTP has stars where credentials stood: it was read from an answer, which covers them.
+    CoveredSecret = "covered-secret" Error,
     BadSubstitution = "bad-substitution" Error,
     UnknownSetting = "unknown-setting" Error,
     UnusedParameter = "unused-parameter" Warning,
@@ -220,6 +224,12 @@ struct JsonRelated<'a> {
     message: &'a str,
     #[serde(flatten)]
     location: JsonLocation<'a>,
+}
+
+/// What `engine check --format json` says of one file, called `file`, with `text` in it.
+pub fn listed_json(file: &str, text: &str, diagnostics: &[Diagnostic]) -> serde_json::Value {
+    let diagnostics: Vec<_> = diagnostics.iter().map(|found| found.to_json(text)).collect();
+    serde_json::json!({ "file": file, "diagnostics": diagnostics })
 }
 
 /// Lines and columns count from 1, columns in characters; the end is exclusive.

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use operators::config::FieldType;
 use operators::error::FieldError;
 use operators::item::StreamId;
 use operators::operator::{BuildContext, Built, Registration, Source, StreamSpec};
@@ -78,20 +79,30 @@ impl Template {
     /// # Errors
     /// What is wrong with `own`, or that the type takes no further streams.
     pub fn one_stream(&self, stream: &StreamId, own: &toml::Value) -> Result<Arc<dyn Source>, Vec<FieldError>> {
-        let known = self.registration.fields.iter().any(|field| field.name == STREAMS);
-        if !known {
-            let message = format!("`{}` makes its own streams and takes no further ones", self.registration.name);
+        let type_name = self.registration.name;
+        let Some(field) = self.registration.fields.iter().find(|field| field.name == STREAMS) else {
+            let message = format!("`{type_name}` makes its own streams and takes no further ones");
             return Err(vec![FieldError::new("", message)]);
-        }
+        };
         let mut table = self.table.clone();
         for field in ONE_STREAM {
             table.remove(field);
         }
-        let streams = toml::Table::from_iter([(stream.to_string(), own.clone())]);
-        table.insert(STREAMS.to_owned(), toml::Value::Table(streams));
+        let streams = match field.value {
+            // Such a source needs to know nothing but the names of its streams.
+            FieldType::List(_) if own.as_table().is_some_and(toml::Table::is_empty) => {
+                toml::Value::Array(vec![stream.to_string().into()])
+            }
+            FieldType::List(_) => {
+                let message = format!("a stream of `{type_name}` has a name and nothing else");
+                return Err(vec![FieldError::new("", message).hint("leave out everything but `id`")]);
+            }
+            _ => toml::Value::Table(toml::Table::from_iter([(stream.to_string(), own.clone())])),
+        };
+        table.insert(STREAMS.to_owned(), streams);
         match (self.registration.build)(&self.context, table)? {
             Built::Source(source) => Ok(source),
-            _ => Err(vec![FieldError::new("", format!("`{}` is no source", self.registration.name))]),
+            _ => Err(vec![FieldError::new("", format!("`{type_name}` is no source"))]),
         }
     }
 }

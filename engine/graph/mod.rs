@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod cases;
 pub mod check;
+pub mod cover;
 pub mod demand;
 pub mod diagnostics;
 pub mod diagram;
@@ -15,6 +16,7 @@ pub mod nodes;
 pub mod parse;
 pub mod plan;
 pub mod planner;
+pub mod references;
 pub mod secrecy;
 pub mod substitute;
 #[cfg(test)]

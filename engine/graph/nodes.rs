@@ -34,6 +34,8 @@ pub struct Declaration {
     pub budget: Option<(PartialBudget, Range<usize>)>,
     pub overflow: Option<(Overflow, Range<usize>)>,
     pub on_error: OnError,
+    /// How many streams a source may have.
+    pub max_streams: u32,
     /// Everything in its table is right, so it can be built.
     pub sound: bool,
 }
@@ -108,8 +110,19 @@ const OVERFLOW_FIELD: Field = Field {
               dropped until the next keyframe. Left out: `block` for finite sources, `drop_oldest` for live ones.",
 };
 
+/// How many streams a source may have where it does not say: enough for one machine's cameras, and few enough that a
+/// client that adds streams in a loop is told before the machine is full.
+pub const MAX_STREAMS: u32 = 1024;
+
+const MAX_STREAMS_FIELD: Field = Field {
+    name: "max_streams",
+    value: FieldType::Integer { minimum: 1, maximum: 100_000 },
+    presence: Presence::Default("1024"),
+    summary: "How many streams it may have, those included that are added while the graph runs.",
+};
+
 /// The fields that every source takes, beside those of its type.
-pub static SOURCE_FIELDS: [Field; 3] = [TYPE, BUDGET_FIELD, OVERFLOW_FIELD];
+pub static SOURCE_FIELDS: [Field; 4] = [TYPE, BUDGET_FIELD, OVERFLOW_FIELD, MAX_STREAMS_FIELD];
 
 /// The fields that every operator and every sink takes, beside those of its type.
 pub static CONSUMER_FIELDS: [Field; 5] = [
@@ -236,6 +249,7 @@ fn declaration(
         budget: None,
         overflow: None,
         on_error: OnError::Reject,
+        max_streams: MAX_STREAMS,
         sound: false,
     };
     let mut type_given = false;
@@ -254,6 +268,7 @@ fn declaration(
             }
             "budget" => budget(&mut node, &key, value, checker),
             "overflow" => overflow(&mut node, value, checker),
+            "max_streams" if role == Role::Source => max_streams(&mut node, value, checker),
             _ => node.table.entries.push((key, value)),
         }
     }
@@ -358,6 +373,13 @@ fn overflow(node: &mut Declaration, mut value: Value, checker: &mut FieldChecker
         _ => return,
     };
     node.overflow = Some((policy, value.span));
+}
+
+fn max_streams(node: &mut Declaration, mut value: Value, checker: &mut FieldChecker<'_>) {
+    checker.value("max_streams", &MAX_STREAMS_FIELD.value, &mut value);
+    if let Data::Integer(most) = value.data {
+        node.max_streams = u32::try_from(most).unwrap_or(MAX_STREAMS);
+    }
 }
 
 fn budget(node: &mut Declaration, key: &Key, mut value: Value, checker: &mut FieldChecker<'_>) {

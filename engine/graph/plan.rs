@@ -37,6 +37,8 @@ pub struct PlannedSource {
     pub decoder_threads: usize,
     /// See [`super::identity`].
     pub identity: Identity,
+    /// How many streams it may have, those included that are added while the graph runs.
+    pub max_streams: u32,
     /// What further streams are made from while the graph runs.
     pub template: Option<Template>,
 }

@@ -23,6 +23,18 @@ pub struct PlanOptions {
     pub cores: usize,
 }
 
+impl PlanOptions {
+    /// Dataflow workers.
+    pub fn worker_count(&self) -> usize {
+        self.workers.unwrap_or(self.cores / CORES_A_WORKER).max(1)
+    }
+
+    /// Threads of the inference pool.
+    pub fn pool_thread_count(&self) -> usize {
+        self.pool_threads.unwrap_or(self.cores).max(1)
+    }
+}
+
 /// Plans a graph: pushes sampling into the sources, gives each edge out of a source its tap, and counts threads.
 pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
     let nodes = &graph.nodes;
@@ -49,6 +61,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             decoder_threads: source.decoder_threads(cores, running),
             source: source.clone(),
             identity: identities[index],
+            max_streams: node.max_streams,
             template: Some(node.template.clone()),
         });
     }
@@ -95,8 +108,8 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         taps: planned_taps,
         operators,
         sinks,
-        workers: options.workers.unwrap_or(cores / CORES_A_WORKER).max(1),
-        pool_threads: options.pool_threads.unwrap_or(cores).max(1),
+        workers: options.worker_count(),
+        pool_threads: options.pool_thread_count(),
         secrets: graph.secrets.clone(),
     }
 }

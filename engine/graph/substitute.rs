@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostics::{Code, Diagnostic, nearest, suggestion};
 use super::parse::{self, Data, Table, Value};
+use super::references::References;
 
 /// A file that a value is taken from holds a key or a name, not more bytes than this.
 const LARGEST_VALUE: u64 = 64 << 10;
@@ -33,6 +34,8 @@ pub struct Environment<'a> {
     pub variable: &'a (dyn Fn(&str) -> Option<String> + 'a),
     /// Relative paths are relative to this folder.
     pub folder: PathBuf,
+    /// Which of these may be named.
+    pub references: References,
 }
 
 /// Texts that must never be shown.
@@ -298,6 +301,11 @@ impl Resolver<'_> {
             return Err(Diagnostic::new(Code::BadSubstitution, at, message)
                 .hint("write `${env.NAME}` or `${env.NAME:-default}`"));
         }
+        if !self.environment.references.allow_variable(name) {
+            let message = format!("a graph that comes over HTTP may not name the environment variable `{name}`");
+            let hint = format!("start the engine with `--allow-env {name}`, or write the value itself");
+            return Err(Diagnostic::new(Code::ForbiddenReference, at, message).hint(hint));
+        }
         match ((self.environment.variable)(name), default) {
             (Some(value), _) if !(value.is_empty() && default.is_some()) => {
                 self.secrets.add(&value);
@@ -320,7 +328,14 @@ impl Resolver<'_> {
             let hint = "the path is relative to the folder in which the engine runs";
             Err(Diagnostic::new(Code::UnreadableValue, at.clone(), message).hint(hint))
         };
+        let written = path;
         let path = self.environment.folder.join(path);
+        if !self.environment.references.allow_file(&path) {
+            let written = written.escape_debug();
+            let message = format!("a graph that comes over HTTP may not take a value from the file `{written}`");
+            let hint = format!("start the engine with `--allow-path {written}`; it allows a file, or all in a folder");
+            return Err(Diagnostic::new(Code::ForbiddenReference, at, message).hint(hint));
+        }
         match read_value(&path) {
             Ok(text) => {
                 self.secrets.files.push(path);
@@ -400,7 +415,8 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        let environment = Environment { variable: &variable, folder: folder.to_owned() };
+        let references = References::default();
+        let environment = Environment { variable: &variable, folder: folder.to_owned(), references };
         let settings: Vec<Setting> =
             settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
         let mut document = parse::parse(text).unwrap();

@@ -26,6 +26,7 @@ pub fn surroundings() -> Surroundings {
         clock: Arc::new(SimulatedClock::default()),
         publisher: Arc::new(NoPublisher),
         variable: Arc::new(|_| None),
+        references: crate::graph::references::References::Anything,
     }
 }
 

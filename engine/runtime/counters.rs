@@ -1,17 +1,20 @@
 //! The live counters behind [`super::stats`]: raised where things happen, read when somebody asks.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use operators::clock::Clock;
-use operators::item::StreamId;
+use operators::item::{StreamId, time_text};
 use operators::lease::{Account, Budget, Counts};
 
 use super::histogram::{Turns, of_ages};
 use super::preview::PreviewSlot;
-use super::stats::{Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamReport, StreamState};
+use super::stats::{
+    Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport, StreamState,
+    StreamView,
+};
 
 /// Everything that is counted in one graph.
 pub struct GraphCounters {
@@ -34,7 +37,8 @@ struct GraphStatus {
 }
 
 impl GraphCounters {
-    pub fn new(name: Arc<str>, clock: Arc<dyn Clock>) -> GraphCounters {
+    /// Of a graph whose generation before was `generation`.
+    pub fn new(name: Arc<str>, clock: Arc<dyn Clock>, generation: u64) -> GraphCounters {
         let status = GraphStatus { state: GraphState::Starting, reason: None, running_since: None, ended: None };
         GraphCounters {
             name,
@@ -42,7 +46,7 @@ impl GraphCounters {
             streams: Mutex::default(),
             nodes: Mutex::default(),
             gone: Mutex::default(),
-            generation: AtomicU64::new(0),
+            generation: AtomicU64::new(generation),
             status: Mutex::new(status),
         }
     }
@@ -63,7 +67,7 @@ impl GraphCounters {
             known.start_again(place, now);
             return known.clone();
         }
-        let counters = Arc::new(StreamCounters::new(id.clone(), place, now));
+        let counters = Arc::new(StreamCounters::new(id.clone(), place, self.clock.clone()));
         streams.push(counters.clone());
         counters
     }
@@ -169,9 +173,15 @@ pub struct Place {
     pub patience: Duration,
 }
 
+/// How many changes of its state a stream remembers.
+const REMEMBERED: usize = 16;
+
 /// The counters of one stream in one graph.
 pub struct StreamCounters {
     pub stream: StreamId,
+    clock: Arc<dyn Clock>,
+    /// It was added while the graph ran.
+    posted: AtomicBool,
     place: Mutex<Place>,
     pub account: Arc<Account>,
     pub decoded: AtomicU64,
@@ -196,12 +206,58 @@ struct StreamStatus {
     progress: Instant,
     ended: Option<Instant>,
     blocked_by: Option<Arc<str>>,
+    /// The latest states, the oldest first. Attempts in a row are one.
+    history: VecDeque<Moment>,
+    last_error: Option<(Instant, String)>,
+}
+
+/// A state that a stream came into.
+#[derive(Clone, Debug)]
+struct Moment {
+    state: StreamState,
+    reason: Option<String>,
+    since: Instant,
+}
+
+impl StreamStatus {
+    /// The stream is in another state, or in the same for another reason.
+    fn remember(&mut self, now: Instant) {
+        if let Some(reason) = self.reason.as_ref().filter(|_| self.state != StreamState::Ended) {
+            self.last_error = Some((now, reason.clone()));
+        }
+        match self.history.back_mut() {
+            Some(last) if last.state == self.state => last.reason = self.reason.clone(),
+            _ => {
+                let moment = Moment { state: self.state, reason: self.reason.clone(), since: now };
+                self.history.push_back(moment);
+                if self.history.len() > REMEMBERED {
+                    self.history.pop_front();
+                }
+            }
+        }
+    }
 }
 
 impl StreamCounters {
-    pub fn new(stream: StreamId, place: Place, now: Instant) -> StreamCounters {
+    pub fn new(stream: StreamId, place: Place, clock: Arc<dyn Clock>) -> StreamCounters {
+        let now = clock.now();
+        let mut status = StreamStatus {
+            state: StreamState::Connecting,
+            reason: None,
+            attempts: None,
+            reconnects: 0,
+            started: now,
+            progress: now,
+            ended: None,
+            blocked_by: None,
+            history: VecDeque::new(),
+            last_error: None,
+        };
+        status.remember(now);
         StreamCounters {
             stream,
+            clock,
+            posted: AtomicBool::new(false),
             place: Mutex::new(place),
             account: Arc::default(),
             decoded: AtomicU64::new(0),
@@ -211,16 +267,7 @@ impl StreamCounters {
             budgets: Mutex::default(),
             preview: Arc::default(),
             repaired: Mutex::default(),
-            status: Mutex::new(StreamStatus {
-                state: StreamState::Connecting,
-                reason: None,
-                attempts: None,
-                reconnects: 0,
-                started: now,
-                progress: now,
-                ended: None,
-                blocked_by: None,
-            }),
+            status: Mutex::new(status),
         }
     }
 
@@ -231,6 +278,16 @@ impl StreamCounters {
         let mut status = lock(&self.status);
         (status.state, status.reason, status.attempts) = (StreamState::Connecting, None, None);
         (status.progress, status.ended) = (now, None);
+        status.remember(now);
+    }
+
+    /// Whether it was added while the graph ran.
+    pub fn is_posted(&self) -> bool {
+        self.posted.load(Ordering::Relaxed)
+    }
+
+    pub fn set_posted(&self, posted: bool) {
+        self.posted.store(posted, Ordering::Relaxed);
     }
 
     pub fn place(&self) -> Place {
@@ -271,6 +328,7 @@ impl StreamCounters {
         status.reason = reason;
         status.attempts = None;
         status.progress = now;
+        status.remember(now);
     }
 
     /// The input is there: pictures come, for the first time or again.
@@ -284,13 +342,36 @@ impl StreamCounters {
         status.state = StreamState::Running;
         (status.reason, status.attempts) = (None, None);
         status.progress = now;
+        status.remember(now);
     }
 
     /// The input is lost, which is no progress. Answers the state before.
     pub fn lost(&self, state: StreamState, reason: String, attempts: u64) -> StreamState {
         let mut status = lock(&self.status);
         (status.reason, status.attempts) = (Some(reason), Some(attempts));
-        std::mem::replace(&mut status.state, state)
+        let before = std::mem::replace(&mut status.state, state);
+        status.remember(self.clock.now());
+        before
+    }
+
+    /// Everything that is known of the stream.
+    pub fn view(&self) -> StreamView {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let time = |at: Instant| wall.checked_sub(now.saturating_duration_since(at)).map(time_text).unwrap_or_default();
+        let report = self.report(now);
+        let status = lock(&self.status);
+        let moment = |moment: &Moment| StreamMoment {
+            state: moment.state,
+            since: time(moment.since),
+            reason: moment.reason.clone(),
+        };
+        let last_error = status.last_error.as_ref();
+        StreamView {
+            posted: self.is_posted(),
+            history: status.history.iter().map(moment).collect(),
+            last_error: last_error.map(|(at, text)| StreamMistake { time: time(*at), message: text.clone() }),
+            report,
+        }
     }
 
     pub fn progress(&self, now: Instant) {

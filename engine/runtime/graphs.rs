@@ -3,28 +3,36 @@
 //! Each graph has a thread that supervises it. What is asked of a graph while it runs is done there, so nothing here
 //! waits for a lock that a stuck graph holds: a caller waits for an answer, with a deadline that the graph keeps.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use operators::error::StartError;
 use operators::item::{StreamId, is_name};
 use operators::operator::Resource;
 use serde::Serialize;
 
 use super::counters::{GraphCounters, lock};
+use super::ending::{Ending, ending};
+use super::inlets::Inlets;
+use super::predict::models;
 use super::reload::{Patience, Reloaded};
-use super::stats::GraphState;
+use super::saved::{Prepared, Saved};
+use super::stats::{GraphState, StreamState, StreamView};
 use super::streams::{PostedStream, StreamError};
 use super::supervision::{Change, Outcome, Request, RunningGraph};
 use super::supervisor::Engine;
 use crate::graph::check::{self, Surroundings};
-use crate::graph::diagnostics::Diagnostic;
+use crate::graph::cover::stars;
+use crate::graph::diagnostics::{Code, Diagnostic, Severity};
+use crate::graph::explain::{Explanation, explain};
 use crate::graph::plan::Plan;
 use crate::graph::planner::{PlanOptions, build_plan};
+use crate::graph::references::References;
 use crate::graph::substitute::Setting;
 
 /// Where a graph's text comes from.
@@ -49,32 +57,82 @@ pub struct GraphSettings {
     pub surroundings: Surroundings,
     /// What `--set` says, for graphs that come from files.
     pub settings: Vec<Setting>,
+    /// What texts that come over HTTP may refer to.
+    pub references: References,
     pub options: PlanOptions,
     /// How long a graph that is told to end may deliver what is in flight.
     pub drain: Duration,
     pub patience: Patience,
-    /// Graphs go on without streams, where further ones may come.
+    /// Graphs that come from files go on without streams, where further ones may come. Those that were put always do.
     pub stay: bool,
+    /// Where texts that were put are kept.
+    pub saved: Option<Saved>,
+    /// Hears which models a graph runs that was started or reloaded.
+    pub on_models: Box<dyn Fn(Vec<Arc<str>>) + Send + Sync>,
 }
 
-/// What came of loading a text.
+/// Which generation of a graph a caller wants to replace or end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Expected {
+    #[default]
+    Anything,
+    /// There is no such graph yet.
+    Nothing,
+    /// There is one.
+    Something,
+    /// It is at one of these generations.
+    OneOf(Vec<u64>),
+}
+
+impl Expected {
+    /// `now` is the generation; 0 where there is no such graph.
+    fn allows(&self, now: u64) -> bool {
+        match self {
+            Expected::Anything => true,
+            Expected::Nothing => now == 0,
+            Expected::Something => now != 0,
+            Expected::OneOf(generations) => now != 0 && generations.contains(&now),
+        }
+    }
+}
+
+/// What loading a text did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "result", rename_all = "snake_case")]
 pub enum Loaded {
     Started { generation: u64 },
     Reloaded(Reloaded),
 }
 
+impl Loaded {
+    pub fn generation(&self) -> u64 {
+        match self {
+            Loaded::Started { generation } => *generation,
+            Loaded::Reloaded(reloaded) => reloaded.generation,
+        }
+    }
+}
+
+/// A text that became a graph.
+#[derive(Debug)]
+pub struct LoadedText {
+    pub loaded: Loaded,
+    /// Warnings and notes.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Why the text is not on the disk, where it should be.
+    pub unsaved: Option<String>,
+}
+
 /// Why a text did not become a graph. What ran before runs on.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("`{0}` cannot name a graph: write 1 to 128 of A-Z a-z 0-9 _ . -")]
+    #[error("`{0}` cannot name a graph")]
     Name(String),
     /// Everything that is wrong with the text.
-    #[error("the graph has mistakes")]
-    Mistakes { text: Vec<u8>, diagnostics: Vec<Diagnostic> },
+    #[error("{}", mistakes(.0))]
+    Mistakes(Vec<Diagnostic>),
     /// Somebody else has changed it since: `now` is its generation, 0 where there is none.
-    #[error("the graph is at generation {now}")]
+    #[error("{}", outdated(*.now))]
     Outdated { now: u64 },
     /// Another graph has what this one needs.
     #[error("{0}")]
@@ -82,8 +140,70 @@ pub enum LoadError {
     /// It comes from a file.
     #[error("the graph comes from `{}`", .0.display())]
     Watched(PathBuf),
+    /// It is being deleted.
+    #[error("the graph is being deleted")]
+    Ending,
+    /// The process ends.
+    #[error("the engine is stopping")]
+    Closing,
+    /// The text cannot be kept, or not be forgotten.
+    #[error("the text cannot be kept in `{}`: {why}", .folder.display())]
+    Unsaved { folder: PathBuf, why: String },
     #[error("{0}")]
     Start(StartError),
+}
+
+impl LoadError {
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        match self {
+            LoadError::Name(_) => "use 1 to 128 of `A-Z a-z 0-9 _ . -`".to_owned(),
+            LoadError::Mistakes(found) => {
+                let first = found.iter().find(|found| found.severity() == Severity::Error);
+                let hint = first.and_then(|found| found.hint.clone());
+                hint.unwrap_or_else(|| "correct the text, and send it again".to_owned())
+            }
+            LoadError::Outdated { now: 0 } => "send it without `If-Match`".to_owned(),
+            LoadError::Outdated { .. } => "get the graph again, and make the change in what is there now".to_owned(),
+            LoadError::Taken(_) => "give it another one, or change or delete the other graph first".to_owned(),
+            LoadError::Watched(_) => {
+                "change the file; with `--watch` the engine follows it, else start the engine again".to_owned()
+            }
+            LoadError::Ending => "try again when it has ended".to_owned(),
+            LoadError::Closing => "try again when it has been started again".to_owned(),
+            LoadError::Unsaved { .. } => "make room, and see that this user may write there".to_owned(),
+            LoadError::Start(error) => error.hint.clone().unwrap_or_else(|| "look into the log".to_owned()),
+        }
+    }
+
+    /// Whether it says something of the text, and not of the moment.
+    fn is_about_the_text(&self) -> bool {
+        matches!(self, LoadError::Name(_) | LoadError::Mistakes(_) | LoadError::Taken(_) | LoadError::Start(_))
+    }
+}
+
+fn mistakes(found: &[Diagnostic]) -> String {
+    let mut errors = found.iter().filter(|found| found.severity() == Severity::Error);
+    match (errors.next(), errors.count()) {
+        (None, _) => "the graph has mistakes".to_owned(),
+        (Some(first), 0) => format!("the graph has a mistake: {}", first.message),
+        (Some(first), more) => format!("the graph has {} mistakes, the first of them: {}", more + 1, first.message),
+    }
+}
+
+fn outdated(now: u64) -> String {
+    match now {
+        0 => "there is no such graph".to_owned(),
+        now => format!("the graph is at generation {now}"),
+    }
+}
+
+/// What was refused, and when.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub home: Home,
+    pub time: SystemTime,
+    pub why: String,
 }
 
 /// What a graph is just now.
@@ -97,150 +217,331 @@ pub struct GraphView {
     pub reason: Option<String>,
     /// When its last text was loaded, and what that did.
     pub loaded: (SystemTime, Loaded),
-    /// What was refused since, if anything: when, and why.
-    pub refused: Option<(SystemTime, String)>,
+    /// What was refused since, if anything.
+    pub refused: Option<Refused>,
+    /// Streams by state.
+    pub streams: BTreeMap<&'static str, usize>,
 }
 
 struct Entry {
     counters: Arc<GraphCounters>,
     changes: Sender<Change>,
     requests: Sender<Request>,
-    /// Answers once, when the graph has ended.
-    ended: Receiver<Outcome>,
-    thread: Option<JoinHandle<()>>,
+    ending: Ending,
+    /// Somebody deletes it.
+    is_deleted: bool,
+    thread: JoinHandle<()>,
     text: GraphText,
     resources: Vec<(Arc<str>, Resource)>,
+    explanation: Arc<Explanation>,
     loaded: (SystemTime, Loaded),
-    refused: Option<(SystemTime, String)>,
+    refused: Option<Refused>,
+}
+
+#[derive(Default)]
+struct State {
+    graphs: BTreeMap<String, Entry>,
+    /// Texts of files and saved texts that should be graphs and are none.
+    refused: BTreeMap<String, Refused>,
+    /// Ids of streams that are about to be there.
+    coming: BTreeSet<StreamId>,
+    /// Everything is told this.
+    closing: Option<Request>,
 }
 
 /// The graphs of a process.
 pub struct Graphs {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     settings: GraphSettings,
-    graphs: Mutex<BTreeMap<String, Entry>>,
+    state: Mutex<State>,
     /// One load at a time: what one takes, the next must see.
     loading: Mutex<()>,
+    /// What should be there at the start is there, or has failed.
+    settled: AtomicBool,
 }
+
+/// What became of a stream that was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Nothing reads it any more.
+    Done,
+    /// It was told to stop, and what it has in hand is not delivered yet.
+    UnderWay,
+}
+
+/// Looks in turn whether a stream has stopped are this far apart.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Graphs {
     pub fn new(engine: Arc<Engine>, settings: GraphSettings) -> Graphs {
-        Graphs { engine, settings, graphs: Mutex::default(), loading: Mutex::default() }
+        Graphs { engine, settings, state: Mutex::default(), loading: Mutex::default(), settled: AtomicBool::new(false) }
     }
 
-    /// Checks a text and plans it, changing nothing.
+    /// Where pictures are pushed to.
+    pub fn inlets(&self) -> Arc<Inlets> {
+        self.engine.inlets()
+    }
+
+    /// What should be there at the start is there: from here on the process is ready.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        lock(&self.state).closing.is_some()
+    }
+
+    /// Checks a text and plans it, changing nothing. Answers warnings and notes too.
     ///
     /// # Errors
-    /// [`LoadError::Name`] and [`LoadError::Mistakes`].
+    /// [`LoadError::Name`], [`LoadError::Mistakes`], and [`LoadError::Taken`] where it could not run beside the others.
     pub fn check(&self, text: &GraphText) -> Result<(Plan, Vec<Diagnostic>), LoadError> {
+        let (plan, diagnostics) = self.plan(text)?;
+        self.refuse_taken(&text.name, &plan)?;
+        Ok((plan, diagnostics))
+    }
+
+    fn plan(&self, text: &GraphText) -> Result<(Plan, Vec<Diagnostic>), LoadError> {
         if !is_name(&text.name) {
             return Err(LoadError::Name(text.name.clone()));
         }
-        let file = match &text.home {
-            Home::File(path) => Some(path.clone()),
-            Home::Put => None,
+        let (file, settings, references) = match &text.home {
+            Home::File(path) => (Some(path.clone()), &self.settings.settings[..], References::Anything),
+            Home::Put => (None, &[][..], self.settings.references.clone()),
         };
-        let surroundings = Surroundings { file, ..self.settings.surroundings.clone() };
-        let settings: &[Setting] = if text.home == Home::Put { &[] } else { &self.settings.settings };
+        let surroundings = Surroundings { file, references, ..self.settings.surroundings.clone() };
         let checked = check::check(&text.name, &text.bytes, settings, &surroundings);
-        match checked.graph {
-            Some(graph) => Ok((build_plan(&graph, self.settings.options), checked.diagnostics)),
-            None => Err(LoadError::Mistakes { text: text.bytes.clone(), diagnostics: checked.diagnostics }),
+        let mut diagnostics = checked.diagnostics;
+        let was_shown = text.home == Home::Put && {
+            let stars = covered_credential(&text.bytes);
+            diagnostics.splice(0..0, stars.clone());
+            stars.is_some()
+        };
+        match checked.graph.filter(|_| !was_shown) {
+            Some(graph) => Ok((build_plan(&graph, self.settings.options), diagnostics)),
+            None => Err(LoadError::Mistakes(diagnostics)),
         }
     }
 
     /// Starts a graph, or puts a new text in the place of the one that runs under its name. Takes as long as its models
-    /// take to load, and at most [`Patience`] more. `expected`, where given, is the generation that the caller knows;
-    /// 0 for none.
+    /// take to load, and at most [`Patience`] more.
     ///
     /// # Errors
     /// Why nothing was changed.
-    pub fn load(&self, text: GraphText, expected: Option<u64>) -> Result<Loaded, LoadError> {
-        let _one_at_a_time = lock(&self.loading);
-        self.bury(&text.name);
-        let loaded = self.load_alone(&text, expected);
-        let mut graphs = lock(&self.graphs);
-        if let Some(entry) = graphs.get_mut(&text.name) {
-            let now = self.engine.clock.wall();
-            match &loaded {
-                Ok(loaded) => (entry.loaded, entry.refused, entry.text) = ((now, loaded.clone()), None, text),
-                Err(error) => entry.refused = Some((now, error.to_string())),
+    pub fn load(&self, text: GraphText, expected: &Expected) -> Result<LoadedText, LoadError> {
+        let is_wanted = matches!(text.home, Home::File(_));
+        self.load_text(text, expected, is_wanted)
+    }
+
+    /// Loads what was saved, as far as it is no graph yet. What fails is said in the log and by `/health`.
+    pub fn load_saved(&self) {
+        let Some(saved) = &self.settings.saved else { return };
+        let texts = match saved.list() {
+            Ok(texts) => texts,
+            Err(error) => {
+                let folder = saved.folder().display();
+                tracing::error!("the saved graphs in `{folder}` cannot be read: {error}");
+                return;
+            }
+        };
+        for (name, path) in texts {
+            if self.is_closing() {
+                return;
+            }
+            let read = std::fs::read(&path).map_err(|error| LoadError::Start(StartError::new(error.to_string())));
+            let expected = Expected::Nothing;
+            let loaded = read.and_then(|bytes| {
+                let text = GraphText { name: name.clone(), bytes, home: Home::Put };
+                self.load_text(text, &expected, true)
+            });
+            match loaded {
+                Ok(_) => tracing::info!(graph = %name, "graph `{name}` runs, as it was saved"),
+                Err(LoadError::Outdated { .. }) => {
+                    let path = path.display();
+                    tracing::warn!(graph = %name, "`{path}` is left alone: another graph `{name}` runs");
+                }
+                Err(error) => {
+                    let (path, hint) = (path.display(), error.hint());
+                    tracing::error!(graph = %name, hint, "the saved graph `{path}` cannot run: {error}");
+                }
             }
         }
+    }
+
+    /// `is_wanted`: where it does not become a graph, something is missing.
+    fn load_text(&self, text: GraphText, expected: &Expected, is_wanted: bool) -> Result<LoadedText, LoadError> {
+        let _one_at_a_time = lock(&self.loading);
+        let loaded = self.admit(&text, expected).and_then(|()| self.plan(&text)).and_then(|(plan, diagnostics)| {
+            let (loaded, unsaved) = self.put(&text, plan)?;
+            Ok(LoadedText { loaded, diagnostics, unsaved })
+        });
+        self.note(text, loaded.as_ref().map(|text| &text.loaded), is_wanted);
         loaded
     }
 
-    fn load_alone(&self, text: &GraphText, expected: Option<u64>) -> Result<Loaded, LoadError> {
-        let running = {
-            let graphs = lock(&self.graphs);
-            let running = graphs.get(&text.name);
-            if let (Some(Entry { text: GraphText { home: Home::File(path), .. }, .. }), Home::Put) =
-                (running, &text.home)
-            {
-                return Err(LoadError::Watched(path.clone()));
-            }
-            let now = running.map_or(0, |entry| entry.counters.generation());
-            if expected.is_some_and(|expected| expected != now) {
-                return Err(LoadError::Outdated { now });
-            }
-            running.map(|entry| entry.changes.clone())
-        };
-        let (plan, _warnings) = self.check(text)?;
-        self.refuse_taken(&text.name, &plan)?;
-        let resources = resources(&plan);
-        let loaded = match running {
-            Some(changes) => Loaded::Reloaded(self.reload(&changes, plan)?),
-            None => self.start(text, plan)?,
-        };
-        if let Some(entry) = lock(&self.graphs).get_mut(&text.name) {
-            entry.resources = resources;
-        }
-        Ok(loaded)
+    /// Starts a graph that was checked and planned before.
+    ///
+    /// # Errors
+    /// Why it does not run.
+    pub fn start_planned(&self, text: GraphText, plan: Plan) -> Result<Loaded, LoadError> {
+        let _one_at_a_time = lock(&self.loading);
+        let loaded = self.admit(&text, &Expected::Nothing).and_then(|()| self.put(&text, plan));
+        let loaded = loaded.map(|(loaded, _)| loaded);
+        self.note(text, loaded.as_ref(), true);
+        loaded
     }
 
-    /// Forgets a graph that has ended: another may take its name.
-    fn bury(&self, name: &str) {
-        let mut graphs = lock(&self.graphs);
-        if graphs.get(name).is_some_and(|entry| !entry.ended.is_empty())
-            && let Some(mut entry) = graphs.remove(name)
-        {
-            self.engine.forget(&entry.counters);
-            // It has sent its outcome, which is the last it does.
-            drop(entry.thread.take().map(JoinHandle::join));
+    /// Remembers what became of a text.
+    fn note(&self, text: GraphText, loaded: Result<&Loaded, &LoadError>, is_wanted: bool) {
+        let time = self.engine.clock.wall();
+        let mut state = lock(&self.state);
+        let State { graphs, refused, .. } = &mut *state;
+        let entry = graphs.get_mut(&text.name);
+        match (loaded, entry) {
+            (Ok(loaded), entry) => {
+                refused.remove(&text.name);
+                if let Some(entry) = entry {
+                    (entry.loaded, entry.refused, entry.text) = ((time, loaded.clone()), None, text);
+                }
+            }
+            (Err(error), _) if !error.is_about_the_text() => {}
+            (Err(error), Some(entry)) => {
+                entry.refused = Some(Refused { home: text.home, time, why: error.to_string() });
+            }
+            (Err(error), None) if is_wanted => {
+                refused.insert(text.name, Refused { home: text.home, time, why: error.to_string() });
+            }
+            (Err(_), None) => {}
         }
+    }
+
+    /// Remembers that the file of a graph cannot be read.
+    pub fn note_unreadable(&self, name: &str, path: &Path, why: &str) {
+        let refused =
+            Refused { home: Home::File(path.to_owned()), time: self.engine.clock.wall(), why: why.to_owned() };
+        let mut state = lock(&self.state);
+        match state.graphs.get_mut(name) {
+            Some(entry) => entry.refused = Some(refused),
+            None => drop(state.refused.insert(name.to_owned(), refused)),
+        }
+    }
+
+    /// Whether a text may be loaded under its name at all.
+    fn admit(&self, text: &GraphText, expected: &Expected) -> Result<(), LoadError> {
+        if !is_name(&text.name) {
+            return Err(LoadError::Name(text.name.clone()));
+        }
+        let state = lock(&self.state);
+        if state.closing.is_some() {
+            return Err(LoadError::Closing);
+        }
+        let entry = state.graphs.get(&text.name);
+        let home = entry.map(|entry| &entry.text.home);
+        let home = home.or_else(|| state.refused.get(&text.name).map(|refused| &refused.home));
+        match (home, &text.home) {
+            (Some(Home::File(path)), Home::Put) => return Err(LoadError::Watched(path.clone())),
+            (Some(Home::Put), Home::File(path)) => {
+                let message = format!("`{}`: a graph of this name was put over HTTP", path.display());
+                return Err(LoadError::Taken(message));
+            }
+            _ => {}
+        }
+        if entry.is_some_and(|entry| entry.is_deleted) {
+            return Err(LoadError::Ending);
+        }
+        let now = entry.map_or(0, |entry| entry.counters.generation());
+        if !expected.allows(now) {
+            return Err(LoadError::Outdated { now });
+        }
+        Ok(())
+    }
+
+    /// Starts or reloads a graph. Answers why its text is not kept, where it should be.
+    fn put(&self, text: &GraphText, plan: Plan) -> Result<(Loaded, Option<String>), LoadError> {
+        self.refuse_taken(&text.name, &plan)?;
+        let _coming = Coming::reserve(self, &text.name, streams(&plan))?;
+        let prepared = self.prepare(text)?;
+        let (resources, models) = (resources(&plan), models(&plan));
+        let explanation = Arc::new(explain(&plan, &plan.secrets));
+        let before = {
+            let state = lock(&self.state);
+            let entry = state.graphs.get(&text.name);
+            entry.map(|entry| (entry.changes.clone(), entry.ending.is_over(), entry.counters.generation()))
+        };
+        let loaded = match before {
+            Some((changes, false, _)) => Loaded::Reloaded(self.reload(&changes, plan)?),
+            Some((_, true, generation)) => self.start(text, plan, explanation.clone(), generation)?,
+            None => self.start(text, plan, explanation.clone(), 0)?,
+        };
+        if let Some(entry) = lock(&self.state).graphs.get_mut(&text.name) {
+            (entry.resources, entry.explanation) = (resources, explanation);
+        }
+        (self.settings.on_models)(models);
+        let unsaved = prepared.and_then(|prepared| prepared.commit().err()).map(|error| error.to_string());
+        if let Some(why) = &unsaved {
+            tracing::error!(graph = %text.name, "graph `{}` runs, but its text is not saved: {why}", text.name);
+        }
+        Ok((loaded, unsaved))
+    }
+
+    fn prepare(&self, text: &GraphText) -> Result<Option<Prepared<'_>>, LoadError> {
+        let Some(saved) = self.settings.saved.as_ref().filter(|_| text.home == Home::Put) else { return Ok(None) };
+        let unsaved =
+            |error: std::io::Error| LoadError::Unsaved { folder: saved.folder().to_owned(), why: error.to_string() };
+        saved.prepare(&text.name, &text.bytes).map(Some).map_err(unsaved)
     }
 
     fn reload(&self, changes: &Sender<Change>, plan: Plan) -> Result<Reloaded, LoadError> {
         let patience = self.settings.patience;
-        let answer = ask(changes, move |graph| graph.reload(plan, patience));
+        let answer = ask(changes, move |graph| {
+            let reloaded = graph.reload(plan, patience);
+            graph.mark_posted();
+            reloaded
+        });
         answer
             .unwrap_or_else(|| Err(StartError::new("the graph ended meanwhile").hint("start it again")))
             .map_err(LoadError::Start)
     }
 
-    fn start(&self, text: &GraphText, plan: Plan) -> Result<Loaded, LoadError> {
+    /// Starts a graph in the place of one that has ended at `generation`, if any.
+    fn start(
+        &self,
+        text: &GraphText,
+        plan: Plan,
+        explanation: Arc<Explanation>,
+        generation: u64,
+    ) -> Result<Loaded, LoadError> {
         let (requests, inbox) = bounded(4);
-        let (tell, ended) = bounded(1);
+        let (teller, ending) = ending();
         let (started, starts) = bounded(1);
-        let (engine, drain, stay) = (self.engine.clone(), self.settings.drain, self.settings.stay);
+        let (engine, drain) = (self.engine.clone(), self.settings.drain);
+        let stay = self.settings.stay || text.home == Home::Put;
+        let name = text.name.clone();
+        let supervise = move || {
+            let mut graph = match engine.run_after(plan, generation) {
+                Ok(graph) => graph,
+                Err(error) => {
+                    drop(engine);
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            drop(engine);
+            if stay {
+                graph.stay();
+            }
+            let _ = started.send(Ok((graph.counters.clone(), graph.changes())));
+            let outcome = graph.supervise(&inbox, drain);
+            log_outcome(&name, &outcome, stay);
+            teller.tell(outcome);
+        };
         let thread = std::thread::Builder::new()
             .name(format!("graph {}", text.name))
-            .spawn(move || {
-                let mut graph = match engine.run(plan) {
-                    Ok(graph) => graph,
-                    Err(error) => {
-                        let _ = started.send(Err(error));
-                        return;
-                    }
-                };
-                if stay {
-                    graph.stay();
-                }
-                let _ = started.send(Ok((graph.counters.clone(), graph.changes())));
-                drop(engine);
-                let outcome = graph.supervise(&inbox, drain);
-                let _ = tell.send(outcome);
-            })
+            .spawn(supervise)
             .map_err(|error| LoadError::Start(StartError::new(format!("cannot start a thread: {error}"))))?;
         let answer =
             starts.recv().unwrap_or_else(|_| Err(StartError::new("the graph's thread panicked as it started")));
@@ -250,22 +551,42 @@ impl Graphs {
             counters,
             changes,
             requests,
-            ended,
-            thread: Some(thread),
+            ending,
+            is_deleted: false,
+            thread,
             text: text.clone(),
             resources: Vec::new(),
+            explanation,
             loaded: (self.engine.clock.wall(), loaded.clone()),
             refused: None,
         };
-        lock(&self.graphs).insert(text.name.clone(), entry);
+        let before = {
+            let mut state = lock(&self.state);
+            if let Some(request) = state.closing {
+                // Everybody else was told while it started.
+                let _ = entry.requests.try_send(request);
+            }
+            state.graphs.insert(text.name.clone(), entry)
+        };
+        if let Some(before) = before {
+            self.bury(before);
+        }
         Ok(loaded)
+    }
+
+    /// Forgets a graph that has ended.
+    fn bury(&self, entry: Entry) {
+        self.engine.forget(&entry.counters);
+        // It has told its outcome, which is the last it does. A panic was told too.
+        let _ = entry.thread.join();
     }
 
     /// What one graph owns, no other may: the files of its sinks, the ids of its streams.
     fn refuse_taken(&self, name: &str, plan: &Plan) -> Result<(), LoadError> {
         let wanted = resources(plan);
-        let graphs = lock(&self.graphs);
-        for (other, entry) in graphs.iter().filter(|(other, entry)| *other != name && entry.ended.is_empty()) {
+        let state = lock(&self.state);
+        let others = state.graphs.iter().filter(|(other, entry)| *other != name && !entry.ending.is_over());
+        for (other, entry) in others {
             for (node, resource) in &wanted {
                 if let Some((owner, Resource::Path(path))) = entry.resources.iter().find(|(_, owned)| owned == resource)
                 {
@@ -275,12 +596,8 @@ impl Graphs {
                     return Err(LoadError::Taken(text));
                 }
             }
-            let streams = plan.sources.iter().flat_map(|source| source.source.streams());
-            for stream in streams {
-                if entry.counters.stream(&stream.id).is_some() {
-                    let text = format!("the graph `{other}` has a stream `{}` already", stream.id);
-                    return Err(LoadError::Taken(text));
-                }
+            if let Some(id) = streams(plan).into_iter().find(|id| entry.counters.stream(id).is_some()) {
+                return Err(LoadError::Taken(format!("the graph `{other}` has a stream `{id}` already")));
             }
         }
         Ok(())
@@ -288,93 +605,240 @@ impl Graphs {
 
     /// Names and looks of all graphs.
     pub fn list(&self) -> Vec<GraphView> {
-        lock(&self.graphs).values().map(view).collect()
+        lock(&self.state).graphs.values().map(view).collect()
     }
 
     pub fn get(&self, name: &str) -> Option<GraphView> {
-        lock(&self.graphs).get(name).map(view)
+        lock(&self.state).graphs.get(name).map(view)
     }
 
-    /// Lets a graph deliver what is in flight, ends it, and forgets it. `None` where there is no such graph.
+    /// Texts that should be graphs and are none, by name.
+    pub fn refused(&self) -> BTreeMap<String, Refused> {
+        lock(&self.state).refused.clone()
+    }
+
+    /// How a graph runs.
+    pub fn explanation(&self, name: &str) -> Option<Arc<Explanation>> {
+        lock(&self.state).graphs.get(name).map(|entry| entry.explanation.clone())
+    }
+
+    /// Lets a graph deliver what is in flight, ends it, and forgets it and its saved text. `None` where there is no such
+    /// graph.
     ///
     /// # Errors
-    /// [`LoadError::Watched`] where it comes from a file.
-    pub fn delete(&self, name: &str) -> Result<Option<Outcome>, LoadError> {
-        let _one_at_a_time = lock(&self.loading);
-        let (requests, ended) = {
-            let graphs = lock(&self.graphs);
-            let Some(entry) = graphs.get(name) else { return Ok(None) };
-            if let Home::File(path) = &entry.text.home {
-                return Err(LoadError::Watched(path.clone()));
+    /// Why it runs on: [`LoadError::Watched`] where it comes from a file.
+    pub fn delete(&self, name: &str, expected: &Expected) -> Result<Option<Outcome>, LoadError> {
+        {
+            let _one_at_a_time = lock(&self.loading);
+            let mut state = lock(&self.state);
+            let State { graphs, refused, .. } = &mut *state;
+            let home = graphs.get(name).map(|entry| &entry.text.home);
+            match home.or_else(|| refused.get(name).map(|refused| &refused.home)) {
+                None => return Ok(None),
+                Some(Home::File(path)) => return Err(LoadError::Watched(path.clone())),
+                Some(Home::Put) => {}
             }
-            (entry.requests.clone(), entry.ended.clone())
-        };
-        Ok(Some(self.end(name, &requests, &ended)))
+            let now = graphs.get(name).map_or(0, |entry| entry.counters.generation());
+            if graphs.get(name).is_some_and(|entry| entry.is_deleted) {
+                return Err(LoadError::Ending);
+            }
+            if !expected.allows(now) {
+                return Err(LoadError::Outdated { now });
+            }
+            if let Some(saved) = &self.settings.saved {
+                let unsaved = |error: std::io::Error| LoadError::Unsaved {
+                    folder: saved.folder().to_owned(),
+                    why: error.to_string(),
+                };
+                saved.remove(name).map_err(unsaved)?;
+            }
+            refused.remove(name);
+            if let Some(entry) = graphs.get_mut(name) {
+                entry.is_deleted = true;
+            } else {
+                return Ok(Some(Outcome { failures: Vec::new(), stuck: Vec::new(), asked: None }));
+            }
+        }
+        Ok(self.end(name))
     }
 
     /// Ends a graph whose file is gone.
     pub fn remove(&self, name: &str) -> Option<Outcome> {
-        let _one_at_a_time = lock(&self.loading);
-        let (requests, ended) = {
-            let graphs = lock(&self.graphs);
-            let entry = graphs.get(name)?;
-            (entry.requests.clone(), entry.ended.clone())
-        };
-        Some(self.end(name, &requests, &ended))
-    }
-
-    fn end(&self, name: &str, requests: &Sender<Request>, ended: &Receiver<Outcome>) -> Outcome {
-        // A full channel says the same already.
-        let _ = requests.try_send(Request::Drain);
-        let outcome = ended.recv();
-        if let Some(mut entry) = lock(&self.graphs).remove(name) {
-            self.engine.forget(&entry.counters);
-            drop(entry.thread.take().map(JoinHandle::join));
+        {
+            let _one_at_a_time = lock(&self.loading);
+            let mut state = lock(&self.state);
+            state.refused.remove(name);
+            state.graphs.get_mut(name)?.is_deleted = true;
         }
-        outcome.unwrap_or_else(|_| Outcome {
-            failures: vec!["the graph's thread panicked".to_owned()],
-            stuck: Vec::new(),
-            asked: Some(Request::Drain),
-        })
+        self.end(name)
     }
 
-    /// Tells every graph the same, without waiting.
-    pub fn request(&self, request: Request) {
-        for entry in lock(&self.graphs).values() {
+    /// Ends a graph that is marked as deleted.
+    fn end(&self, name: &str) -> Option<Outcome> {
+        let ending = {
+            let state = lock(&self.state);
+            let entry = state.graphs.get(name)?;
+            // A full channel says as much already.
+            let _ = entry.requests.try_send(Request::Drain);
+            entry.ending.clone()
+        };
+        let outcome = ending.wait();
+        let entry = lock(&self.state).graphs.remove(name);
+        if let Some(entry) = entry {
+            self.bury(entry);
+        }
+        Some(outcome)
+    }
+
+    /// Tells every graph to end, without waiting, and takes no further ones.
+    pub fn close(&self, request: Request) {
+        let mut state = lock(&self.state);
+        state.closing = Some(request);
+        for entry in state.graphs.values() {
             // A full channel says as much already.
             let _ = entry.requests.try_send(request);
         }
     }
 
-    /// What hears when the graph has ended, and keeps the outcome until somebody takes it.
-    pub fn ended(&self, name: &str) -> Option<Receiver<Outcome>> {
-        lock(&self.graphs).get(name).map(|entry| entry.ended.clone())
+    /// What hears when a graph has ended.
+    pub fn ending(&self, name: &str) -> Option<Ending> {
+        lock(&self.state).graphs.get(name).map(|entry| entry.ending.clone())
     }
 
-    /// Adds a stream to a source of a graph. `None` where there is no such graph, or it has ended.
+    /// Waits until every graph has ended, once they were told to by [`Graphs::close`]; what comes from `requests`
+    /// meanwhile, they are told as well. Answers how each ended, by name.
+    pub fn finish(&self, requests: &Receiver<Request>) -> Vec<(Arc<GraphCounters>, Outcome)> {
+        let mut requests = requests.clone();
+        loop {
+            let running = {
+                let state = lock(&self.state);
+                state.graphs.values().map(|entry| entry.ending.clone()).find(|ending| !ending.is_over())
+            };
+            let Some(ending) = running else {
+                // One that was about to start is there now, and was told.
+                drop(lock(&self.loading));
+                let state = lock(&self.state);
+                if state.graphs.values().all(|entry| entry.ending.is_over()) {
+                    return state.graphs.values().map(|entry| (entry.counters.clone(), entry.ending.wait())).collect();
+                }
+                continue;
+            };
+            select! {
+                recv(ending.over()) -> _ => {}
+                recv(requests) -> request => match request {
+                    Ok(request) => self.close(request),
+                    Err(_) => requests = crossbeam_channel::never(),
+                },
+            }
+        }
+    }
+
+    /// All streams, each with the name of its graph.
+    pub fn streams(&self) -> Vec<(Arc<str>, StreamView)> {
+        let counters: Vec<_> = lock(&self.state).graphs.values().map(|entry| entry.counters.clone()).collect();
+        let of_graph = |graph: &Arc<GraphCounters>| {
+            let name = graph.name.clone();
+            graph.streams().into_iter().map(move |stream| (name.clone(), stream.view()))
+        };
+        counters.iter().flat_map(of_graph).collect()
+    }
+
+    /// A stream, with the name of its graph.
+    pub fn stream(&self, id: &str) -> Option<(Arc<str>, StreamView)> {
+        let state = lock(&self.state);
+        let entry = state.with_stream(id)?;
+        Some((entry.counters.name.clone(), entry.counters.stream(id)?.view()))
+    }
+
+    /// Adds a stream to a source of a graph.
     ///
     /// # Errors
     /// See [`StreamError`].
-    pub fn add_stream(&self, graph: &str, id: &StreamId, posted: PostedStream) -> Option<Result<(), StreamError>> {
-        let changes = {
-            let graphs = lock(&self.graphs);
-            if graphs.iter().any(|(name, entry)| name != graph && entry.counters.stream(id).is_some()) {
-                return Some(Err(StreamError::Taken));
-            }
-            graphs.get(graph)?.changes.clone()
+    pub fn add_stream(&self, graph: &str, id: &StreamId, posted: PostedStream) -> Result<StreamView, StreamError> {
+        let (changes, counters) = {
+            let state = lock(&self.state);
+            let runs = |entry: &&Entry| !entry.ending.is_over() && !entry.is_deleted;
+            let Some(entry) = state.graphs.get(graph).filter(runs) else {
+                let running = state.graphs.iter().filter(|(_, entry)| runs(entry));
+                return Err(StreamError::NoGraph { known: running.map(|(name, _)| name.clone()).collect() });
+            };
+            (entry.changes.clone(), entry.counters.clone())
         };
-        let id = id.clone();
-        ask(&changes, move |graph| graph.add_stream(&id, posted))
+        let _coming = Coming::reserve(self, graph, vec![id.clone()]).map_err(|_| StreamError::Taken)?;
+        let wanted = id.clone();
+        ask(&changes, move |graph| graph.add_stream(&wanted, posted)).unwrap_or(Err(StreamError::Ending))?;
+        counters.stream(id).map(|stream| stream.view()).ok_or(StreamError::Ending)
     }
 
-    /// Stops a stream of whichever graph has it. `None` where there is none.
-    pub fn remove_stream(&self, id: &StreamId) -> Option<Result<(), StreamError>> {
+    /// Stops a stream of whichever graph has it, and waits up to `patience` until it has.
+    ///
+    /// # Errors
+    /// [`StreamError::NoStream`].
+    pub fn remove_stream(&self, id: &str, patience: Duration) -> Result<Removal, StreamError> {
         let changes = {
-            let graphs = lock(&self.graphs);
-            graphs.values().find(|entry| entry.counters.stream(id).is_some())?.changes.clone()
+            let state = lock(&self.state);
+            let entry = state.with_stream(id).ok_or(StreamError::NoStream)?;
+            entry.changes.clone()
         };
-        let id = id.clone();
-        ask(&changes, move |graph| graph.remove_stream(&id))
+        let id = StreamId::new(id).ok_or(StreamError::NoStream)?;
+        let wanted = id.clone();
+        let deadline = self.engine.clock.now() + patience;
+        // A graph that has ended reads nothing any more.
+        let Some(removed) = ask(&changes, move |graph| graph.remove_stream(&wanted)) else { return Ok(Removal::Done) };
+        removed?;
+        loop {
+            let wanted = id.clone();
+            if !ask(&changes, move |graph| graph.is_read(&wanted)).unwrap_or(false) {
+                return Ok(Removal::Done);
+            }
+            if self.engine.clock.now() >= deadline {
+                return Ok(Removal::UnderWay);
+            }
+            self.engine.clock.wait(deadline, LOOK);
+        }
+    }
+}
+
+impl State {
+    /// The graph that has a stream; one that runs before one that has ended.
+    fn with_stream(&self, id: &str) -> Option<&Entry> {
+        let mut with = self.graphs.values().filter(|entry| entry.counters.stream(id).is_some());
+        let first = with.next()?;
+        if first.ending.is_over() { with.find(|entry| !entry.ending.is_over()).or(Some(first)) } else { Some(first) }
+    }
+}
+
+/// Keeps ids of streams that are about to be there from everybody else.
+struct Coming<'a> {
+    graphs: &'a Graphs,
+    ids: Vec<StreamId>,
+}
+
+impl<'a> Coming<'a> {
+    fn reserve(graphs: &'a Graphs, graph: &str, ids: Vec<StreamId>) -> Result<Coming<'a>, LoadError> {
+        let mut state = lock(&graphs.state);
+        for id in &ids {
+            let is_coming = state.coming.contains(id);
+            let owner = state.graphs.iter().find(|(other, entry)| {
+                *other != graph && !entry.ending.is_over() && entry.counters.stream(id).is_some()
+            });
+            if let Some((other, _)) = owner {
+                return Err(LoadError::Taken(format!("the graph `{other}` has a stream `{id}` already")));
+            }
+            if is_coming {
+                return Err(LoadError::Taken(format!("a stream `{id}` is being added just now")));
+            }
+        }
+        state.coming.extend(ids.iter().cloned());
+        drop(state);
+        Ok(Coming { graphs, ids })
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.graphs.state);
+        state.coming.retain(|id| !self.ids.contains(id));
     }
 }
 
@@ -394,6 +858,11 @@ fn ask<R: Send + 'static>(
 
 fn view(entry: &Entry) -> GraphView {
     let (state, reason) = entry.counters.state();
+    let mut streams = BTreeMap::new();
+    for stream in entry.counters.streams() {
+        let (state, _): (StreamState, _) = stream.state();
+        *streams.entry(state.name()).or_default() += 1;
+    }
     GraphView {
         name: entry.counters.name.clone(),
         text: entry.text.bytes.clone(),
@@ -403,10 +872,65 @@ fn view(entry: &Entry) -> GraphView {
         reason,
         loaded: entry.loaded.clone(),
         refused: entry.refused.clone(),
+        streams,
     }
 }
 
 fn resources(plan: &Plan) -> Vec<(Arc<str>, Resource)> {
     let sinks = plan.sinks.iter();
     sinks.flat_map(|sink| sink.sink.resources().into_iter().map(|resource| (sink.name.clone(), resource))).collect()
+}
+
+fn streams(plan: &Plan) -> Vec<StreamId> {
+    plan.sources.iter().flat_map(|source| source.source.streams()).map(|stream| stream.id).collect()
+}
+
+/// Stars where credentials should be: the text was shown to somebody, and they sent it back.
+fn covered_credential(bytes: &[u8]) -> Option<Diagnostic> {
+    let span = stars(std::str::from_utf8(bytes).ok()?)?;
+    let message = "there are stars where credentials were: answers do not show them";
+    let hint = "write them again, or better refer to them: `rtsp://${env.USER}:${env.PASSWORD}@…` with `--allow-env`";
+    Some(Diagnostic::new(Code::CoveredSecret, span, message).hint(hint))
+}
+
+fn log_outcome(graph: &str, outcome: &Outcome, stay: bool) {
+    for failure in &outcome.failures {
+        tracing::error!(graph, "{failure}");
+    }
+    if !outcome.stuck.is_empty() {
+        let why = match outcome.asked {
+            Some(Request::Abort) => "told to end at once",
+            Some(Request::Drain) | None => "the time to drain is over",
+        };
+        tracing::error!(graph, "{why}; still open: {}", outcome.stuck.join(", "));
+    }
+    if stay && outcome.asked.is_none() {
+        tracing::info!(graph, "graph `{graph}` has ended; Ctrl-C ends the engine");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_gets_the_generation_that_it_knows() {
+        for (expected, at_none, at_two) in [
+            (Expected::Anything, true, true),
+            (Expected::Nothing, true, false),
+            (Expected::Something, false, true),
+            (Expected::OneOf(vec![1, 2]), false, true),
+            (Expected::OneOf(vec![0, 3]), false, false),
+        ] {
+            assert_eq!((expected.allows(0), expected.allows(2)), (at_none, at_two), "{expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_was_shown_is_not_taken_back() {
+        let found = covered_credential(b"url = \"rtsp://*****:*****@h/x\"").unwrap();
+        assert_eq!((found.code, found.span), (Code::CoveredSecret, Some(14..25)));
+        assert_eq!(covered_credential(b"url = \"rtsp://a:b@h/x\""), None);
+        assert_eq!(covered_credential(b"\xff"), None);
+    }
 }

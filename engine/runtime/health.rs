@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::{NodeCounters, lock};
+use super::graphs::{Graphs, Home, Refused};
 use super::preview::PreviewSlot;
 use super::process::usage;
 use super::stats::{GraphState, Health, Observe, ProcessReport, Report, StreamState};
@@ -38,20 +39,75 @@ impl Observe for Engine {
     }
 
     fn health(&self) -> Health {
+        let states: Vec<GraphState> = lock(&self.graphs).iter().map(|graph| graph.state().0).collect();
+        // It answers before the first graph is there.
+        let starts = states.is_empty() || states.contains(&GraphState::Starting);
+        let status = match starts {
+            _ if states.contains(&GraphState::Draining) => "draining",
+            true => "starting",
+            false => "ok",
+        };
+        Health::new(status, self.problems())
+    }
+}
+
+/// How the engine is doing, and what should be a graph and is none. Whether it is ready does not depend on single graphs:
+/// one that is loaded or deleted while the others run keeps no work away from these.
+impl Observe for Graphs {
+    fn report(&self) -> Report {
+        self.engine.report()
+    }
+
+    fn preview(&self, graph: &str, stream: &str) -> Option<Arc<PreviewSlot>> {
+        self.engine.preview(graph, stream)
+    }
+
+    fn health(&self) -> Health {
+        let mut problems = self.engine.problems();
+        for (name, refused) in self.refused() {
+            problems.push(format!("graph `{name}` does not run: {}{}", refused.why, of_file(&refused.home)));
+        }
+        for graph in self.list() {
+            // Whoever sends a text over HTTP is told; nobody waits for an answer about a file.
+            if let Some(Refused { home: home @ Home::File(_), why, .. }) = &graph.refused {
+                let (name, file) = (&graph.name, of_file(home));
+                problems.push(format!("graph `{name}` runs on as it was before its file was changed: {why}{file}"));
+            }
+        }
+        let status = match (self.is_closing(), self.is_settled()) {
+            (true, _) => "draining",
+            (false, false) => "starting",
+            (false, true) => "ok",
+        };
+        Health::new(status, problems)
+    }
+}
+
+fn of_file(home: &Home) -> String {
+    match home {
+        Home::File(path) => format!(" (`{}`)", path.display()),
+        Home::Put => String::new(),
+    }
+}
+
+impl Health {
+    fn new(status: &'static str, problems: Vec<String>) -> Health {
+        // That it starts or drains is said first: whoever routes work here must know it, whatever else is wrong.
+        let ok = status == "ok" && problems.is_empty();
+        Health { ok, status: if status == "ok" && !ok { "failing" } else { status }, problems }
+    }
+}
+
+impl Engine {
+    /// One line for each thing that is wrong.
+    fn problems(&self) -> Vec<String> {
         let now = self.clock.now();
         let mut problems = Vec::new();
-        let graphs = lock(&self.graphs);
-        // The control plane answers before the first graph is there.
-        let mut status = if graphs.is_empty() { "starting" } else { "ok" };
-        for graph in graphs.iter() {
+        let graphs = lock(&self.graphs).clone();
+        for graph in &graphs {
             let name = &graph.name;
-            match graph.state() {
-                (GraphState::Starting, _) => status = "starting",
-                (GraphState::Draining, _) => status = "draining",
-                (GraphState::Failed, reason) => {
-                    problems.push(format!("graph `{name}` failed: {}", reason.unwrap_or_default()));
-                }
-                (GraphState::Running | GraphState::Finished, _) => {}
+            if let (GraphState::Failed, reason) = graph.state() {
+                problems.push(format!("graph `{name}` failed: {}", reason.unwrap_or_default()));
             }
             for stream in graph.streams() {
                 let (state, reason) = stream.state();
@@ -77,11 +133,6 @@ impl Observe for Engine {
         if !self.workers.answer(now) {
             problems.push("a dataflow worker does not answer".to_owned());
         }
-        // That it starts or drains is said first: whoever routes work here must know it, whatever else is wrong.
-        let ok = status == "ok" && problems.is_empty();
-        if status == "ok" && !problems.is_empty() {
-            status = "failing";
-        }
-        Health { ok, status, problems }
+        problems
     }
 }

@@ -3,6 +3,7 @@
 mod build;
 pub mod counters;
 mod dataflow_log;
+pub mod ending;
 mod entry;
 mod failure;
 mod feed;
@@ -20,6 +21,7 @@ pub mod predict;
 pub mod preview;
 pub mod process;
 pub mod reload;
+pub mod saved;
 mod sink;
 pub mod stats;
 pub mod streams;

@@ -38,6 +38,9 @@ const PERSON: &str = "person";
 pub struct Predictor {
     pool: Arc<Pool>,
     clock: Arc<dyn Clock>,
+    catalog: Arc<Catalog>,
+    /// Held while sessions are made: one that finds a model cold makes its sessions, and nobody else.
+    warming: Mutex<()>,
     lane: Lane,
     /// Places for pictures: never more than the lane takes.
     places: Arc<Semaphore>,
@@ -134,7 +137,7 @@ pub struct PredictReport {
 }
 
 impl Predictor {
-    /// Will serve the models of `plan` and those called `names`, once [`Predictor::warm_up`] has made their sessions.
+    /// Will serve the models called `names`, once [`Predictor::warm_up`] has made their sessions.
     ///
     /// # Errors
     /// Where a model is not there or not usable.
@@ -142,15 +145,10 @@ impl Predictor {
         pool: Arc<Pool>,
         clock: Arc<dyn Clock>,
         catalog: &Arc<Catalog>,
-        plan: &Plan,
-        names: &[String],
+        names: impl IntoIterator<Item = Arc<str>>,
     ) -> Result<Predictor, StartError> {
-        let of_plan = plan.operators.iter().filter_map(|operator| match &operator.work {
-            Work::Pool(work) => work.model(),
-            Work::Inline(_) => None,
-        });
         let mut models = BTreeMap::new();
-        for name in of_plan.chain(names.iter().map(|name| name.as_str().into())) {
+        for name in names {
             if let Entry::Vacant(vacant) = models.entry(name) {
                 let (model, work) = operator(catalog, &clock, vacant.key())?;
                 vacant.insert(Served { model, work, state: State::Warming });
@@ -162,14 +160,33 @@ impl Predictor {
             places: Arc::new(Semaphore::new(pool.threads() * 2)),
             pool,
             clock,
+            catalog: catalog.clone(),
+            warming: Mutex::default(),
             models: Mutex::new(models),
             account: Arc::default(),
             next: AtomicU64::new(0),
         })
     }
 
+    /// Will serve further models: those of a graph that has been started.
+    pub fn serve(&self, names: Vec<Arc<str>>) {
+        for name in names {
+            if lock(&self.models).contains_key(&name) {
+                continue;
+            }
+            match operator(&self.catalog, &self.clock, &name) {
+                Ok((model, work)) => {
+                    lock(&self.models).entry(name).or_insert(Served { model, work, state: State::Warming });
+                }
+                Err(error) => tracing::error!(model = %name, "model `{name}` cannot answer `/predict`: {error}"),
+            }
+        }
+        self.warm_up();
+    }
+
     /// Makes the sessions of all models, one after the other; returns when all are ready or have failed.
     pub fn warm_up(&self) {
+        let _one_at_a_time = lock(&self.warming);
         let cold: Vec<_> = lock(&self.models)
             .iter()
             .filter(|(_, served)| matches!(served.state, State::Warming))
@@ -359,6 +376,15 @@ fn operator(
             |FieldError { message, hint, .. }| StartError { message, hint },
         )),
     }
+}
+
+/// The models that a graph runs.
+pub fn models(plan: &Plan) -> Vec<Arc<str>> {
+    let models = plan.operators.iter().filter_map(|operator| match &operator.work {
+        Work::Pool(work) => work.model(),
+        Work::Inline(_) => None,
+    });
+    models.collect()
 }
 
 /// A record as an answer.

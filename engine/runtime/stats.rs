@@ -154,6 +154,39 @@ pub struct StreamReport {
     pub held_bytes_limit: u64,
 }
 
+/// A stream, with what it has been through.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamView {
+    #[serde(flatten)]
+    pub report: StreamReport,
+    /// It was added while the graph ran.
+    pub posted: bool,
+    /// Its latest states, the oldest first.
+    pub history: Vec<StreamMoment>,
+    /// What went wrong last, also where it has been well since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<StreamMistake>,
+}
+
+/// A state that a stream came into.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamMoment {
+    pub state: StreamState,
+    /// RFC 3339.
+    pub since: String,
+    /// The latest reason for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Something that went wrong with a stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamMistake {
+    /// RFC 3339.
+    pub time: String,
+    pub message: String,
+}
+
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Quantiles {
     pub p50: f64,

@@ -40,12 +40,16 @@ pub(super) struct WantedStream {
 /// Why a stream was not added or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    #[error("there is no such source that something listens to; there is {}", known.join(", "))]
+    #[error("there is no such graph that runs; there is {}", or_none(known))]
+    NoGraph { known: Vec<String> },
+    #[error("there is no such source that something listens to; there is {}", or_none(known))]
     NoSource { known: Vec<String> },
     #[error("a stream of this name is there already")]
     Taken,
     #[error("there is no such stream")]
     NoStream,
+    #[error("the source has {most} streams, and its `max_streams` are {most}")]
+    TooMany { most: u32 },
     /// The source cannot be built with it.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Mistaken(Vec<FieldError>),
@@ -53,6 +57,10 @@ pub enum StreamError {
     Ending,
     #[error("{0}")]
     Refused(String),
+}
+
+fn or_none(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Successive multiples of the golden ratio are far from each other, however many there are.
@@ -138,13 +146,41 @@ impl RunningGraph {
             return Err(StreamError::Taken);
         }
         self.unlist_retired();
+        let is_declared = |stream: &WantedStream| stream.spec.id == *id;
+        if self.posted.contains_key(id) || self.declared().iter().any(is_declared) {
+            return Err(StreamError::Taken);
+        }
         let wanted = self.built(id, &posted)?;
         if self.generation.is_closed(wanted.source_index) {
             return Err(StreamError::Ending);
         }
+        let planned = &self.generation.plan.sources[wanted.source_index];
+        if self.streams_of(&planned.name) >= planned.max_streams as usize {
+            return Err(StreamError::TooMany { most: planned.max_streams });
+        }
         self.read(wanted).map_err(|error| StreamError::Refused(error.to_string()))?;
         self.posted.insert(id.clone(), posted);
+        self.mark_posted();
         Ok(())
+    }
+
+    /// How many streams a source has: those that are read, and those that were added and failed.
+    fn streams_of(&self, source: &Arc<str>) -> usize {
+        let read = self.streams.iter().filter(|(_, stream)| stream.source == *source).count();
+        let over = self.posted.iter().filter(|(id, posted)| posted.source == *source && !self.is_read(id)).count();
+        read + over
+    }
+
+    /// Whether the stream is being read, if only until its thread has ended.
+    pub fn is_read(&self, id: &StreamId) -> bool {
+        self.streams.contains_key(id)
+    }
+
+    /// Tells the counters which streams were added while the graph ran.
+    pub(super) fn mark_posted(&self) {
+        for stream in self.counters.streams() {
+            stream.set_posted(self.posted.contains_key(&stream.stream));
+        }
     }
 
     /// Stops a stream: what is in flight is delivered. One that was added is listed no more.
@@ -153,9 +189,12 @@ impl RunningGraph {
     /// Where there is none.
     pub fn remove_stream(&mut self, id: &StreamId) -> Result<(), StreamError> {
         let was_posted = self.posted.remove(id).is_some();
+        // It may be about to be read anew.
+        self.restarts.remove(id);
         match self.streams.get(id) {
             Some(running) => running.feed.stop(),
-            None if was_posted => {}
+            // One that is over is listed until the next reload, and stays as it is.
+            None if was_posted || self.counters.stream(id).is_some() => {}
             None => return Err(StreamError::NoStream),
         }
         if was_posted {

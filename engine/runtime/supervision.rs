@@ -95,7 +95,8 @@ impl RunningGraph {
         counters: Arc<GraphCounters>,
     ) -> Result<RunningGraph, StartError> {
         let (notices, heard) = notices();
-        let making = Making { engine: &engine, counters: &counters, notices: &notices, number: 1, sinks: &[] };
+        let number = counters.generation() + 1;
+        let making = Making { engine: &engine, counters: &counters, notices: &notices, number, sinks: &[] };
         let (generation, sinks) = making.install(Arc::new(plan))?;
         counters.set_state(GraphState::Running, None);
         let mut graph = RunningGraph {

@@ -12,7 +12,6 @@ use operators::inference::pool::Pool;
 use super::counters::{GraphCounters, lock};
 use super::dataflow_log::DataflowLog;
 use super::inlets::Inlets;
-use super::stats::GraphState;
 pub use super::supervision::{Outcome, Request, RunningGraph};
 use super::worker::Workers;
 use crate::graph::plan::Plan;
@@ -74,13 +73,19 @@ impl Engine {
     /// # Errors
     /// Where a model does not load or a sink does not open; nothing of the graph is left then.
     pub fn run(self: &Arc<Engine>, plan: Plan) -> Result<RunningGraph, StartError> {
-        let counters = Arc::new(GraphCounters::new(plan.graph.clone(), self.clock.clone()));
+        self.run_after(plan, 0)
+    }
+
+    /// As [`Engine::run`]; its generation is the one after `generation`.
+    pub(super) fn run_after(self: &Arc<Engine>, plan: Plan, generation: u64) -> Result<RunningGraph, StartError> {
+        let counters = Arc::new(GraphCounters::new(plan.graph.clone(), self.clock.clone(), generation));
         lock(&self.graphs).push(counters.clone());
         let secrets = plan.secrets.clone();
         let started = RunningGraph::start(self.clone(), plan, counters.clone())
             .map_err(|error| error.covered(|text| secrets.redact(text)));
-        if let Err(error) = &started {
-            counters.set_state(GraphState::Failed, Some(error.to_string()));
+        if started.is_err() {
+            // Whoever asked for it is told why; there is nothing to watch.
+            self.forget(&counters);
         }
         started
     }

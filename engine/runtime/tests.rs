@@ -276,6 +276,7 @@ fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>
         source: Arc::new(source),
         decoder_threads: 0,
         identity: Identity::default(),
+        max_streams: 1024,
         template: None,
     };
     let secrets = Arc::default();

@@ -28,6 +28,8 @@ pub struct Look {
     pub timeout: Duration,
     /// How long to watch packets at most; less where two whole groups of pictures have been seen.
     pub watch: Duration,
+    /// Whether one picture is enough.
+    pub one_picture: bool,
 }
 
 /// What was seen.
@@ -193,6 +195,9 @@ fn watch(demuxer: &mut Demuxer, look: &Look, clock: &dyn Clock, seen: &mut Seen)
             && let Ok(Some(_)) = decoder.receive()
         {
             first_picture = Some(clock.now().saturating_duration_since(opened));
+            if look.one_picture {
+                break;
+            }
         }
     }
     first_picture

@@ -269,6 +269,7 @@ impl Sketch {
             source: Arc::new(numbers),
             decoder_threads: 0,
             identity: behind,
+            max_streams: 1024,
             template: None,
         };
         let mut operators = Vec::new();

@@ -491,7 +491,9 @@ fn a_batch_is_answered_in_order_with_what_is_wrong_in_its_place() {
     assert_eq!((&found["class_name"], predictions[0].get("error")), (&"circle".into(), None), "{found}");
     let corner = |name: &str| found[name].as_f64().expect("a number");
     let near = |name: &str, wanted: f64| assert!((corner(name) - wanted).abs() < 12.0, "{name}: {found}");
-    [("x1", 120.0), ("y1", 56.0), ("x2", 200.0), ("y2", 136.0)].map(|(name, wanted)| near(name, wanted));
+    for (name, wanted) in [("x1", 120.0), ("y1", 56.0), ("x2", 200.0), ("y2", 136.0)] {
+        near(name, wanted);
+    }
     assert!(corner("confidence") > 0.5 && found["class_id"].is_u64(), "{found}");
     for (at, says) in [(1, "no base64"), (2, "cannot be used")] {
         let error = predictions[at]["error"].as_str().expect("an error");

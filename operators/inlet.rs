@@ -51,6 +51,11 @@ impl Inlet {
         (Arc::new(Inlet { settings, places, sender, clock }), arrivals)
     }
 
+    /// From here on no place is given. What was pushed before is still taken.
+    pub fn close(&self) {
+        self.places.close();
+    }
+
     /// A place for one picture, if there is one now.
     ///
     /// # Errors

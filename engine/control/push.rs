@@ -243,7 +243,7 @@ impl Push {
             };
             predictions.push(Predicted { frame_idx, boxes, error });
         }
-        Ok(json(StatusCode::OK, &serde_json::json!({ "predictions": predictions })))
+        Ok(json(StatusCode::OK, &Inferred { predictions }))
     }
 
     /// The stream that is called `id`, if it is pushed to.
@@ -477,6 +477,12 @@ fn pictures(body: &[u8], most: usize, max_bytes: u64) -> Result<Vec<Result<Vec<u
         usable(&picture).map(|()| picture)
     });
     Ok(decoded.collect())
+}
+
+/// What is said of a batch.
+#[derive(Serialize)]
+struct Inferred {
+    predictions: Vec<Predicted>,
 }
 
 /// What is said of one picture of a batch.

@@ -13,6 +13,7 @@ use operators::address::masked;
 use operators::clock::Clock;
 use operators::config::format_size;
 use operators::error::{ItemError, SourceError, StartError};
+use operators::inlet::Inlet;
 use operators::inference::pool::panic_text;
 use operators::item::{EndReason, Event, Frame, Gap, Item, Origin, Payload, RecordBody, StreamId, StreamInfo};
 use operators::lease::{Ack, Lease, Verdict, Watched};
@@ -56,6 +57,8 @@ impl Listener {
 /// What reads one stream.
 pub struct Feed {
     pub stream: StreamId,
+    /// Where pictures are pushed to, for a source that is pushed to.
+    pub inlet: Option<Arc<Inlet>>,
     clock: Arc<dyn Clock>,
     decoder_threads: usize,
     /// Finish what is in hand and return.
@@ -95,6 +98,7 @@ impl Feed {
     ) -> Result<Arc<Feed>, StartError> {
         listener.counters.progress(clock.now());
         let feed = Arc::new(Feed {
+            inlet: source.inlet(&stream),
             stream,
             clock,
             decoder_threads,
@@ -136,6 +140,10 @@ impl Feed {
 
     /// Tells the thread to end; it says [`Notice::StreamEnded`] when it has.
     pub fn stop(&self) {
+        // The thread may wait for room just now, and whoever pushes need not.
+        if let Some(inlet) = &self.inlet {
+            inlet.close();
+        }
         self.stopping.store(true, Ordering::Release);
     }
 

@@ -8,6 +8,7 @@ pub mod address;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod hooks;
 pub mod inference;
 pub mod inlet;
 pub mod item;

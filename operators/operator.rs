@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::Field;
 use crate::error::{FieldError, ItemError, SinkError, SourceError, StartError};
+use crate::hooks::Hooks;
 use crate::inference::manifest::InputSpec;
 use crate::inference::model::Catalog;
 use crate::inference::session::Sessions;
@@ -188,6 +189,11 @@ pub trait Source: Send + Sync {
     /// Whether it waits for streams that are added while the graph runs: the graph goes on where it has none.
     fn awaits_streams(&self) -> bool {
         false
+    }
+
+    /// The streams that another server announces.
+    fn hooks(&self) -> Option<&Hooks> {
+        None
     }
 
     /// The node whose records answer whoever pushed a picture.

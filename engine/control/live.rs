@@ -13,7 +13,7 @@ use super::events::EventHub;
 use super::push::{self, Push, PushLimits};
 use super::routes::{Answer, Refusal, empty};
 use super::work::Work;
-use super::{graphs, streams};
+use super::{graphs, mediamtx, streams};
 use crate::runtime::graphs::Graphs;
 
 /// Graphs and streams are loaded, added and removed by so many requests at once; most of them wait for each other.
@@ -32,6 +32,10 @@ pub(super) struct Live {
     origin: Option<HeaderValue>,
 }
 
+/// What a MediaMTX server calls when a path begins, and when it ends.
+pub(super) const READY: &str = "/v1/mediamtx/events/ready";
+pub(super) const NOT_READY: &str = "/v1/mediamtx/events/not-ready";
+
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target<'a> {
@@ -43,10 +47,17 @@ pub(super) enum Target<'a> {
     Stream(&'a str),
     Frames(&'a str),
     Infer,
+    Ready,
+    NotReady,
 }
 
 impl<'a> Target<'a> {
     pub fn of(path: &'a str) -> Option<Target<'a>> {
+        match path {
+            READY => return Some(Target::Ready),
+            NOT_READY => return Some(Target::NotReady),
+            _ => {}
+        }
         let mut parts = path.strip_prefix('/')?.split('/');
         let target = (parts.next()?, parts.next(), parts.next());
         if parts.next().is_some() {
@@ -70,7 +81,7 @@ impl<'a> Target<'a> {
         match self {
             Target::Graphs | Target::Plan(_) => "GET, HEAD, OPTIONS",
             Target::Graph(_) => "GET, HEAD, PUT, DELETE, OPTIONS",
-            Target::Check(_) | Target::Frames(_) | Target::Infer => "POST, OPTIONS",
+            Target::Check(_) | Target::Frames(_) | Target::Infer | Target::Ready | Target::NotReady => "POST, OPTIONS",
             Target::Streams => "GET, HEAD, POST, OPTIONS",
             Target::Stream("check") => "GET, HEAD, POST, DELETE, OPTIONS",
             Target::Stream(_) => "GET, HEAD, DELETE, OPTIONS",
@@ -119,6 +130,8 @@ impl Live {
             (&Method::DELETE, Target::Stream(id)) => streams::remove(self, id).await,
             (&Method::POST, Target::Frames(id)) => push::frame(&self.push, id, request).await,
             (&Method::POST, Target::Infer) => push::infer(&self.push, request).await,
+            (&Method::POST, Target::Ready) => mediamtx::ready(self, request).await,
+            (&Method::POST, Target::NotReady) => mediamtx::not_ready(self, request).await,
             _ => Err(Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("{method} is not answered here"),
@@ -161,6 +174,9 @@ mod tests {
             ("/streams//frames", None),
             ("/infer", Some(Target::Infer)),
             ("/infer/a", None),
+            (READY, Some(Target::Ready)),
+            (NOT_READY, Some(Target::NotReady)),
+            ("/v1/mediamtx/events/other", None),
             ("/graph", None),
             ("/", None),
         ] {

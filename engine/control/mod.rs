@@ -8,6 +8,7 @@ mod body;
 pub mod events;
 mod graphs;
 mod live;
+mod mediamtx;
 mod metrics;
 mod page;
 pub mod predict;

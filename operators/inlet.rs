@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::clock::Clock;
@@ -45,8 +45,7 @@ impl Inlet {
     /// Both ends.
     pub fn new(settings: InletSettings, clock: Arc<dyn Clock>) -> (Arc<Inlet>, Arrivals) {
         let places = Arc::new(Semaphore::new(settings.places));
-        // Bounded by the places.
-        let (sender, receiver) = unbounded();
+        let (sender, receiver) = bounded(settings.places);
         let arrivals = Arrivals { places: places.clone(), receiver };
         (Arc::new(Inlet { settings, places, sender, clock }), arrivals)
     }
@@ -89,8 +88,8 @@ impl Place {
     pub fn push(self, bytes: Vec<u8>, watched: Option<Watched>) {
         let Place { inlet, permit } = self;
         let arrived = inlet.clock.now();
-        // Where nobody takes it any more, it goes with the error, and is lost.
-        let _ = inlet.sender.send(Pushed { bytes, arrived, watched, place: permit });
+        // There is room, because there was a place. Where nobody takes it any more, it goes with the error, and is lost.
+        let _ = inlet.sender.try_send(Pushed { bytes, arrived, watched, place: permit });
     }
 }
 

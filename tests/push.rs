@@ -465,7 +465,7 @@ fn a_stream_that_is_deleted_answers_whoever_waits() {
     });
     let removed = request("DELETE", &format!("{address}/streams/door"), "text/plain", b"");
     assert!(removed.status < 300, "{}", removed.told());
-    let answer = wait_for("an end of the stream's thread's last look", || {
+    let answer = wait_for("a stream that takes no more", || {
         let answer = push(&address, "door", "?wait=true&timeout=1s", &sized(2, 2));
         (![504, 429].contains(&answer.status)).then_some(answer)
     });

@@ -59,7 +59,7 @@ pub fn masked_in_place(text: &str) -> String {
 
 /// Where a credential stands that somebody has covered with stars: a text that was shown, and not what it was made of.
 pub fn covered(text: &str) -> Option<Range<usize>> {
-    let is_covered = |part: &Range<usize>| part.len() > 0 && text[part.clone()].bytes().all(|byte| byte == b'*');
+    let is_covered = |part: &Range<usize>| !part.is_empty() && text[part.clone()].bytes().all(|byte| byte == b'*');
     credentials(text).into_iter().find(|credential| parts(text, credential.clone()).iter().any(is_covered))
 }
 

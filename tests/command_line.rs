@@ -48,13 +48,14 @@ fn commands_below(group: &[&str]) -> Vec<String> {
 
 #[test]
 fn usage_errors() {
-    let wrong: [(&str, &[&str]); 20] = [
+    let wrong: [(&str, &[&str]); 21] = [
+        ("set-for-a-folder", &["run", "mistakes", "--set", "threshold=1"]),
         ("nothing", &[]),
         ("unknown-command", &["rnu", "plain.toml"]),
         ("run-without-file", &["run"]),
         ("unknown-option", &["run", "plain.toml", "--worker", "2"]),
         ("no-such-file", &["run", "no-such.toml"]),
-        ("a-folder", &["run", "mistakes"]),
+        ("a-folder", &["plan", "mistakes"]),
         ("no-time", &["run", "plain.toml", "--for", "soon"]),
         ("no-workers", &["run", "plain.toml", "--workers", "0"]),
         ("no-format", &["run", "plain.toml", "--log-format", "xml"]),

@@ -248,7 +248,11 @@ fn attend(
     // After the graphs have made their sessions: then most are shared and not made twice.
     warm_up(predictor, Vec::new());
     if name.is_none() {
-        tracing::info!("ready, with {} graphs; Ctrl-C ends the engine", graphs.list().len());
+        let graphs = match graphs.list().len() {
+            1 => "1 graph runs".to_owned(),
+            count => format!("{count} graphs run"),
+        };
+        tracing::info!("ready: {graphs}; Ctrl-C ends the engine");
     }
     let watch = if arguments.watch { Some(Watch::start(files, graphs.clone())?) } else { None };
     let ending = name.filter(|_| !stays).and_then(|name| graphs.ending(&name));

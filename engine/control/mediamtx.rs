@@ -16,7 +16,8 @@ use super::body;
 use super::live::Live;
 use super::routes::{Answer, Refusal, json};
 use super::streams::{not_added, read};
-use crate::runtime::graphs::{Graphs, Hooked, Removal};
+use crate::runtime::graph_streams::Removal;
+use crate::runtime::graphs::{Graphs, Hooked};
 use crate::runtime::streams::{PostedStream, StreamError};
 
 const LARGEST_BODY: u64 = 64 << 10;

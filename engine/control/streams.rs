@@ -5,9 +5,9 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use operators::address::{Address, masked};
-use operators::clock::SystemClock;
+use operators::clock::{Clock, SystemClock};
 use operators::config::parse_duration;
-use operators::error::FieldError;
+use operators::error::{FieldError, StartError};
 use operators::item::StreamId;
 use operators::sources::probe::{Look, Probe, ProbedFormat, probe};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::body;
 use super::live::Live;
 use super::routes::{Answer, Refusal, json, nearest};
-use crate::runtime::graphs::Removal;
+use crate::runtime::graph_streams::Removal;
 use crate::runtime::stats::StreamView;
 use crate::runtime::streams::{PostedStream, StreamError};
 
@@ -122,8 +122,15 @@ pub(super) async fn check(live: &Live, request: &mut Request<Incoming>) -> Resul
     let asked: Asked = read(&body, "write it like {\"url\": \"rtsp://10.0.0.8/main\", \"timeout\": \"5s\"}")?;
     let look = look(asked)?;
     let shown = masked(&look.input);
-    let found = live.looks.run(move || probe(&look, &SystemClock)).await?;
-    Ok(json(StatusCode::OK, &seen(&shown, found.as_ref().map_err(|error| (&error.message, error.hint.as_deref())))))
+    let (found, took) = live
+        .looks
+        .run(move || {
+            let begun = SystemClock.now();
+            let found = probe(&look, &SystemClock);
+            (found, SystemClock.now().saturating_duration_since(begun))
+        })
+        .await?;
+    Ok(json(StatusCode::OK, &seen(&shown, took, found.as_ref())))
 }
 
 fn look(asked: Asked) -> Result<Look, Refusal> {
@@ -148,7 +155,8 @@ fn look(asked: Asked) -> Result<Look, Refusal> {
 }
 
 /// What was seen of an input.
-fn seen(url: &str, found: Result<&Probe, (&String, Option<&str>)>) -> Value {
+fn seen(url: &str, took: Duration, found: Result<&Probe, &StartError>) -> Value {
+    let milliseconds = took.as_secs_f64() * 1000.0;
     match found {
         Ok(found) => {
             let size = found.tracks.iter().find_map(|track| match track.format {
@@ -161,7 +169,7 @@ fn seen(url: &str, found: Result<&Probe, (&String, Option<&str>)>) -> Value {
                 "url": url,
                 "width": width,
                 "height": height,
-                "milliseconds": found.opened_ms + found.first_picture_ms.unwrap_or_default(),
+                "milliseconds": milliseconds,
             });
             if found.first_picture_ms.is_none() {
                 body["error"] = "it was opened, and showed no picture in time".into();
@@ -169,7 +177,9 @@ fn seen(url: &str, found: Result<&Probe, (&String, Option<&str>)>) -> Value {
             }
             body
         }
-        Err((error, hint)) => json!({ "ok": false, "url": url, "error": error, "hint": hint }),
+        Err(StartError { message, hint }) => {
+            json!({ "ok": false, "url": url, "error": message, "hint": hint, "milliseconds": milliseconds })
+        }
     }
 }
 

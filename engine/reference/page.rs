@@ -73,9 +73,15 @@ pub fn section(entry: &TypeEntry) -> String {
 
 fn common_table(out: &mut String, catalogue: &Catalogue) {
     out.push_str("| field | sources | takes | default | |\n|---|---|---|---|---|\n");
-    for field in &catalogue.common.operator {
-        let of_sources = catalogue.common.source.iter().any(|other| other.name == field.name);
-        let answer = if of_sources { "yes" } else { "no" };
+    let of = |fields: &[FieldEntry], name: &str| fields.iter().any(|field| field.name == name);
+    let common = &catalogue.common;
+    let of_sources_only = common.source.iter().filter(|field| !of(&common.operator, field.name));
+    for field in common.operator.iter().chain(of_sources_only) {
+        let answer = match (of(&common.source, field.name), of(&common.operator, field.name)) {
+            (true, true) => "yes",
+            (true, false) => "only they",
+            (false, _) => "no",
+        };
         let _ = writeln!(
             out,
             "| `{}` | {answer} | {} | {} | {} |",

@@ -15,21 +15,21 @@ use operators::error::StartError;
 use operators::hooks::Hooks;
 use operators::item::{StreamId, is_name};
 use operators::operator::Resource;
-use serde::Serialize;
 
 use super::counters::{GraphCounters, lock};
 use super::ending::{Ending, ending};
+use super::graph_streams::Coming;
 use super::inlets::Inlets;
+pub use super::load::{Expected, LoadError, Loaded, LoadedText};
 use super::predict::models;
 use super::reload::{Patience, Reloaded};
 use super::saved::{Prepared, Saved};
-use super::stats::{GraphState, StreamState, StreamView};
-use super::streams::{PostedStream, StreamError};
+use super::stats::{GraphState, StreamState};
 use super::supervision::{Change, Outcome, Request, RunningGraph};
 use super::supervisor::Engine;
 use crate::graph::check::{self, Surroundings};
 use crate::graph::cover::stars;
-use crate::graph::diagnostics::{Code, Diagnostic, Severity};
+use crate::graph::diagnostics::{Code, Diagnostic};
 use crate::graph::explain::{Explanation, explain};
 use crate::graph::plan::{Plan, PlannedSource};
 use crate::graph::planner::{PlanOptions, build_plan};
@@ -72,133 +72,6 @@ pub struct GraphSettings {
     pub on_models: Box<dyn Fn(Vec<Arc<str>>) + Send + Sync>,
 }
 
-/// Which generation of a graph a caller wants to replace or end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Expected {
-    #[default]
-    Anything,
-    /// There is no such graph yet.
-    Nothing,
-    /// There is one.
-    Something,
-    /// It is at one of these generations.
-    OneOf(Vec<u64>),
-}
-
-impl Expected {
-    /// `now` is the generation; 0 where there is no such graph.
-    fn allows(&self, now: u64) -> bool {
-        match self {
-            Expected::Anything => true,
-            Expected::Nothing => now == 0,
-            Expected::Something => now != 0,
-            Expected::OneOf(generations) => now != 0 && generations.contains(&now),
-        }
-    }
-}
-
-/// What loading a text did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "result", rename_all = "snake_case")]
-pub enum Loaded {
-    Started { generation: u64 },
-    Reloaded(Reloaded),
-}
-
-impl Loaded {
-    pub fn generation(&self) -> u64 {
-        match self {
-            Loaded::Started { generation } => *generation,
-            Loaded::Reloaded(reloaded) => reloaded.generation,
-        }
-    }
-}
-
-/// A text that became a graph.
-#[derive(Debug)]
-pub struct LoadedText {
-    pub loaded: Loaded,
-    /// Warnings and notes.
-    pub diagnostics: Vec<Diagnostic>,
-    /// Why the text is not on the disk, where it should be.
-    pub unsaved: Option<String>,
-}
-
-/// Why a text did not become a graph. What ran before runs on.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error("`{0}` cannot name a graph")]
-    Name(String),
-    /// Everything that is wrong with the text.
-    #[error("{}", mistakes(.0))]
-    Mistakes(Vec<Diagnostic>),
-    /// Somebody else has changed it since: `now` is its generation, 0 where there is none.
-    #[error("{}", outdated(*.now))]
-    Outdated { now: u64 },
-    /// Another graph has what this one needs.
-    #[error("{0}")]
-    Taken(String),
-    /// It comes from a file.
-    #[error("the graph comes from `{}`", .0.display())]
-    Watched(PathBuf),
-    /// It is being deleted.
-    #[error("the graph is being deleted")]
-    Ending,
-    /// The process ends.
-    #[error("the engine is stopping")]
-    Closing,
-    /// The text cannot be kept, or not be forgotten.
-    #[error("the text cannot be kept in `{}`: {why}", .folder.display())]
-    Unsaved { folder: PathBuf, why: String },
-    #[error("{0}")]
-    Start(StartError),
-}
-
-impl LoadError {
-    /// What to do next.
-    pub fn hint(&self) -> String {
-        match self {
-            LoadError::Name(_) => "use 1 to 128 of `A-Z a-z 0-9 _ . -`".to_owned(),
-            LoadError::Mistakes(found) => {
-                let first = found.iter().find(|found| found.severity() == Severity::Error);
-                let hint = first.and_then(|found| found.hint.clone());
-                hint.unwrap_or_else(|| "correct the text, and send it again".to_owned())
-            }
-            LoadError::Outdated { now: 0 } => "send it without `If-Match`".to_owned(),
-            LoadError::Outdated { .. } => "get the graph again, and make the change in what is there now".to_owned(),
-            LoadError::Taken(_) => "give it another one, or change or delete the other graph first".to_owned(),
-            LoadError::Watched(_) => {
-                "change the file; with `--watch` the engine follows it, else start the engine again".to_owned()
-            }
-            LoadError::Ending => "try again when it has ended".to_owned(),
-            LoadError::Closing => "try again when it has been started again".to_owned(),
-            LoadError::Unsaved { .. } => "make room, and see that this user may write there".to_owned(),
-            LoadError::Start(error) => error.hint.clone().unwrap_or_else(|| "look into the log".to_owned()),
-        }
-    }
-
-    /// Whether it says something of the text, and not of the moment.
-    fn is_about_the_text(&self) -> bool {
-        matches!(self, LoadError::Name(_) | LoadError::Mistakes(_) | LoadError::Taken(_) | LoadError::Start(_))
-    }
-}
-
-fn mistakes(found: &[Diagnostic]) -> String {
-    let mut errors = found.iter().filter(|found| found.severity() == Severity::Error);
-    match (errors.next(), errors.count()) {
-        (None, _) => "the graph has mistakes".to_owned(),
-        (Some(first), 0) => format!("the graph has a mistake: {}", first.message),
-        (Some(first), more) => format!("the graph has {} mistakes, the first of them: {}", more + 1, first.message),
-    }
-}
-
-fn outdated(now: u64) -> String {
-    match now {
-        0 => "there is no such graph".to_owned(),
-        now => format!("the graph is at generation {now}"),
-    }
-}
-
 /// What was refused, and when.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -224,13 +97,13 @@ pub struct GraphView {
     pub streams: BTreeMap<&'static str, usize>,
 }
 
-struct Entry {
-    counters: Arc<GraphCounters>,
-    changes: Sender<Change>,
+pub(super) struct Entry {
+    pub(super) counters: Arc<GraphCounters>,
+    pub(super) changes: Sender<Change>,
     requests: Sender<Request>,
-    ending: Ending,
+    pub(super) ending: Ending,
     /// Somebody deletes it.
-    is_deleted: bool,
+    pub(super) is_deleted: bool,
     thread: JoinHandle<()>,
     text: GraphText,
     resources: Vec<(Arc<str>, Resource)>,
@@ -249,12 +122,12 @@ pub struct Hooked {
 }
 
 #[derive(Default)]
-struct State {
-    graphs: BTreeMap<String, Entry>,
+pub(super) struct State {
+    pub(super) graphs: BTreeMap<String, Entry>,
     /// Texts of files and saved texts that should be graphs and are none.
     refused: BTreeMap<String, Refused>,
     /// Ids of streams that are about to be there.
-    coming: BTreeSet<StreamId>,
+    pub(super) coming: BTreeSet<StreamId>,
     /// Everything is told this.
     closing: Option<Request>,
 }
@@ -263,24 +136,12 @@ struct State {
 pub struct Graphs {
     pub(super) engine: Arc<Engine>,
     settings: GraphSettings,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// One load at a time: what one takes, the next must see.
     loading: Mutex<()>,
     /// What should be there at the start is there, or has failed.
     settled: AtomicBool,
 }
-
-/// What became of a stream that was to be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// Nothing reads it any more.
-    Done,
-    /// It was told to stop, and what it has in hand is not delivered yet.
-    UnderWay,
-}
-
-/// Looks in turn whether a stream has stopped are this far apart.
-const LOOK: Duration = Duration::from_millis(20);
 
 impl Graphs {
     pub fn new(engine: Arc<Engine>, settings: GraphSettings) -> Graphs {
@@ -750,118 +611,10 @@ impl Graphs {
             }
         }
     }
-
-    /// All streams, each with the name of its graph.
-    pub fn streams(&self) -> Vec<(Arc<str>, StreamView)> {
-        let counters: Vec<_> = lock(&self.state).graphs.values().map(|entry| entry.counters.clone()).collect();
-        let of_graph = |graph: &Arc<GraphCounters>| {
-            let name = graph.name.clone();
-            graph.streams().into_iter().map(move |stream| (name.clone(), stream.view()))
-        };
-        counters.iter().flat_map(of_graph).collect()
-    }
-
-    /// A stream, with the name of its graph.
-    pub fn stream(&self, id: &str) -> Option<(Arc<str>, StreamView)> {
-        let state = lock(&self.state);
-        let entry = state.with_stream(id)?;
-        Some((entry.counters.name.clone(), entry.counters.stream(id)?.view()))
-    }
-
-    /// Adds a stream to a source of a graph.
-    ///
-    /// # Errors
-    /// See [`StreamError`].
-    pub fn add_stream(&self, graph: &str, id: &StreamId, posted: PostedStream) -> Result<StreamView, StreamError> {
-        let (changes, counters) = {
-            let state = lock(&self.state);
-            let runs = |entry: &&Entry| !entry.ending.is_over() && !entry.is_deleted;
-            let Some(entry) = state.graphs.get(graph).filter(runs) else {
-                let running = state.graphs.iter().filter(|(_, entry)| runs(entry));
-                return Err(StreamError::NoGraph { known: running.map(|(name, _)| name.clone()).collect() });
-            };
-            (entry.changes.clone(), entry.counters.clone())
-        };
-        let _coming = Coming::reserve(self, graph, vec![id.clone()]).map_err(|_| StreamError::Taken)?;
-        let wanted = id.clone();
-        ask(&changes, move |graph| graph.add_stream(&wanted, posted)).unwrap_or(Err(StreamError::Ending))?;
-        counters.stream(id).map(|stream| stream.view()).ok_or(StreamError::Ending)
-    }
-
-    /// Stops a stream of whichever graph has it, and waits up to `patience` until it has.
-    ///
-    /// # Errors
-    /// [`StreamError::NoStream`].
-    pub fn remove_stream(&self, id: &str, patience: Duration) -> Result<Removal, StreamError> {
-        let changes = {
-            let state = lock(&self.state);
-            let entry = state.with_stream(id).ok_or(StreamError::NoStream)?;
-            entry.changes.clone()
-        };
-        let id = StreamId::new(id).ok_or(StreamError::NoStream)?;
-        let wanted = id.clone();
-        let deadline = self.engine.clock.now() + patience;
-        // A graph that has ended reads nothing any more.
-        let Some(removed) = ask(&changes, move |graph| graph.remove_stream(&wanted)) else { return Ok(Removal::Done) };
-        removed?;
-        loop {
-            let wanted = id.clone();
-            if !ask(&changes, move |graph| graph.is_read(&wanted)).unwrap_or(false) {
-                return Ok(Removal::Done);
-            }
-            if self.engine.clock.now() >= deadline {
-                return Ok(Removal::UnderWay);
-            }
-            self.engine.clock.wait(deadline, LOOK);
-        }
-    }
-}
-
-impl State {
-    /// The graph that has a stream; one that runs before one that has ended.
-    fn with_stream(&self, id: &str) -> Option<&Entry> {
-        let mut with = self.graphs.values().filter(|entry| entry.counters.stream(id).is_some());
-        let first = with.next()?;
-        if first.ending.is_over() { with.find(|entry| !entry.ending.is_over()).or(Some(first)) } else { Some(first) }
-    }
-}
-
-/// Keeps ids of streams that are about to be there from everybody else.
-struct Coming<'a> {
-    graphs: &'a Graphs,
-    ids: Vec<StreamId>,
-}
-
-impl<'a> Coming<'a> {
-    fn reserve(graphs: &'a Graphs, graph: &str, ids: Vec<StreamId>) -> Result<Coming<'a>, LoadError> {
-        let mut state = lock(&graphs.state);
-        for id in &ids {
-            let is_coming = state.coming.contains(id);
-            let owner = state.graphs.iter().find(|(other, entry)| {
-                *other != graph && !entry.ending.is_over() && entry.counters.stream(id).is_some()
-            });
-            if let Some((other, _)) = owner {
-                return Err(LoadError::Taken(format!("the graph `{other}` has a stream `{id}` already")));
-            }
-            if is_coming {
-                return Err(LoadError::Taken(format!("a stream `{id}` is being added just now")));
-            }
-        }
-        state.coming.extend(ids.iter().cloned());
-        drop(state);
-        Ok(Coming { graphs, ids })
-    }
-}
-
-impl Drop for Coming<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.graphs.state);
-        state.coming.retain(|id| !self.ids.contains(id));
-    }
 }
 
 /// Has something done by the thread of a graph, and waits for the answer. `None` where the graph has ended.
-fn ask<R: Send + 'static>(
+pub(super) fn ask<R: Send + 'static>(
     changes: &Sender<Change>,
     what: impl FnOnce(&mut RunningGraph) -> R + Send + 'static,
 ) -> Option<R> {
@@ -938,19 +691,6 @@ fn log_outcome(graph: &str, outcome: &Outcome, stay: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_caller_gets_the_generation_that_it_knows() {
-        for (expected, at_none, at_two) in [
-            (Expected::Anything, true, true),
-            (Expected::Nothing, true, false),
-            (Expected::Something, false, true),
-            (Expected::OneOf(vec![1, 2]), false, true),
-            (Expected::OneOf(vec![0, 3]), false, false),
-        ] {
-            assert_eq!((expected.allows(0), expected.allows(2)), (at_none, at_two), "{expected:?}");
-        }
-    }
 
     #[test]
     fn a_text_that_was_shown_is_not_taken_back() {

@@ -383,6 +383,64 @@ pub fn get_bytes(url: &str) -> (u16, ureq::http::HeaderMap, Vec<u8>) {
     (answer.status().as_u16(), answer.headers().clone(), body)
 }
 
+/// An answer to [`send`].
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
+    }
+
+    /// The JSON of an answer with this status; fails on any other.
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        self.json()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("text"))
+    }
+}
+
+/// Sends a request of any method; without a body where it is empty.
+pub fn send(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answered = match body {
+        "" => agent().run(request.body(()).expect("a request")),
+        body => agent().run(request.body(body.to_owned()).expect("a request")),
+    };
+    let mut answer = answered.unwrap_or_else(|error| panic!("{method} {url}: {error}"));
+    let text = answer.body_mut().read_to_string().expect("text");
+    Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), text }
+}
+
+/// `engine run` on a folder with graph files, below a folder in which it runs, on a free port.
+pub fn run_folder(folder: &Path, arguments: &[&str]) -> Engine {
+    std::fs::create_dir_all(folder.join("graphs")).expect("a folder");
+    let mut command = command(&["run", "graphs", "--listen", "127.0.0.1:0"]);
+    command.args(arguments).current_dir(folder);
+    Engine::start(command)
+}
+
+/// Fails unless the records of each stream have every number from 0 on, once and in order. Answers how many each has.
+pub fn assert_unbroken(records: &[Value]) -> std::collections::BTreeMap<String, u64> {
+    let mut next = std::collections::BTreeMap::new();
+    for record in records {
+        let stream = record["stream"].as_str().expect("a stream").to_owned();
+        let expected = next.entry(stream).or_insert(0);
+        assert_eq!(record["seq"].as_u64(), Some(*expected), "{record}");
+        *expected += 1;
+    }
+    next
+}
+
 /// One server-sent event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SentEvent {

@@ -196,7 +196,8 @@ impl LiveSource {
                 let settings = checked.and_then(|url| SettingsConfig::default().resolve(&node, "", folder, takes, url));
                 take(Ok(id), settings);
             }
-            (None, Some(toml::Value::Table(streams))) if !streams.is_empty() => {
+            // None at all is sound where somebody wrote so: streams may come while the graph runs.
+            (None, Some(toml::Value::Table(streams))) => {
                 for (name, value) in streams {
                     take(identify(&name), stream(&name, value, &node, takes, folder));
                 }

@@ -1,0 +1,134 @@
+//! The streams of all graphs of a process: looked at, added and removed. An id names one stream, whatever its graph.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use operators::item::StreamId;
+
+use super::counters::{GraphCounters, lock};
+use super::graphs::{Entry, Graphs, State, ask};
+use super::load::LoadError;
+use super::stats::StreamView;
+use super::streams::{PostedStream, StreamError};
+
+/// What became of a stream that was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Nothing reads it any more.
+    Done,
+    /// It was told to stop, and what it has in hand is not delivered yet.
+    UnderWay,
+}
+
+/// Looks in turn whether a stream has stopped are this far apart.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Graphs {
+    /// All streams, each with the name of its graph.
+    pub fn streams(&self) -> Vec<(Arc<str>, StreamView)> {
+        let counters: Vec<_> = lock(&self.state).graphs.values().map(|entry| entry.counters.clone()).collect();
+        let of_graph = |graph: &Arc<GraphCounters>| {
+            let name = graph.name.clone();
+            graph.streams().into_iter().map(move |stream| (name.clone(), stream.view()))
+        };
+        counters.iter().flat_map(of_graph).collect()
+    }
+
+    /// A stream, with the name of its graph.
+    pub fn stream(&self, id: &str) -> Option<(Arc<str>, StreamView)> {
+        let state = lock(&self.state);
+        let entry = state.with_stream(id)?;
+        Some((entry.counters.name.clone(), entry.counters.stream(id)?.view()))
+    }
+
+    /// Adds a stream to a source of a graph.
+    ///
+    /// # Errors
+    /// See [`StreamError`].
+    pub fn add_stream(&self, graph: &str, id: &StreamId, posted: PostedStream) -> Result<StreamView, StreamError> {
+        let (changes, counters) = {
+            let state = lock(&self.state);
+            let runs = |entry: &&Entry| !entry.ending.is_over() && !entry.is_deleted;
+            let Some(entry) = state.graphs.get(graph).filter(runs) else {
+                let running = state.graphs.iter().filter(|(_, entry)| runs(entry));
+                return Err(StreamError::NoGraph { known: running.map(|(name, _)| name.clone()).collect() });
+            };
+            (entry.changes.clone(), entry.counters.clone())
+        };
+        let _coming = Coming::reserve(self, graph, vec![id.clone()]).map_err(|_| StreamError::Taken)?;
+        let wanted = id.clone();
+        ask(&changes, move |graph| graph.add_stream(&wanted, posted)).unwrap_or(Err(StreamError::Ending))?;
+        counters.stream(id).map(|stream| stream.view()).ok_or(StreamError::Ending)
+    }
+
+    /// Stops a stream of whichever graph has it, and waits up to `patience` until it has.
+    ///
+    /// # Errors
+    /// [`StreamError::NoStream`].
+    pub fn remove_stream(&self, id: &str, patience: Duration) -> Result<Removal, StreamError> {
+        let changes = {
+            let state = lock(&self.state);
+            let entry = state.with_stream(id).ok_or(StreamError::NoStream)?;
+            entry.changes.clone()
+        };
+        let id = StreamId::new(id).ok_or(StreamError::NoStream)?;
+        let wanted = id.clone();
+        let deadline = self.engine.clock.now() + patience;
+        // A graph that has ended reads nothing any more.
+        let Some(removed) = ask(&changes, move |graph| graph.remove_stream(&wanted)) else { return Ok(Removal::Done) };
+        removed?;
+        loop {
+            let wanted = id.clone();
+            if !ask(&changes, move |graph| graph.is_read(&wanted)).unwrap_or(false) {
+                return Ok(Removal::Done);
+            }
+            if self.engine.clock.now() >= deadline {
+                return Ok(Removal::UnderWay);
+            }
+            self.engine.clock.wait(deadline, LOOK);
+        }
+    }
+}
+
+impl State {
+    /// The graph that has a stream; one that runs before one that has ended.
+    fn with_stream(&self, id: &str) -> Option<&Entry> {
+        let mut with = self.graphs.values().filter(|entry| entry.counters.stream(id).is_some());
+        let first = with.next()?;
+        if first.ending.is_over() { with.find(|entry| !entry.ending.is_over()).or(Some(first)) } else { Some(first) }
+    }
+}
+
+/// Keeps ids of streams that are about to be there from everybody else.
+pub(super) struct Coming<'a> {
+    graphs: &'a Graphs,
+    ids: Vec<StreamId>,
+}
+
+impl<'a> Coming<'a> {
+    pub fn reserve(graphs: &'a Graphs, graph: &str, ids: Vec<StreamId>) -> Result<Coming<'a>, LoadError> {
+        let mut state = lock(&graphs.state);
+        for id in &ids {
+            let is_coming = state.coming.contains(id);
+            let owner = state.graphs.iter().find(|(other, entry)| {
+                *other != graph && !entry.ending.is_over() && entry.counters.stream(id).is_some()
+            });
+            if let Some((other, _)) = owner {
+                return Err(LoadError::Taken(format!("the graph `{other}` has a stream `{id}` already")));
+            }
+            if is_coming {
+                return Err(LoadError::Taken(format!("a stream `{id}` is being added just now")));
+            }
+        }
+        state.coming.extend(ids.iter().cloned());
+        drop(state);
+        Ok(Coming { graphs, ids })
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.graphs.state);
+        state.coming.retain(|id| !self.ids.contains(id));
+    }
+}

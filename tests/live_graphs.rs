@@ -1,0 +1,476 @@
+//! Graphs that are put, reloaded, checked, saved, watched and deleted while the engine runs.
+
+mod support;
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use support::{
+    Answer, Engine, Events, StalledPipe, assert_conserved, assert_unbroken, command, get, get_text, run_folder,
+    run_graph, send,
+};
+
+/// A graph of two paced streams that lose nothing, with their sums in a file. `sum` names the operator; `more` follows.
+fn sums(streams: &str, sum: &str, file: &str, more: &str) -> String {
+    format!(
+        "[sources.scene]\ntype = \"synthetic\"\nwidth = 64\nheight = 48\nfps = 100\nstreams = [{streams}]\n\
+         overflow = \"block\"\n\
+         [operators.{sum}]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+         [sinks.out]\ntype = \"file\"\ninputs = [\"{sum}\"]\npath = \"{file}\"\n{more}"
+    )
+}
+
+fn put(address: &str, name: &str, text: &str) -> Answer {
+    send("PUT", &format!("{address}/graphs/{name}"), &[], text)
+}
+
+fn delete(address: &str, name: &str) -> Answer {
+    send("DELETE", &format!("{address}/graphs/{name}"), &[], "")
+}
+
+fn records(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).expect("the sink made its file");
+    assert!(text.ends_with('\n'), "the last line is whole");
+    text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
+}
+
+/// Waits until each stream of a graph has delivered `more` items beyond what it has delivered now.
+fn wait_for_items(engine: &mut Engine, graph: &str, more: u64) {
+    let address = engine.address();
+    let delivered = || -> Option<Vec<u64>> {
+        let (_, stats) = get(&format!("{address}/stats"));
+        let graph = stats["graphs"].as_array()?.iter().find(|one| one["name"] == *graph)?.clone();
+        let streams = graph["streams"].as_array()?.iter().filter(|stream| stream["state"] == "running");
+        streams.map(|stream| stream["delivered"].as_u64()).collect()
+    };
+    let before = delivered().expect("the graph runs");
+    engine.wait_for("further items", |_| {
+        let now = delivered()?;
+        now.iter().zip(&before).all(|(now, before)| *now >= before + more).then_some(())
+    });
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+#[test]
+fn a_graph_that_is_put_runs_until_it_is_deleted() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    engine.wait_for_log("ready: 0 graphs run");
+    let address = engine.address();
+    assert_eq!(engine.get("/health").0, 200, "an empty folder is no problem");
+    let mut events = Events::listen(&address, "?graph=door", None);
+
+    let text = sums("\"a\", \"b\"", "sum", "out.jsonl", "[sinks.events]\ntype = \"sse\"\ninputs = [\"sum\"]\n");
+    let answer = put(&address, "door", &text);
+    assert_eq!((answer.header("etag"), answer.header("location")), (Some("\"1\""), Some("/graphs/door")));
+    let started = answer.expect(201);
+    assert_eq!((&started["result"], &started["generation"]), (&"started".into(), &1.into()), "{started}");
+    assert_eq!(events.next().expect("a record").data["graph"], "door");
+
+    let (_, list) = engine.get("/graphs");
+    assert_eq!(list["graphs"][0]["graph"], "door");
+    assert_eq!(list["graphs"][0]["from"], "http");
+    let shown = send("GET", &format!("{address}/graphs/door"), &[], "");
+    assert_eq!(shown.header("etag"), Some("\"1\""));
+    let shown = shown.expect(200);
+    assert_eq!((&shown["text"], &shown["state"]), (&text.clone().into(), &"running".into()));
+    assert_eq!(shown["config"]["sources"]["scene"]["fps"], 100);
+    let toml = send("GET", &format!("{address}/graphs/door"), &[("accept", "application/toml")], "");
+    assert_eq!((toml.status, &toml.text), (200, &text));
+
+    let file = folder.path().join("door.toml");
+    std::fs::write(&file, &text).expect("written");
+    let planned = command(&["plan", "door.toml"]).current_dir(folder.path()).output().expect("it runs");
+    let plan = send("GET", &format!("{address}/graphs/door/plan"), &[("accept", "text/plain")], "");
+    assert_eq!((plan.status, plan.text), (200, String::from_utf8(planned.stdout).expect("text")));
+    assert_eq!(send("GET", &format!("{address}/graphs/door/plan"), &[], "").expect(200)["graph"], "door");
+
+    wait_for_items(&mut engine, "door", 10);
+    let deleted = delete(&address, "door").expect(200);
+    assert_eq!((&deleted["stuck"], &deleted["failures"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    assert_unbroken(&records(&folder.path().join("out.jsonl")));
+    assert_eq!(engine.get("/graphs/door").0, 404);
+    let gone = delete(&address, "door");
+    assert_eq!(gone.status, 404, "{}", gone.text);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_reload_loses_and_repeats_nothing() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    put(&address, "door", &sums("\"a\", \"b\"", "sum", "out.jsonl", "")).expect(201);
+    let more = "[operators.second]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+                [sinks.hole]\ntype = \"blackhole\"\ninputs = [\"second\"]\n";
+    let texts = [
+        sums("\"a\", \"b\"", "sum", "out.jsonl", more),
+        sums("\"a\", \"b\"", "total", "out.jsonl", more),
+        sums("\"a\", \"b\"", "total", "out.jsonl", ""),
+        sums("\"a\", \"b\", \"c\"", "sum", "out.jsonl", ""),
+        sums("\"a\", \"b\"", "sum", "out.jsonl", ""),
+    ];
+    for (text, generation) in texts.iter().zip(2..) {
+        wait_for_items(&mut engine, "door", 20);
+        let reloaded = put(&address, "door", text).expect(200);
+        assert_eq!((&reloaded["result"], &reloaded["generation"]), (&"reloaded".into(), &generation.into()));
+        assert_eq!(reloaded["lost"], 0, "{reloaded}");
+        let has = |list: &str, name: &str| reloaded[list].as_array().is_some_and(|names| names.contains(&name.into()));
+        assert!(!has("stuck", "a"), "{reloaded}");
+        let kept = reloaded["streams"]["kept"].as_array().expect("a list");
+        for stream in ["a", "b"] {
+            assert!(kept.contains(&stream.into()), "{stream} goes on untouched: {reloaded}");
+        }
+        assert!(reloaded["nodes"]["kept"].as_array().expect("a list").contains(&"out".into()), "{reloaded}");
+    }
+    wait_for_items(&mut engine, "door", 20);
+    let graph = engine.wait_for_graph("a running graph", |graph| graph["state"] == "running");
+    assert_eq!(graph["generation"], 6);
+    assert_conserved(&graph["total"]);
+    delete(&address, "door").expect(200);
+    let counts = assert_unbroken(&records(&folder.path().join("out.jsonl")));
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert!(counts["a"] >= 120, "{counts:?}");
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn mistakes_are_answered_all_at_once_and_change_nothing() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    put(&address, "door", &sums("\"a\"", "sum", "out.jsonl", "")).expect(201);
+    let wrong = sums("\"a\"", "sum", "out.jsonl", "[operators.x]\ntype = \"checksm\"\ninputs = [\"scen\"]\n");
+    std::fs::write(folder.path().join("door.toml"), &wrong).expect("written");
+    let checked = command(&["check", "door.toml", "--format", "json"]).current_dir(folder.path()).output();
+    let checked: Value = serde_json::from_slice(&checked.expect("it runs").stdout).expect("JSON");
+    for answer in [
+        put(&address, "door", &wrong),
+        send("POST", &format!("{address}/graphs/door/check"), &[], &wrong),
+        put(&address, "new", &wrong),
+    ] {
+        let refused = answer.expect(400);
+        assert_eq!(refused["files"][0]["diagnostics"], checked["files"][0]["diagnostics"]);
+        assert_eq!(refused["errors"], 2, "{refused}");
+        let mistake = &refused["files"][0]["diagnostics"][0];
+        assert!(mistake["line"].is_u64() && mistake["column"].is_u64() && mistake["hint"].is_string(), "{mistake}");
+    }
+    let (_, shown) = engine.get("/graphs/door");
+    assert_eq!(shown["generation"], 1);
+    assert!(shown["refused"]["error"].as_str().is_some_and(|error| error.contains("2 mistakes")), "{shown}");
+    assert_eq!(engine.get("/graphs/new").0, 404);
+    assert_eq!(engine.get("/health").0, 200, "whoever sent it was told");
+    let sound = send("POST", &format!("{address}/graphs/door/check"), &[], &sums("\"a\"", "sum", "out.jsonl", ""));
+    assert_eq!(sound.expect(200)["errors"], 0);
+    assert_eq!(engine.get("/graphs/door").1["generation"], 1, "a check changes nothing");
+    wait_for_items(&mut engine, "door", 5);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn an_update_that_somebody_else_has_overtaken_is_refused() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let url = format!("{address}/graphs/door");
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    assert_eq!(send("PUT", &url, &[("if-match", "\"1\"")], &text).status, 412, "there is none yet");
+    assert_eq!(send("PUT", &url, &[("if-none-match", "*")], &text).status, 201);
+    assert_eq!(send("PUT", &url, &[("if-none-match", "*")], &text).status, 412, "there is one");
+    assert_eq!(send("PUT", &url, &[("if-match", "\"1\"")], &text).status, 200);
+    let late = send("PUT", &url, &[("if-match", "\"1\"")], &text);
+    assert_eq!((late.status, late.header("etag")), (412, Some("\"2\"")), "{}", late.text);
+    assert_eq!(send("PUT", &url, &[("if-match", "2")], &text).status, 400, "a generation stands in quotes");
+    assert_eq!(send("DELETE", &url, &[("if-match", "\"1\"")], "").status, 412);
+
+    // Two at once, who both know generation 2: one of them wins.
+    let both = std::thread::scope(|scope| {
+        let one = || send("PUT", &url, &[("if-match", "\"2\"")], &text).status;
+        let clients = [scope.spawn(one), scope.spawn(one)];
+        clients.map(|client| client.join().expect("no panic"))
+    });
+    assert!(both == [200, 412] || both == [412, 200], "{both:?}");
+    // Two at once, who do not care: one after the other.
+    let both = std::thread::scope(|scope| {
+        let one = || put(&address, "door", &text).expect(200)["generation"].as_u64();
+        let clients = [scope.spawn(one), scope.spawn(one)];
+        clients.map(|client| client.join().expect("no panic"))
+    });
+    assert!(both == [Some(4), Some(5)] || both == [Some(5), Some(4)], "{both:?}");
+    assert_eq!(send("DELETE", &url, &[("if-match", "\"5\"")], "").status, 200);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_graph_of_a_file_is_not_changed_over_http() {
+    let folder = temporary();
+    std::fs::create_dir(folder.path().join("graphs")).expect("a folder");
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    std::fs::write(folder.path().join("graphs/door.toml"), &text).expect("written");
+    std::fs::write(folder.path().join("graphs/broken.toml"), "[sources.a]\ntype = \"x\"\n").expect("written");
+    let mut engine = run_folder(folder.path(), &[]);
+    engine.wait_for_log("ready: 1 graph runs");
+    let address = engine.address();
+    for name in ["door", "broken"] {
+        for answer in [put(&address, name, &text), delete(&address, name)] {
+            let refused = answer.expect(409);
+            let error = refused["error"].as_str().expect("text");
+            assert!(error.contains(&format!("graphs/{name}.toml")), "{refused}");
+        }
+    }
+    // What is wrong with one keeps the other from nothing.
+    let (status, health) = engine.get("/health");
+    assert_eq!((status, health["problems"].as_array().map(Vec::len)), (503, Some(1)), "{health}");
+    assert!(
+        health["problems"][0].as_str().is_some_and(|text| text.contains("graph `broken` does not run")),
+        "{health}"
+    );
+    assert_eq!(engine.get("/health/ready").0, 200);
+    assert_eq!(engine.get("/graphs").1["refused"][0]["graph"], "broken");
+    wait_for_items(&mut engine, "door", 5);
+    let ended = engine.terminate().expect(0);
+    for line in ["broken.toml:2:8: there is no source of type `x`", "has no sink"] {
+        assert!(ended.stderr.contains(line), "every mistake is in the log:\n{}", ended.stderr);
+    }
+}
+
+#[test]
+fn what_one_graph_has_no_other_gets() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    put(&address, "one", &sums("\"a\"", "sum", "out.jsonl", "")).expect(201);
+    let refused = put(&address, "two", &sums("\"b\"", "sum", "out.jsonl", "")).expect(409);
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("`out` of the graph `one`")), "{refused}");
+    let refused = put(&address, "two", &sums("\"a\"", "sum", "other.jsonl", "")).expect(409);
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("a stream `a`")), "{refused}");
+    put(&address, "two", &sums("\"b\"", "sum", "other.jsonl", "")).expect(201);
+    assert_eq!(put(&address, "a b".replace(' ', "%20").as_str(), "x").status, 400);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_sink_that_cannot_open_leaves_the_old_graph_running() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    put(&address, "door", &sums("\"a\"", "sum", "out.jsonl", "")).expect(201);
+    let refused = put(&address, "door", &sums("\"a\"", "sum", "/proc/none/out.jsonl", ""));
+    assert!(matches!(refused.status, 400 | 422), "{}", refused.text);
+    assert_eq!(engine.get("/graphs/door").1["generation"], 1);
+    let refused = put(&address, "new", &sums("\"n\"", "sum", "/proc/none/out.jsonl", ""));
+    assert!(matches!(refused.status, 400 | 422), "{}", refused.text);
+    assert_eq!(engine.get("/graphs/new").0, 404, "nothing of it is left");
+    assert_eq!(engine.stats()["graphs"].as_array().map(Vec::len), Some(1));
+    wait_for_items(&mut engine, "door", 5);
+    delete(&address, "door").expect(200);
+    assert_unbroken(&records(&folder.path().join("out.jsonl")));
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn deleting_a_graph_ends_whatever_its_sink_does() {
+    let folder = temporary();
+    let pipe = StalledPipe::new(folder.path().join("stalled.jsonl"));
+    let mut engine = run_folder(folder.path(), &["--drain-timeout", "1s"]);
+    let address = engine.address();
+    let text = sums("\"a\"", "sum", "stalled.jsonl", "").replace("fps = 100", "fps = 1000\nrealtime = false");
+    put(&address, "stuck", &text).expect(201);
+    engine.wait_for_stall();
+    put(&address, "other", &sums("\"b\"", "sum", "out.jsonl", "")).expect(201);
+    let deleted = delete(&address, "stuck").expect(200);
+    let stuck: Vec<&str> = deleted["stuck"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert!(stuck.contains(&"sink `out`"), "{deleted}");
+    wait_for_items(&mut engine, "other", 5);
+    drop(pipe);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn saved_graphs_are_there_again_after_a_kill() {
+    let folder = temporary();
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    let mut engine = run_folder(folder.path(), &["--save", "saved"]);
+    let address = engine.address();
+    put(&address, "door", &text).expect(201);
+    put(&address, "yard", &sums("\"y\"", "sum", "yard.jsonl", "")).expect(201);
+    assert_eq!(put(&address, "door", "no TOML").status, 400, "a text that is refused is not saved");
+    delete(&address, "yard").expect(200);
+    engine.signal(Signal::SIGKILL);
+    engine.finish();
+
+    let mut engine = run_folder(folder.path(), &["--save", "saved"]);
+    engine.wait_for_log("ready: 1 graph runs");
+    let (_, shown) = engine.get("/graphs/door");
+    assert_eq!((&shown["text"], &shown["from"]), (&text.into(), &"http".into()));
+    wait_for_items(&mut engine, "door", 5);
+    let second = run_folder(folder.path(), &["--save", "saved"]).finish().expect(1);
+    assert!(second.stderr.contains("another engine saves its graphs in `saved`"), "{}", second.stderr);
+    delete(&engine.address(), "door").expect(200);
+    engine.terminate().expect(0);
+    assert!(!folder.path().join("saved/door.toml").exists());
+}
+
+#[test]
+fn a_watched_folder_is_followed() {
+    let folder = temporary();
+    let file = folder.path().join("graphs/door.toml");
+    let mut engine = run_folder(folder.path(), &["--watch"]);
+    engine.wait_for_log("ready: 0 graphs run");
+    let write = |text: &str| {
+        // As editors do: another file, renamed.
+        let draft = folder.path().join("graphs/.door.toml.draft");
+        std::fs::write(&draft, text).expect("written");
+        std::fs::rename(&draft, &file).expect("renamed");
+    };
+    let address = engine.address();
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    write(&text);
+    let shown = |engine: &mut Engine, what: &str, is_so: &dyn Fn(&Value) -> bool| {
+        engine.wait_for(what, |_| {
+            let (status, graph) = get(&format!("{address}/graphs/door"));
+            (status == 200 && is_so(&graph)).then_some(graph)
+        })
+    };
+    shown(&mut engine, "the new graph", &|graph| graph["generation"] == 1);
+    write(&text.replace("[operators.sum]", "[operators.total]"));
+    shown(&mut engine, "the refusal", &|graph| graph["refused"]["error"].is_string() && graph["generation"] == 1);
+    let (status, health) = engine.get("/health");
+    assert_eq!(status, 503);
+    let problem = health["problems"][0].as_str().expect("text");
+    assert!(problem.starts_with("graph `door` runs on as it was before its file was changed"), "{problem}");
+    engine.wait_for_log("door.toml:13:11: there is no source or operator `sum`");
+    write(&sums("\"a\", \"b\"", "sum", "out.jsonl", ""));
+    shown(&mut engine, "the reload", &|graph| graph["generation"] == 2 && graph["refused"].is_null());
+    assert_eq!(engine.get("/health").0, 200);
+    wait_for_items(&mut engine, "door", 5);
+    std::fs::remove_file(&file).expect("removed");
+    engine.wait_for("its end", |_| (get(&format!("{address}/graphs/door")).0 == 404).then_some(()));
+    assert_unbroken(&records(&folder.path().join("out.jsonl")));
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_watched_file_is_followed_and_waited_for() {
+    let folder = temporary();
+    let file = folder.path().join("door.toml");
+    std::fs::write(&file, sums("\"a\"", "sum", "out.jsonl", "")).expect("written");
+    let mut engine = run_graph(&file, &["--watch"], |_| {});
+    engine.wait_for_graph("the first", |graph| graph["generation"] == 1 && graph["state"] == "running");
+    std::fs::write(&file, sums("\"a\", \"b\"", "sum", "out.jsonl", "")).expect("written");
+    engine.wait_for_graph("the second", |graph| graph["generation"] == 2);
+    std::fs::remove_file(&file).expect("removed");
+    engine.wait_for_log("is gone");
+    std::fs::write(&file, sums("\"c\"", "sum", "out.jsonl", "")).expect("written");
+    engine.wait_for_graph("the third", |graph| graph["streams"][0]["stream"] == "c");
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn texts_over_http_name_only_what_is_allowed() {
+    let folder = temporary();
+    std::fs::create_dir(folder.path().join("keys")).expect("a folder");
+    std::fs::write(folder.path().join("keys/door"), "5ecret-key").expect("written");
+    let run = |arguments: &[&str]| {
+        std::fs::create_dir_all(folder.path().join("graphs")).expect("a folder");
+        let mut command = command(&["run", "graphs", "--listen", "127.0.0.1:0"]);
+        command.args(arguments).current_dir(folder.path());
+        command.env("CAMERA_PASSWORD", "hunter2-planted").env("OTHER", "x");
+        Engine::start(command)
+    };
+    let text = |value: &str| {
+        format!(
+            "[sources.camera]\ntype = \"rtsp\"\nstreams.door = \"rtsp://admin:{value}@127.0.0.1:9/x\"\n\
+             [operators.sum]\ntype = \"checksum\"\ninputs = [\"camera\"]\n\
+             [sinks.out]\ntype = \"blackhole\"\ninputs = [\"sum\"]\n"
+        )
+    };
+    let code = |refused: Value| refused["files"][0]["diagnostics"][0]["code"].as_str().map(str::to_owned);
+    let mut engine = run(&[]);
+    let address = engine.address();
+    for reference in ["${env.CAMERA_PASSWORD}", "${env.CAMERA_PASSWORD:-none}", "${file.keys/door}"] {
+        let refused = put(&address, "door", &text(reference)).expect(400);
+        assert_eq!(code(refused).as_deref(), Some("forbidden-reference"), "{reference}");
+    }
+    engine.terminate().expect(0);
+
+    let mut engine = run(&["--allow-env", "CAMERA_*", "--allow-path", "keys"]);
+    let address = engine.address();
+    put(&address, "door", &text("${env.CAMERA_PASSWORD}")).expect(201);
+    put(&address, "door", &text("${file.keys/door}")).expect(200);
+    let refused = put(&address, "door", &text("${env.OTHER}")).expect(400);
+    assert_eq!(code(refused).as_deref(), Some("forbidden-reference"));
+    put(&address, "door", &text("written-out")).expect(200);
+    let paths = ["/graphs", "/graphs/door", "/graphs/door/plan", "/streams", "/streams/door", "/stats", "/health"];
+    for path in paths {
+        let (_, _, text) = get_text(&format!("{address}{path}"));
+        for secret in ["hunter2", "5ecret", "written-out"] {
+            assert!(!text.contains(secret), "{path}: {text}");
+        }
+    }
+    let shown = send("GET", &format!("{address}/graphs/door"), &[("accept", "application/toml")], "");
+    assert!(shown.text.contains("rtsp://*****:***********@127.0.0.1:9/x"), "{}", shown.text);
+    let refused = put(&address, "door", &shown.text).expect(400);
+    assert_eq!(code(refused).as_deref(), Some("covered-secret"), "what was shown is not what was written");
+    let ended = engine.terminate();
+    for secret in ["hunter2", "5ecret", "written-out"] {
+        assert!(!ended.stderr.contains(secret), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn pages_of_others_change_and_read_nothing() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    let url = format!("{address}/graphs/door");
+    for origin in ["http://elsewhere.example", "null"] {
+        assert_eq!(send("PUT", &url, &[("origin", origin)], &text).status, 403, "{origin}");
+        let check = format!("{address}/streams/check");
+        assert_eq!(send("POST", &check, &[("origin", origin)], "{}").status, 403, "{origin}");
+    }
+    assert_eq!(send("PUT", &url, &[("origin", &address)], &text).status, 201, "its own page may");
+    let shown = send("GET", &url, &[("origin", "http://elsewhere.example")], "");
+    assert_eq!((shown.status, shown.header("access-control-allow-origin")), (200, None));
+    let wrong = send("POST", &url, &[], &text);
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD, PUT, DELETE, OPTIONS")));
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_graph_of_a_file_goes_beside_those_that_are_put() {
+    let folder = support::Folder::with_graph(&sums("\"a\"", "sum", "out.jsonl", ""));
+    let mut engine = folder.run(&[]);
+    let address = engine.address();
+    engine.wait_for_graph("a running graph", |graph| graph["state"] == "running");
+    put(&address, "beside", &sums("\"b\"", "sum", "beside.jsonl", "")).expect(201);
+    wait_for_items(&mut engine, "beside", 5);
+    let ended = engine.terminate().expect(0);
+    for graph in ["graph `graph` finished", "graph `beside` finished"] {
+        assert!(ended.stderr.contains(graph), "{}", ended.stderr);
+    }
+    assert_unbroken(&folder.records("out.jsonl"));
+    assert_unbroken(&folder.records("beside.jsonl"));
+}
+
+#[test]
+fn a_graph_that_has_ended_is_started_anew_and_counts_on() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let text = sums("\"a\"", "sum", "out.jsonl", "").replace("overflow", "frames = 10\noverflow");
+    put(&address, "short", &text).expect(201);
+    engine.wait_for_graph("its end", |graph| graph["state"] == "finished");
+    assert_eq!(put(&address, "short", "no TOML").status, 400);
+    assert_eq!(engine.get("/graphs/short").1["state"], "finished", "a mistake does not forget it");
+    let again = put(&address, "short", &text);
+    assert_eq!(again.header("etag"), Some("\"2\""), "generations go on");
+    assert_eq!(again.expect(201)["result"], "started");
+    engine.wait_for_graph("its second end", |graph| graph["state"] == "finished" && graph["generation"] == 2);
+    engine.terminate().expect(0);
+}

@@ -101,7 +101,7 @@ enum Heard {
 struct Waiter(Mutex<Option<oneshot::Sender<Heard>>>);
 
 impl Waiter {
-    fn new() -> (Watched, oneshot::Receiver<Heard>) {
+    fn pair() -> (Watched, oneshot::Receiver<Heard>) {
         let (sender, receiver) = oneshot::channel();
         (Watched::new(Arc::new(Waiter(Mutex::new(Some(sender))))), receiver)
     }
@@ -169,7 +169,7 @@ impl Push {
             place.push(bytes, None);
             return Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "stream": stream })));
         }
-        let (watched, heard) = Waiter::new();
+        let (watched, heard) = Waiter::pair();
         place.push(bytes, Some(watched));
         // It counts as the stream's from here on.
         drop(read);
@@ -220,7 +220,7 @@ impl Push {
             // One after the other, each when there is room: the stream's thread makes room without our help.
             let asking = async {
                 let place = open.inlet.place().await.map_err(|error| error.to_string())?;
-                let (watched, heard) = Waiter::new();
+                let (watched, heard) = Waiter::pair();
                 place.push(picture?, Some(watched));
                 Ok(heard)
             };
@@ -552,7 +552,7 @@ mod tests {
 
     #[test]
     fn a_caller_hears_once() {
-        let (watched, mut heard) = Waiter::new();
+        let (watched, mut heard) = Waiter::pair();
         watched.ended(Verdict::Filtered);
         let heard = heard.try_recv().unwrap();
         assert!(boxes(&heard).unwrap_err().contains("filtered"));
@@ -561,7 +561,7 @@ mod tests {
             (answer.status(), &answer.headers()[VERDICT]),
             (StatusCode::NO_CONTENT, &"filtered".parse().unwrap())
         );
-        let (watched, mut heard) = Waiter::new();
+        let (watched, mut heard) = Waiter::pair();
         drop(watched);
         let refusal = answered("door", heard.try_recv().unwrap()).unwrap_err();
         assert_eq!(refusal.status, StatusCode::SERVICE_UNAVAILABLE);

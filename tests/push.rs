@@ -310,7 +310,7 @@ fn whoever_waits_while_everything_ends_gets_one_answer() {
     wait_for("a picture that nothing comes of", || {
         (push(&address, "door", "?wait=true&timeout=1s", &sized(2, 2)).status == 504).then_some(())
     });
-    let (started, waiting) = std::sync::mpsc::channel();
+    let (started, waiting) = crossbeam_channel::bounded(3);
     std::thread::scope(|scope| {
         let callers: Vec<_> = (0..3)
             .map(|_| {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 use crate::lease::Lease;
@@ -127,16 +129,20 @@ impl Item {
 /// What an [`Item`] carries. One enum, so that one edge type serves every graph.
 #[derive(Clone, Debug)]
 pub enum Payload {
+    Packet(Arc<Packet>),
     Frame(Arc<Frame>),
     Tensor(Arc<Tensor>),
+    Segment(Arc<Segment>),
     Record(Arc<Record>),
 }
 
 impl Payload {
     pub const fn kind(&self) -> Kind {
         match self {
+            Payload::Packet(_) => Kind::Packet,
             Payload::Frame(_) => Kind::Frame,
             Payload::Tensor(_) => Kind::Tensor,
+            Payload::Segment(_) => Kind::Segment,
             Payload::Record(_) => Kind::Record,
         }
     }
@@ -144,8 +150,10 @@ impl Payload {
     /// Bytes that it holds in memory; for a record, a generous guess.
     pub fn bytes(&self) -> u64 {
         match self {
+            Payload::Packet(packet) => packet.data.len() as u64,
             Payload::Frame(frame) => frame.bytes(),
             Payload::Tensor(tensor) => tensor.bytes(),
+            Payload::Segment(segment) => segment.content.memory(),
             Payload::Record(_) => 1024,
         }
     }
@@ -409,6 +417,88 @@ impl Placement {
     }
 }
 
+/// Encoded audio or video of one track, as it was demuxed.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    /// Index into the tracks of the stream's [`StreamInfo`].
+    pub track: usize,
+    /// Whether decoding may start here.
+    pub is_key: bool,
+    /// When it is to be decoded, since the stream's first picture; never less than that of the track's packet before.
+    /// The item has its presentation time.
+    pub dts: MediaTime,
+    /// How long it is shown or heard, where that is known.
+    pub duration: Option<MediaTime>,
+    pub data: Bytes,
+}
+
+/// A finished media file, and the stretch of its stream that it holds.
+#[derive(Debug)]
+pub struct Segment {
+    /// Its file name, by the template of the node that made it, such as `door_chunk_0003.mp4`.
+    pub name: String,
+    /// Counts the segments that the node made of the stream, from 0.
+    pub index: u64,
+    /// Such as `video/mp4`.
+    pub media_type: &'static str,
+    /// When its first packet is shown, since the stream's first picture.
+    pub start: MediaTime,
+    /// When its last packet has been shown.
+    pub end: MediaTime,
+    /// Whether it begins where the one before ended: nothing is missing between them.
+    pub follows: bool,
+    /// Hexadecimal SHA-256 of the content.
+    pub sha256: String,
+    pub content: Content,
+}
+
+/// The bytes of a [`Segment`].
+#[derive(Debug)]
+pub enum Content {
+    Memory(Bytes),
+    /// A file that is deleted when nobody holds it any more.
+    File(SpilledFile),
+}
+
+impl Content {
+    /// Bytes in all.
+    pub fn len(&self) -> u64 {
+        match self {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(file) => file.bytes,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that it holds in memory.
+    pub fn memory(&self) -> u64 {
+        match self {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(_) => 0,
+        }
+    }
+}
+
+/// A file outside of memory that belongs to one [`Content`].
+#[derive(Debug)]
+pub struct SpilledFile {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+impl Drop for SpilledFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("cannot delete `{}`, which held a segment: {error}", self.path.display());
+        }
+    }
+}
+
 /// What people read: one JSON object per result (documented in `docs/record.schema.json`).
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
@@ -462,6 +552,8 @@ pub enum RecordBody {
         /// Hexadecimal MD5 of the visible planes, in order.
         md5: String,
     },
+    /// A media file, and how far it has come.
+    Segment(SegmentStatus),
     Gap {
         reason: String,
     },
@@ -481,9 +573,61 @@ impl RecordBody {
             RecordBody::Classification { .. } => "classification",
             RecordBody::Detection { .. } => "detection",
             RecordBody::Checksum { .. } => "checksum",
+            RecordBody::Segment(_) => "segment",
             RecordBody::Gap { .. } => "gap",
             RecordBody::Error { .. } => "error",
             RecordBody::Status { .. } => "status",
+        }
+    }
+}
+
+/// What is told of a [`Segment`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SegmentStatus {
+    pub name: String,
+    pub index: u64,
+    pub bytes: u64,
+    /// Seconds since the stream's first picture, to the microsecond.
+    pub start: f64,
+    pub end: f64,
+    pub duration: f64,
+    pub media_type: &'static str,
+    /// Hexadecimal SHA-256 of the content.
+    pub sha256: String,
+    /// `made`, then what becomes of it: `stored`, `uploaded`, `failed`.
+    pub state: &'static str,
+    /// Where it lies now, such as `s3://bucket/key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Its id in VSS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vss_id: Option<String>,
+    /// The other side's word for why it failed, and its sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Segment {
+    /// What is told of it when it is made.
+    pub fn status(&self, state: &'static str) -> SegmentStatus {
+        let seconds = |time: MediaTime| time.as_micros() as f64 / 1e6;
+        let (start, end) = (seconds(self.start), seconds(self.end));
+        SegmentStatus {
+            name: self.name.clone(),
+            index: self.index,
+            bytes: self.content.len(),
+            start,
+            end,
+            duration: (self.end.as_micros() - self.start.as_micros()) as f64 / 1e6,
+            media_type: self.media_type,
+            sha256: self.sha256.clone(),
+            state,
+            location: None,
+            vss_id: None,
+            code: None,
+            message: None,
         }
     }
 }
@@ -539,6 +683,7 @@ impl Origin {
                 (tensor.index, Some(tensor.placement.source_width), Some(tensor.placement.source_height))
             }
             Payload::Record(record) => (record.frame, record.width, record.height),
+            Payload::Packet(_) | Payload::Segment(_) => (None, None, None),
         };
         Record {
             id: format!("{}/{}/{}/{}", self.graph, self.node, item.stream, item.seq),

@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use operators::item::{Detection, ModelName, Origin, Prediction, Record, RecordBody, StreamId};
+use bytes::Bytes;
+use operators::item::{
+    Content, Detection, ModelName, Origin, Prediction, Record, RecordBody, Segment, SegmentStatus, StreamId,
+};
+use operators::time::MediaTime;
 use serde_json::{Value, json};
 
 fn read(path: &str) -> String {
@@ -59,6 +63,17 @@ fn records() -> Vec<Value> {
         }),
         result(RecordBody::Checksum { md5: "0".repeat(32) }),
         Record { fallback: true, ..result(RecordBody::Checksum { md5: "1".repeat(32) }) },
+        result(RecordBody::Segment(segment().status("made"))),
+        result(RecordBody::Segment(SegmentStatus {
+            location: Some("s3://archive/front_chunk_0001.mp4".to_owned()),
+            ..segment().status("stored")
+        })),
+        result(RecordBody::Segment(SegmentStatus {
+            vss_id: Some("3f2a".to_owned()),
+            code: Some("InvalidFile".to_owned()),
+            message: Some("no video".to_owned()),
+            ..segment().status("failed")
+        })),
         result(RecordBody::Error { message: "panicked".to_owned() }),
         origin.signal(&stream, Some(31), time, RecordBody::Gap { reason: "connection lost".to_owned() }),
         origin.signal(&stream, None, time, RecordBody::Gap { reason: "connection lost".to_owned() }),
@@ -71,6 +86,19 @@ fn records() -> Vec<Value> {
         origin.signal(&stream, None, time, RecordBody::Status { state: "running".to_owned(), reason: None }),
     ];
     records.iter().map(|record| serde_json::to_value(record).unwrap()).collect()
+}
+
+fn segment() -> Segment {
+    Segment {
+        name: "front_chunk_0001.mp4".to_owned(),
+        index: 1,
+        media_type: "video/mp4",
+        start: MediaTime::from_micros(30_000_000),
+        end: MediaTime::from_micros(60_000_000),
+        follows: true,
+        sha256: "0".repeat(64),
+        content: Content::Memory(Bytes::from_static(b"ftyp")),
+    }
 }
 
 fn kinds_of<'a>(records: impl IntoIterator<Item = &'a Value>) -> BTreeSet<&'a str> {
@@ -102,8 +130,21 @@ fn the_schema_refuses_what_is_no_record() {
     let schema = schema();
     for record in records() {
         for (name, _) in record.as_object().unwrap() {
-            let optional = ["frame", "width", "height", "timing_ms", "has", "seq", "pts", "fallback"]
-                .contains(&name.as_str())
+            let optional = [
+                "frame",
+                "width",
+                "height",
+                "timing_ms",
+                "has",
+                "seq",
+                "pts",
+                "fallback",
+                "location",
+                "vss_id",
+                "code",
+            ]
+            .contains(&name.as_str())
+                || (record["kind"] == "segment" && name == "message")
                 || (record["kind"] == "status" && name == "reason");
             let mut less = record.clone();
             less.as_object_mut().unwrap().remove(name);

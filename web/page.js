@@ -12,7 +12,7 @@ const PICTURE_EVERY = 500;
 const BOXES_KEPT = 64;
 // How far, in pictures, a record may be from the one that is shown and still lend it its boxes.
 const NEAR = 45;
-const KINDS = ["classification", "detection", "checksum", "gap", "error", "status"];
+const KINDS = ["classification", "detection", "checksum", "segment", "gap", "error", "status"];
 
 const find = (id) => document.getElementById(id);
 const keyOf = (graph, stream) => JSON.stringify([graph, stream]);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use operators::config::format_size;
 use operators::item::{Record, RecordBody, StreamId};
 use operators::operator::Publisher;
 
@@ -43,7 +44,10 @@ impl Publisher for Results {
     fn publish(&self, record: &Arc<Record>) {
         let mut waiting = lock(&self.waiting);
         match record.body {
-            RecordBody::Classification { .. } | RecordBody::Detection { .. } | RecordBody::Checksum { .. } => {
+            RecordBody::Classification { .. }
+            | RecordBody::Detection { .. }
+            | RecordBody::Checksum { .. }
+            | RecordBody::Segment(_) => {
                 waiting.latest.insert((record.node.clone(), record.stream.clone()), record.clone());
             }
             RecordBody::Gap { .. } | RecordBody::Error { .. } | RecordBody::Status { .. } => {
@@ -102,6 +106,14 @@ pub fn summarise(record: &Record) -> String {
             write!(line, "{}{}", guesses.join(", "), more(predictions.len()))
         }
         RecordBody::Checksum { md5 } => write!(line, "md5 {md5}"),
+        RecordBody::Segment(segment) => {
+            let size = format_size(segment.bytes);
+            let _ = write!(line, "{} {}, {size}, {:.2} s", segment.name, segment.state, segment.duration);
+            match &segment.message {
+                Some(message) => write!(line, ": {message}"),
+                None => Ok(()),
+            }
+        }
         RecordBody::Gap { reason } => write!(line, "gap: {reason}"),
         RecordBody::Error { message } => write!(line, "error in `{}`: {message}", record.node),
         RecordBody::Status { state, reason: Some(reason) } => write!(line, "{state}: {reason}"),

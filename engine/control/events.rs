@@ -284,6 +284,7 @@ impl Filter {
             RecordBody::Classification { predictions, .. } => predictions.iter().any(|found| wanted(&found.label)),
             RecordBody::Detection { detections, .. } => detections.iter().any(|found| wanted(&found.label)),
             RecordBody::Checksum { .. }
+            | RecordBody::Segment(_)
             | RecordBody::Gap { .. }
             | RecordBody::Error { .. }
             | RecordBody::Status { .. } => false,

@@ -37,7 +37,10 @@ pub fn results<'a>(node: &str, expected: &Expectations, records: &'a [Arc<Record
     let is_result = |record: &Record| {
         matches!(
             record.body,
-            RecordBody::Classification { .. } | RecordBody::Detection { .. } | RecordBody::Checksum { .. }
+            RecordBody::Classification { .. }
+                | RecordBody::Detection { .. }
+                | RecordBody::Checksum { .. }
+                | RecordBody::Segment(_)
         )
     };
     let wanted = |record: &Record| {

@@ -2,7 +2,7 @@
 //!
 //! | event | record |
 //! |---|---|
-//! | item | the record that it carries |
+//! | item | the record that it carries; for a segment, what is told of it |
 //! | gap | `gap`, with the reason and the next sequence number where it is known |
 //! | end because the source failed | `status`: state `failed`, with the reason |
 //! | open, normal end | none: a finite file gives exactly one line for each result |
@@ -32,7 +32,11 @@ impl Records {
             Event::Item(item) => {
                 return match &item.payload {
                     Payload::Record(record) => Some(record.clone()),
-                    Payload::Frame(_) | Payload::Tensor(_) => None,
+                    Payload::Segment(segment) => {
+                        let body = RecordBody::Segment(segment.status("made"));
+                        Some(Arc::new(self.origin.record(item, body)))
+                    }
+                    Payload::Packet(_) | Payload::Frame(_) | Payload::Tensor(_) => None,
                 };
             }
             Event::Gap { stream, gap } => (stream, gap.seq, RecordBody::Gap { reason: gap.reason.clone() }),

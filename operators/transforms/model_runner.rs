@@ -242,7 +242,10 @@ impl ModelRunner {
                 check_tensor(&self.model, tensor)?;
                 Ok((tensor.shape, &tensor.data, tensor.placement))
             }
-            Payload::Record(_) => Err(ItemError::Failed("a model takes frames and tensors, not records".into())),
+            other @ (Payload::Packet(_) | Payload::Segment(_) | Payload::Record(_)) => {
+                let message = format!("a model takes frames and tensors, not {}", other.kind().plural());
+                Err(ItemError::Failed(message))
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::item::Payload;
+
 /// A field of a node's configuration that cannot be used. `engine check` points at it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -61,6 +63,9 @@ pub enum ItemError {
     Panicked(String),
     #[error("gave no answer within {0:?}")]
     Late(Duration),
+    /// The operator says so itself: `payload` takes the place of the error record.
+    #[error("{message}")]
+    Told { message: String, payload: Box<Payload> },
 }
 
 /// A sink could not take a batch; what was in it is lost.

@@ -607,6 +607,9 @@ pub struct SegmentStatus {
     pub code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What VSS says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
 }
 
 impl Segment {
@@ -628,6 +631,7 @@ impl Segment {
             vss_id: None,
             code: None,
             message: None,
+            summary: None,
         }
     }
 }

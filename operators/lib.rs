@@ -5,6 +5,7 @@
 //! is one file and one line in [`OPERATORS`].
 
 pub mod address;
+pub mod backoff;
 pub mod busy;
 pub mod clock;
 pub mod config;
@@ -41,5 +42,6 @@ pub static OPERATORS: &[&Registration] = &[
     &transforms::sample::REGISTRATION,
     &sinks::file::REGISTRATION,
     &sinks::sse::REGISTRATION,
+    &sinks::vss::REGISTRATION,
     &sinks::blackhole::REGISTRATION,
 ];

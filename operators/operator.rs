@@ -7,6 +7,7 @@
 //! | [`Source`] | per stream | its own thread, may block | cameras, files |
 //! | [`InlineOperator`] | per stream | a dataflow worker, must not block | cheap work, well under a millisecond |
 //! | [`PoolOperator`] | per pool thread | the inference pool | CPU jobs: one item in, one payload out |
+//! | [`IoOperator`] | per node | the io runtime | conversations with others: one item in, one payload out |
 //! | [`Sink`] | per node | the io runtime | files, networks, subscribers |
 //!
 //! The engine, not the operator, keeps order per stream, deadlines, panics, error records and leases.
@@ -128,7 +129,19 @@ pub enum Built {
     /// Does its work inline and may be pushed into a source's own thread (see [`crate::transforms::sample`]).
     Inline(Arc<dyn InlineOperator>),
     Pool(Arc<dyn PoolOperator>),
+    Io(Arc<dyn IoOperator>),
     Sink(Arc<dyn Sink>),
+}
+
+impl Built {
+    /// What it owns alone.
+    pub fn resources(&self) -> Vec<Resource> {
+        match self {
+            Built::Sink(sink) => sink.resources(),
+            Built::Io(operator) => operator.resources(),
+            Built::Source(_) | Built::Inline(_) | Built::Pool(_) => Vec::new(),
+        }
+    }
 }
 
 /// Something that a node owns alone, such as a file that it writes. Two owners of one are a mistake in the graph.
@@ -395,6 +408,30 @@ pub trait Runner {
     fn run_batch(&mut self, items: &[&Item]) -> Vec<Result<Payload, ItemError>> {
         items.iter().map(|item| self.run(item)).collect()
     }
+}
+
+/// An operator whose work is to wait for others: one payload for each item, in any order; the engine puts results back
+/// in stream order. It has no deadline of its own beyond what it was told, and gives up where it is dropped.
+pub trait IoOperator: Send + Sync {
+    /// Makes it ready. Called once for each generation of the graph, before that counts as running.
+    ///
+    /// # Errors
+    /// The graph does not start then.
+    fn start(&self) -> Result<Arc<dyn IoRunner>, StartError>;
+
+    /// The most items that are worked on at once, of all streams; at least one.
+    fn concurrency(&self) -> usize;
+
+    /// What it owns alone.
+    fn resources(&self) -> Vec<Resource> {
+        Vec::new()
+    }
+}
+
+/// A started [`IoOperator`]. It may be dropped at any await: then the item has no answer.
+#[async_trait::async_trait]
+pub trait IoRunner: Send + Sync {
+    async fn run(&self, item: &Item) -> Result<Payload, ItemError>;
 }
 
 /// Takes what comes out of a graph.

@@ -66,6 +66,7 @@ fn records() -> Vec<Value> {
         result(RecordBody::Segment(segment().status("made"))),
         result(RecordBody::Segment(SegmentStatus {
             location: Some("s3://archive/front_chunk_0001.mp4".to_owned()),
+            summary: Some("A car arrives.".to_owned()),
             ..segment().status("stored")
         })),
         result(RecordBody::Segment(SegmentStatus {
@@ -142,6 +143,7 @@ fn the_schema_refuses_what_is_no_record() {
                 "location",
                 "vss_id",
                 "code",
+                "summary",
             ]
             .contains(&name.as_str())
                 || (record["kind"] == "segment" && name == "message")

@@ -76,6 +76,8 @@ fn run_loop(
             let work = match &operator.work {
                 Work::Inline(inline) => StepWork::Inline(inline.start(stream)),
                 Work::Pool(pool) => StepWork::Pool(pool.runner(&mut sessions)?),
+                // The limit is one of this machine, and not of those that it talks to.
+                Work::Io(_) => StepWork::Nothing,
             };
             steps.push(Step { work, inputs: operator.inputs.clone(), made: Vec::new() });
         }
@@ -124,6 +126,7 @@ struct Step {
 enum StepWork {
     Inline(Box<dyn StreamOperator>),
     Pool(Box<dyn Runner>),
+    Nothing,
 }
 
 /// Runs the operators where a tap would queue.
@@ -181,6 +184,7 @@ impl SequentialOutlet {
                                 self.error.get_or_insert(error);
                             }
                         },
+                        StepWork::Nothing => {}
                     }
                 }
             }

@@ -133,7 +133,7 @@ pub fn entry(nodes: &[Node], index: usize) -> Option<Entry> {
 
 /// Whether some of its items come from an operator, pushed down or not.
 pub fn reads_operators(nodes: &[Node], index: usize) -> bool {
-    nodes[index].inputs.iter().any(|edge| nodes[edge.from].registration.role == Role::Operator)
+    nodes[index].inputs.iter().any(|edge| nodes[edge.from].registration.role != Role::Source)
 }
 
 /// Whether `budget` and `overflow` of a node bound anything.

@@ -67,6 +67,7 @@ impl Diagram {
             let (place, model) = match &operator.work {
                 Work::Inline(_) => ("on the workers", None),
                 Work::Pool(work) => ("in the pool", work.model()),
+                Work::Io(_) => ("on the io runtime", None),
             };
             let mut lines = vec![shown(&operator.name), format!("{}, {place}", operator.type_name)];
             lines.extend(model.map(|model| format!("model {}", shown(&model))));

@@ -122,9 +122,10 @@ pub fn explain(plan: &Plan, secrets: &Secrets) -> Explanation {
         let (runs_on, model) = match &operator.work {
             Work::Inline(_) => ("worker", None),
             Work::Pool(work) => ("pool", work.model().map(|model| shown(&model))),
+            Work::Io(_) => ("io", None),
         };
         let batch = match &operator.work {
-            Work::Inline(_) => None,
+            Work::Inline(_) | Work::Io(_) => None,
             Work::Pool(work) => work.batching(),
         };
         let (name, type_name) = (&operator.name, operator.type_name);

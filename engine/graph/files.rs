@@ -62,8 +62,7 @@ pub fn report_overwrites(
         (Files::of(secrets.files().iter().cloned()), "a file that a value of this graph is taken from"),
     ];
     for (index, built) in built.iter().enumerate() {
-        let Some(Built::Sink(sink)) = built else { continue };
-        for Resource::Path(path) in sink.resources() {
+        for Resource::Path(path) in built.iter().flat_map(Built::resources) {
             let node = &declared[index];
             let at = node.place("path");
             let hint = "a sink empties its file at start: give it a path of its own, such as \"results.jsonl\"";
@@ -90,8 +89,7 @@ pub fn report_shared(declared: &[Declaration], built: &[Option<Built>], found: &
     // A second hard link is another path to the same file.
     let mut owners_of_inodes: HashMap<(u64, u64), usize> = HashMap::new();
     for (index, built) in built.iter().enumerate() {
-        let Some(Built::Sink(sink)) = built else { continue };
-        for Resource::Path(path) in sink.resources() {
+        for Resource::Path(path) in built.iter().flat_map(Built::resources) {
             let linked = inode(&path).and_then(|inode| owners_of_inodes.insert(inode, index));
             let Some(other) = owners.insert(path, index).or(linked) else { continue };
             let (first, second) = (declared[other].path(), declared[index].path());

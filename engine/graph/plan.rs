@@ -65,6 +65,8 @@ pub struct PlannedOperator {
     pub on_error: OnError,
     /// A bound of its own in front of this node; only for nodes in the middle of a graph.
     pub entry: Option<Entry>,
+    /// It is a sink as well: what comes out of it and nothing listens to has come to its end.
+    pub is_end: bool,
     /// A source names it as the node whose records answer whoever pushes.
     pub answers: bool,
     /// Of the node and of everything before it: what its state depends on.
@@ -87,6 +89,7 @@ pub struct PlannedSink {
 pub enum Work {
     Inline(Arc<dyn InlineOperator>),
     Pool(Arc<dyn PoolOperator>),
+    Io(Arc<dyn IoOperator>),
 }
 
 /// Where a node's items come from.

@@ -88,6 +88,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         let work = match &node.built {
             Some(Built::Inline(operator)) => Work::Inline(operator.clone()),
             Some(Built::Pool(operator)) => Work::Pool(operator.clone()),
+            Some(Built::Io(operator)) => Work::Io(operator.clone()),
             Some(Built::Sink(sink)) => {
                 // Whatever comes to it, its output goes on; what its errors mean is said to its writer.
                 let mut table = node.template.table.clone();
@@ -100,7 +101,8 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         };
         operator_places.insert(index, operators.len());
         let (identity, answers) = (identities[index], answering.contains(&*name));
-        operators.push(PlannedOperator { name, type_name, work, inputs, on_error, entry, answers, identity });
+        let is_end = nodes[index].registration.role == Role::Sink;
+        operators.push(PlannedOperator { name, type_name, work, inputs, on_error, entry, is_end, answers, identity });
     }
     Plan {
         graph: graph.name.clone(),

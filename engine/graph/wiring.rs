@@ -43,7 +43,7 @@ fn find_inputs(declared: &[Declaration], out: &mut Vec<Diagnostic>) -> Vec<Vec<L
     for (index, node) in declared.iter().enumerate() {
         by_name.entry(&node.name).or_insert(index);
     }
-    let makers: Vec<&str> = declared.iter().filter(|n| n.role != Role::Sink).map(|n| n.name.as_str()).collect();
+    let makers: Vec<&str> = declared.iter().filter(|n| !is_mute(n)).map(|n| n.name.as_str()).collect();
     let mut all = Vec::with_capacity(declared.len());
     for node in declared {
         let mut links: Vec<Link> = Vec::new();
@@ -60,7 +60,7 @@ fn find_inputs(declared: &[Declaration], out: &mut Vec<Diagnostic>) -> Vec<Vec<L
                             .maybe_hint(hint),
                     );
                 }
-                Some(&from) if declared[from].role == Role::Sink => {
+                Some(&from) if is_mute(&declared[from]) => {
                     let message = format!("`{shown}` is a sink: nothing comes out of it");
                     let hint = "name a source or an operator; several sinks may have the same inputs";
                     out.push(Diagnostic::new(Code::InputIsSink, input.span.clone(), message).hint(hint));
@@ -78,6 +78,12 @@ fn find_inputs(declared: &[Declaration], out: &mut Vec<Diagnostic>) -> Vec<Vec<L
         all.push(links);
     }
     all
+}
+
+/// Whether nothing can come out of a node: sinks, but for those that tell what became of what they took.
+fn is_mute(node: &Declaration) -> bool {
+    let tells = node.registration.is_some_and(|registration| registration.produces != Produces::Nothing);
+    node.role == Role::Sink && !tells
 }
 
 /// Kahn's algorithm; among nodes that are ready, the order of the file.
@@ -211,7 +217,7 @@ fn report_repeats(declared: &[Declaration], links: &[Vec<Link>], order: &[usize]
         let (node, links) = (&declared[index], &links[index]);
         let mut ways: HashMap<usize, &Link> = HashMap::new();
         // Frames that a sink takes do not become records there.
-        let told = links.iter().filter(|link| node.role != Role::Sink || link.kind == Some(Kind::Record));
+        let told = links.iter().filter(|link| !is_mute(node) || link.kind == Some(Kind::Record));
         let repeated = told
             .flat_map(|link| makers[link.from].iter().map(move |maker| (*maker, link)))
             .find_map(|(maker, second)| ways.insert(maker, second).map(|first| (first, second, maker)));

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use operators::clock::Clock;
+use operators::lease::Verdict;
 use operators::operator::InlineOperator;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::{Scope, StreamVec};
@@ -45,11 +46,13 @@ pub struct BlueprintOperator {
     pub work: BlueprintWork,
     pub inputs: Vec<Input>,
     pub is_heard: bool,
+    /// It is a sink as well.
+    pub is_end: bool,
 }
 
 pub enum BlueprintWork {
     Inline(Arc<dyn InlineOperator>),
-    Pool(Offloaded),
+    Offloaded(Offloaded),
 }
 
 pub struct BlueprintSink {
@@ -91,10 +94,11 @@ impl Blueprint {
             node.counters.set_inputs(self.names(&planned.inputs));
             let output = match &planned.work {
                 BlueprintWork::Inline(operator) => inline(input, operator.clone(), node),
-                BlueprintWork::Pool(offloaded) => offload(input, offloaded.clone(), node),
+                BlueprintWork::Offloaded(offloaded) => offload(input, offloaded.clone(), node),
             };
             if !planned.is_heard {
-                unheard(output.clone(), self.frozen.clone(), planned.node.clone(), self.generation);
+                let verdict = if planned.is_end { Verdict::Delivered } else { Verdict::Filtered };
+                unheard(output.clone(), self.frozen.clone(), planned.node.clone(), self.generation, verdict);
             }
             built.operators.push(output);
         }

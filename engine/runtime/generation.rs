@@ -21,7 +21,8 @@ use super::counters::{GraphCounters, NodeCounters};
 use super::failure::{Notice, Notices};
 use super::mailbox::Mailbox;
 use super::node::Node;
-use super::offload::Offloaded;
+use super::conversations::Conversations;
+use super::offload::{Executor, Offloaded};
 use super::passage::Course;
 use super::sink::{Intake, SinkEnd, intake, write};
 use super::supervisor::Engine;
@@ -126,14 +127,26 @@ impl Making<'_> {
                     let install = engine.pool.install(operator).map_err(|error| named(&planned.name, error))?;
                     installed.operators.push(install);
                     let (pool, deadline) = (engine.pool.clone(), operator.deadline());
-                    (BlueprintWork::Pool(Offloaded { pool, operator: install, deadline, entry: planned.entry }), "pool")
+                    let executor = Executor::Pool { pool, operator: install, deadline };
+                    (BlueprintWork::Offloaded(Offloaded { executor, entry: planned.entry }), "pool")
+                }
+                Work::Io(operator) => {
+                    let runner = operator.start().map_err(|error| named(&planned.name, error))?;
+                    let conversations = {
+                        let (runtime, clock) = (engine.io.handle().clone(), engine.clock.clone());
+                        Conversations::new(runner, operator.concurrency(), runtime, clock)
+                    };
+                    let executor = Executor::Io(conversations);
+                    let role = if planned.is_end { "sink" } else { "io" };
+                    (BlueprintWork::Offloaded(Offloaded { executor, entry: planned.entry }), role)
                 }
             };
             let is_heard = reads(&plan, Input::Operator(index));
             let counters = counters(&planned.name, planned.type_name, role);
             let answers = planned.answers;
             let node = Node { answers, ..self.node(&plan, &planned.name, counters, planned.on_error) };
-            operators.push(BlueprintOperator { node, work, inputs: planned.inputs.clone(), is_heard });
+            let (inputs, is_end) = (planned.inputs.clone(), planned.is_end);
+            operators.push(BlueprintOperator { node, work, inputs, is_heard, is_end });
         }
         let frozen = Arc::<AtomicBool>::default();
         let (mut sinks, mut fresh) = (Vec::new(), Vec::new());

@@ -31,7 +31,7 @@ use crate::graph::check::{self, Surroundings};
 use crate::graph::cover::stars;
 use crate::graph::diagnostics::{Code, Diagnostic};
 use crate::graph::explain::{Explanation, explain};
-use crate::graph::plan::{Plan, PlannedSource};
+use crate::graph::plan::{Plan, PlannedSource, Work};
 use crate::graph::planner::{PlanOptions, build_plan};
 use crate::graph::references::References;
 use crate::graph::substitute::Setting;
@@ -654,8 +654,13 @@ fn view(entry: &Entry) -> GraphView {
 }
 
 fn resources(plan: &Plan) -> Vec<(Arc<str>, Resource)> {
-    let sinks = plan.sinks.iter();
-    sinks.flat_map(|sink| sink.sink.resources().into_iter().map(|resource| (sink.name.clone(), resource))).collect()
+    let sinks = plan.sinks.iter().map(|sink| (&sink.name, sink.sink.resources()));
+    let operators = plan.operators.iter().filter_map(|operator| match &operator.work {
+        Work::Io(work) => Some((&operator.name, work.resources())),
+        Work::Inline(_) | Work::Pool(_) => None,
+    });
+    let all = sinks.chain(operators);
+    all.flat_map(|(name, owned)| owned.into_iter().map(|resource| (name.clone(), resource))).collect()
 }
 
 fn hooks(plan: &Plan) -> Vec<Hooked> {

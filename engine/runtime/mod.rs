@@ -1,6 +1,7 @@
 //! Runs plans: workers, taps, offload, sinks, supervision.
 
 mod build;
+mod conversations;
 pub mod counters;
 pub mod culprit;
 mod dataflow_log;

@@ -1,4 +1,5 @@
-//! Runs a pool operator: jobs go to the inference pool, results come back in stream order.
+//! Runs an operator whose work is done elsewhere: jobs go to the inference pool or to the io runtime, results come back
+//! in stream order.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -16,20 +17,73 @@ use timely::dataflow::operators::{Capability, InputCapability};
 use timely::scheduling::Activator;
 use timely::scheduling::activate::SyncActivator;
 
+use super::conversations::{Conversations, Submitted};
 use super::counters::lock;
 use super::entry::{Admission, Entry};
 use super::node::{Node, is_error};
 use super::passage::Passage;
 use crate::graph::plan;
 
-/// How a node reaches the pool.
+/// How a node's work is done.
 #[derive(Clone)]
 pub struct Offloaded {
-    pub pool: Arc<Pool>,
-    pub operator: Installed,
-    /// Longest time from submission to answer.
-    pub deadline: Duration,
+    pub executor: Executor,
     pub entry: Option<plan::Entry>,
+}
+
+/// Who does the work.
+#[derive(Clone)]
+pub enum Executor {
+    Pool {
+        pool: Arc<Pool>,
+        operator: Installed,
+        /// Longest time from submission to answer.
+        deadline: Duration,
+    },
+    Io(Conversations),
+}
+
+/// One worker's way to whoever does the work.
+enum Way {
+    Pool { pool: Arc<Pool>, operator: Installed, lane: Lane, deadline: Duration },
+    Io(Conversations, Submitted),
+}
+
+impl Way {
+    fn to(executor: Executor) -> Way {
+        match executor {
+            Executor::Pool { pool, operator, deadline } => Way::Pool { lane: pool.lane(), pool, operator, deadline },
+            Executor::Io(conversations) => Way::Io(conversations, Submitted::default()),
+        }
+    }
+
+    /// Longest time from submission to answer, where there is one.
+    fn deadline(&self) -> Option<Duration> {
+        match self {
+            Way::Pool { deadline, .. } => Some(*deadline),
+            Way::Io(..) => None,
+        }
+    }
+
+    /// Hands a job over; `false` where there is no room for it: then one of those that were handed over will complete.
+    fn submit(&self, ticket: u64, item: Item, completion: Arc<Completions>) -> bool {
+        let refused = match self {
+            Way::Pool { pool, operator, lane, .. } => {
+                let job = Job { operator: *operator, lane: *lane, ticket, item, completion };
+                pool.submit(job).err().map(|job| job.item)
+            }
+            Way::Io(conversations, submitted) => {
+                conversations.submit(submitted, ticket, item, completion).err().map(|item| *item)
+            }
+        };
+        match refused {
+            Some(item) => {
+                item.lease.ack.release();
+                false
+            }
+            None => true,
+        }
+    }
 }
 
 /// Adds the node to the dataflow.
@@ -49,8 +103,7 @@ pub fn offload<'scope>(
         });
         let mut jobs = Jobs {
             entry: Entry::new(offloaded.entry),
-            lane: offloaded.pool.lane(),
-            offloaded,
+            way: Way::to(offloaded.executor),
             node,
             completions,
             timer: scope.activator_for(info.address),
@@ -89,7 +142,7 @@ pub fn offload<'scope>(
     })
 }
 
-/// Results on their way from pool threads to the worker. Bounded by the leases of the items under way.
+/// Results on their way back to the worker. Bounded by the leases of the items under way.
 struct Completions {
     node: Node,
     done: Mutex<Vec<Done>>,
@@ -200,8 +253,7 @@ impl Line {
 }
 
 struct Jobs {
-    offloaded: Offloaded,
-    lane: Lane,
+    way: Way,
     entry: Option<Entry>,
     node: Node,
     completions: Arc<Completions>,
@@ -303,7 +355,7 @@ impl Jobs {
         true
     }
 
-    /// Puts what the pool has finished into its places.
+    /// Puts what is finished into its places.
     fn collect(&mut self) {
         let done = std::mem::take(&mut *lock(&self.completions.done));
         for Done { ticket, result } in done {
@@ -332,12 +384,12 @@ impl Jobs {
                 return;
             }
             self.due.pop_front();
-            let late = ItemError::Late(self.offloaded.deadline);
+            let late = ItemError::Late(self.way.deadline().unwrap_or_default());
             self.answer(ticket, |node, item| outcome(node, item, Err(late)));
         }
     }
 
-    /// Hands as much to the pool as it takes.
+    /// Hands over as much as is taken.
     fn submit(&mut self) {
         while let Some(ticket) = self.unsubmitted.pop_front() {
             let item = self.places.get(&ticket).and_then(|(stream, position)| {
@@ -347,20 +399,14 @@ impl Jobs {
                 }
             });
             let Some(item) = item else { continue };
-            let job = Job {
-                operator: self.offloaded.operator,
-                lane: self.lane,
-                ticket,
-                item,
-                completion: self.completions.clone(),
-            };
-            if let Err(refused) = self.offloaded.pool.submit(job) {
-                refused.item.lease.ack.release();
+            if !self.way.submit(ticket, item, self.completions.clone()) {
                 self.unsubmitted.push_front(ticket);
-                // The lane is full of this node's own jobs: the next answer brings it back here.
+                // Full of this node's own jobs: the next answer brings it back here.
                 return;
             }
-            self.due.push_back((self.node.clock.now() + self.offloaded.deadline, ticket));
+            if let Some(deadline) = self.way.deadline() {
+                self.due.push_back((self.node.clock.now() + deadline, ticket));
+            }
         }
     }
 
@@ -389,7 +435,16 @@ fn outcome(node: &Node, item: Item, result: Result<Payload, ItemError>) -> SlotS
     let answer = match result {
         Ok(payload) if payload.kind() == Kind::Record => item.derive(payload),
         Ok(payload) => item.replace(payload),
-        Err(error) => node.reject(&item, &error),
+        Err(error) => {
+            let record = node.reject(&item, &error);
+            match error {
+                ItemError::Told { payload, .. } => {
+                    record.lease.ack.release();
+                    item.derive(*payload)
+                }
+                ItemError::Failed(_) | ItemError::Panicked(_) | ItemError::Late(_) => record,
+            }
+        }
     };
     let gap = panicked.then(|| node.gap_after_panic(&item.stream, Some(item.seq)));
     item.lease.ack.release();

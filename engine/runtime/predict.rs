@@ -463,7 +463,7 @@ fn operator(
 pub fn models(plan: &Plan) -> Vec<Arc<str>> {
     let models = plan.operators.iter().filter_map(|operator| match &operator.work {
         Work::Pool(work) => work.model(),
-        Work::Inline(_) => None,
+        Work::Inline(_) | Work::Io(_) => None,
     });
     models.collect()
 }

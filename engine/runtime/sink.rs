@@ -212,8 +212,14 @@ fn push(sender: &Sender<Event>, pending: &mut VecDeque<Passage>, intake: &Intake
     handed
 }
 
-/// Where nothing listens to an operator: its items end here, filtered.
-pub fn unheard(input: StreamVec<'_, u64, Passage>, frozen: Arc<AtomicBool>, node: Node, generation: u64) {
+/// Where nothing listens to an operator: its items end here, with `verdict`.
+pub fn unheard(
+    input: StreamVec<'_, u64, Passage>,
+    frozen: Arc<AtomicBool>,
+    node: Node,
+    generation: u64,
+    verdict: Verdict,
+) {
     let mut builder = OperatorBuilder::new(format!("{} (nothing listens)", node.origin.node), input.scope());
     let mut input = builder.new_input(input, Pipeline);
     builder.build(move |_capabilities| {
@@ -222,7 +228,10 @@ pub fn unheard(input: StreamVec<'_, u64, Passage>, frozen: Arc<AtomicBool>, node
             input.for_each(|_time, passages| {
                 for passage in passages.drain(..) {
                     match passage {
-                        Passage::Event(Event::Item(item)) => item.lease.ack.settle(Verdict::Filtered),
+                        Passage::Event(Event::Item(item)) if verdict == Verdict::Delivered => {
+                            item.lease.ack.deliver(node.clock.now());
+                        }
+                        Passage::Event(Event::Item(item)) => item.lease.ack.settle(verdict),
                         // The only input of this end: its node passes the mark on once.
                         Passage::Cut { cut, .. } => cut.reaches_end(),
                         Passage::Event(_) | Passage::Resume { .. } => {}

@@ -4,3 +4,4 @@ pub mod blackhole;
 pub mod file;
 pub mod records;
 pub mod sse;
+pub mod vss;

@@ -1,0 +1,428 @@
+//! `vss`: segments into NVIDIA's Video Search and Summarization service, each once.
+//!
+//! `POST /files` of VSS 2.x is not idempotent: a request whose answer is lost may have made a file. So what is meant to be
+//! uploaded is written down before ([`journal`]), and after a failure that leaves the question open the server's list is
+//! looked at, once its own time for the request is over: a file of our name and size that was not there before is ours,
+//! and so are further ones of that kind, which are deleted. VSS 3.x takes an id of the client's choice, which a repeat
+//! finds again.
+//!
+//! A segment counts as delivered when the server has answered with an id; what becomes of it is a record.
+
+pub mod client;
+pub mod journal;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use crate::address::Address;
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::config::{self, Field, FieldType, Presence};
+use crate::error::{FieldError, ItemError, StartError};
+use crate::item::{Item, Kind, Origin, Payload, RecordBody, Segment, SegmentStatus, StreamId};
+use crate::lease::Verdict;
+use crate::operator::{
+    BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role,
+};
+
+use client::{Api, Client, Failure, StoredFile, Upload};
+use journal::{Intent, Journal};
+
+/// Between two attempts, unless the server says how long it wants to be left alone.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) };
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+const DEFAULT_RETRY_FOR: Duration = Duration::from_secs(3600);
+const DEFAULT_CONCURRENCY: usize = 2;
+
+pub static REGISTRATION: Registration = Registration {
+    name: "vss",
+    role: Role::Sink,
+    summary: "Uploads segments to NVIDIA VSS, each once, and says what became of each.",
+    execution: Execution::Io,
+    accepts: &[Kind::Segment],
+    produces: Produces::Kinds(&[Kind::Record]),
+    fields: &[
+        Field {
+            name: "url",
+            value: FieldType::String,
+            presence: Presence::Required,
+            summary: "The service, such as `http://vss:8000`; it may have a path.",
+        },
+        Field {
+            name: "api",
+            value: FieldType::Choice(&["v2", "rtvi3"]),
+            presence: Presence::Default("\"v2\""),
+            summary: "Which generation it speaks: `v2` of VSS 2.x, or `rtvi3` of VSS 3.x.",
+        },
+        Field {
+            name: "token",
+            value: FieldType::String,
+            presence: Presence::Optional,
+            summary: "Sent as `Authorization: Bearer`. Take it from the environment: `\"${env.VSS_TOKEN}\"`.",
+        },
+        Field {
+            name: "state",
+            value: FieldType::OutputPath,
+            presence: Presence::Optional,
+            summary: "A folder that remembers what was uploaded, so that a restart repeats nothing. Left out: each run \
+                      uploads anew what it makes anew.",
+        },
+        Field {
+            name: "concurrency",
+            value: FieldType::Integer { minimum: 1, maximum: 64 },
+            presence: Presence::Default("2"),
+            summary: "Uploads at once.",
+        },
+        Field {
+            name: "timeout",
+            value: FieldType::Duration,
+            presence: Presence::Default("\"2m\""),
+            summary: "How long one request may take; after one that got no answer, as long is waited before it is \
+                      looked up what came of it.",
+        },
+        Field {
+            name: "retry_for",
+            value: FieldType::Duration,
+            presence: Presence::Default("\"1h\""),
+            summary: "How long an upload is tried again while the service is down or busy; what waits slows the graph \
+                      down. Then it has failed.",
+        },
+        Field {
+            name: "summarize",
+            value: FieldType::Table(&[Field {
+                name: "prompt",
+                value: FieldType::String,
+                presence: Presence::Required,
+                summary: "What the service's model is asked about each segment.",
+            }]),
+            presence: Presence::Optional,
+            summary: "Asks for a summary of each segment once it is uploaded; it is in the record.",
+        },
+    ],
+    example: "[sinks.search]\ntype = \"vss\"\ninputs = [\"chunks\"]\nurl = \"http://vss:8000\"\nstate = \"vss-state\"\n",
+    build,
+};
+
+#[derive(Deserialize)]
+struct Config {
+    url: String,
+    #[serde(default = "newest_api")]
+    api: Api,
+    token: Option<String>,
+    state: Option<PathBuf>,
+    concurrency: Option<usize>,
+    timeout: Option<config::Duration>,
+    retry_for: Option<config::Duration>,
+    summarize: Option<Summarize>,
+}
+
+const fn newest_api() -> Api {
+    Api::V2
+}
+
+#[derive(Clone, Deserialize)]
+struct Summarize {
+    prompt: String,
+}
+
+fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    let config: Config = config::read(table)?;
+    let scheme = Address::parse(&config.url).map(|address| address.scheme.to_owned());
+    if !scheme.is_some_and(|scheme| ["http", "https"].contains(&scheme.as_str())) {
+        let mistake = FieldError::new("url", "it is no HTTP address").hint("write it like \"http://vss:8000\"");
+        return Err(vec![mistake]);
+    }
+    Ok(Built::Io(Arc::new(Vss {
+        url: config.url,
+        api: config.api,
+        token: config.token,
+        state: config.state.map(|path| context.folder.join(path)),
+        concurrency: config.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
+        timeout: config.timeout.map_or(DEFAULT_TIMEOUT, |timeout| timeout.0),
+        retry_for: config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0),
+        summarize: config.summarize,
+        origin: context.origin.clone(),
+        clock: context.clock.clone(),
+    })))
+}
+
+struct Vss {
+    url: String,
+    api: Api,
+    token: Option<String>,
+    state: Option<PathBuf>,
+    concurrency: usize,
+    timeout: Duration,
+    retry_for: Duration,
+    summarize: Option<Summarize>,
+    origin: Origin,
+    clock: Arc<dyn Clock>,
+}
+
+impl IoOperator for Vss {
+    fn start(&self) -> Result<Arc<dyn IoRunner>, StartError> {
+        let journal = Journal::open(self.state.as_deref()).map_err(|why| {
+            StartError::new(format!("cannot use the state of earlier uploads: {why}"))
+                .hint("give `state` a folder of its own that can be written")
+        })?;
+        let client = Client::new(&self.url, self.api, self.token.clone(), self.timeout);
+        Ok(Arc::new(Uploader {
+            service: Arc::new(Service { client, api: self.api, timeout: self.timeout, journal, clock: self.clock.clone() }),
+            retry_for: self.retry_for,
+            prompt: self.summarize.as_ref().map(|summarize| summarize.prompt.clone()),
+            origin: self.origin.clone(),
+            clock: self.clock.clone(),
+        }))
+    }
+
+    fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        self.state.iter().map(|path| Resource::Path(path.clone())).collect()
+    }
+}
+
+struct Uploader {
+    service: Arc<Service>,
+    retry_for: Duration,
+    prompt: Option<String>,
+    origin: Origin,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait::async_trait]
+impl IoRunner for Uploader {
+    async fn run(&self, item: &Item) -> Result<Payload, ItemError> {
+        let Payload::Segment(segment) = &item.payload else {
+            return Err(ItemError::Failed(format!("VSS takes segments, not {}", item.payload.kind().plural())));
+        };
+        let (stream, time) = (item.stream.clone(), item.time);
+        let id = match self.uploaded(&stream, segment, time).await {
+            Ok(id) => id,
+            Err((code, message)) => {
+                let told = format!("VSS did not take `{}`: {code}: {message}", segment.name);
+                let status =
+                    SegmentStatus { code: Some(code), message: Some(message), ..segment.status("failed") };
+                return Err(ItemError::Told { message: told, payload: Box::new(self.record(item, status)) });
+            }
+        };
+        let mut status = SegmentStatus { vss_id: Some(id.clone()), ..segment.status("uploaded") };
+        if let Some(prompt) = self.prompt.clone() {
+            let service = self.service.clone();
+            match blocking(move || service.client.summary(&id, &prompt)).await {
+                Ok(summary) => status.summary = Some(summary),
+                Err(failure) => {
+                    let (code, message) = described(failure);
+                    (status.code, status.message) = (Some(code), Some(message));
+                }
+            }
+        }
+        Ok(self.record(item, status))
+    }
+}
+
+impl Uploader {
+    fn record(&self, item: &Item, status: SegmentStatus) -> Payload {
+        Payload::Record(Arc::new(self.origin.record(item, RecordBody::Segment(status))))
+    }
+
+    /// Uploads a segment until it is there: its id, or the code and the message of why it will not be.
+    async fn uploaded(
+        &self,
+        stream: &StreamId,
+        segment: &Arc<Segment>,
+        time: SystemTime,
+    ) -> Result<String, (String, String)> {
+        let start = self.clock.now();
+        let mut failures = 0;
+        loop {
+            let (service, stream, segment) = (self.service.clone(), stream.clone(), segment.clone());
+            let name = segment.name.clone();
+            let failure = match blocking(move || Ok(service.attempt(&stream, &segment, time))).await {
+                Ok(Ok(Attempt::Uploaded(id))) => return Ok(id),
+                // Whether the last request went well will be known by then.
+                Ok(Ok(Attempt::TooEarly(wait))) => {
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                Ok(Err(failure)) | Err(failure) => failure,
+            };
+            failures += 1;
+            let delay = match &failure {
+                Failure::Refused { .. } => return Err(described(failure)),
+                Failure::Busy { after: Some(after), .. } => BACKOFF.delay(failures).max(*after),
+                Failure::Busy { .. } | Failure::Unreachable(_) | Failure::Unknown(_) => BACKOFF.delay(failures),
+            };
+            let (code, message) = described(failure);
+            if self.clock.now().saturating_duration_since(start) + delay > self.retry_for {
+                return Err((code, format!("{message} (given up after {failures} attempts)")));
+            }
+            // An hour without the service must not fill the log.
+            if failures.is_power_of_two() {
+                let node = &self.origin.node;
+                tracing::warn!(%node, failures, "`{node}` cannot upload `{name}` yet: {code}: {message}");
+            }
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+/// The words of a failure: a code, and a sentence.
+fn described(failure: Failure) -> (String, String) {
+    match failure {
+        Failure::Unreachable(message) => ("Unreachable".to_owned(), message),
+        Failure::Unknown(message) => ("Unknown".to_owned(), message),
+        Failure::Busy { code, message, .. } | Failure::Refused { code, message } => (code, message),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let panicked = |error: tokio::task::JoinError| Failure::Refused {
+        code: "Panicked".to_owned(),
+        message: format!("the upload broke off: {error}"),
+    };
+    tokio::task::spawn_blocking(call).await.unwrap_or_else(|error| Err(panicked(error)))
+}
+
+/// What came of looking after a segment.
+#[derive(Debug, PartialEq, Eq)]
+enum Attempt {
+    /// It is there, under this id.
+    Uploaded(String),
+    /// A request of before may still be under way.
+    TooEarly(Duration),
+}
+
+struct Service {
+    client: Client,
+    api: Api,
+    timeout: Duration,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+}
+
+impl Service {
+    /// Makes sure of what is there, and uploads the segment where it is not. Blocks.
+    fn attempt(&self, stream: &StreamId, segment: &Segment, time: SystemTime) -> Result<Attempt, Failure> {
+        let mut intent = match self.journal.find(stream, segment) {
+            Some(Intent { id: Some(id), .. }) => match self.client.file(&id)? {
+                Some(_) => return Ok(Attempt::Uploaded(id)),
+                // The server was emptied meanwhile.
+                None => Intent::of(stream, segment, self.copies(segment)?),
+            },
+            Some(open) => {
+                if let Some(wait) = self.under_way(&open) {
+                    return Ok(Attempt::TooEarly(wait));
+                }
+                open
+            }
+            None => Intent::of(stream, segment, self.copies(segment)?),
+        };
+        let chosen = (self.api == Api::Rtvi3).then(|| chosen_id(stream, segment));
+        if intent.attempts > 0
+            && let Some(id) = self.found(segment, &intent, chosen.as_deref())?
+        {
+            return self.done(segment, intent, id);
+        }
+        intent.attempts += 1;
+        intent.attempted_ms = self.now_ms();
+        self.keep(&intent)?;
+        let identified = chosen.as_deref().map(|id| (id, &**stream, time));
+        let upload =
+            Upload { name: &segment.name, media_type: segment.media_type, content: &segment.content, identified };
+        let sent = self.client.upload(&upload);
+        if let Err(Failure::Busy { .. } | Failure::Unreachable(_) | Failure::Refused { .. }) = &sent {
+            // That attempt left nothing behind: there is nothing to wait for.
+            intent.attempted_ms = 0;
+            self.keep(&intent)?;
+        }
+        self.done(segment, intent, sent?)
+    }
+
+    /// How long a request of before may still be at work in the server.
+    fn under_way(&self, intent: &Intent) -> Option<Duration> {
+        let until = intent.attempted_ms.saturating_add(millis(self.timeout));
+        let left = Duration::from_millis(until.saturating_sub(self.now_ms()));
+        // A clock that was set back must not stop anything for longer than that.
+        (!left.is_zero() && intent.attempted_ms > 0).then_some(left.min(self.timeout))
+    }
+
+    /// The file that an earlier attempt made.
+    fn found(&self, segment: &Segment, intent: &Intent, chosen: Option<&str>) -> Result<Option<String>, Failure> {
+        match chosen {
+            Some(id) => Ok(self.client.file(id)?.map(|file| file.id)),
+            None => Ok(self.ours(segment, intent)?.into_iter().next()),
+        }
+    }
+
+    /// Writes down that the segment is there, and deletes what there is more of it.
+    fn done(&self, segment: &Segment, mut intent: Intent, id: String) -> Result<Attempt, Failure> {
+        intent.id = Some(id.clone());
+        self.keep(&intent)?;
+        if intent.attempts > 1 && self.api == Api::V2 {
+            for surplus in self.ours(segment, &intent)?.into_iter().filter(|other| *other != id) {
+                // One that is in use, or gone by now, is no reason to say that the segment is not there.
+                if let Err(failure) = self.client.delete(&surplus) {
+                    let (code, message) = described(failure);
+                    tracing::warn!("VSS keeps a second `{}` ({surplus}): {code}: {message}", segment.name);
+                }
+            }
+        }
+        Ok(Attempt::Uploaded(id))
+    }
+
+    /// Files of the segment's name and size.
+    fn copies(&self, segment: &Segment) -> Result<Vec<String>, Failure> {
+        if self.api == Api::Rtvi3 {
+            return Ok(Vec::new());
+        }
+        let is_copy = |file: &StoredFile| file.filename == segment.name && file.bytes == segment.content.len();
+        Ok(self.client.files()?.into_iter().filter(is_copy).map(|file| file.id).collect())
+    }
+
+    /// Those of them that were not there before.
+    fn ours(&self, segment: &Segment, intent: &Intent) -> Result<Vec<String>, Failure> {
+        let copies = self.copies(segment)?;
+        Ok(copies.into_iter().filter(|id| !intent.before.contains(id)).collect())
+    }
+
+    fn keep(&self, intent: &Intent) -> Result<(), Failure> {
+        // A full disk may have room again.
+        self.journal.keep(intent).map_err(|error| Failure::Busy {
+            code: "State".to_owned(),
+            message: format!("what is uploaded cannot be written down: {error}"),
+            after: None,
+        })
+    }
+
+    fn now_ms(&self) -> u64 {
+        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        millis(since)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The UUID (version 8, RFC 9562) of a segment, out of what it is: the same one however often it is sent.
+fn chosen_id(stream: &StreamId, segment: &Segment) -> String {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for part in [&**stream, &segment.name, &segment.sha256] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let mut bytes = hash.finalize();
+    bytes[6] = 0x80 | bytes[6] & 0x0f;
+    bytes[8] = 0x80 | bytes[8] & 0x3f;
+    let text = hex::encode(&bytes[..16]);
+    format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
+}

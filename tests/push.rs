@@ -368,7 +368,7 @@ fn empty_engine(folder: &Folder) -> (Engine, String) {
     command.current_dir(folder.path());
     let mut engine = Engine::start(command);
     let address = engine.address();
-    engine.wait_for_log("ready, with 0 graphs");
+    engine.wait_for_log("ready: 0 graphs run");
     (engine, address)
 }
 
@@ -550,6 +550,13 @@ fn references(material: &Path) -> serde_json::Map<String, Value> {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// The intersection of two boxes over their union.
+fn overlap(one: [f64; 4], other: [f64; 4]) -> f64 {
+    let area = |[x1, y1, x2, y2]: [f64; 4]| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
+    let both = area([one[0].max(other[0]), one[1].max(other[1]), one[2].min(other[2]), one[3].min(other[3])]);
+    both / (area(one) + area(other) - both)
+}
+
 /// The boxes of the material's pictures, by both routes.
 #[test]
 fn boxes_agree_with_the_reference_and_with_the_records() {
@@ -586,15 +593,12 @@ fn boxes_agree_with_the_reference_and_with_the_records() {
         assert_eq!(*boxes, of_record, "{name}: the same picture by the other route");
         for wanted in reference["yolox_nano"].as_array().expect("a list") {
             let (label, score) = (&wanted["label"], wanted["score"].as_f64().expect("a number"));
-            let is_found = boxes.iter().any(|found| {
-                let near = |corner: &str, at: usize, size: &str| {
-                    let size = reference[size].as_f64().expect("a size");
-                    let off = found[corner].as_f64().expect("a number") - wanted["box"][at].as_f64().expect("a number");
-                    off.abs() < size / 20.0
-                };
-                let (left, right) = (near("x1", 0, "width"), near("x2", 2, "width"));
-                found["class_name"] == *label && left && right && near("y1", 1, "height") && near("y2", 3, "height")
-            });
+            let corners =
+                |found: &Value| ["x1", "y1", "x2", "y2"].map(|corner| found[corner].as_f64().expect("a number"));
+            let reference = [0, 1, 2, 3].map(|corner| wanted["box"][corner].as_f64().expect("a number"));
+            // Of several boxes with almost the same score another one may be the best, by a little other resizing.
+            let is_found =
+                boxes.iter().any(|found| found["class_name"] == *label && overlap(corners(found), reference) > 0.75);
             assert!(score < 0.5 || is_found, "{name}: {wanted} in {boxes:?}");
         }
     }

@@ -69,7 +69,7 @@ fn opened(bytes: &[u8], most_pixels: u64) -> Result<(impl ImageDecoder, Orientat
         _ => return Err(StillError::Format),
     };
     let bytes = if format == ImageFormat::Png { without_profile(bytes) } else { Cow::Borrowed(bytes) };
-    let mut reader = ImageReader::with_format(Cursor::new(&*bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(most_pixels.saturating_mul(BYTES_A_PIXEL).saturating_add(SCRATCH));
     reader.limits(limits);

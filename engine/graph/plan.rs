@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use operators::item::Kind;
 use operators::lease::Limits;
-use operators::operator::{InlineOperator, PoolOperator, Sink, Source};
+use operators::operator::{InlineOperator, IoOperator, PoolOperator, Sink, Source};
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 

@@ -36,12 +36,7 @@ struct Shared {
 pub struct Submitted(Arc<AtomicUsize>);
 
 impl Conversations {
-    pub fn new(
-        runner: Arc<dyn IoRunner>,
-        concurrency: usize,
-        runtime: Handle,
-        clock: Arc<dyn Clock>,
-    ) -> Conversations {
+    pub fn new(runner: Arc<dyn IoRunner>, concurrency: usize, runtime: Handle, clock: Arc<dyn Clock>) -> Conversations {
         let concurrency = concurrency.max(1);
         let room = Arc::new(Semaphore::new(concurrency));
         Conversations(Arc::new(Shared { runner, runtime, clock, concurrency, room, tasks: Mutex::default() }))

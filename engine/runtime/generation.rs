@@ -17,11 +17,11 @@ use operators::transforms::sample::{Sampler, Sampling};
 use tokio::sync::mpsc::Receiver;
 
 use super::build::{Blueprint, BlueprintOperator, BlueprintSink, BlueprintTap, BlueprintWork};
+use super::conversations::Conversations;
 use super::counters::{GraphCounters, NodeCounters};
 use super::failure::{Notice, Notices};
 use super::mailbox::Mailbox;
 use super::node::Node;
-use super::conversations::Conversations;
 use super::offload::{Executor, Offloaded};
 use super::passage::Course;
 use super::sink::{Intake, SinkEnd, intake, write};

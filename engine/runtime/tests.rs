@@ -251,6 +251,7 @@ fn pooled(name: &str, reaction: Reaction, input: Input) -> PlannedOperator {
 
 fn operator(name: &str, work: Work, input: Input) -> PlannedOperator {
     PlannedOperator {
+        is_end: false,
         name: name.into(),
         type_name: "test",
         work,

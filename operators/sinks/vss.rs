@@ -23,10 +23,7 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError, StartError};
 use crate::item::{Item, Kind, Origin, Payload, RecordBody, Segment, SegmentStatus, StreamId};
-use crate::lease::Verdict;
-use crate::operator::{
-    BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role,
-};
+use crate::operator::{BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role};
 
 use client::{Api, Client, Failure, StoredFile, Upload};
 use journal::{Intent, Journal};
@@ -170,7 +167,13 @@ impl IoOperator for Vss {
         })?;
         let client = Client::new(&self.url, self.api, self.token.clone(), self.timeout);
         Ok(Arc::new(Uploader {
-            service: Arc::new(Service { client, api: self.api, timeout: self.timeout, journal, clock: self.clock.clone() }),
+            service: Arc::new(Service {
+                client,
+                api: self.api,
+                timeout: self.timeout,
+                journal,
+                clock: self.clock.clone(),
+            }),
             retry_for: self.retry_for,
             prompt: self.summarize.as_ref().map(|summarize| summarize.prompt.clone()),
             origin: self.origin.clone(),
@@ -206,8 +209,7 @@ impl IoRunner for Uploader {
             Ok(id) => id,
             Err((code, message)) => {
                 let told = format!("VSS did not take `{}`: {code}: {message}", segment.name);
-                let status =
-                    SegmentStatus { code: Some(code), message: Some(message), ..segment.status("failed") };
+                let status = SegmentStatus { code: Some(code), message: Some(message), ..segment.status("failed") };
                 return Err(ItemError::Told { message: told, payload: Box::new(self.record(item, status)) });
             }
         };
@@ -281,9 +283,7 @@ fn described(failure: Failure) -> (String, String) {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     let panicked = |error: tokio::task::JoinError| Failure::Refused {
         code: "Panicked".to_owned(),
         message: format!("the upload broke off: {error}"),

@@ -280,6 +280,7 @@ impl Sketch {
             };
             behind = Identity::of_node("step", &text(format!("{step:?}"))).behind([&behind].into_iter());
             operators.push(PlannedOperator {
+                is_end: false,
                 name: (*name).into(),
                 type_name: "test",
                 work,

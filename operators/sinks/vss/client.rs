@@ -182,7 +182,8 @@ impl Client {
             return Err(Failure::Refused { code: "NoModel".to_owned(), message: "the server has no model".to_owned() });
         };
         let request = self.authorised(self.agent.post(format!("{}/summarize", self.base)));
-        let said: Value = answer(request.send_json(json!({ "id": id, "model": model.id, "prompt": prompt })))?;
+        let asked = json!({ "id": id, "model": model.id, "prompt": prompt }).to_string();
+        let said: Value = answer(request.header("content-type", "application/json").send(asked))?;
         let content = said["choices"][0]["message"]["content"].as_str().unwrap_or_default();
         // A failure may come as a success.
         if content.is_empty() || content.starts_with(FAILED) {
@@ -211,9 +212,7 @@ fn creation_time(time: SystemTime) -> String {
     format!("{seconds}.{:0<3.3}Z", fraction)
 }
 
-fn answer<T: DeserializeOwned>(
-    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-) -> Result<T, Failure> {
+fn answer<T: DeserializeOwned>(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<T, Failure> {
     let mut answer = answer.map_err(failure)?;
     let status = answer.status();
     let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());

@@ -83,7 +83,7 @@ fn run_loop(
     let taps = plan.taps.iter().map(|tap| {
         let sampler =
             tap.sample.as_ref().map(|(_, sampling)| Sampler::new(sampling.rate, sampling.phase.unwrap_or_default()));
-        (tap.source == 0, sampler)
+        (tap.source == 0 && tap.kind == Kind::Frame, sampler)
     });
     let mut outlet = SequentialOutlet {
         clock: clock.clone(),

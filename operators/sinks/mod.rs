@@ -3,4 +3,5 @@
 pub mod blackhole;
 pub mod file;
 pub mod records;
+pub mod segments;
 pub mod sse;

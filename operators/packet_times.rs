@@ -15,6 +15,8 @@ const WRAP_BASE: (u32, u32) = (1, 90_000);
 const SET_BACK_SECONDS: i64 = 1;
 /// A step forward that is longer is a broken clock: 30 days.
 const ABSURD_SECONDS: i64 = 30 * 24 * 3600;
+/// No clock counts that far; a stamp that does says nothing.
+const MOST_TICKS: i64 = 1 << 60;
 /// No codec holds back more pictures.
 const MOST_DELAY: usize = 16;
 
@@ -114,6 +116,9 @@ impl PacketTimes {
     /// The times of the next packet of `track` in decoding order, from what the input says of it in native ticks.
     pub fn stamp(&mut self, track: usize, pts: Option<i64>, dts: Option<i64>, duration: Option<i64>) -> PacketStamp {
         let (offset, epoch, longest) = (self.offset, self.epoch, self.longest_seconds);
+        let believable = |ticks: &i64| (-MOST_TICKS..MOST_TICKS).contains(ticks);
+        let (pts, dts) = (pts.filter(believable), dts.filter(believable));
+        let duration = duration.filter(believable);
         let Some(times) = self.tracks.get_mut(track) else { return PacketStamp { pts: 0, dts: 0, repair: None } };
         let step = duration.filter(|ticks| *ticks > 0).unwrap_or(times.nature.nominal);
         let said = times.decoding_time(pts, dts, step);
@@ -155,7 +160,9 @@ impl PacketTimes {
         let base = times.nature.base;
         let wrapped = times.offset.saturating_add(WRAP);
         let (moved, repair) = match follows(wrapped) {
-            Some(_) if (base.numerator(), base.denominator()) == WRAP_BASE => (wrapped, Repair::Wrap),
+            Some(dts) if (base.numerator(), base.denominator()) == WRAP_BASE && dts - last < WRAP / 2 => {
+                (wrapped, Repair::Wrap)
+            }
             _ => {
                 let repair = if back > 0 { Repair::Backward } else { Repair::Absurd };
                 (next.unwrap_or(0).saturating_sub(said), repair)

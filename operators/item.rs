@@ -442,6 +442,8 @@ pub struct Packet {
 /// A finished media file, and the stretch of its stream that it holds.
 #[derive(Debug)]
 pub struct Segment {
+    /// The graph and the node that made it.
+    pub origin: Origin,
     /// Its file name, by the template of the node that made it, such as `door_chunk_0003.mp4`.
     pub name: String,
     /// Counts the segments that the node made of the stream, from 0.

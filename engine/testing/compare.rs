@@ -48,9 +48,7 @@ pub fn results<'a>(node: &str, expected: &Expectations, records: &'a [Arc<Record
         let in_time = expected.between.is_none_or(|range| record.pts.is_some_and(|pts| range.contain(pts)));
         of_stream && in_time
     };
-    // What is told of a segment names the sink that tells it, and a test's only sink reads its node alone.
-    let of_node = |record: &Record| &*record.node == node || matches!(record.body, RecordBody::Segment(_));
-    records.iter().filter(|record| of_node(record) && is_result(record) && wanted(record)).collect()
+    records.iter().filter(|record| &*record.node == node && is_result(record) && wanted(record)).collect()
 }
 
 /// Everything about `records` that is not as expected.

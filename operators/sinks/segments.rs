@@ -180,6 +180,7 @@ mod tests {
 
     fn segment(index: u64, content: Content) -> (Event, Arc<crate::lease::Account>) {
         let segment = Segment {
+            origin: context(Path::new(".")).origin,
             name: format!("x{index}.mp4"),
             index,
             media_type: "video/mp4",

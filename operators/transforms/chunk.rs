@@ -433,7 +433,8 @@ impl ChunkStream {
         let name = self.settings.name.render(&Values { stream: &self.stream, index, name: "" });
         let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
         let media_type = self.settings.container.media_type();
-        let segment = Segment { name, index, media_type, start, end, follows, sha256, content };
+        let origin = self.settings.origin.clone();
+        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, content };
         let payload = Payload::Segment(Arc::new(segment));
         let stream = self.stream.clone();
         out.emit(Item { stream, seq: index, pts: start, time, fallback, payload, lease });

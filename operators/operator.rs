@@ -407,6 +407,11 @@ pub trait Sink: Send + Sync {
     /// Opens it (creates the file, connects). Called once, before the graph counts as running.
     fn start(&self) -> Result<Box<dyn SinkWriter>, StartError>;
 
+    /// Why it takes no items of this kind, configured as it is, though others of its type do; and what to do.
+    fn refuses(&self, _kind: Kind) -> Option<(String, String)> {
+        None
+    }
+
     /// What it owns alone.
     fn resources(&self) -> Vec<Resource> {
         Vec::new()

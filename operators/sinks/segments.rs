@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{SinkError, StartError};
-use crate::item::{Content, Event, Item, Payload, RecordBody, Segment};
+use crate::item::{Content, Event, Item, Kind, Payload, RecordBody, Segment};
 use crate::operator::{Resource, Sink, SinkWriter};
 use crate::template::{Template, Values};
 
@@ -63,6 +63,12 @@ impl Sink for SegmentFiles {
             StartError::new(message).hint("choose a `path` that this user may write, or change its permissions")
         })?;
         Ok(Box::new(SegmentWriter { files: self.clone() }))
+    }
+
+    fn refuses(&self, kind: Kind) -> Option<(String, String)> {
+        let message = format!("{} have no files of their own, as `path` gives them", kind.plural());
+        let hint = "for records name one file, such as \"records.jsonl\"".to_owned();
+        (kind != Kind::Segment).then_some((message, hint))
     }
 
     fn resources(&self) -> Vec<Resource> {

@@ -23,8 +23,6 @@ pub(super) struct Input {
     packets: Option<PacketTracks>,
     /// Numbers of the next picture and of the next packet, where nobody takes them.
     next: (u64, u64),
-    /// Pictures and packets of rounds and parts that are over.
-    progress: u64,
     /// Pictures of this round that were seen by tracks that nobody listens to any more.
     pictures: u64,
     trouble: Option<String>,
@@ -48,8 +46,7 @@ impl Input {
         let longest = manner.longest_step;
         let packets = demand.packets.then(|| PacketTracks::new(&info, 0, None, longest, manner.realtime));
         demuxer.read_all(demand.packets);
-        let (next, progress) = ((0, 0), 0);
-        Ok(Input { info, manner, threads, frames, packets, next, progress, pictures: 0, trouble: None })
+        Ok(Input { info, manner, threads, frames, packets, next: (0, 0), pictures: 0, trouble: None })
     }
 
     pub fn info(&self) -> &StreamInfo {
@@ -63,12 +60,14 @@ impl Input {
         }
     }
 
-    /// Grows whenever the input gets on: with each picture that comes out or that nobody wanted, and each packet of its
-    /// video track that is passed on.
+    /// Changes whenever the input gets on: with each picture that comes out or that nobody wanted, or else with each
+    /// packet of its video track that is passed on.
     pub fn progress(&self) -> u64 {
-        let frames = self.frames.as_ref().map_or(0, VideoTrack::progress);
-        let packets = self.packets.as_ref().map_or(0, PacketTracks::progress);
-        self.progress + frames + packets
+        match (&self.frames, &self.packets) {
+            (Some(frames), _) => frames.progress(),
+            (None, Some(packets)) => packets.progress(),
+            (None, None) => 0,
+        }
     }
 
     /// Pictures that came, decoded or not, since [`Input::begin_round`].
@@ -119,7 +118,6 @@ impl Input {
                 }
                 Some(packets) => {
                     self.next.1 = packets.seq();
-                    self.progress += packets.progress();
                     self.pictures = self.pictures.max(packets.pictures());
                 }
             }
@@ -130,7 +128,6 @@ impl Input {
         {
             self.info = frames.info().clone();
             self.next.0 = frames.seq();
-            self.progress += frames.progress();
             self.pictures = self.pictures.max(frames.pictures());
         }
     }

@@ -208,7 +208,7 @@ fn watch(
             Err(DemuxError::Stopped) => break Loss::no_packet(settings.read_timeout),
             Err(error) => break Loss::of(&error),
         }
-        if input.progress() > progress {
+        if input.progress() != progress {
             // Taken now, after whoever made the source wait: its time is not the camera's.
             (progress, progressed) = (input.progress(), clock.now());
         } else if clock.now() >= frame_by {

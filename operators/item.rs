@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 use crate::lease::Lease;
+use crate::media::parameters::Parameters;
 use crate::time::{MediaTime, TimeBase};
 
 /// The id of a stream: 1 to 128 of `A-Z a-z 0-9 _ . -`. Cheap to clone.
@@ -216,6 +217,7 @@ pub enum EndReason {
 /// What is known when a stream opens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamInfo {
+    /// The selected tracks; the first one is the video track that is decoded and at whose keyframes packets are cut.
     pub tracks: Vec<Track>,
     /// Length of one tick of the `pts` of the video track's items.
     pub time_base: TimeBase,
@@ -230,6 +232,11 @@ pub struct Track {
     pub index: usize,
     pub codec: String,
     pub format: TrackFormat,
+    /// Length of one tick of the times of the track's packets.
+    pub time_base: TimeBase,
+    /// What a muxer must know of it; absent where its source makes pictures without encoding them. Only `media` looks
+    /// into it.
+    pub parameters: Option<Parameters>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -435,6 +442,8 @@ pub struct Packet {
 /// A finished media file, and the stretch of its stream that it holds.
 #[derive(Debug)]
 pub struct Segment {
+    /// The graph and the node that made it.
+    pub origin: Origin,
     /// Its file name, by the template of the node that made it, such as `door_chunk_0003.mp4`.
     pub name: String,
     /// Counts the segments that the node made of the stream, from 0.

@@ -54,6 +54,11 @@ impl Verdict {
     const fn index(self) -> usize {
         self as usize - 1
     }
+
+    /// The verdict behind a number; where nobody gave one, the item is lost.
+    fn of(worst: u8) -> Verdict {
+        Verdict::ALL.into_iter().find(|verdict| *verdict as u8 == worst).unwrap_or(Verdict::Lost)
+    }
 }
 
 /// The books of one stream of one graph. `read` is raised where the source reads an item, a verdict where the item
@@ -221,12 +226,70 @@ impl Fate {
     fn raise(&self, verdict: Verdict) {
         self.worst.fetch_max(verdict as u8, Ordering::AcqRel);
     }
+
+    fn deliver(&self, now: Instant) {
+        *lock(&self.ended) = Some(now);
+        self.raise(Verdict::Delivered);
+    }
+}
+
+/// What became of something that was made of many items: their fates are settled when the last branch of it ends.
+#[derive(Debug)]
+struct Merged {
+    parts: Vec<Arc<Fate>>,
+    worst: AtomicU8,
+    ended: Mutex<Option<Instant>>,
+}
+
+impl Drop for Merged {
+    fn drop(&mut self) {
+        let verdict = Verdict::of(*self.worst.get_mut());
+        let ended = *self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for part in &self.parts {
+            match (verdict, ended) {
+                (Verdict::Delivered, Some(now)) => part.deliver(now),
+                _ => part.raise(verdict),
+            }
+        }
+    }
+}
+
+/// What an [`Ack`] claims.
+#[derive(Clone, Debug)]
+enum Claim {
+    One(Arc<Fate>),
+    Many(Arc<Merged>),
+}
+
+impl Claim {
+    fn raise(&self, verdict: Verdict) {
+        match self {
+            Claim::One(fate) => fate.raise(verdict),
+            Claim::Many(merged) => drop(merged.worst.fetch_max(verdict as u8, Ordering::AcqRel)),
+        }
+    }
+
+    fn deliver(&self, now: Instant) {
+        match self {
+            Claim::One(fate) => fate.deliver(now),
+            Claim::Many(merged) => {
+                *lock(&merged.ended) = Some(now);
+                self.raise(Verdict::Delivered);
+            }
+        }
+    }
+
+    fn parts(&self) -> &[Arc<Fate>] {
+        match self {
+            Claim::One(fate) => std::slice::from_ref(fate),
+            Claim::Many(merged) => &merged.parts,
+        }
+    }
 }
 
 impl Drop for Fate {
     fn drop(&mut self) {
-        let worst = *self.worst.get_mut();
-        let verdict = Verdict::ALL.into_iter().find(|verdict| *verdict as u8 == worst).unwrap_or(Verdict::Lost);
+        let verdict = Verdict::of(*self.worst.get_mut());
         if verdict == Verdict::Delivered
             && let Some(ended) = *self.ended.get_mut().unwrap_or_else(PoisonError::into_inner)
         {
@@ -246,7 +309,7 @@ impl Drop for Fate {
 /// settled nor released is the verdict [`Verdict::Lost`].
 #[derive(Debug)]
 pub struct Ack {
-    fate: Option<Arc<Fate>>,
+    claim: Option<Claim>,
 }
 
 impl Ack {
@@ -260,68 +323,90 @@ impl Ack {
         account.in_flight.fetch_add(1, Ordering::AcqRel);
         let worst = AtomicU8::new(0);
         let fate = Fate { account: account.clone(), watched, worst, born, ended: Mutex::new(None) };
-        Ack { fate: Some(Arc::new(fate)) }
+        Ack { claim: Some(Claim::One(Arc::new(fate))) }
+    }
+
+    /// One claim on the fates of all of these, for something that was made of them: they end as it does.
+    pub fn merged(parts: Vec<Ack>) -> Ack {
+        let mut fates = Vec::with_capacity(parts.len());
+        for mut part in parts {
+            match part.claim.take() {
+                Some(Claim::One(fate)) => fates.push(fate),
+                Some(Claim::Many(merged)) => {
+                    fates.extend(merged.parts.iter().cloned());
+                    // It has no verdict of its own: the new claim speaks for its parts.
+                    merged.worst.fetch_max(Verdict::Filtered as u8, Ordering::AcqRel);
+                }
+                None => {}
+            }
+        }
+        let merged = Merged { parts: fates, worst: AtomicU8::new(0), ended: Mutex::new(None) };
+        Ack { claim: Some(Claim::Many(Arc::new(merged))) }
     }
 
     /// Lets whoever watches the item know of a record that was made of it.
     pub fn tell(&self, record: &Arc<Record>) {
-        if let Some(watched) = self.fate.as_ref().and_then(|fate| fate.watched.as_ref()) {
+        let fates = match &self.claim {
+            Some(Claim::One(fate)) => std::slice::from_ref(fate),
+            Some(Claim::Many(merged)) => &merged.parts,
+            None => &[],
+        };
+        for watched in fates.iter().filter_map(|fate| fate.watched.as_ref()) {
             watched.record(record);
         }
     }
 
     /// This branch ends here, with `verdict`.
     pub fn settle(mut self, verdict: Verdict) {
-        if let Some(fate) = self.fate.take() {
-            fate.raise(verdict);
+        if let Some(claim) = self.claim.take() {
+            claim.raise(verdict);
         }
     }
 
     /// This branch ends here: a sink accepted it at `now`.
     pub fn deliver(mut self, now: Instant) {
-        if let Some(fate) = self.fate.take() {
-            *lock(&fate.ended) = Some(now);
-            fate.raise(Verdict::Delivered);
+        if let Some(claim) = self.claim.take() {
+            claim.deliver(now);
         }
     }
 
     /// This branch ends here: the policy of `node` dropped it for `reason`.
     pub fn drop_at(mut self, node: &Arc<str>, reason: &'static str) {
-        if let Some(fate) = self.fate.take() {
-            fate.account.dropped_by(node, reason);
-            fate.raise(Verdict::Dropped);
+        if let Some(claim) = self.claim.take() {
+            claim.parts().iter().for_each(|fate| fate.account.dropped_by(node, reason));
+            claim.raise(Verdict::Dropped);
         }
     }
 
     /// Raises the verdict without ending the branch: an error record carries the ack of the item that it stands for.
     pub fn raise(&self, verdict: Verdict) {
-        if let Some(fate) = &self.fate {
-            fate.raise(verdict);
+        if let Some(claim) = &self.claim {
+            claim.raise(verdict);
         }
     }
 
     /// Lets go without a vote: other branches (what an operator emitted or holds) speak for the item. If there is no
     /// other branch and nobody raised a verdict, the item is lost.
     pub fn release(mut self) {
-        self.fate = None;
+        self.claim = None;
     }
 
-    /// When the source item was decoded.
+    /// When the source item was decoded or demuxed; the first of several.
     pub fn born(&self) -> Option<Instant> {
-        self.fate.as_ref().map(|fate| fate.born)
+        self.claim.as_ref()?.parts().first().map(|fate| fate.born)
     }
 }
 
 impl Clone for Ack {
     fn clone(&self) -> Self {
-        Ack { fate: self.fate.clone() }
+        Ack { claim: self.claim.clone() }
     }
 }
 
 impl Drop for Ack {
     fn drop(&mut self) {
-        if let Some(fate) = self.fate.take() {
-            fate.raise(Verdict::Lost);
+        if let Some(claim) = self.claim.take() {
+            claim.raise(Verdict::Lost);
         }
     }
 }
@@ -340,6 +425,8 @@ struct Used {
     high_water_bytes: u64,
     /// Threads that wait for credit: a wake-up is a system call, also where nobody sleeps.
     waiting: u32,
+    /// Credit of others that is kept back until there is room here.
+    parked: Vec<Credit>,
 }
 
 /// A stream's credit account: blocks or refuses when what is in memory reaches its [`Limits`].
@@ -402,13 +489,41 @@ impl Budget {
         self.take(&mut used, bytes)
     }
 
-    fn give_back(&self, items: u32, bytes: u64) {
+    /// Takes credit for one item of `bytes` that is there already, also beyond the limits: whoever makes such items
+    /// stops what they are made of with [`Budget::park`].
+    pub fn overdraw(self: &Arc<Self>, bytes: u64) -> Credit {
         let mut used = lock(&self.used);
-        used.items -= items;
-        used.bytes -= bytes;
-        if used.waiting > 0 {
-            self.returned.notify_one();
+        used.items += 1;
+        used.bytes += bytes;
+        used.high_water_bytes = used.high_water_bytes.max(used.bytes);
+        self.credit(bytes)
+    }
+
+    /// Where this budget is spent, keeps `credit` of another back until it has room again: so a source waits
+    /// for what an operator has made of its items, though it has its own back at once otherwise.
+    pub fn park(&self, credit: Credit) {
+        let mut used = lock(&self.used);
+        if self.is_spent(&used) {
+            used.parked.push(credit);
         }
+    }
+
+    fn give_back(&self, items: u32, bytes: u64) {
+        let parked = {
+            let mut used = lock(&self.used);
+            used.items -= items;
+            used.bytes -= bytes;
+            if used.waiting > 0 {
+                self.returned.notify_one();
+            }
+            if self.is_spent(&used) { Vec::new() } else { std::mem::take(&mut used.parked) }
+        };
+        // Returned outside of the lock: it belongs to another budget, which may be waited for.
+        drop(parked);
+    }
+
+    fn is_spent(&self, used: &Used) -> bool {
+        used.items >= self.limits.items || used.bytes >= self.limits.bytes
     }
 
     fn fits(&self, used: &Used, bytes: u64) -> bool {
@@ -425,10 +540,14 @@ impl Budget {
         used.items += 1;
         used.bytes += bytes;
         used.high_water_bytes = used.high_water_bytes.max(used.bytes);
-        Ok(Credit {
+        Ok(self.credit(bytes))
+    }
+
+    fn credit(self: &Arc<Self>, bytes: u64) -> Credit {
+        Credit {
             count: Arc::new(CountCredit { budget: self.clone() }),
             bytes: Some(Arc::new(ByteCredit { budget: self.clone(), bytes })),
-        })
+        }
     }
 }
 
@@ -549,6 +668,44 @@ mod tests {
         record.ack.settle(Verdict::Delivered);
         drop(record.credit);
         assert_eq!(budget.used(), (0, 0, 100));
+    }
+
+    #[test]
+    fn what_is_made_of_many_items_ends_for_all_of_them() {
+        let account = Arc::new(Account::default());
+        let acks: Vec<Ack> = (0..3).map(|_| opened(&account)).collect();
+        // A second branch of the first item, which is filtered: the worse verdict of the merged branch counts.
+        acks[0].clone().settle(Verdict::Filtered);
+        let merged = Ack::merged(acks);
+        let (kept, sent) = (merged.clone(), merged);
+        sent.deliver(Instant::now());
+        assert_eq!(account.snapshot().in_flight, 3, "another branch still holds them");
+        kept.release();
+        assert_eq!(account.snapshot(), Counts { read: 3, delivered: 3, ..Counts::default() });
+        assert_eq!(account.ages().len(), 3);
+
+        let acks = (0..2).map(|_| opened(&account)).collect();
+        drop(Ack::merged(acks));
+        let twice = Ack::merged(vec![Ack::merged(vec![opened(&account)]), opened(&account)]);
+        twice.settle(Verdict::Dropped);
+        assert_eq!(account.snapshot(), Counts { read: 7, delivered: 3, dropped: 2, lost: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn credit_that_is_parked_returns_when_what_was_made_leaves() {
+        let source = Budget::new(Limits { items: 2, bytes: 10 });
+        let made = Budget::new(Limits { items: 1, bytes: 100 });
+        made.park(source.try_acquire(1).unwrap());
+        assert_eq!(source.used().0, 0, "there is room: it goes back at once");
+        let (first, second) = (made.overdraw(60), made.overdraw(60));
+        made.park(source.try_acquire(1).unwrap());
+        assert_eq!((source.used().0, made.used().0), (1, 2));
+        drop(first);
+        assert_eq!(source.used().0, 1, "still spent");
+        made.park(source.try_acquire(1).unwrap());
+        assert_eq!(source.used().0, 2);
+        drop(second);
+        assert_eq!((source.used().0, made.used()), (0, (0, 0, 120)));
     }
 
     #[test]

@@ -17,9 +17,11 @@ pub mod item;
 pub mod lease;
 pub mod media;
 pub mod operator;
+pub mod packet_times;
 pub mod preview;
 pub mod sinks;
 pub mod sources;
+pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod time;
@@ -36,6 +38,7 @@ pub static OPERATORS: &[&Registration] = &[
     &sources::synthetic::REGISTRATION,
     &sources::url::REGISTRATION,
     &transforms::checksum::REGISTRATION,
+    &transforms::chunk::REGISTRATION,
     &transforms::classify::REGISTRATION,
     &transforms::detect::REGISTRATION,
     &transforms::preprocess::REGISTRATION,

@@ -25,7 +25,7 @@ use crate::inference::manifest::InputSpec;
 use crate::inference::model::Catalog;
 use crate::inference::session::Sessions;
 use crate::inlet::Inlet;
-use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Payload, Record, StreamId, StreamInfo};
+use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, Record, StreamId, StreamInfo};
 use crate::lease::{Verdict, Watched};
 use crate::time::MediaTime;
 
@@ -246,6 +246,20 @@ pub enum Offered {
     NotEmitted,
 }
 
+/// What is asked of a source just now. It changes where the graph does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Somebody takes pictures: what is skipped of them is asked for each ([`Outlet::wants_packet`]).
+    pub frames: bool,
+    /// Somebody takes packets, of all tracks.
+    pub packets: bool,
+}
+
+impl Demand {
+    /// Pictures alone.
+    pub const FRAMES: Demand = Demand { frames: true, packets: false };
+}
+
 /// What a source writes to. Implemented by the engine's taps, and by the harness of the unit tests.
 pub trait Outlet {
     fn clock(&self) -> &Arc<dyn Clock>;
@@ -258,6 +272,11 @@ pub trait Outlet {
 
     /// How many decoder threads this stream may use.
     fn decoder_threads(&self) -> usize;
+
+    /// What is asked for. Sources that make pictures alone need not look.
+    fn demand(&self) -> Demand {
+        Demand::FRAMES
+    }
 
     /// The source stands differently with its input. Sources that do not reconnect never say so: they run from
     /// `open` on.
@@ -290,6 +309,13 @@ pub trait Outlet {
         make: &mut dyn FnMut() -> Result<Frame, ItemError>,
     ) -> Result<Offered, SourceError>;
 
+    /// A packet was demuxed: called in the order of the container for all tracks, where [`Outlet::demand`] asks for
+    /// packets. `seq` counts them, `pts` is relative to the first picture. May block until there is credit.
+    /// `Err(Stopped)` when the stream was stopped meanwhile.
+    fn packet(&mut self, _seq: u64, _pts: MediaTime, _packet: Packet) -> Result<Offered, SourceError> {
+        Ok(Offered::NotEmitted)
+    }
+
     /// Something in the input was repaired or is corrupt, and the stream goes on: counted by `what`, and logged once.
     fn repaired(&mut self, what: &'static str, detail: &str);
 }
@@ -310,6 +336,11 @@ pub fn wait_until(outlet: &dyn Outlet, deadline: Instant) -> bool {
 pub trait InlineOperator: Send + Sync {
     /// The state of one stream.
     fn start(&self, stream: &StreamId) -> Box<dyn StreamOperator>;
+
+    /// Upper bound, in bytes, of what it keeps of each stream beside what its inputs pay for. Default: 0.
+    fn stream_memory(&self) -> u64 {
+        0
+    }
 
     /// The sampling that this operator does, if that is all it does: the planner pushes it into the source.
     fn sampling(&self) -> Option<crate::transforms::sample::Sampling> {
@@ -438,6 +469,11 @@ pub trait IoRunner: Send + Sync {
 pub trait Sink: Send + Sync {
     /// Opens it (creates the file, connects). Called once, before the graph counts as running.
     fn start(&self) -> Result<Box<dyn SinkWriter>, StartError>;
+
+    /// Why it takes no items of this kind, configured as it is, though others of its type do; and what to do.
+    fn refuses(&self, _kind: Kind) -> Option<(String, String)> {
+        None
+    }
 
     /// What it owns alone.
     fn resources(&self) -> Vec<Resource> {

@@ -68,6 +68,17 @@ impl MediaTime {
         Duration::from_micros(u64::try_from(self.as_micros()).unwrap_or(0))
     }
 
+    /// The ticks of `base` that are nearest to this time.
+    pub fn ticks_in(self, base: TimeBase) -> i64 {
+        if base == self.base {
+            return self.ticks;
+        }
+        // 63 + 32 + 32 bits and one more for the half: never overflows 128.
+        let dividend = i128::from(self.ticks) * i128::from(self.base.numerator) * i128::from(base.denominator);
+        let divisor = i128::from(self.base.denominator) * i128::from(base.numerator);
+        saturate((dividend + divisor / 2).div_euclid(divisor))
+    }
+
     /// This time less `origin` ticks of the same base.
     pub fn since(self, origin: i64) -> MediaTime {
         MediaTime { ticks: self.ticks.saturating_sub(origin), base: self.base }
@@ -131,6 +142,16 @@ mod tests {
             let (x, y) = (MediaTime::new(left, a), MediaTime::new(right, b));
             prop_assert_eq!(x.cmp(&y), y.cmp(&x).reverse());
             prop_assert_eq!(x.cmp(&x), Ordering::Equal);
+        }
+
+        #[test]
+        fn the_nearest_tick_is_at_most_half_a_tick_away(ticks in -1_000_000_000i64..1_000_000_000, a in 1u32..100_000, b in 1u32..100_000) {
+            let (from, to) = (TimeBase { numerator: 1, denominator: a }, TimeBase { numerator: 1, denominator: b });
+            let nearest = MediaTime::new(ticks, from).ticks_in(to);
+            let half = TimeBase { numerator: 1, denominator: 2 * b };
+            prop_assert!(MediaTime::new(2 * nearest - 1, half) <= MediaTime::new(ticks, from));
+            prop_assert!(MediaTime::new(ticks, from) <= MediaTime::new(2 * nearest + 1, half));
+            prop_assert_eq!(MediaTime::new(ticks, from).ticks_in(from), ticks);
         }
 
         #[test]

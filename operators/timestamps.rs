@@ -140,6 +140,16 @@ impl Sanitiser {
         }
     }
 
+    /// The first picture that comes lies at `ticks`, whatever the input says of it.
+    pub fn start_at(&mut self, ticks: i64) {
+        self.last = Some(Last { raw: None, ticks: ticks.saturating_sub(self.nominal), duration: self.nominal });
+    }
+
+    /// What the input says of the time that lies at zero; `None` before the first picture.
+    pub fn origin(&self) -> Option<i64> {
+        i64::try_from(-self.offset?).ok()
+    }
+
     /// Where a stamp of the input lies if nothing needs repair; `None` before the first picture.
     pub fn predict(&self, raw: i64) -> Option<i64> {
         i64::try_from(i128::from(raw) + self.offset?).ok()

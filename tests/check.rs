@@ -7,12 +7,10 @@ use std::process::Command;
 
 use engine::graph::diagnostics::Code;
 
-/// Diagnostics that need a file that is not text for people or has no name for them, a type that the registry does not have yet, or a text
-/// that comes over HTTP; they have tests of their own, below, beside the checker, and in `live_graphs.rs`.
-const ELSEWHERE: [Code; 7] = [
+/// Diagnostics that need a file that is not text for people or has no name for them, or a text that comes over HTTP; they have tests of their own, below, beside the checker, and in `live_graphs.rs`.
+const ELSEWHERE: [Code; 6] = [
     Code::FileTooLarge,
     Code::NotUtf8,
-    Code::DropOldestPackets,
     Code::UnknownSetting,
     Code::ForbiddenReference,
     Code::CoveredSecret,

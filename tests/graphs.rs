@@ -24,7 +24,8 @@ fn no_graph_is_left_out_here() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     // The quick start and the pictures that are pushed have test files of their own.
-    let tested = ["camera.toml", "people.toml", "push.toml", "quickstart.toml", "what-is-it.toml"].map(str::to_owned);
+    let tested = ["camera.toml", "chunk-files.toml", "people.toml", "push.toml", "quickstart.toml", "what-is-it.toml"];
+    let tested = tested.map(str::to_owned);
     assert_eq!(names, BTreeSet::from(tested));
 }
 
@@ -83,6 +84,18 @@ fn people_are_found_by_a_camera() {
     let records: Vec<serde_json::Value> =
         finished.stdout.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert!(records.iter().any(|record| record["has"]["person"] == true), "{records:?}");
+}
+
+#[test]
+fn a_video_is_cut_into_files() {
+    let folder = Folder::with_graph("");
+    let set = format!("out={}", folder.file("chunks").display());
+    let Some(finished) = run("chunk-files.toml", &["--set", &set, "--set", "every=1s"]) else { return };
+    assert_eq!(finished.stdout.len(), 1);
+    let record: serde_json::Value = serde_json::from_str(&finished.stdout[0]).expect("JSON");
+    assert_eq!((&record["kind"], &record["node"]), (&"segment".into(), &"chunks".into()));
+    let chunk = folder.file("chunks/asl-again_chunk_0000.mp4");
+    assert_eq!(record["bytes"], std::fs::metadata(chunk).expect("the file is there").len());
 }
 
 #[test]

@@ -91,6 +91,7 @@ fn records() -> Vec<Value> {
 
 fn segment() -> Segment {
     Segment {
+        origin: Origin { graph: "archive".into(), node: "chunks".into() },
         name: "front_chunk_0001.mp4".to_owned(),
         index: 1,
         media_type: "video/mp4",

@@ -143,7 +143,8 @@ fn finish(folder: &Folder) -> Finished {
 fn each_chunk_is_uploaded_once_and_again_only_where_the_server_forgot_it() {
     let files = tempfile::tempdir().expect("a folder");
     let vss = Vss::start(files.path(), 0, &["--token", "a-secret-token"]);
-    let folder = uploading(&vss.url(), "state = \"state\"\ntoken = \"a-secret-token\"\nsummarize = { prompt = \"What?\" }");
+    let folder =
+        uploading(&vss.url(), "state = \"state\"\ntoken = \"a-secret-token\"\nsummarize = { prompt = \"What?\" }");
     let finished = finish(&folder).expect(0);
     let counts = finished.counts("door");
     assert_eq!(counts.delivered, counts.read);

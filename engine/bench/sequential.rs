@@ -14,7 +14,7 @@ use operators::error::{ItemError, SourceError, StartError};
 use operators::inference::session::Sessions;
 use operators::item::{Frame, Gap, Item, Kind, Payload, StreamId, StreamInfo};
 use operators::lease::{Account, Ack, Lease, Verdict};
-use operators::operator::{Offered, Outlet, Output, Runner, SourceState, StreamOperator};
+use operators::operator::{Demand, Offered, Outlet, Output, Runner, SourceState, StreamOperator};
 use operators::time::MediaTime;
 use operators::transforms::preprocess::kernel::Preprocessor;
 use operators::transforms::sample::Sampler;
@@ -85,7 +85,7 @@ fn run_loop(
     let taps = plan.taps.iter().map(|tap| {
         let sampler =
             tap.sample.as_ref().map(|(_, sampling)| Sampler::new(sampling.rate, sampling.phase.unwrap_or_default()));
-        (tap.source == 0, sampler)
+        (tap.source == 0 && tap.kind == Kind::Frame, sampler)
     });
     let mut outlet = SequentialOutlet {
         clock: clock.clone(),
@@ -207,6 +207,11 @@ impl Outlet for SequentialOutlet {
 
     fn decoder_threads(&self) -> usize {
         1
+    }
+
+    /// What is measured are pictures.
+    fn demand(&self) -> Demand {
+        Demand { frames: self.taps.iter().any(|(own, _)| *own), packets: false }
     }
 
     fn state(&mut self, _state: SourceState) {}

@@ -301,6 +301,7 @@ pub(crate) mod tests {
             decoded: 600,
             converted: 580,
             skipped: 0,
+            packets: 0,
             repaired: BTreeMap::new(),
             fps_in: 30.0,
             fps_delivered: 28.5,

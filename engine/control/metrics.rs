@@ -128,12 +128,13 @@ impl Moment {
 
     fn streams(&self, page: &mut Page<'_, '_>) -> fmt::Result {
         type Count = (&'static str, &'static str, fn(&StreamReport) -> u64);
-        const COUNTERS: [Count; 5] = [
+        const COUNTERS: [Count; 6] = [
             ("engine_items_read", "Items that the source read", |stream| stream.counts.read),
             ("engine_stream_reconnects", "Inputs that came back after they were lost", |stream| stream.reconnects),
             ("engine_pictures_decoded", "Pictures that came out of the decoder", |stream| stream.decoded),
             ("engine_pictures_converted", "Pictures that were converted for somebody", |stream| stream.converted),
             ("engine_pictures_skipped", "Pictures that were never decoded", |stream| stream.skipped),
+            ("engine_packets_demuxed", "Packets that were passed on as they are", |stream| stream.packets),
         ];
         type Level = (&'static str, Option<&'static Unit>, &'static str, fn(&StreamReport) -> f64);
         let levels: [Level; 5] = [

@@ -291,7 +291,9 @@ impl Reader<'_> {
             let registration = type_name(operator)
                 .and_then(|name| self.registry.iter().find(|known| known.role == Role::Operator && known.name == name));
             let silent = registration.filter(|known| match known.produces {
-                Produces::Kinds(kinds) => !kinds.contains(&operators::item::Kind::Record),
+                Produces::Kinds(kinds) => !kinds
+                    .iter()
+                    .any(|kind| matches!(kind, operators::item::Kind::Record | operators::item::Kind::Segment)),
                 Produces::Nothing => true,
                 Produces::SameAsInput => false,
             });

@@ -189,6 +189,7 @@ fn check_document(
     files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
     report_tensors(&declared, &built, &wiring, &mut found);
     answers::report(&declared, &built, &wiring, &mut found);
+    report_refusals(&declared, &built, &wiring, &mut found);
     let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
@@ -348,6 +349,19 @@ fn report_tensors(declared: &[Declaration], built: &[Option<Built>], wiring: &Wi
                 declared[link.from].path()
             );
             found.push(Diagnostic::new(Code::WrongTensor, link.span.clone(), message).hint(hint));
+        }
+    }
+}
+
+/// A sink may be configured for some of the kinds alone that its type takes.
+fn report_refusals(declared: &[Declaration], built: &[Option<Built>], wiring: &Wiring, found: &mut Vec<Diagnostic>) {
+    for (index, links) in wiring.links.iter().enumerate() {
+        let Some(Built::Sink(sink)) = &built[index] else { continue };
+        for link in links {
+            let Some((why, hint)) = link.kind.and_then(|kind| sink.refuses(kind)) else { continue };
+            let message =
+                format!("`{}` takes nothing of `{}`: {why}", declared[index].path(), declared[link.from].name);
+            found.push(Diagnostic::new(Code::WrongKind, link.span.clone(), message).hint(hint));
         }
     }
 }

@@ -20,6 +20,8 @@ use super::plan::{Entry, OnError, Overflow};
 const ITEMS_WAITING: u32 = 8;
 /// Items of one stream behind a tap of a live source: few, so that they are young.
 const ITEMS_LIVE: u32 = 4;
+/// Packets of one stream behind a tap: some seconds of video with sound.
+const ITEMS_OF_PACKETS: u32 = 256;
 /// Bytes of one stream behind a tap.
 const BYTES: u64 = 64 << 20;
 
@@ -115,7 +117,11 @@ fn policy(source: &Node, live: bool, reader: &Node, kind: Kind) -> (Overflow, Li
         (true, Kind::Packet) => Overflow::DropGop,
         (true, _) => Overflow::DropOldest,
     };
-    let items = if live { ITEMS_LIVE } else { ITEMS_WAITING };
+    let items = match (live, kind) {
+        (_, Kind::Packet) => ITEMS_OF_PACKETS,
+        (true, _) => ITEMS_LIVE,
+        (false, _) => ITEMS_WAITING,
+    };
     let limits = Limits {
         items: reader.budget.items.or(source.budget.items).unwrap_or(items),
         bytes: reader.budget.bytes.or(source.budget.bytes).unwrap_or(BYTES),

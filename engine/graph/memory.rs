@@ -4,6 +4,7 @@
 //! taps, what a source keeps for each stream, and what pool threads allocate. It does not cover what the libraries keep for themselves (the decoders' reference
 //! pictures, the sessions' weights where an operator does not say so), nor the program.
 
+use operators::item::Kind;
 use operators::operator::{ItemSize, Source};
 use serde::Serialize;
 
@@ -49,6 +50,11 @@ impl Plan {
             memory.add(what, streams, self.tap_bytes(tap));
         }
         for source in &self.sources {
+            let decodes =
+                self.taps.iter().any(|tap| tap.kind != Kind::Packet && self.sources[tap.source].name == source.name);
+            if !decodes {
+                continue;
+            }
             if let ItemSize::Known(bytes) | ItemSize::Declared(bytes) = source.source.frame_size() {
                 let what = format!("pictures of `{}` between decoder and taps", source.name);
                 memory.add(what, source.source.streams().len() as u64, bytes);
@@ -67,10 +73,20 @@ impl Plan {
             memory.add(format!("in front of `{name}`"), streams, self.entry_bytes(&entry, &sources));
         }
         for node in &self.operators {
-            if let Work::Pool(operator) = &node.work
-                && let bytes @ 1.. = operator.memory()
-            {
-                memory.add(format!("pool threads, for `{}`", node.name), self.pool_threads as u64, bytes);
+            match &node.work {
+                Work::Pool(operator) => {
+                    if let bytes @ 1.. = operator.memory() {
+                        memory.add(format!("pool threads, for `{}`", node.name), self.pool_threads as u64, bytes);
+                    }
+                }
+                Work::Inline(operator) => {
+                    if let bytes @ 1.. = operator.stream_memory() {
+                        let sources = self.roots(&node.inputs);
+                        let streams =
+                            sources.iter().map(|source| self.sources[*source].source.streams().len() as u64).sum();
+                        memory.add(format!("what `{}` keeps of each stream", node.name), streams, bytes);
+                    }
+                }
             }
         }
         memory
@@ -78,6 +94,9 @@ impl Plan {
 
     /// Bytes that one stream may hold behind a tap.
     pub fn tap_bytes(&self, tap: &PlannedTap) -> u64 {
+        if tap.kind == Kind::Packet {
+            return tap.limits.bytes;
+        }
         bounded(tap.limits.items, tap.limits.bytes, &*self.sources[tap.source].source)
     }
 

@@ -109,7 +109,7 @@ const BUDGET_FIELD: Field = Field {
     value: FieldType::Table(&BUDGET),
     presence: Presence::Optional,
     summary: "What one stream may have in memory behind a source, or in front of a node with `overflow`. Left out: 8 \
-              items (4 where the source is live) and 64 MiB.",
+              items (4 where the source is live), of packets 256, and 64 MiB.",
 };
 
 const OVERFLOW_FIELD: Field = Field {
@@ -117,7 +117,8 @@ const OVERFLOW_FIELD: Field = Field {
     value: FieldType::Choice(OVERFLOWS),
     presence: Presence::Optional,
     summary: "What happens when the budget is used up: the source waits, the oldest waiting item is dropped, or video is \
-              dropped until the next keyframe. Left out: `block` for finite sources, `drop_oldest` for live ones.",
+              dropped until the next keyframe. Left out: `block` for finite sources, `drop_oldest` for live ones, \
+              `drop_gop` for their packets.",
 };
 
 /// How many streams a source may have where it does not say: enough for one machine's cameras, and few enough that a

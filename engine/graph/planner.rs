@@ -50,6 +50,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         .sum();
     let identities = identities(nodes);
     let answering: HashSet<&str> = nodes.iter().filter_map(|node| node.source()?.answer()).collect();
+    let decodes = |source: usize| taps.iter().any(|tap| tap.source == source && tap.kind != Kind::Packet);
     let mut sources = Vec::new();
     let mut source_places = HashMap::new();
     for (index, node) in nodes.iter().enumerate().filter(|(index, _)| read[*index]) {
@@ -58,7 +59,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         sources.push(PlannedSource {
             name: node.name.clone(),
             type_name: node.registration.name,
-            decoder_threads: source.decoder_threads(cores, running),
+            decoder_threads: if decodes(index) { source.decoder_threads(cores, running) } else { 0 },
             source: source.clone(),
             identity: identities[index],
             max_streams: node.max_streams,

@@ -217,8 +217,11 @@ pub struct StreamCounters {
     pub decoded: AtomicU64,
     pub converted: AtomicU64,
     pub skipped: AtomicU64,
+    packets: AtomicU64,
     /// The number of the next picture.
     next_seq: AtomicU64,
+    /// The number of the next packet.
+    next_packet: AtomicU64,
     /// One for each tap of the source, in the order of the plan.
     taps: Mutex<Vec<TapCounters>>,
     /// How long the source has waited for room in a tap, by the node that reads it.
@@ -297,7 +300,9 @@ impl StreamCounters {
             decoded: AtomicU64::new(0),
             converted: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
+            packets: AtomicU64::new(0),
             next_seq: AtomicU64::new(0),
+            next_packet: AtomicU64::new(0),
             taps: Mutex::default(),
             blocked: Mutex::default(),
             window: Mutex::new(Window::new(now, first)),
@@ -338,6 +343,18 @@ impl StreamCounters {
     pub fn came(&self, seq: u64, now: Instant) {
         self.next_seq.fetch_max(seq + 1, Ordering::Relaxed);
         self.progress(now);
+    }
+
+    /// A packet came, with the number `seq`.
+    pub fn packet_came(&self, seq: u64, now: Instant) {
+        self.packets.fetch_add(1, Ordering::Relaxed);
+        self.next_packet.fetch_max(seq + 1, Ordering::Relaxed);
+        self.progress(now);
+    }
+
+    /// The number of the next packet, also where something else reads the stream.
+    pub fn next_packet(&self) -> u64 {
+        self.next_packet.load(Ordering::Relaxed)
     }
 
     /// The number of the next picture, also where something else reads the stream.
@@ -480,6 +497,7 @@ impl StreamCounters {
             decoded: self.decoded.load(Ordering::Relaxed),
             converted: self.converted.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
+            packets: self.packets.load(Ordering::Relaxed),
             repaired: lock(&self.repaired).clone(),
             fps_in: a_second(counts.read),
             fps_delivered: a_second(counts.delivered),

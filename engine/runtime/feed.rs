@@ -1,11 +1,12 @@
 //! A feed: the thread that reads one stream, and those who listen to it.
 //!
 //! Listeners come and go while it runs. They are looked up for each picture, so a change of listeners falls between two
-//! pictures: what the old ones got before, and the new ones get from there on, is the whole stream, once.
+//! pictures: what the old ones got before, and the new ones get from there on, is the whole stream, once. Where they
+//! take packets, it falls in front of a keyframe.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,9 +16,11 @@ use operators::config::format_size;
 use operators::error::{ItemError, SourceError, StartError};
 use operators::inference::pool::panic_text;
 use operators::inlet::Inlet;
-use operators::item::{EndReason, Event, Frame, Gap, Item, Origin, Payload, RecordBody, StreamId, StreamInfo};
+use operators::item::{
+    EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, RecordBody, StreamId, StreamInfo,
+};
 use operators::lease::{Ack, Lease, Verdict, Watched};
-use operators::operator::{Offered, Outlet, Source, SourceState};
+use operators::operator::{Demand, Offered, Outlet, Source, SourceState};
 use operators::time::MediaTime;
 use operators::transforms::sample::Sampler;
 
@@ -38,6 +41,8 @@ pub struct Listener {
     pub notices: Notices,
     /// Added to the number of each picture, so that numbers go on where another feed of the stream ended.
     pub first_seq: u64,
+    /// The same for packets.
+    pub first_packet: u64,
     pub taps: Vec<StreamTap>,
 }
 
@@ -78,10 +83,29 @@ struct State {
     fallback: bool,
     /// A picture is on its way into the taps that its listener had when it came.
     in_hand: bool,
-    /// Somebody waits to change the listener: no further picture sets out before that.
-    is_changing: bool,
+    /// Somebody waits to change the listener.
+    change: Change,
+    /// The thread stands in front of a keyframe until the listener was changed.
+    at_keyframe: bool,
     /// The thread has said that the stream ended.
     ended: bool,
+}
+
+/// Where the listener is to be changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Change {
+    #[default]
+    Nowhere,
+    /// In front of the next keyframe: until then everything goes on.
+    AtKeyframe,
+    /// No further picture or packet sets out before that.
+    Here,
+}
+
+impl State {
+    fn takes(&self, kind: Kind) -> bool {
+        self.listener.as_ref().is_some_and(|listener| listener.takes(kind))
+    }
 }
 
 impl Feed {
@@ -162,16 +186,22 @@ impl Feed {
         drop(thread.map(JoinHandle::join));
     }
 
-    /// Changes the listener between two pictures. A picture that is still on its way into a full tap is waited for up
-    /// to `patience`; then that tap gives it up. `change` gets the listener and the format that was announced last;
-    /// it is not called where the stream has ended.
+    /// Changes the listener between two pictures; where it takes packets, in front of a keyframe, which is waited for up
+    /// to `patience`. A picture that is still on its way into a full tap is waited for as long; then that tap gives it
+    /// up. `change` gets the listener, the format that was announced last, and whether a keyframe follows; it is not
+    /// called where the stream has ended.
     pub fn between_pictures<R>(
         &self,
         patience: Duration,
-        change: impl FnOnce(&mut Listener, Option<Arc<StreamInfo>>) -> R,
+        change: impl FnOnce(&mut Listener, Option<Arc<StreamInfo>>, bool) -> R,
     ) -> Option<R> {
         let mut state = lock(&self.state);
-        state.is_changing = true;
+        if state.takes(Kind::Packet) && state.info.is_some() {
+            state.change = Change::AtKeyframe;
+            let waited = self.emitted.wait_timeout_while(state, patience, |state| !state.at_keyframe && !state.ended);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.change = Change::Here;
         if state.in_hand {
             let waited = self.emitted.wait_timeout_while(state, patience, |state| state.in_hand);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -182,12 +212,27 @@ impl Feed {
             }
             state = self.emitted.wait_while(state, |state| state.in_hand).unwrap_or_else(PoisonError::into_inner);
         }
-        state.is_changing = false;
+        state.change = Change::Nowhere;
+        let at_keyframe = std::mem::take(&mut state.at_keyframe);
         let info = state.info.clone();
-        let changed = state.listener.as_mut().map(|listener| change(listener, info));
+        let changed = state.listener.as_mut().map(|listener| change(listener, info, at_keyframe));
         drop(state);
         self.emitted.notify_all();
         changed
+    }
+
+    /// Waits until the listener may be used, which is to be looked up for a picture, or a packet before it is a keyframe
+    /// or not.
+    fn when_settled(&self, is_keyframe: bool) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        if is_keyframe && state.change == Change::AtKeyframe {
+            state.at_keyframe = true;
+            self.emitted.notify_all();
+        }
+        let state = self.emitted.wait_while(state, |state| {
+            state.change == Change::Here || state.at_keyframe && state.change != Change::Nowhere
+        });
+        state.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listening<R>(&self, what: impl FnOnce(&mut Listener, &mut bool) -> R) -> Option<R> {
@@ -264,10 +309,7 @@ impl FeedOutlet {
                 }
                 Err(error) => error.to_string(),
             };
-            let rejected = target.rejected.fetch_add(1, Ordering::Relaxed) + 1;
-            if worth_logging(rejected) {
-                tracing::warn!(%stream, node = %target.name, seq, rejected, "`{}` on stream `{stream}`, item {seq}: {message}", target.name);
-            }
+            target.log_rejected(stream, *seq, &message);
             // The reader, not the source: two branches of one picture are two records.
             let origin = Origin { graph: origin.graph.clone(), node: target.reader.clone() };
             error_item(picture, &origin, lease, message)
@@ -307,7 +349,12 @@ impl Outlet for FeedOutlet {
     }
 
     fn decoder_threads(&self) -> usize {
-        self.feed.decoder_threads
+        self.feed.decoder_threads.max(1)
+    }
+
+    fn demand(&self) -> Demand {
+        let state = lock(&self.feed.state);
+        Demand { frames: state.takes(Kind::Frame), packets: state.takes(Kind::Packet) }
     }
 
     fn state(&mut self, state: SourceState) {
@@ -368,7 +415,7 @@ impl Outlet for FeedOutlet {
             listener.counters.progress(now);
             // Every sampler must see every packet, so no short cut at the first that wants it.
             let mut wanted = false;
-            for tap in &mut listener.taps {
+            for tap in listener.taps.iter_mut().filter(|tap| tap.kind == Kind::Frame) {
                 wanted |= tap.sampler.as_mut().is_none_or(|(_, sampler)| sampler.could_want(pts));
             }
             wanted
@@ -400,8 +447,7 @@ impl Outlet for FeedOutlet {
         let watched = self.watched.take();
         let (born, time) = (feed.clock.now(), feed.clock.wall());
         let (counters, origin, seq, fallback, ack) = {
-            let state = feed.emitted.wait_while(lock(&feed.state), |state| state.is_changing);
-            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            let mut state = feed.when_settled(false);
             let State { listener, fallback, in_hand, .. } = &mut *state;
             let Some(listener) = listener else { return Err(SourceError::Stopped) };
             let seq = seq + listener.first_seq;
@@ -410,7 +456,7 @@ impl Outlet for FeedOutlet {
             counters.decoded.fetch_add(1, Ordering::Relaxed);
             counters.came(seq, born);
             self.targets.clear();
-            for tap in &mut listener.taps {
+            for tap in listener.taps.iter_mut().filter(|tap| tap.kind == Kind::Frame) {
                 if tap.sampler.as_mut().is_none_or(|(_, sampler)| sampler.offer(pts)) {
                     self.targets.push(tap.end.clone());
                 }
@@ -443,6 +489,50 @@ impl Outlet for FeedOutlet {
         Ok(if emitted { Offered::Emitted } else { Offered::NotEmitted })
     }
 
+    fn packet(&mut self, seq: u64, pts: MediaTime, packet: Packet) -> Result<Offered, SourceError> {
+        let feed = self.feed.clone();
+        let (born, time) = (feed.clock.now(), feed.clock.wall());
+        let (counters, origin, seq, fallback, ack) = {
+            let mut state = feed.when_settled(packet.is_key && packet.track == 0);
+            let State { listener, fallback, in_hand, .. } = &mut *state;
+            let Some(listener) = listener else { return Err(SourceError::Stopped) };
+            let seq = seq + listener.first_packet;
+            let counters = listener.counters.clone();
+            self.targets.clear();
+            let takers = listener.taps.iter().filter(|tap| tap.kind == Kind::Packet);
+            self.targets.extend(takers.map(|tap| tap.end.clone()));
+            if self.targets.is_empty() {
+                return Ok(Offered::NotEmitted);
+            }
+            counters.account.read(1);
+            counters.packet_came(seq, born);
+            *in_hand = true;
+            let ack = Ack::new(&counters.account, born);
+            (counters, listener.origin.clone(), seq, *fallback, ack)
+        };
+        let in_hand = InHand(&feed);
+        let packet = Arc::new(packet);
+        let bytes = packet.data.len() as u64;
+        let mut emitted = false;
+        for target in &self.targets {
+            emitted |= target.emit_packet(&feed.stream, &packet, &ack, &counters, |lease, too_large| {
+                let item = Item {
+                    stream: feed.stream.clone(),
+                    seq,
+                    pts,
+                    time,
+                    fallback,
+                    payload: Payload::Packet(packet.clone()),
+                    lease,
+                };
+                if too_large { target.too_large(item, bytes, "packet", &origin) } else { item }
+            });
+        }
+        ack.release();
+        drop(in_hand);
+        Ok(if emitted { Offered::Emitted } else { Offered::NotEmitted })
+    }
+
     fn repaired(&mut self, what: &'static str, detail: &str) {
         let stream = &self.feed.stream;
         self.feed.listening(|listener, _| {
@@ -454,7 +544,33 @@ impl Outlet for FeedOutlet {
     }
 }
 
+impl TapEnd {
+    /// The error record in the place of an item that is larger than the whole budget.
+    fn too_large(&self, item: Item, bytes: u64, what: &str, origin: &Origin) -> Item {
+        let limit = format_size(self.budget.limits().bytes);
+        let size = format_size(bytes);
+        let message = format!("one {what} takes {size}, more than the whole budget of {limit}; raise `budget.bytes`");
+        let origin = Origin { graph: origin.graph.clone(), node: self.reader.clone() };
+        self.log_rejected(&item.stream, item.seq, &message);
+        item.lease.ack.raise(Verdict::Rejected);
+        let record = origin.record(&item, RecordBody::Error { message });
+        Item { payload: Payload::Record(Arc::new(record)), ..item }
+    }
+
+    fn log_rejected(&self, stream: &StreamId, seq: u64, message: &str) {
+        let rejected = self.rejected.fetch_add(1, Ordering::Relaxed) + 1;
+        if worth_logging(rejected) {
+            tracing::warn!(%stream, node = %self.name, seq, rejected, "`{}` on stream `{stream}`, item {seq}: {message}", self.name);
+        }
+    }
+}
+
 impl Listener {
+    /// Whether one of its taps takes items of `kind`.
+    fn takes(&self, kind: Kind) -> bool {
+        self.taps.iter().any(|tap| tap.kind == kind)
+    }
+
     fn samplers(&mut self) -> impl Iterator<Item = &mut Sampler> {
         self.taps.iter_mut().filter_map(|tap| tap.sampler.as_mut().map(|(_, sampler)| sampler))
     }

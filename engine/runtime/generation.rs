@@ -264,15 +264,16 @@ impl Generation {
                 name: tap_name(&self.plan, tap),
                 reader: tap.reader.clone(),
                 budget: budget.unwrap_or_else(|| match tap.overflow {
-                    Overflow::Block => Budget::new(tap.limits),
-                    Overflow::DropOldest | Overflow::DropGop => Budget::of_newest(tap.limits),
+                    Overflow::Block | Overflow::DropGop => Budget::new(tap.limits),
+                    Overflow::DropOldest => Budget::of_newest(tap.limits),
                 }),
                 overflow: tap.overflow,
                 mailbox: mailboxes[worker_of(stream, mailboxes.len())].clone(),
                 given_up: AtomicBool::new(false),
                 rejected: AtomicU64::new(0),
+                awaits_keyframe: AtomicBool::new(false),
             };
-            taps.push(StreamTap { end: Arc::new(end), sampler });
+            taps.push(StreamTap { end: Arc::new(end), kind: tap.kind, sampler });
         }
         taps
     }

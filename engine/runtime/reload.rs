@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use operators::error::StartError;
-use operators::item::{Origin, StreamId};
+use operators::item::{Kind, Origin, StreamId};
 use operators::operator::Resource;
 use serde::Serialize;
 
@@ -210,7 +210,7 @@ impl RunningGraph {
         let cut = Cut::new(id.clone(), course, transition.kept.clone(), transition.done.clone());
         let mailboxes = self.generation.mailboxes(stream.source_index, id);
         mailboxes.iter().for_each(|mailbox| mailbox.hold(id));
-        let is_cut = running.feed.between_pictures(patience, |listener, info| {
+        let is_cut = running.feed.between_pictures(patience, |listener, info, at_keyframe| {
             let mut before = std::mem::take(&mut listener.taps);
             for tap in &before {
                 tap.end.mailbox.push(Passage::Cut { stream: id.clone(), cut: cut.clone() });
@@ -218,7 +218,11 @@ impl RunningGraph {
             listener.taps = self.generation.stream_taps(stream.source_index, id, stream.spread, &mut before);
             for tap in &listener.taps {
                 let (stream, cut, info) = (id.clone(), cut.clone(), info.clone());
+                let joins_midway = tap.kind == Kind::Packet && info.is_some() && !at_keyframe;
                 tap.end.mailbox.push(Passage::Resume { stream, cut, info });
+                if joins_midway {
+                    tap.end.await_keyframe(id, "the graph was changed between two keyframes");
+                }
             }
             listener.origin = Origin { graph: plan.graph.clone(), node: planned.name.clone() };
             listener.secrets = plan.secrets.clone();

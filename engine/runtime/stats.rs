@@ -140,6 +140,9 @@ pub struct StreamReport {
     pub decoded: u64,
     pub converted: u64,
     pub skipped: u64,
+    /// Packets that were passed on as they are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub packets: u64,
     /// Repairs by what was wrong (timestamps, corrupt packets).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub repaired: BTreeMap<&'static str, u64>,
@@ -312,4 +315,8 @@ pub trait Observe: Send + Sync {
     fn health(&self) -> Health;
     /// The place for small pictures of a stream; `None` where there is no such stream.
     fn preview(&self, graph: &str, stream: &str) -> Option<Arc<PreviewSlot>>;
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -114,6 +114,7 @@ impl RunningGraph {
         let listener = Listener {
             origin: Origin { graph: plan.graph.clone(), node: planned.name.clone() },
             first_seq: counters.next_seq(),
+            first_packet: counters.next_packet(),
             counters,
             secrets: plan.secrets.clone(),
             notices: self.notices.clone(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use operators::clock::Clock;
-use operators::item::{Event, Item, StreamId};
+use operators::item::{Event, Gap, Item, Kind, Packet, StreamId};
 use operators::lease::{Ack, Budget, Credit, Lease, NoCredit, Verdict};
 use operators::transforms::sample::{Sampler, Sampling};
 use timely::container::CapacityContainerBuilder;
@@ -23,6 +23,8 @@ use crate::graph::plan::Overflow;
 /// One stream's way into one tap.
 pub struct StreamTap {
     pub end: Arc<TapEnd>,
+    /// What flows out of it.
+    pub kind: Kind,
     /// The sampling that was pushed down into the source's thread, and how far it is.
     pub sampler: Option<(Sampling, Sampler)>,
 }
@@ -40,10 +42,14 @@ pub struct TapEnd {
     pub given_up: AtomicBool,
     /// Pictures that an error record stands for.
     pub rejected: AtomicU64,
+    /// Video packets are dropped until the next keyframe.
+    pub awaits_keyframe: AtomicBool,
 }
 
 /// Why a tap drops.
 const QUEUE_FULL: &str = "queue full";
+/// Why a tap drops packets behind one that it has dropped.
+const NO_KEYFRAME: &str = "no keyframe yet";
 
 /// Between two looks at whether to give up waiting for credit.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -86,7 +92,12 @@ impl TapEnd {
                 }
                 credit
             }
-            Overflow::DropOldest | Overflow::DropGop => loop {
+            // What is dropped is what comes: what waits already may be referred to.
+            Overflow::DropGop => self.budget.try_acquire(bytes).map_err(|refusal| match refusal {
+                NoCredit::Exhausted => Refusal::Full,
+                NoCredit::TooLarge => Refusal::TooLarge,
+            }),
+            Overflow::DropOldest => loop {
                 match self.budget.try_acquire(bytes) {
                     Ok(credit) => return Ok(credit),
                     Err(NoCredit::TooLarge) => return Err(Refusal::TooLarge),
@@ -96,6 +107,39 @@ impl TapEnd {
                     },
                 }
             },
+        }
+    }
+
+    /// As [`TapEnd::emit`], for a packet. Where a full tap drops one, it drops video up to the next keyframe, and tells
+    /// of one gap; sound goes on as there is room.
+    pub fn emit_packet(
+        &self,
+        stream: &StreamId,
+        packet: &Packet,
+        ack: &Ack,
+        counters: &StreamCounters,
+        make: impl FnOnce(Lease, bool) -> Item,
+    ) -> bool {
+        let is_video = packet.track == 0;
+        if is_video && !packet.is_key && self.awaits_keyframe.load(Ordering::Acquire) {
+            ack.clone().drop_at(&self.name, NO_KEYFRAME);
+            return false;
+        }
+        let bytes = packet.data.len() as u64;
+        let is_taken = self.emit(stream, bytes, ack, counters, make);
+        if is_taken && is_video {
+            self.awaits_keyframe.store(false, Ordering::Release);
+        } else if !is_taken {
+            self.await_keyframe(stream, &format!("`{}` was full: video is dropped until the next keyframe", self.name));
+        }
+        is_taken
+    }
+
+    /// Something is missing of the packets of `stream`, for `reason`: video goes on at the next keyframe.
+    pub fn await_keyframe(&self, stream: &StreamId, reason: &str) {
+        if !self.awaits_keyframe.swap(true, Ordering::AcqRel) {
+            let gap = Gap { reason: reason.to_owned(), seq: None };
+            self.mailbox.push(Passage::Event(Event::Gap { stream: stream.clone(), gap }));
         }
     }
 

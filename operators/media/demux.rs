@@ -1,4 +1,5 @@
-//! Reads packets of one video track out of a file or a live input, with the other tracks left unread.
+//! Reads packets out of a file or a live input: those of one video track, or of all chosen tracks; others are left
+//! unread.
 //!
 //! Every call that may block polls the caller's `stop`, on the calling thread. libav's error codes do not tell an
 //! abort from other failures, so the abort is remembered here.
@@ -6,11 +7,13 @@
 use std::cell::Cell;
 use std::path::Path;
 
+use bytes::Bytes;
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 
 use super::initialise;
 use super::orientation::Orientation;
+use super::parameters::Parameters;
 use crate::item::{Track, TrackFormat};
 use crate::time::{MediaTime, TimeBase};
 
@@ -92,13 +95,67 @@ pub enum Read {
     End,
 }
 
-/// An encoded picture, or a part of one. A clone shares its bytes.
-#[derive(Clone)]
+/// An encoded picture, a part of one, or encoded sound. A clone shares its bytes.
 pub struct Packet {
     pub(super) packet: ffmpeg::Packet,
+    /// Index into [`Demuxer::tracks`].
+    track: usize,
+}
+
+impl Clone for Packet {
+    fn clone(&self) -> Packet {
+        Packet { packet: shared(&self.packet), track: self.track }
+    }
+}
+
+/// A reference to the same bytes. (A clone by `ffmpeg_next` copies them.)
+fn shared(packet: &ffmpeg::Packet) -> ffmpeg::Packet {
+    use ffmpeg::packet::{Mut, Ref};
+    let mut copy = ffmpeg::Packet::empty();
+    // SAFETY: both packets are valid, and the new one is blank. Nobody writes to bytes of packets that were demuxed.
+    // Where memory is short it stays blank, which every consumer takes for an empty packet.
+    unsafe { ffi::av_packet_ref(copy.as_mut_ptr(), packet.as_ptr()) };
+    copy
+}
+
+/// The bytes of a packet that others hold.
+struct Shared(ffmpeg::Packet);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.data().unwrap_or_default()
+    }
 }
 
 impl Packet {
+    /// Index into [`Demuxer::tracks`]; the decoded video track is the first.
+    pub fn track(&self) -> usize {
+        self.track
+    }
+
+    /// Whether it belongs to the decoded video track.
+    pub fn is_video(&self) -> bool {
+        self.track == 0
+    }
+
+    /// The encoded bytes, which are not copied.
+    pub fn data(&self) -> Bytes {
+        Bytes::from_owner(Shared(shared(&self.packet)))
+    }
+
+    /// The parameter sets that hold from this packet on, where the container says so.
+    pub(super) fn new_extradata(&self) -> Option<&[u8]> {
+        use ffmpeg::packet::Ref;
+        let mut length = 0usize;
+        let kind = ffi::AVPacketSideDataType::AV_PKT_DATA_NEW_EXTRADATA;
+        // SAFETY: the packet is valid; the pointer that comes back belongs to it and is valid for `length` bytes as
+        // long as the packet is.
+        unsafe {
+            let data = ffi::av_packet_get_side_data(self.packet.as_ptr(), kind, &raw mut length);
+            (!data.is_null() && length > 0).then(|| std::slice::from_raw_parts(data, length))
+        }
+    }
+
     /// Native ticks.
     pub fn pts(&self) -> Option<i64> {
         self.packet.pts()
@@ -141,6 +198,8 @@ impl Packet {
 pub struct Demuxer {
     input: ffmpeg::format::context::Input,
     video: usize,
+    /// Whether packets of all tracks are read, not only of the decoded one.
+    reads_all: bool,
     tracks: Vec<Track>,
     unreadable: u32,
     packets: u64,
@@ -185,7 +244,7 @@ impl Demuxer {
         let opened = interrupt::while_polling(stop, || {
             ffmpeg::format::input_with_interrupt_and_dictionary(location, interrupt::poll, dictionary)
         });
-        let mut input = match opened {
+        let input = match opened {
             (_, true) => return Err(DemuxError::Stopped),
             (Ok(input), false) => input,
             (Err(error), false) => return Err(error.into()),
@@ -193,15 +252,34 @@ impl Demuxer {
         let chosen = choose(&input, tracks)?;
         let described = chosen.iter().filter_map(|index| describe(&input, *index)).collect();
         let video = chosen[0];
-        for index in 0..input.nb_streams() as usize {
-            let discard =
-                if index == video { ffi::AVDiscard::AVDISCARD_DEFAULT } else { ffi::AVDiscard::AVDISCARD_ALL };
-            if let Some(mut stream) = input.stream_mut(index) {
+        let mut demuxer =
+            Demuxer { input, video, reads_all: false, tracks: described, unreadable: 0, packets: 0, reach: None };
+        demuxer.choose_what_is_read();
+        Ok(demuxer)
+    }
+
+    /// Reads packets of all chosen tracks from here on, or of the decoded one alone, as it is at first.
+    pub fn read_all(&mut self, all: bool) {
+        if self.reads_all != all {
+            self.reads_all = all;
+            self.choose_what_is_read();
+        }
+    }
+
+    fn choose_what_is_read(&mut self) {
+        for index in 0..self.input.nb_streams() as usize {
+            let is_read = index == self.video || self.reads_all && self.track_of(index).is_some();
+            let discard = if is_read { ffi::AVDiscard::AVDISCARD_DEFAULT } else { ffi::AVDiscard::AVDISCARD_ALL };
+            if let Some(mut stream) = self.input.stream_mut(index) {
                 // SAFETY: the stream belongs to `input`, which is borrowed exclusively; `discard` is set by users.
                 unsafe { (*stream.as_mut_ptr()).discard = discard };
             }
         }
-        Ok(Demuxer { input, video, tracks: described, unreadable: 0, packets: 0, reach: None })
+    }
+
+    /// Where the track of this index in the container stands among those that were chosen.
+    fn track_of(&self, index: usize) -> Option<usize> {
+        self.tracks.iter().position(|track| track.index == index)
     }
 
     /// The tracks that were chosen, the decoded one first.
@@ -221,9 +299,7 @@ impl Demuxer {
 
     /// Ticks of the video track.
     pub fn time_base(&self) -> TimeBase {
-        let base = self.stream().time_base();
-        let part = |value: i32| u32::try_from(value).unwrap_or(0);
-        TimeBase::new(part(base.numerator()), part(base.denominator())).unwrap_or(TimeBase::MICROSECONDS)
+        time_base(&self.stream())
     }
 
     /// Seconds of media, where the container says so.
@@ -257,7 +333,8 @@ impl Demuxer {
         matrix.map_or(Orientation::UPRIGHT, Orientation::of_display_matrix)
     }
 
-    /// Reads the video track's next packet. While it works, `stop` is polled.
+    /// Reads the next packet of the video track, or of any chosen track ([`Demuxer::read_all`]). While it works, `stop`
+    /// is polled.
     pub fn read(&mut self, stop: &dyn Fn() -> bool) -> Result<Read, DemuxError> {
         loop {
             let mut packet = ffmpeg::Packet::empty();
@@ -267,9 +344,15 @@ impl Demuxer {
                 Ok(()) if packet.stream() == self.video => {
                     self.unreadable = 0;
                     self.packets += 1;
-                    let packet = Packet { packet };
+                    let packet = Packet { packet, track: 0 };
                     self.note_reach(&packet);
                     return Ok(Read::Packet(packet));
+                }
+                Ok(()) if self.reads_all => {
+                    if let Some(track) = self.track_of(packet.stream()) {
+                        self.unreadable = 0;
+                        return Ok(Read::Packet(Packet { packet, track }));
+                    }
                 }
                 Ok(()) => {}
                 Err(ffmpeg::Error::Eof) => return Ok(Read::End),
@@ -398,6 +481,13 @@ fn is_video(stream: &ffmpeg::Stream<'_>) -> bool {
         && !stream.disposition().contains(ffmpeg::format::stream::Disposition::ATTACHED_PIC)
 }
 
+/// Length of one tick of a track.
+fn time_base(stream: &ffmpeg::Stream<'_>) -> TimeBase {
+    let base = stream.time_base();
+    let part = |value: i32| u32::try_from(value).unwrap_or(0);
+    TimeBase::new(part(base.numerator()), part(base.denominator())).unwrap_or(TimeBase::MICROSECONDS)
+}
+
 fn frame_rate(stream: &ffmpeg::Stream<'_>) -> Option<f64> {
     [stream.avg_frame_rate(), stream.rate()]
         .into_iter()
@@ -439,7 +529,13 @@ fn describe(input: &ffmpeg::format::context::Input, index: usize) -> Option<Trac
         }
         _ => return None,
     };
-    Some(Track { index, codec: parameters.id().name().to_owned(), format })
+    Some(Track {
+        index,
+        codec: parameters.id().name().to_owned(),
+        format,
+        time_base: time_base(&stream),
+        parameters: Some(Parameters::of(&stream)),
+    })
 }
 
 /// Seconds of a time such as `00:01:30.500000000`.

@@ -43,7 +43,7 @@ pub static REGISTRATION: Registration = Registration {
     role: Role::Sink,
     summary: "Takes anything, counts it and throws it away.",
     execution: Execution::Io,
-    accepts: &[Kind::Packet, Kind::Frame, Kind::Samples, Kind::Tensor, Kind::Segment, Kind::Record],
+    accepts: &[Kind::Frame, Kind::Packet, Kind::Samples, Kind::Tensor, Kind::Segment, Kind::Record],
     produces: Produces::Nothing,
     fields: &[],
     example: "[sinks.nowhere]\ntype = \"blackhole\"\ninputs = [\"cameras\"]\n",

@@ -1,6 +1,7 @@
-//! `file`: records as JSON lines, one object a line (`docs/records.md`).
+//! `file`: records as JSON lines, one object a line (`docs/records.md`); or, where its path has placeholders, each segment
+//! as a file of its own ([`super::segments`]).
 //!
-//! The file is truncated when the graph starts, and missing folders on its path are made. A batch is one write, and it
+//! The file of records is truncated when the graph starts, and missing folders on its path are made. A batch is one write, and it
 //! is on its way to the disk (handed to the operating system, not synced) before it counts as delivered. A batch that
 //! fails leaves no torn line behind: a regular file is cut back to the last whole batch before the next one.
 //!
@@ -22,10 +23,13 @@ use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{Event, Kind};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkWriter};
 use crate::sinks::records::Records;
+use crate::sinks::segments::{IfExists, SegmentFiles};
+use crate::template::{Placeholder, Template};
 
 #[derive(Deserialize)]
 struct Config {
     path: String,
+    if_exists: Option<IfExists>,
 }
 
 /// What `-` means.
@@ -94,7 +98,7 @@ impl Sink for FileSink {
 
 /// The path under which two spellings of one file are equal. What does not exist yet will be plain folders, made at
 /// start, so `..` behind them leads back to where they are made.
-fn identity(path: &Path) -> PathBuf {
+pub(super) fn identity(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut whole = PathBuf::new();
     for part in path.components() {
@@ -112,13 +116,15 @@ fn identity(path: &Path) -> PathBuf {
     whole
 }
 
+/// Makes the folders on the way to `path`, which was `written` in the graph.
+pub(super) fn make_folder(written: &str, path: &Path) -> Result<(), StartError> {
+    let Some(Err(error)) = path.parent().map(fs::create_dir_all) else { return Ok(()) };
+    let message = format!("cannot make the folder of `{written}`: {}", reason(&error));
+    Err(StartError::new(message).hint("make the folder yourself, or choose another `path`"))
+}
+
 fn create(written: &str, path: &Path) -> Result<fs::File, StartError> {
-    if let Some(folder) = path.parent()
-        && let Err(error) = fs::create_dir_all(folder)
-    {
-        let message = format!("cannot make the folder of `{written}`: {}", reason(&error));
-        return Err(StartError::new(message).hint("make the folder yourself, or choose another `path`"));
-    }
+    make_folder(written, path)?;
     // Opening a named pipe waits for its reader, perhaps for ever; without blocking it fails where there is none.
     let probe = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
     if probe.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO)) {
@@ -145,7 +151,7 @@ fn in_folder(written: &str) -> String {
 }
 
 /// What the operating system said, without the number that nobody reads.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {
         Some((words, _)) => words.to_lowercase(),
@@ -212,8 +218,42 @@ impl SinkWriter for FileWriter {
     }
 }
 
+/// The sink of segments, where `path` has placeholders.
+fn segments(
+    context: &BuildContext,
+    path: &str,
+    if_exists: Option<IfExists>,
+) -> Result<Option<SegmentFiles>, Vec<FieldError>> {
+    const EXAMPLE: &str = "{stream}_chunk_{index:04}.mp4";
+    let known = [Placeholder::Stream, Placeholder::Index, Placeholder::Name];
+    let template = Template::parse(path, &known).map_err(|why| {
+        let hint = format!("for segments write it like \"out/{EXAMPLE}\"");
+        vec![FieldError::new("path", why).hint(hint)]
+    })?;
+    if template.is_plain() {
+        return match if_exists {
+            None => Ok(None),
+            Some(_) => {
+                let error = FieldError::new("if_exists", "a file of records is always begun anew");
+                Err(vec![error.hint(format!("remove it, or write segments to a path such as \"{EXAMPLE}\""))])
+            }
+        };
+    }
+    if path.contains('\0') {
+        return Err(vec![FieldError::new("path", "a path cannot contain a zero byte").hint("remove it")]);
+    }
+    if !template.has(Placeholder::Index) && !template.has(Placeholder::Name) {
+        let error = FieldError::new("path", "all segments of a stream would have the same path");
+        return Err(vec![error.hint(format!("add `{{index}}` or `{{name}}`, as in \"out/{EXAMPLE}\""))]);
+    }
+    Ok(Some(SegmentFiles::new(context.folder.clone(), path.to_owned(), template, if_exists.unwrap_or_default())))
+}
+
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
-    let Config { path } = config::read(table)?;
+    let Config { path, if_exists } = config::read(table)?;
+    if let Some(files) = segments(context, &path, if_exists)? {
+        return Ok(Built::Sink(Arc::new(files)));
+    }
     let target = if path == STANDARD_OUTPUT {
         Target::StandardOutput
     } else if path.is_empty() {
@@ -234,16 +274,27 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
 pub static REGISTRATION: Registration = Registration {
     name: "file",
     role: Role::Sink,
-    summary: "Writes records to a file, one JSON object a line.",
+    summary: "Writes records to a file, one JSON object a line; or each segment as a file of its own.",
     execution: Execution::Io,
-    accepts: &[Kind::Record],
+    accepts: &[Kind::Record, Kind::Segment],
     produces: Produces::Nothing,
-    fields: &[Field {
-        name: "path",
-        value: FieldType::OutputPath,
-        presence: Presence::Required,
-        summary: "The file; `-` is the standard output. It is truncated at start, and missing folders are made.",
-    }],
+    fields: &[
+        Field {
+            name: "path",
+            value: FieldType::OutputPath,
+            presence: Presence::Required,
+            summary: "The file of records; `-` is the standard output. It is truncated at start, and missing folders are \
+                      made. With placeholders, the path of each segment: `{stream}`, `{index}`, `{index:04}` for at \
+                      least four digits, and `{name}` for the name that it has already.",
+        },
+        Field {
+            name: "if_exists",
+            value: FieldType::Choice(&["error", "replace"]),
+            presence: Presence::Optional,
+            summary: "What happens to a segment whose path exists already: it is lost and the error told, or it takes the \
+                      place of what is there. Left out: `error`.",
+        },
+    ],
     example: "[sinks.results]\ntype = \"file\"\ninputs = [\"people\"]\npath = \"people.jsonl\"\n",
     build,
 };

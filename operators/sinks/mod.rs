@@ -3,5 +3,6 @@
 pub mod blackhole;
 pub mod file;
 pub mod records;
+pub mod segments;
 pub mod sse;
 pub mod vss;

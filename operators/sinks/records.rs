@@ -2,7 +2,7 @@
 //!
 //! | event | record |
 //! |---|---|
-//! | item | the record that it carries; for a segment, what is told of it |
+//! | item | the record that it carries; for a segment, what is told of it, by the node that made it |
 //! | gap | `gap`, with the reason and the next sequence number where it is known |
 //! | end because the source failed | `status`: state `failed`, with the reason |
 //! | open, normal end | none: a finite file gives exactly one line for each result |
@@ -34,7 +34,7 @@ impl Records {
                     Payload::Record(record) => Some(record.clone()),
                     Payload::Segment(segment) => {
                         let body = RecordBody::Segment(segment.status("made"));
-                        Some(Arc::new(self.origin.record(item, body)))
+                        Some(Arc::new(segment.origin.record(item, body)))
                     }
                     Payload::Packet(_) | Payload::Frame(_) | Payload::Tensor(_) => None,
                 };

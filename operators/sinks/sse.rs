@@ -1,6 +1,6 @@
 //! `sse`: publishes records to whoever listens at the control plane's `/events`.
 //!
-//! Publishing never waits for a subscriber, so this sink accepts everything at once; the hub behind
+//! Of a segment it publishes what is told of it. Publishing never waits for a subscriber, so this sink accepts everything at once; the hub behind
 //! [`Publisher`] keeps a bounded ring for those who come late or read slowly.
 
 use std::sync::Arc;
@@ -44,9 +44,9 @@ fn build(context: &BuildContext, _table: toml::Table) -> Result<Built, Vec<Field
 pub static REGISTRATION: Registration = Registration {
     name: "sse",
     role: Role::Sink,
-    summary: "Publishes records as server-sent events at /events.",
+    summary: "Publishes records, and what is told of segments, as server-sent events at /events.",
     execution: Execution::Io,
-    accepts: &[Kind::Record],
+    accepts: &[Kind::Record, Kind::Segment],
     produces: Produces::Nothing,
     fields: &[],
     example: "[sinks.events]\ntype = \"sse\"\ninputs = [\"people\"]\n",

@@ -380,7 +380,7 @@ pub static REGISTRATION: Registration = Registration {
     summary: "Decodes video files, as fast as they are consumed or paced by their timestamps.",
     execution: Execution::Thread,
     accepts: &[],
-    produces: Produces::Kinds(&[Kind::Frame]),
+    produces: Produces::Kinds(&[Kind::Frame, Kind::Packet]),
     fields: &[
         Field {
             name: "path",

@@ -1,6 +1,7 @@
 //! Sources: what makes items.
 
 pub mod file;
+mod input;
 mod live;
 mod playback;
 pub mod probe;

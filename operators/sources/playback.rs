@@ -1,4 +1,4 @@
-//! Plays one file into an outlet: demux, pace, loop. What becomes of its packets is [`super::track`]'s affair.
+//! Plays one file into an outlet: demux, loop. What becomes of its packets is [`super::input`]'s affair.
 
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use crate::media::decode::DecodeError;
 use crate::media::demux::{DemuxError, Demuxer, Read, Tracks};
 use crate::operator::Outlet;
 
-use super::track::{Manner, VideoTrack};
+use super::input::Input;
+use super::track::Manner;
 
 /// How a file is played.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,12 +38,12 @@ struct Playback<'a> {
     settings: &'a Settings,
     outlet: &'a mut dyn Outlet,
     demuxer: Demuxer,
-    track: VideoTrack,
+    input: Input,
 }
 
 impl<'a> Playback<'a> {
     fn open(path: &'a Path, settings: &'a Settings, outlet: &'a mut dyn Outlet) -> Result<Playback<'a>, SourceError> {
-        let demuxer = open(path, &settings.tracks, outlet)?;
+        let mut demuxer = open(path, &settings.tracks, outlet)?;
         let manner = Manner {
             skip: settings.skip,
             keyframes_only: settings.keyframes_only,
@@ -50,13 +51,13 @@ impl<'a> Playback<'a> {
             indexed: true,
             longest_step: None,
         };
-        let track =
-            VideoTrack::open(&demuxer, manner, outlet.decoder_threads()).map_err(|error| undecodable(path, &error))?;
-        Ok(Playback { path, settings, outlet, demuxer, track })
+        let input = Input::open(&mut demuxer, manner, outlet.demand(), outlet.decoder_threads());
+        let input = input.map_err(|error| undecodable(path, &error))?;
+        Ok(Playback { path, settings, outlet, demuxer, input })
     }
 
     fn run(mut self) -> Result<EndReason, SourceError> {
-        self.outlet.open(self.track.info().clone());
+        self.outlet.open(self.input.info().clone());
         loop {
             self.round()?;
             if !self.settings.repeat {
@@ -68,16 +69,17 @@ impl<'a> Playback<'a> {
 
     /// Plays the file once.
     fn round(&mut self) -> Result<(), SourceError> {
-        self.track.begin_round();
+        self.input.begin_round();
         let mut failed = None;
         loop {
             if self.outlet.stopping() {
                 return Err(SourceError::Stopped);
             }
             let outlet = &*self.outlet;
+            self.input.attend(&mut self.demuxer, outlet);
             match self.demuxer.read(&|| outlet.stopping()) {
-                Ok(Read::Packet(packet)) => self.track.packet(packet, self.outlet)?,
-                Ok(Read::Unreadable(cause)) => self.track.corrupt(&cause, self.outlet),
+                Ok(Read::Packet(packet)) => self.input.packet(packet, &self.demuxer, self.outlet)?,
+                Ok(Read::Unreadable(cause)) => self.input.corrupt(&cause, self.outlet),
                 Ok(Read::End) => break,
                 Err(DemuxError::Stopped) => return Err(SourceError::Stopped),
                 Err(error) => {
@@ -86,18 +88,18 @@ impl<'a> Playback<'a> {
                 }
             }
         }
-        self.track.drain(self.outlet)?;
+        self.input.drain(self.outlet)?;
         if let Some((read, listed)) = self.demuxer.cut_off() {
             self.cut_off(&format!("{read} of its {listed} packets are there"));
         } else if let Some((reached, declared)) = self.demuxer.falls_short() {
             self.cut_off(&format!("it ends after {reached:.1} s of the {declared:.1} s that it declares"));
         }
         if let Some(error) = failed {
-            let (path, pictures) = (self.path.display(), self.track.seq());
+            let (path, pictures) = (self.path.display(), self.input.pictures());
             let message = format!("`{path}` became unreadable after {pictures} pictures: {error}");
             return Err(SourceError::input_with_hint(message, "check that the file is complete and its disk healthy"));
         }
-        if self.track.pictures() == 0 {
+        if self.input.pictures() == 0 {
             return Err(self.nothing());
         }
         Ok(())
@@ -118,13 +120,13 @@ impl<'a> Playback<'a> {
             return Err(SourceError::input_with_hint(message, "start the stream again"));
         }
         self.demuxer = demuxer;
-        self.track.restart();
+        self.input.restart(&mut self.demuxer);
         Ok(())
     }
 
     fn nothing(&self) -> SourceError {
         let path = self.path.display();
-        let message = match self.track.trouble() {
+        let message = match self.input.trouble() {
             Some(cause) => format!("not one picture of `{path}` could be decoded: {cause}"),
             None => format!("the video track of `{path}` holds no picture"),
         };

@@ -14,7 +14,7 @@ pub static REGISTRATION: Registration = Registration {
     summary: "Plays RTSP cameras, and connects again whenever one is lost.",
     execution: Execution::Thread,
     accepts: &[],
-    produces: Produces::Kinds(&[Kind::Frame]),
+    produces: Produces::Kinds(&[Kind::Frame, Kind::Packet]),
     fields: &[
         URL,
         RTSP_STREAMS,

@@ -72,6 +72,8 @@ impl Synthetic {
     fn information(&self) -> StreamInfo {
         StreamInfo {
             tracks: vec![Track {
+                time_base: self.time_base,
+                parameters: None,
                 index: 0,
                 codec: "rawvideo".into(),
                 format: TrackFormat::Video {

@@ -12,6 +12,7 @@
 
 pub(super) mod dormant;
 mod keyframes;
+pub(super) mod packets;
 
 use std::time::{Duration, Instant};
 
@@ -129,6 +130,22 @@ impl VideoTrack {
 
     pub fn info(&self) -> &StreamInfo {
         &self.info
+    }
+
+    pub fn info_mut(&mut self) -> &mut StreamInfo {
+        &mut self.info
+    }
+
+    /// What the input says of the stream's first picture; `None` before there was one.
+    pub fn origin(&self) -> Option<MediaTime> {
+        let ticks = self.sanitiser.origin()?;
+        Some(MediaTime::new(ticks, self.info.time_base))
+    }
+
+    /// The first picture that comes is number `seq` and lies at `ticks` of the stream: those before it went by.
+    pub fn start_at(&mut self, seq: u64, ticks: i64) {
+        self.seq = seq;
+        self.sanitiser.start_at(ticks);
     }
 
     /// What the pictures' size turned out to be, in pixels as they are coded, before the first one is out.

@@ -16,7 +16,7 @@ pub static REGISTRATION: Registration = Registration {
               it is lost or ends.",
     execution: Execution::Thread,
     accepts: &[],
-    produces: Produces::Kinds(&[Kind::Frame]),
+    produces: Produces::Kinds(&[Kind::Frame, Kind::Packet]),
     fields: &[
         URL,
         URL_STREAMS,

@@ -1,6 +1,7 @@
 //! Operators: what changes items.
 
 pub mod checksum;
+pub mod chunk;
 pub mod classify;
 pub mod detect;
 pub mod model_runner;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::item::StreamId;
-use crate::operator::SourceState;
+use crate::operator::{Demand, SourceState};
 
 use super::Settings;
 use super::connection::{Connection, Loss, NotConnected, connect};
@@ -38,6 +38,7 @@ impl Behind {
     pub fn start(
         stream: &StreamId,
         settings: &Settings,
+        demand: Demand,
         failures: u64,
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Behind> {
@@ -48,7 +49,7 @@ impl Behind {
         let (theirs, settings) = (shared.clone(), settings.clone());
         let thread = std::thread::Builder::new()
             .name(format!("search {stream}"))
-            .spawn(move || search(&theirs, &settings, &*clock))?;
+            .spawn(move || search(&theirs, &settings, demand, &*clock))?;
         Ok(Behind { shared, thread: Some(thread) })
     }
 
@@ -91,7 +92,7 @@ impl Drop for Behind {
     }
 }
 
-fn search(shared: &Shared, settings: &Settings, clock: &dyn Clock) {
+fn search(shared: &Shared, settings: &Settings, demand: Demand, clock: &dyn Clock) {
     let cancelled = || shared.cancelled.load(Ordering::Acquire);
     loop {
         let failures = lock(&shared.state).failures;
@@ -102,7 +103,7 @@ fn search(shared: &Shared, settings: &Settings, clock: &dyn Clock) {
             }
             clock.wait(again, PATIENCE);
         }
-        match connect(settings, clock, &cancelled) {
+        match connect(settings, demand, clock, &cancelled) {
             Ok(connection) => {
                 lock(&shared.state).found = Some(connection);
                 return;

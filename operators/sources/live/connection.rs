@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::media::decode::Decoder;
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
+use crate::operator::Demand;
 
 use super::lookup::{NotFound, look_up};
 use super::{Protocol, Settings, Transport};
@@ -18,13 +19,13 @@ const FROM_NETWORK: &str =
     "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,srt,hls,rtsp,rtsps";
 const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
 
-/// An input that is there: it has shown a picture.
+/// An input that is there: it has shown a picture, or a keyframe where nobody wants pictures.
 pub(super) struct Connection {
     pub demuxer: Demuxer,
     /// What was read to see the first picture, to be decoded again in earnest; nothing where that was too much.
     pub waiting: Vec<Packet>,
-    /// Width and height of the first picture in pixels.
-    pub size: (u32, u32),
+    /// Width and height of the first picture in pixels, where it was decoded.
+    pub size: Option<(u32, u32)>,
 }
 
 /// Why there is no input, or none any more.
@@ -121,9 +122,10 @@ pub(super) enum NotConnected {
     Lost(Loss),
 }
 
-/// Opens the input and reads until it has shown a picture. `stopping` is asked at least ten times a second.
+/// Opens the input for `demand` and reads until it has shown a picture. `stopping` is asked at least ten times a second.
 pub(super) fn connect(
     settings: &Settings,
+    demand: Demand,
     clock: &dyn Clock,
     stopping: &dyn Fn() -> bool,
 ) -> Result<Connection, NotConnected> {
@@ -136,7 +138,7 @@ pub(super) fn connect(
     }
     let patience = settings.connect_timeout.max(settings.read_timeout);
     let mut options = options(settings.protocol, settings.is_description(), patience);
-    if matches!(settings.protocol, Protocol::Rtsp(_)) {
+    if matches!(settings.protocol, Protocol::Rtsp(_)) && !demand.packets {
         // Nobody takes sound, so it is not asked for.
         options.push(("allowed_media_types", "video".to_owned()));
     }
@@ -151,7 +153,8 @@ pub(super) fn connect(
         }
         Err(error) => return Err(NotConnected::Lost(Loss::of(&error))),
     };
-    match first_picture(&mut demuxer, settings, clock, stopping) {
+    demuxer.read_all(demand.packets);
+    match first_picture(&mut demuxer, settings, demand, clock, stopping) {
         Ok((waiting, size)) => Ok(Connection { demuxer, waiting, size }),
         Err(failure) => {
             close(demuxer, clock);
@@ -183,7 +186,7 @@ impl Waiting {
 
     fn push(&mut self, packet: &Packet) {
         // A decoder starts anew at a keyframe, so what came before it is of no use.
-        if packet.is_key() {
+        if packet.is_key() && packet.is_video() {
             *self = Waiting { collects: true, ..Waiting::default() };
         }
         if !self.collects {
@@ -199,14 +202,17 @@ impl Waiting {
 }
 
 /// Reads until a picture comes out of a decoder; answers the packets since the last keyframe, and the picture's size.
+/// Where nobody wants pictures, nothing is decoded: the first keyframe is enough.
 fn first_picture(
     demuxer: &mut Demuxer,
     settings: &Settings,
+    demand: Demand,
     clock: &dyn Clock,
     stopping: &dyn Fn() -> bool,
-) -> Result<(Vec<Packet>, (u32, u32)), NotConnected> {
+) -> Result<(Vec<Packet>, Option<(u32, u32)>), NotConnected> {
     let lost = |loss| Err(NotConnected::Lost(loss));
-    let mut decoder = match Decoder::open(demuxer.parameters(), demuxer.time_base(), 1) {
+    let decoder = demand.frames.then(|| Decoder::open(demuxer.parameters(), demuxer.time_base(), 1));
+    let mut decoder = match decoder.transpose() {
         Ok(decoder) => decoder,
         Err(error) => {
             return lost(Loss::new(error.to_string(), "set the camera to a codec of FFmpeg, such as H.264"));
@@ -232,13 +238,17 @@ fn first_picture(
             Err(error) => return lost(Loss::of(&error)),
         };
         waiting.push(&packet);
-        if let Err(error) = decoder.send(packet, 0, false) {
-            trouble = Some(error.to_string());
-        }
-        match decoder.receive() {
-            Ok(Some(picture)) => return Ok((waiting.packets, picture.size())),
-            Ok(None) => {}
-            Err(error) => trouble = Some(error.to_string()),
+        if let Some(decoder) = decoder.as_mut().filter(|_| packet.is_video()) {
+            if let Err(error) = decoder.send(packet, 0, false) {
+                trouble = Some(error.to_string());
+            }
+            match decoder.receive() {
+                Ok(Some(picture)) => return Ok((waiting.packets, Some(picture.size()))),
+                Ok(None) => {}
+                Err(error) => trouble = Some(error.to_string()),
+            }
+        } else if !demand.frames && packet.is_video() && packet.is_key() {
+            return Ok((waiting.packets, None));
         }
         if clock.now() >= deadline {
             return lost(Loss::no_frame(settings.no_frame_for, trouble.as_deref()));

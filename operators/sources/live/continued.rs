@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::{ItemError, SourceError};
-use crate::item::{Frame, Gap, StreamInfo};
-use crate::operator::{Offered, Outlet, SourceState};
+use crate::item::{Frame, Gap, Packet, StreamInfo};
+use crate::operator::{Demand, Offered, Outlet, SourceState};
 use crate::time::{MediaTime, TimeBase};
 
 use super::behind::Behind;
@@ -17,9 +17,11 @@ use super::behind::Behind;
 pub(super) struct Line {
     /// Number of the next picture.
     pub seq: u64,
+    /// Number of the next packet.
+    packet_seq: u64,
     /// What was announced last.
     info: Option<StreamInfo>,
-    /// The last picture: its place in time, and when it came.
+    /// The last that came: the latest place in time, and when.
     last: Option<(MediaTime, Instant)>,
     /// Whether pictures came since the last gap.
     unbroken: bool,
@@ -30,6 +32,12 @@ impl Line {
     pub fn break_off(&mut self, reason: &str) -> Option<Gap> {
         let gap = Gap { reason: reason.to_owned(), seq: Some(self.seq) };
         std::mem::take(&mut self.unbroken).then_some(gap)
+    }
+
+    /// Something came that lies at `pts`; packets come in another order than pictures.
+    fn came(&mut self, pts: MediaTime, now: Instant) {
+        let latest = self.last.map_or(pts, |(last, _)| last.max(pts));
+        self.last = Some((latest, now));
     }
 
     /// Ticks of `base` at which the next input starts: as much later than the last picture as time has passed.
@@ -48,20 +56,30 @@ pub(super) struct Continued<'a> {
     line: &'a mut Line,
     /// Number of the input's first picture.
     first: u64,
-    /// Ticks of its start; `None` until it opened.
-    start: Option<i64>,
+    /// Number of the input's first packet.
+    first_packet: u64,
+    /// Where it starts; `None` until it opened.
+    start: Option<MediaTime>,
     /// Who looks for the camera meanwhile: this input ends when it is found.
     behind: Option<&'a Behind>,
 }
 
 impl<'a> Continued<'a> {
     pub fn new(outlet: &'a mut dyn Outlet, line: &'a mut Line, behind: Option<&'a Behind>) -> Continued<'a> {
-        let first = line.seq;
-        Continued { outlet, line, first, start: None, behind }
+        let (first, first_packet) = (line.seq, line.packet_seq);
+        Continued { outlet, line, first, first_packet, start: None, behind }
     }
 
     fn shifted(&self, pts: MediaTime) -> MediaTime {
-        MediaTime::new(pts.ticks.saturating_add(self.start.unwrap_or(0)), pts.base)
+        let start = self.start.map_or(0, |start| start.ticks_in(pts.base));
+        MediaTime::new(pts.ticks.saturating_add(start), pts.base)
+    }
+
+    /// Tells whether the camera is still looked for, where somebody does.
+    fn tell_news(&mut self) {
+        if let Some(state) = self.behind.and_then(Behind::news) {
+            self.outlet.state(state);
+        }
     }
 }
 
@@ -78,6 +96,10 @@ impl Outlet for Continued<'_> {
         self.outlet.decoder_threads()
     }
 
+    fn demand(&self) -> Demand {
+        self.outlet.demand()
+    }
+
     fn state(&mut self, state: SourceState) {
         self.outlet.state(state);
     }
@@ -87,7 +109,8 @@ impl Outlet for Continued<'_> {
         // However long the file of a fallback is, the stream has no end.
         let info = StreamInfo { duration: None, ..info };
         if self.start.is_none() {
-            self.start = Some(self.line.resume(info.time_base, self.outlet.clock().now()));
+            let ticks = self.line.resume(info.time_base, self.outlet.clock().now());
+            self.start = Some(MediaTime::new(ticks, info.time_base));
         }
         if self.line.info.as_ref() != Some(&info) {
             self.line.info = Some(info.clone());
@@ -115,14 +138,22 @@ impl Outlet for Continued<'_> {
         pts: MediaTime,
         make: &mut dyn FnMut() -> Result<Frame, ItemError>,
     ) -> Result<Offered, SourceError> {
-        if let Some(state) = self.behind.and_then(Behind::news) {
-            self.outlet.state(state);
-        }
+        self.tell_news();
         let (seq, pts) = (self.first + seq, self.shifted(pts));
         self.line.seq = seq + 1;
         self.line.unbroken = true;
         let offered = self.outlet.frame(seq, pts, &mut || make().map(|frame| Frame { index: None, ..frame }));
-        self.line.last = Some((pts, self.outlet.clock().now()));
+        self.line.came(pts, self.outlet.clock().now());
+        offered
+    }
+
+    fn packet(&mut self, seq: u64, pts: MediaTime, packet: Packet) -> Result<Offered, SourceError> {
+        self.tell_news();
+        let (seq, pts, dts) = (self.first_packet + seq, self.shifted(pts), self.shifted(packet.dts));
+        self.line.packet_seq = seq + 1;
+        self.line.unbroken = true;
+        let offered = self.outlet.packet(seq, pts, Packet { dts, ..packet });
+        self.line.came(pts, self.outlet.clock().now());
         offered
     }
 

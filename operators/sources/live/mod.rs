@@ -22,8 +22,9 @@ use crate::item::{EndReason, StreamId};
 use crate::media::demux::{DemuxError, Demuxer, Read, Tracks};
 use crate::operator::{Outlet, SourceState, wait_until};
 
+use super::input::Input;
 use super::playback;
-use super::track::{Manner, VideoTrack};
+use super::track::Manner;
 use behind::Behind;
 use connection::{Connection, Loss, NotConnected, close, connect};
 use continued::{Continued, Line};
@@ -55,7 +56,7 @@ impl Live<'_> {
                 Some(connection) => Ok(connection),
                 None => {
                     let clock = outlet.clock().clone();
-                    connect(self.settings, &*clock, &|| outlet.stopping())
+                    connect(self.settings, outlet.demand(), &*clock, &|| outlet.stopping())
                 }
             };
             let loss = match connected {
@@ -96,13 +97,15 @@ impl Live<'_> {
             indexed: false,
             longest_step: Some(self.settings.no_frame_for.max(self.settings.read_timeout)),
         };
-        let played = match VideoTrack::open(&demuxer, manner, outlet.decoder_threads()) {
-            Ok(mut track) => {
-                track.expect_size(size);
+        let played = match Input::open(&mut demuxer, manner, outlet.demand(), outlet.decoder_threads()) {
+            Ok(mut input) => {
+                if let Some(size) = size {
+                    input.expect_size(size);
+                }
                 let mut outlet = Continued::new(outlet, &mut self.line, None);
-                outlet.open(track.info().clone());
-                let taken = waiting.into_iter().try_for_each(|packet| track.packet(packet, &mut outlet));
-                taken.and_then(|()| watch(&mut demuxer, &mut track, self.settings, &mut outlet))
+                outlet.open(input.info().clone());
+                let taken = waiting.into_iter().try_for_each(|packet| input.packet(packet, &demuxer, &mut outlet));
+                taken.and_then(|()| watch(&mut demuxer, &mut input, self.settings, &mut outlet))
             }
             Err(error) => {
                 let loss = Loss::new(error.to_string(), "set the camera to a codec of FFmpeg, such as H.264");
@@ -123,7 +126,7 @@ impl Live<'_> {
         outlet: &mut dyn Outlet,
     ) -> Result<Option<Connection>, SourceError> {
         let clock = outlet.clock().clone();
-        let behind = match Behind::start(self.stream, self.settings, self.failures, clock) {
+        let behind = match Behind::start(self.stream, self.settings, outlet.demand(), self.failures, clock) {
             Ok(behind) => behind,
             Err(error) => {
                 outlet.repaired("fallback", &format!("no thread to look for the camera: {error}"));
@@ -176,41 +179,42 @@ fn failures_before(failures: u64, shown: Duration, settings: &Settings) -> u64 {
 /// Between two looks at the search for the camera.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Reads and decodes until the input is lost; answers when it made its last progress, too.
+/// Reads until the input is lost, and decodes what is asked for; answers when it made its last progress, too.
 fn watch(
     demuxer: &mut Demuxer,
-    track: &mut VideoTrack,
+    input: &mut Input,
     settings: &Settings,
     outlet: &mut Continued<'_>,
 ) -> Result<(Loss, Instant), SourceError> {
     let clock = outlet.clock().clone();
-    let (mut progress, mut progressed) = (track.progress(), clock.now());
+    let (mut progress, mut progressed) = (input.progress(), clock.now());
     let loss = loop {
         if outlet.stopping() {
             return Err(SourceError::Stopped);
         }
         let frame_by = progressed + settings.no_frame_for;
         let read_by = clock.now() + settings.read_timeout;
+        input.attend(demuxer, outlet);
         let given_up = || outlet.stopping() || clock.now() >= frame_by.min(read_by);
         match demuxer.read(&given_up) {
-            Ok(Read::Packet(packet)) => track.packet(packet, outlet)?,
-            Ok(Read::Unreadable(cause)) => track.corrupt(&cause, outlet),
+            Ok(Read::Packet(packet)) => input.packet(packet, demuxer, outlet)?,
+            Ok(Read::Unreadable(cause)) => input.corrupt(&cause, outlet),
             Ok(Read::End) => break Loss::ended(),
             Err(DemuxError::Stopped) if outlet.stopping() => return Err(SourceError::Stopped),
             Err(DemuxError::Stopped) if clock.now() >= frame_by => {
-                break Loss::no_frame(settings.no_frame_for, track.trouble());
+                break Loss::no_frame(settings.no_frame_for, input.trouble());
             }
             Err(DemuxError::Stopped) => break Loss::no_packet(settings.read_timeout),
             Err(error) => break Loss::of(&error),
         }
-        if track.progress() > progress {
+        if input.progress() != progress {
             // Taken now, after whoever made the source wait: its time is not the camera's.
-            (progress, progressed) = (track.progress(), clock.now());
+            (progress, progressed) = (input.progress(), clock.now());
         } else if clock.now() >= frame_by {
-            break Loss::no_frame(settings.no_frame_for, track.trouble());
+            break Loss::no_frame(settings.no_frame_for, input.trouble());
         }
     };
-    track.drain(outlet)?;
+    input.drain(outlet)?;
     Ok((loss, progressed))
 }
 

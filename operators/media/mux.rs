@@ -1,0 +1,491 @@
+//! Writes packets into a media file, in memory or, where it grows large, in a temporary file. Nothing is decoded or
+//! encoded.
+//!
+//! The bytes are a function of the packets alone: no wall time, no random number and no version gets into the file.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt;
+use std::ptr;
+
+use bytes::Bytes;
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::codec::Id;
+use ffmpeg_next::ffi;
+use sha2::{Digest, Sha256};
+
+use super::initialise;
+use super::parameters::Parameters;
+use crate::item::{Content, Packet, SpilledFile, Track};
+use crate::time::{MediaTime, TimeBase};
+
+/// What libav hands over at once.
+const BUFFER: usize = 64 << 10;
+
+/// The form of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// MP4 with its index in front, so that a player may begin before it has all of it.
+    Mp4,
+    /// MP4 in fragments, one for each keyframe.
+    FragmentedMp4,
+}
+
+impl Container {
+    pub const fn media_type(self) -> &'static str {
+        "video/mp4"
+    }
+
+    const fn flags(self) -> &'static str {
+        match self {
+            Container::Mp4 => "+faststart",
+            // A late index knows the first times, so that a fragmented file begins at zero too.
+            Container::FragmentedMp4 => "+frag_keyframe+delay_moov+default_base_moof",
+        }
+    }
+
+    /// Whether a track of this codec can be kept in it.
+    pub fn holds(self, track: &Track) -> bool {
+        initialise();
+        let Some(parameters) = &track.parameters else { return false };
+        let format = output_format();
+        // SAFETY: the format is a constant of libav or null.
+        unsafe {
+            !format.is_null()
+                && ffi::avformat_query_codec(format, parameters.raw().codec_id, ffi::FF_COMPLIANCE_NORMAL) == 1
+        }
+    }
+}
+
+fn output_format() -> *const ffi::AVOutputFormat {
+    // SAFETY: the name is a valid C string, and what comes back is a constant of libav.
+    unsafe { ffi::av_guess_format(FORMAT.as_ptr(), ptr::null(), ptr::null()) }
+}
+
+const FORMAT: &CStr = c"mp4";
+
+/// Why packets do not become a file.
+#[derive(Debug, thiserror::Error)]
+pub enum MuxError {
+    /// The packet is none that the file can take; others may be.
+    #[error("the file cannot take this packet: {0}")]
+    Packet(String),
+    /// The file is of no use any more.
+    #[error("the file cannot be written: {0}")]
+    Failed(String),
+    /// The same, for want of room or rights outside of memory.
+    #[error("the file grew beyond what is kept in memory, and cannot be kept in `{folder}`: {cause}")]
+    Spill { folder: String, cause: io::Error },
+}
+
+/// A file that is being written.
+pub struct Muxer {
+    context: *mut ffi::AVFormatContext,
+    /// What libav writes to, owned; the callbacks have the same pointer.
+    storage: *mut Storage,
+    /// For each track of the stream where it is in the file, and the length of its ticks; `None` for those left out.
+    tracks: Vec<Option<(c_int, TimeBase)>>,
+}
+
+// SAFETY: everything behind the pointers is owned by the muxer and used by one thread at a time.
+unsafe impl Send for Muxer {}
+
+impl Muxer {
+    /// Begins a file with those of `tracks` that the container holds. Beyond `most_in_memory` bytes it goes on in a
+    /// temporary file.
+    ///
+    /// # Errors
+    /// Where libav refuses the parameters of a track.
+    pub fn new(container: Container, tracks: &[Track], most_in_memory: u64) -> Result<Muxer, MuxError> {
+        initialise();
+        let storage = Box::into_raw(Box::new(Storage { most_in_memory, ..Storage::default() }));
+        let mut muxer = Muxer { context: ptr::null_mut(), storage, tracks: Vec::new() };
+        // SAFETY: the context is allocated here and freed when `muxer` is dropped. The storage, which the I/O context
+        // gets a pointer to, lives until after that.
+        unsafe {
+            let made =
+                ffi::avformat_alloc_output_context2(&raw mut muxer.context, output_format(), ptr::null(), ptr::null());
+            checked(made)?;
+            let context = muxer.context;
+            (*context).flags |= ffi::AVFMT_FLAG_BITEXACT;
+            (*context).opaque = storage.cast();
+            (*context).io_open = Some(open_again);
+            (*context).io_close2 = Some(close_again);
+            (*context).pb = access(storage, true)?;
+        }
+        for track in tracks {
+            let place = match &track.parameters {
+                Some(parameters) if container.holds(track) => {
+                    Some((muxer.add(parameters, track.time_base)?, track.time_base))
+                }
+                _ => None,
+            };
+            muxer.tracks.push(place);
+        }
+        let mut options = ffmpeg::Dictionary::new();
+        options.set("movflags", container.flags());
+        // SAFETY: the context is complete; libav takes what it knows out of the dictionary, and the rest is freed.
+        let written = unsafe {
+            let mut raw = options.disown();
+            let written = ffi::avformat_write_header(muxer.context, &raw mut raw);
+            drop(ffmpeg::Dictionary::own(raw));
+            written
+        };
+        muxer.outcome(written)?;
+        Ok(muxer)
+    }
+
+    /// Adds a track; its index in the file.
+    fn add(&mut self, parameters: &Parameters, base: TimeBase) -> Result<c_int, MuxError> {
+        // SAFETY: the context is valid and its header not yet written; the new stream belongs to it. The parameters are
+        // copied, and the memory for the matrix is allocated by libav and as long as asked for.
+        unsafe {
+            let stream = ffi::avformat_new_stream(self.context, ptr::null());
+            if stream.is_null() {
+                return Err(MuxError::Failed("no memory for another track".to_owned()));
+            }
+            checked(ffi::avcodec_parameters_copy((*stream).codecpar, parameters.raw()))?;
+            // Tags of other containers mean something else here. That of HEVC without parameter sets in its packets
+            // is kept: some players take nothing else.
+            let keeps = parameters.id() == Id::HEVC && parameters.raw().codec_tag == u32::from_le_bytes(*b"hvc1");
+            if !keeps {
+                (*(*stream).codecpar).codec_tag = 0;
+            }
+            (*stream).time_base = rational(base);
+            let (numerator, denominator) = parameters.frame_rate();
+            (*stream).avg_frame_rate = ffi::AVRational { num: numerator, den: denominator };
+            let (width, height) = parameters.pixel();
+            if width > 0 && height > 0 {
+                (*stream).sample_aspect_ratio = ffi::AVRational { num: width, den: height };
+            }
+            if let Some(matrix) = parameters.display_matrix() {
+                let kind = ffi::AVPacketSideDataType::AV_PKT_DATA_DISPLAYMATRIX;
+                let room = ffi::av_stream_new_side_data(stream, kind, matrix.len());
+                if !room.is_null() {
+                    room.copy_from_nonoverlapping(matrix.as_ptr(), matrix.len());
+                }
+            }
+            Ok((*stream).index)
+        }
+    }
+
+    /// Whether the file has this track of the stream.
+    pub fn has(&self, track: usize) -> bool {
+        self.tracks.get(track).is_some_and(Option::is_some)
+    }
+
+    /// Appends a packet whose times are ticks of its track's base. Decoding times of a track must rise.
+    ///
+    /// # Errors
+    /// See [`MuxError`].
+    pub fn write(&mut self, packet: &Packet, pts: i64, dts: i64) -> Result<(), MuxError> {
+        use ffmpeg::packet::Mut;
+        let Some(Some((index, base))) = self.tracks.get(packet.track).copied() else { return Ok(()) };
+        let mut borrowed = ffmpeg::Packet::empty();
+        // SAFETY: the packet borrows the bytes for this call: libav neither writes to nor keeps what has no buffer of
+        // its own. The stream is one of the context's.
+        let written = unsafe {
+            let raw = borrowed.as_mut_ptr();
+            (*raw).data = packet.data.as_ptr().cast_mut();
+            (*raw).size = c_int::try_from(packet.data.len()).unwrap_or(c_int::MAX);
+            (*raw).pts = pts;
+            (*raw).dts = dts;
+            (*raw).duration = packet.duration.map_or(0, |duration| duration.ticks_in(base));
+            (*raw).stream_index = index;
+            if packet.is_key {
+                (*raw).flags |= ffi::AV_PKT_FLAG_KEY;
+            }
+            let stream = *(*self.context).streams.add(index as usize);
+            ffi::av_packet_rescale_ts(raw, rational(base), (*stream).time_base);
+            ffi::av_write_frame(self.context, raw)
+        };
+        match self.outcome(written) {
+            Err(MuxError::Failed(why)) => Err(MuxError::Packet(why)),
+            other => other,
+        }
+    }
+
+    /// Completes the file; its content, and the hexadecimal SHA-256 of it.
+    ///
+    /// # Errors
+    /// Where it cannot be completed: then nothing of it is left.
+    pub fn finish(mut self) -> Result<(Content, String), MuxError> {
+        // SAFETY: the header was written, and the trailer is written once.
+        let written = unsafe {
+            let written = ffi::av_write_trailer(self.context);
+            ffi::avio_flush((*self.context).pb);
+            written
+        };
+        self.outcome(written)?;
+        self.outcome(0)?;
+        self.storage().take().map_err(|cause| spilled(&cause))
+    }
+
+    fn storage(&mut self) -> &mut Storage {
+        // SAFETY: the storage is owned by the muxer until it is dropped, and no call of libav, which may use it too, is
+        // under way.
+        unsafe { &mut *self.storage }
+    }
+
+    /// What libav's answer means, with the cause that only the storage knows.
+    fn outcome(&mut self, answer: c_int) -> Result<(), MuxError> {
+        match (&self.storage().failed, answer) {
+            (Some(cause), _) => Err(spilled(cause)),
+            (None, 0..) => Ok(()),
+            (None, error) => Err(MuxError::Failed(ffmpeg::Error::from(error).to_string())),
+        }
+    }
+}
+
+fn spilled(cause: &io::Error) -> MuxError {
+    let cause = io::Error::new(cause.kind(), cause.to_string());
+    MuxError::Spill { folder: std::env::temp_dir().display().to_string(), cause }
+}
+
+impl Drop for Muxer {
+    fn drop(&mut self) {
+        // SAFETY: context, I/O context and storage were allocated in `new` and are freed once; the storage last.
+        unsafe {
+            if !self.context.is_null() {
+                release((*self.context).pb);
+                (*self.context).pb = ptr::null_mut();
+                ffi::avformat_free_context(self.context);
+            }
+            drop(Box::from_raw(self.storage));
+        }
+    }
+}
+
+fn checked(answer: c_int) -> Result<(), MuxError> {
+    if answer < 0 { Err(MuxError::Failed(ffmpeg::Error::from(answer).to_string())) } else { Ok(()) }
+}
+
+fn rational(base: TimeBase) -> ffi::AVRational {
+    let part = |value: u32| c_int::try_from(value).unwrap_or(c_int::MAX);
+    ffi::AVRational { num: part(base.numerator()), den: part(base.denominator()) }
+}
+
+/// Where the bytes are: in memory, or behind a limit all of them in a file.
+#[derive(Default)]
+struct Storage {
+    memory: Vec<u8>,
+    file: Option<(File, tempfile::TempPath)>,
+    length: u64,
+    most_in_memory: u64,
+    /// What went wrong first.
+    failed: Option<io::Error>,
+}
+
+impl Storage {
+    fn write_at(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = position + bytes.len() as u64;
+        if self.file.is_none() && end > self.most_in_memory {
+            let (file, path) = tempfile::Builder::new().prefix("engine-").suffix(".mp4").tempfile()?.into_parts();
+            file.write_all_at(&self.memory, 0)?;
+            self.memory = Vec::new();
+            self.file = Some((file, path));
+        }
+        match &self.file {
+            Some((file, _)) => file.write_all_at(bytes, position)?,
+            None => {
+                let (start, end) = (place(position)?, place(end)?);
+                if self.memory.len() < end {
+                    self.memory.resize(end, 0);
+                }
+                self.memory[start..end].copy_from_slice(bytes);
+            }
+        }
+        self.length = self.length.max(end);
+        Ok(())
+    }
+
+    fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<usize> {
+        match &self.file {
+            Some((file, _)) => file.read_at(into, position),
+            None => {
+                let rest = self.memory.get(place(position)?..).unwrap_or_default();
+                let count = rest.len().min(into.len());
+                into[..count].copy_from_slice(&rest[..count]);
+                Ok(count)
+            }
+        }
+    }
+
+    fn take(&mut self) -> io::Result<(Content, String)> {
+        let mut digest = Sha256::new();
+        let content = match self.file.take() {
+            None => {
+                let bytes = Bytes::from(std::mem::take(&mut self.memory));
+                digest.update(&bytes);
+                Content::Memory(bytes)
+            }
+            Some((mut file, path)) => {
+                let mut buffer = vec![0; BUFFER];
+                io::Seek::rewind(&mut file)?;
+                loop {
+                    match file.read(&mut buffer)? {
+                        0 => break,
+                        count => digest.update(&buffer[..count]),
+                    }
+                }
+                let path = path.keep().map_err(|error| error.error)?;
+                Content::File(SpilledFile { path, bytes: self.length })
+            }
+        };
+        Ok((content, hex::encode(digest.finalize())))
+    }
+}
+
+fn place(position: u64) -> io::Result<usize> {
+    usize::try_from(position).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}
+
+/// One way in: libav reads a file again while it writes it, to move its index to the front.
+struct Cursor {
+    storage: *mut Storage,
+    position: u64,
+}
+
+/// Makes an I/O context on the storage.
+///
+/// # Safety
+/// The storage must outlive it, and [`release`] must free it.
+unsafe fn access(storage: *mut Storage, writes: bool) -> Result<*mut ffi::AVIOContext, MuxError> {
+    let cursor = Box::into_raw(Box::new(Cursor { storage, position: 0 }));
+    // SAFETY: the buffer is libav's own, and the context takes it over with the cursor.
+    unsafe {
+        let buffer = ffi::av_malloc(BUFFER).cast::<u8>();
+        let context = if buffer.is_null() {
+            ptr::null_mut()
+        } else {
+            ffi::avio_alloc_context(
+                buffer,
+                BUFFER as c_int,
+                c_int::from(writes),
+                cursor.cast(),
+                Some(read),
+                Some(write),
+                Some(seek),
+            )
+        };
+        if context.is_null() {
+            ffi::av_free(buffer.cast());
+            drop(Box::from_raw(cursor));
+            return Err(MuxError::Failed("no memory for its buffer".to_owned()));
+        }
+        Ok(context)
+    }
+}
+
+/// Frees what [`access`] made.
+///
+/// # Safety
+/// `context` is null or was made by [`access`] and is not used afterwards.
+unsafe fn release(mut context: *mut ffi::AVIOContext) {
+    if context.is_null() {
+        return;
+    }
+    // SAFETY: buffer and cursor belong to the context alone; libav may have replaced the buffer, so it is asked for it.
+    unsafe {
+        drop(Box::from_raw((*context).opaque.cast::<Cursor>()));
+        ffi::av_freep((&raw mut (*context).buffer).cast());
+        ffi::avio_context_free(&raw mut context);
+    }
+}
+
+/// libav's `io_open`: a second way to the same bytes.
+unsafe extern "C" fn open_again(
+    context: *mut ffi::AVFormatContext,
+    into: *mut *mut ffi::AVIOContext,
+    _url: *const libc::c_char,
+    _flags: c_int,
+    _options: *mut *mut ffi::AVDictionary,
+) -> c_int {
+    // SAFETY: `opaque` is the storage of the muxer whose context this is; it outlives every call of libav on it.
+    match unsafe { access((*context).opaque.cast(), false) } {
+        Ok(opened) => {
+            // SAFETY: libav gives a valid place for the answer.
+            unsafe { *into = opened };
+            0
+        }
+        Err(_) => -libc::ENOMEM,
+    }
+}
+
+unsafe extern "C" fn close_again(_context: *mut ffi::AVFormatContext, opened: *mut ffi::AVIOContext) -> c_int {
+    // SAFETY: it was made by `open_again`.
+    unsafe { release(opened) };
+    0
+}
+
+unsafe extern "C" fn read(cursor: *mut c_void, into: *mut u8, length: c_int) -> c_int {
+    // SAFETY: the cursor is the one that `access` made, used by one thread; its storage is alive and not borrowed
+    // elsewhere while libav runs. libav gives `length` writable bytes, which are filled before they are read.
+    let (cursor, into) = unsafe {
+        let length = usize::try_from(length).unwrap_or(0);
+        ptr::write_bytes(into, 0, length);
+        (&mut *cursor.cast::<Cursor>(), std::slice::from_raw_parts_mut(into, length))
+    };
+    // SAFETY: as above.
+    let storage = unsafe { &mut *cursor.storage };
+    match storage.read_at(cursor.position, into) {
+        Ok(0) => ffi::AVERROR_EOF,
+        Ok(count) => {
+            cursor.position += count as u64;
+            c_int::try_from(count).unwrap_or(c_int::MAX)
+        }
+        Err(error) => {
+            storage.failed.get_or_insert(error);
+            -libc::EIO
+        }
+    }
+}
+
+unsafe extern "C" fn write(cursor: *mut c_void, from: *mut u8, length: c_int) -> c_int {
+    // SAFETY: as in `read`; libav gives `length` readable bytes.
+    let (cursor, bytes) = unsafe {
+        let length = usize::try_from(length).unwrap_or(0);
+        (&mut *cursor.cast::<Cursor>(), std::slice::from_raw_parts(from, length))
+    };
+    // SAFETY: as in `read`.
+    let storage = unsafe { &mut *cursor.storage };
+    match storage.write_at(cursor.position, bytes) {
+        Ok(()) => {
+            cursor.position += bytes.len() as u64;
+            length
+        }
+        Err(error) => {
+            let number = error.raw_os_error().unwrap_or(libc::EIO);
+            storage.failed.get_or_insert(error);
+            -number
+        }
+    }
+}
+
+unsafe extern "C" fn seek(cursor: *mut c_void, offset: i64, from: c_int) -> i64 {
+    // SAFETY: as in `read`.
+    let cursor = unsafe { &mut *cursor.cast::<Cursor>() };
+    // SAFETY: as in `read`.
+    let length = unsafe { (*cursor.storage).length };
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let position = match from & !ffi::AVSEEK_FORCE {
+        ffi::AVSEEK_SIZE => return signed(length),
+        libc::SEEK_SET => offset,
+        libc::SEEK_CUR => signed(cursor.position).saturating_add(offset),
+        libc::SEEK_END => signed(length).saturating_add(offset),
+        _ => return i64::from(-libc::EINVAL),
+    };
+    match u64::try_from(position) {
+        Ok(position) => {
+            cursor.position = position;
+            position as i64
+        }
+        Err(_) => i64::from(-libc::EINVAL),
+    }
+}
+
+/// The time of an item in ticks of a track, less a start.
+pub fn ticks_since(time: MediaTime, start: MediaTime, base: TimeBase) -> i64 {
+    time.ticks_in(base).saturating_sub(start.ticks_in(base))
+}

@@ -1,0 +1,212 @@
+//! The packets of all tracks of an input on their way to an outlet, as they are: nothing is decoded. Times are
+//! repaired, and where parameter sets change the stream opens anew.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::error::SourceError;
+use crate::item::{self, StreamInfo, Track, TrackFormat};
+use crate::media::demux::Packet;
+use crate::media::parameter_sets::ParameterSets;
+use crate::operator::{Outlet, wait_until};
+use crate::packet_times::{PacketTimes, TrackNature};
+use crate::time::MediaTime;
+
+/// Sound that comes before the first picture waits for it, because that is where time begins; no more than this.
+const MOST_WAITING: usize = 512;
+const MOST_WAITING_BYTES: u64 = 8 << 20;
+/// Packets a second where a container says nothing.
+const FALLBACK_RATE: i64 = 25;
+
+/// The state of one input's packets.
+pub(in crate::sources) struct PacketTracks {
+    tracks: Vec<Track>,
+    sets: Vec<Option<ParameterSets>>,
+    /// `None` until it is known what the input says of the first picture.
+    times: Option<PacketTimes>,
+    longest_step: Option<Duration>,
+    waiting: VecDeque<Packet>,
+    waiting_bytes: u64,
+    /// Number of the next packet.
+    seq: u64,
+    realtime: bool,
+    /// When the first packet was emitted, for pacing.
+    started: Option<Instant>,
+    /// Packets of the video track since [`PacketTracks::begin_round`].
+    pictures: u64,
+    /// Packets of the video track so far.
+    progress: u64,
+}
+
+impl PacketTracks {
+    /// The tracks of `info`, whose next packet has the number `seq`. `origin` is what the input says of the stream's
+    /// first picture, where that is known already.
+    pub fn new(
+        info: &StreamInfo,
+        seq: u64,
+        origin: Option<MediaTime>,
+        longest_step: Option<Duration>,
+        realtime: bool,
+    ) -> PacketTracks {
+        let sets = info.tracks.iter().map(|track| {
+            let is_video = matches!(track.format, TrackFormat::Video { .. });
+            track.parameters.as_ref().filter(|_| is_video).map(ParameterSets::new)
+        });
+        let mut packets = PacketTracks {
+            tracks: info.tracks.clone(),
+            sets: sets.collect(),
+            times: None,
+            longest_step,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            seq,
+            realtime,
+            started: None,
+            pictures: 0,
+            progress: 0,
+        };
+        if let Some(origin) = origin {
+            packets.begin_at(origin);
+        }
+        packets
+    }
+
+    /// Number of the next packet.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Packets of the video track since [`PacketTracks::begin_round`].
+    pub fn pictures(&self) -> u64 {
+        self.pictures
+    }
+
+    /// Grows with each packet of the video track.
+    pub fn progress(&self) -> u64 {
+        self.progress
+    }
+
+    /// Where a stamp of the video track lies, in ticks since the stream's first picture.
+    pub fn placed(&self, said: i64) -> Option<i64> {
+        self.times.as_ref().map(|times| times.placed(0, said))
+    }
+
+    pub fn begin_round(&mut self) {
+        self.pictures = 0;
+    }
+
+    /// The input starts again at its beginning: numbers and time go on.
+    pub fn restart(&mut self) {
+        if let Some(times) = &mut self.times {
+            times.restart();
+        }
+    }
+
+    /// The next packet. Where it has other parameter sets, `info` changes, and the stream opens anew before it.
+    pub fn packet(
+        &mut self,
+        packet: &Packet,
+        info: &mut StreamInfo,
+        outlet: &mut dyn Outlet,
+    ) -> Result<(), SourceError> {
+        if packet.bytes() == 0 {
+            return Ok(());
+        }
+        if let Some(changed) =
+            self.sets.get_mut(packet.track()).and_then(Option::as_mut).and_then(|sets| sets.changed_by(packet))
+            && let Some(track) = info.tracks.get_mut(packet.track())
+        {
+            track.parameters = Some(changed);
+            outlet.open(info.clone());
+        }
+        if self.times.is_none() {
+            let Some(origin) = self.origin(packet) else {
+                self.waiting_bytes += packet.bytes();
+                self.waiting.push_back(packet.clone());
+                return Ok(());
+            };
+            self.begin_at(origin);
+            for waiting in std::mem::take(&mut self.waiting) {
+                self.emit(&waiting, outlet)?;
+            }
+        }
+        self.emit(packet, outlet)
+    }
+
+    /// What came of an input that ends before its first picture is nothing that anybody can show.
+    pub fn drain(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// What the input says of the first picture, if this packet is it or too much waits for it.
+    fn origin(&self, packet: &Packet) -> Option<MediaTime> {
+        let said = |packet: &Packet| {
+            let base = self.tracks.get(packet.track())?.time_base;
+            packet.pts().or(packet.dts()).map(|ticks| MediaTime::new(ticks, base))
+        };
+        if packet.is_video() && packet.is_key() && !packet.is_hidden() {
+            return said(packet);
+        }
+        let is_too_much = self.waiting.len() >= MOST_WAITING || self.waiting_bytes >= MOST_WAITING_BYTES;
+        self.waiting.front().filter(|_| is_too_much).and_then(said).or_else(|| {
+            // Without any stamp time begins at zero.
+            is_too_much.then_some(MediaTime::ZERO)
+        })
+    }
+
+    fn begin_at(&mut self, origin: MediaTime) {
+        let natures: Vec<TrackNature> = self.tracks.iter().map(nature).collect();
+        let times = PacketTimes::new(&natures, origin);
+        self.times = Some(match self.longest_step {
+            Some(longest) => times.longest_step_of(longest),
+            None => times,
+        });
+    }
+
+    fn emit(&mut self, packet: &Packet, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
+        let (Some(times), Some(track)) = (&mut self.times, self.tracks.get(packet.track())) else { return Ok(()) };
+        let stamp = times.stamp(packet.track(), packet.pts(), packet.dts(), packet.duration());
+        let base = track.time_base;
+        let (pts, dts) = (MediaTime::new(stamp.pts, base), MediaTime::new(stamp.dts, base));
+        if let Some(repair) = stamp.repair {
+            let detail = format!("at {dts}, packet {} of track {}", self.seq, track.index);
+            outlet.repaired(repair.what(), &detail);
+        }
+        if self.realtime && !self.wait_for(dts, outlet) {
+            return Err(SourceError::Stopped);
+        }
+        let demuxed = item::Packet {
+            track: packet.track(),
+            is_key: packet.is_key(),
+            dts,
+            duration: packet.duration().map(|ticks| MediaTime::new(ticks, base)),
+            data: packet.data(),
+        };
+        let seq = self.seq;
+        self.seq += 1;
+        self.pictures += u64::from(packet.is_video());
+        self.progress += u64::from(packet.is_video());
+        outlet.packet(seq, pts, demuxed)?;
+        Ok(())
+    }
+
+    /// Waits until the packet at `dts` is due; `false` when stopped meanwhile.
+    fn wait_for(&mut self, dts: MediaTime, outlet: &dyn Outlet) -> bool {
+        let now = outlet.clock().now();
+        let started = *self.started.get_or_insert_with(|| now.checked_sub(dts.as_duration()).unwrap_or(now));
+        started.checked_add(dts.as_duration()).is_none_or(|due| wait_until(outlet, due))
+    }
+}
+
+fn nature(track: &Track) -> TrackNature {
+    let base = track.time_base;
+    let second = i64::from(base.denominator()) / i64::from(base.numerator());
+    let nominal = match track.format {
+        TrackFormat::Video { frame_rate: Some(rate), .. } if rate > 0.0 => (second as f64 / rate).round() as i64,
+        // What AAC has in a packet; it matters only where stamps are missing.
+        TrackFormat::Audio { sample_rate: rate @ 1.., .. } => second * 1024 / i64::from(rate),
+        TrackFormat::Video { .. } | TrackFormat::Audio { .. } => second / FALLBACK_RATE,
+    };
+    let delay = track.parameters.as_ref().map_or(0, crate::media::parameters::Parameters::delay);
+    TrackNature { base, nominal: nominal.max(1), delay }
+}

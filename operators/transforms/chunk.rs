@@ -1,0 +1,587 @@
+//! `chunk`: packets in, media files out, cut at keyframes. Nothing is decoded or encoded.
+//!
+//! A chunk begins with a keyframe of the video track, at time zero, and has everything up to the keyframe that begins
+//! the next one. Other tracks (sound) are cut where they are heard at that moment: what comes of them waits until the
+//! pictures are as far, and a chunk stays open behind its last picture until its sound is there.
+//!
+//! What is missing of the stream (a gap) closes the chunk, and the next keyframe begins another; so does another format.
+//! The source has its credits back as soon as a packet is in its chunk: the chunk is paid by a budget of this operator
+//! (memory up to [`MOST_IN_MEMORY`], then a temporary file). Only while too many finished chunks wait for their sink are
+//! credits kept back. A packet is delivered when a sink has accepted its chunk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use crate::clock::Clock;
+use crate::config::{self, Field, FieldType, Presence};
+use crate::error::{FieldError, ItemError};
+use crate::item::{
+    EndReason, Gap, Item, Kind, Origin, Packet, Payload, RecordBody, Segment, StreamId, StreamInfo, Track,
+};
+use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
+use crate::media::mux::{Container, MuxError, Muxer, ticks_since};
+use crate::operator::{
+    BuildContext, Built, Execution, InlineOperator, Output, Produces, Registration, Role, StreamOperator,
+};
+use crate::template::{Placeholder, Template, Values};
+use crate::time::MediaTime;
+
+/// A chunk that grows beyond this many bytes goes on in a temporary file.
+const MOST_IN_MEMORY: u64 = 16 << 20;
+/// Finished chunks of one stream that may wait for their sink: when as many do, the source's credits are kept back.
+const WAITING_FOR_SINK: Limits = Limits { items: 4, bytes: MOST_IN_MEMORY };
+/// Sound of one stream that waits for the pictures beside it, in packets and bytes.
+const MOST_WAITING: usize = 512;
+const MOST_WAITING_BYTES: u64 = 4 << 20;
+/// A chunk waits this long, in the stream's own time, for the sound beside its last pictures.
+const LATE_SOUND: Duration = Duration::from_secs(2);
+/// Longer chunks would keep the fates of too many packets open.
+const LONGEST: Duration = Duration::from_secs(6 * 3600);
+
+#[derive(Deserialize)]
+struct Config {
+    every: Option<config::Duration>,
+    parts: Option<u64>,
+    whole_below: Option<config::Duration>,
+    container: Option<ContainerConfig>,
+    name: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ContainerConfig {
+    Mp4,
+    Fmp4,
+}
+
+/// Where chunks end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Every(Duration),
+    Parts { parts: u64, whole_below: Duration },
+}
+
+struct Settings {
+    cut: Cut,
+    container: Container,
+    name: Template,
+    origin: Origin,
+    clock: Arc<dyn Clock>,
+}
+
+struct Chunk {
+    settings: Arc<Settings>,
+}
+
+impl InlineOperator for Chunk {
+    fn start(&self, stream: &StreamId) -> Box<dyn StreamOperator> {
+        Box::new(ChunkStream {
+            settings: self.settings.clone(),
+            stream: stream.clone(),
+            info: None,
+            refusal: None,
+            grid: None,
+            next_index: 0,
+            open: None,
+            closing: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            decoded: None,
+            is_unbroken: false,
+            is_after_gap: false,
+            is_broken: false,
+            budget: Budget::new(WAITING_FOR_SINK),
+        })
+    }
+
+    /// The chunk that is open, the one before that waits for its sound, finished ones (one may exceed the limit), and
+    /// sound that waits.
+    fn stream_memory(&self) -> u64 {
+        2 * MOST_IN_MEMORY + WAITING_FOR_SINK.bytes + MOST_IN_MEMORY + MOST_WAITING_BYTES
+    }
+}
+
+/// The times at which a stream is cut: multiples of a length since its start.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    start: MediaTime,
+    /// Microseconds.
+    length: i64,
+    /// The next multiple.
+    next: i64,
+    /// How many cuts there may be still.
+    left: u64,
+}
+
+impl Grid {
+    fn is_due(&self, pts: MediaTime) -> bool {
+        self.left > 0 && pts.since(self.start.ticks) >= MediaTime::from_micros(self.next.saturating_mul(self.length))
+    }
+
+    fn cut_at(&mut self, pts: MediaTime) {
+        self.next = pts.since(self.start.ticks).as_micros() / self.length + 1;
+        self.left -= 1;
+    }
+}
+
+/// A file that is being written.
+struct Part {
+    muxer: Muxer,
+    index: u64,
+    start: MediaTime,
+    /// When the last of its pictures has been shown.
+    end: MediaTime,
+    follows: bool,
+    is_after_gap: bool,
+    acks: Vec<Ack>,
+    /// When its first packet was read.
+    time: SystemTime,
+    fallback: bool,
+    /// For each track whether all of it that belongs here has come.
+    complete: Vec<bool>,
+}
+
+/// A packet of a track that is not cut by itself.
+struct Waiting {
+    packet: Arc<Packet>,
+    pts: MediaTime,
+    ack: Ack,
+}
+
+struct ChunkStream {
+    settings: Arc<Settings>,
+    stream: StreamId,
+    info: Option<Arc<StreamInfo>>,
+    /// Why nothing of the stream can be kept; told with the first packet.
+    refusal: Option<Refusal>,
+    grid: Option<Grid>,
+    next_index: u64,
+    open: Option<Part>,
+    /// The part before, which lacks only sound.
+    closing: Option<Part>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: u64,
+    /// When the last picture is decoded.
+    decoded: Option<MediaTime>,
+    /// Whether a part has begun since the last gap.
+    is_unbroken: bool,
+    /// Whether the next part is the first one behind a gap.
+    is_after_gap: bool,
+    /// A part could not be written: what comes up to the next keyframe is rejected with it.
+    is_broken: bool,
+    budget: Arc<Budget>,
+}
+
+struct Refusal {
+    message: String,
+    told: bool,
+}
+
+impl StreamOperator for ChunkStream {
+    fn open(&mut self, info: &Arc<StreamInfo>, out: &mut Output) {
+        let is_same = self.info.as_ref().is_some_and(|before| same_tracks(&before.tracks, &info.tracks));
+        if !is_same {
+            self.finish_all(out);
+            self.refusal = self.refusal(info);
+            self.warn_of_left_out(info);
+        }
+        self.info = Some(info.clone());
+    }
+
+    fn item(&mut self, item: &Item, out: &mut Output) -> Result<(), ItemError> {
+        let Payload::Packet(packet) = &item.payload else {
+            return Err(ItemError::Failed("it takes packets alone".to_owned()));
+        };
+        if let Some(refusal) = &mut self.refusal {
+            if std::mem::replace(&mut refusal.told, true) {
+                out.settle(item, Verdict::Rejected);
+                return Ok(());
+            }
+            return Err(ItemError::Failed(refusal.message.clone()));
+        }
+        if let Some(credit) = &item.lease.credit {
+            self.budget.park(credit.clone());
+        }
+        if packet.track == 0 {
+            return self.picture(item, packet, out);
+        }
+        let is_kept = self.info.as_ref().and_then(|info| info.tracks.get(packet.track));
+        if !is_kept.is_some_and(|track| self.settings.container.holds(track)) {
+            out.settle(item, Verdict::Filtered);
+            return Ok(());
+        }
+        self.waiting_bytes += packet.data.len() as u64;
+        self.waiting.push_back(Waiting { packet: packet.clone(), pts: item.pts, ack: item.lease.ack.clone() });
+        self.place_waiting(self.decoded, out);
+        Ok(())
+    }
+
+    fn gap(&mut self, _gap: &Gap, out: &mut Output) {
+        self.finish_all(out);
+        (self.is_unbroken, self.is_after_gap) = (false, true);
+    }
+
+    fn end(&mut self, _reason: &EndReason, out: &mut Output) {
+        self.finish_all(out);
+    }
+}
+
+fn same_tracks(before: &[Track], after: &[Track]) -> bool {
+    let format = |track: &Track| (track.time_base, track.parameters.clone());
+    before.iter().map(format).eq(after.iter().map(format))
+}
+
+impl ChunkStream {
+    /// Why nothing of a stream can be kept.
+    fn refusal(&self, info: &StreamInfo) -> Option<Refusal> {
+        let told = |message: String| Some(Refusal { message, told: false });
+        let Some(video) = info.tracks.first() else {
+            return told("the stream has no tracks".to_owned());
+        };
+        if !self.settings.container.holds(video) {
+            let codec = &video.codec;
+            return told(format!(
+                "MP4 cannot hold {codec} video; convert the input to H.264 or HEVC first, for example with \
+                 `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+            ));
+        }
+        if matches!(self.settings.cut, Cut::Parts { .. }) && info.duration.is_none_or(|seconds| seconds <= 0.0) {
+            return told(
+                "`parts` needs to know how long the stream is, and this one does not say; write `every = \"30s\"`"
+                    .to_owned(),
+            );
+        }
+        None
+    }
+
+    fn warn_of_left_out(&self, info: &StreamInfo) {
+        for track in info.tracks.iter().skip(1).filter(|track| !self.settings.container.holds(track)) {
+            let (node, stream) = (&self.settings.origin.node, &self.stream);
+            tracing::warn!(%node, %stream, "`{node}` leaves track {} of stream `{stream}` out: MP4 cannot hold {}", track.index, track.codec);
+        }
+    }
+
+    fn picture(&mut self, item: &Item, packet: &Packet, out: &mut Output) -> Result<(), ItemError> {
+        self.decoded = Some(packet.dts);
+        self.place_waiting(self.decoded, out);
+        if packet.is_key && self.grid.is_none_or(|grid| self.open.is_none() || grid.is_due(item.pts)) {
+            self.begin(item, out)?;
+        }
+        let Some(part) = &mut self.open else {
+            // Nothing can be decoded before the first keyframe; after a failure it goes with what it belongs to.
+            out.settle(item, if self.is_broken { Verdict::Rejected } else { Verdict::Filtered });
+            return Ok(());
+        };
+        match append(part, packet, item.pts, self.info.as_deref()) {
+            Ok(()) => {
+                part.acks.push(item.lease.ack.clone());
+                part.fallback |= item.fallback;
+                let length = packet.duration.map_or(0, |duration| duration.ticks_in(item.pts.base));
+                let end = MediaTime::new(item.pts.ticks.saturating_add(length), item.pts.base);
+                part.end = part.end.max(end);
+            }
+            Err(error) => return Err(self.failed(error)),
+        }
+        let is_late = |part: &Part| packet.dts.since(part.end.ticks_in(packet.dts.base)).as_duration() >= LATE_SOUND;
+        if self.closing.as_ref().is_some_and(is_late) {
+            self.finish_closing(out);
+        }
+        Ok(())
+    }
+
+    /// A picture could not be written: what it means for the part, and the error of the item.
+    fn failed(&mut self, error: MuxError) -> ItemError {
+        if !matches!(error, MuxError::Packet(_))
+            && let Some(part) = self.open.take()
+        {
+            part.acks.iter().for_each(|ack| ack.raise(Verdict::Rejected));
+            part.acks.into_iter().for_each(Ack::release);
+            (self.is_broken, self.is_unbroken) = (true, false);
+        }
+        ItemError::Failed(explained(&error))
+    }
+
+    /// Begins a part with the keyframe `item`.
+    fn begin(&mut self, item: &Item, out: &mut Output) -> Result<(), ItemError> {
+        self.finish_closing(out);
+        self.closing = self.open.take();
+        if let Some(closing) = &mut self.closing {
+            // Its last picture is shown until this one is, whatever its packet says.
+            closing.end = closing.end.max(item.pts);
+        }
+        self.is_broken = true;
+        let info = self.info.clone().ok_or_else(|| ItemError::Failed("the stream has not opened".to_owned()))?;
+        match &mut self.grid {
+            Some(grid) if grid.is_due(item.pts) => grid.cut_at(item.pts),
+            Some(_) => {}
+            None => self.grid = self.new_grid(item.pts, &info),
+        }
+        let muxer = Muxer::new(self.settings.container, &info.tracks, MOST_IN_MEMORY);
+        let muxer = muxer.map_err(|error| ItemError::Failed(explained(&error)))?;
+        let complete = (0..info.tracks.len()).map(|track| track == 0 || !muxer.has(track)).collect();
+        self.open = Some(Part {
+            muxer,
+            index: self.next_index,
+            start: item.pts,
+            end: item.pts,
+            follows: self.is_unbroken,
+            is_after_gap: std::mem::take(&mut self.is_after_gap),
+            acks: Vec::new(),
+            time: item.time,
+            fallback: false,
+            complete,
+        });
+        self.next_index += 1;
+        (self.is_unbroken, self.is_broken) = (true, false);
+        self.finish_closing_if_complete(out);
+        Ok(())
+    }
+
+    fn new_grid(&self, start: MediaTime, info: &StreamInfo) -> Option<Grid> {
+        let (length, left) = match self.settings.cut {
+            Cut::Every(length) => (i64::try_from(length.as_micros()).unwrap_or(i64::MAX), u64::MAX),
+            Cut::Parts { parts, whole_below } => {
+                let seconds = info.duration.unwrap_or_default();
+                let is_whole = seconds < whole_below.as_secs_f64();
+                let length = (seconds * 1e6 / parts as f64).ceil() as i64;
+                (length, if is_whole { 0 } else { (parts - 1).saturating_sub(self.next_index) })
+            }
+        };
+        Some(Grid { start, length: length.max(1), next: 1, left })
+    }
+
+    /// Puts waiting sound up to `until` into its part.
+    fn place_waiting(&mut self, until: Option<MediaTime>, out: &mut Output) {
+        while let Some(first) = self.waiting.front() {
+            let is_due = until.is_some_and(|until| first.packet.dts <= until);
+            let is_too_much = self.waiting.len() > MOST_WAITING || self.waiting_bytes > MOST_WAITING_BYTES;
+            if !(is_too_much || is_due && self.open.is_some()) {
+                return;
+            }
+            self.place_first(out);
+        }
+    }
+
+    fn place_first(&mut self, out: &mut Output) {
+        let Some(Waiting { packet, pts, ack }) = self.waiting.pop_front() else { return };
+        self.waiting_bytes -= packet.data.len() as u64;
+        let Some(open) = &mut self.open else {
+            // Sound without any picture beside it.
+            ack.settle(if self.is_broken { Verdict::Rejected } else { Verdict::Filtered });
+            return;
+        };
+        let belongs_before = packet.dts < open.start;
+        if belongs_before && open.is_after_gap {
+            // The pictures beside it were lost.
+            ack.settle(Verdict::Filtered);
+            return;
+        }
+        let part = match &mut self.closing {
+            Some(closing) if belongs_before => closing,
+            closing => {
+                if let Some(complete) = closing.as_mut().and_then(|part| part.complete.get_mut(packet.track)) {
+                    *complete = true;
+                }
+                open
+            }
+        };
+        match append(part, &packet, pts, self.info.as_deref()) {
+            Ok(()) => part.acks.push(ack),
+            Err(error) => self.report(&explained(&error), ack, part_time(self.open.as_ref()), out),
+        }
+        self.finish_closing_if_complete(out);
+    }
+
+    fn finish_closing_if_complete(&mut self, out: &mut Output) {
+        if self.closing.as_ref().is_some_and(|part| part.complete.iter().all(|complete| *complete)) {
+            self.finish_closing(out);
+        }
+    }
+
+    fn finish_closing(&mut self, out: &mut Output) {
+        if let Some(part) = self.closing.take() {
+            self.finish(part, out);
+        }
+    }
+
+    /// Nothing more comes for what is open.
+    fn finish_all(&mut self, out: &mut Output) {
+        while !self.waiting.is_empty() {
+            self.place_first(out);
+        }
+        self.finish_closing(out);
+        if let Some(part) = self.open.take() {
+            self.finish(part, out);
+        }
+        (self.grid, self.decoded) = (None, None);
+    }
+
+    fn finish(&self, part: Part, out: &mut Output) {
+        let Part { muxer, index, start, end, follows, acks, time, fallback, .. } = part;
+        let ack = Ack::merged(acks);
+        let (content, sha256) = match muxer.finish() {
+            Ok(finished) => finished,
+            Err(error) => {
+                let message = format!("chunk {index} cannot be completed: {}", explained(&error));
+                self.report(&message, ack, Some(time), out);
+                return;
+            }
+        };
+        let name = self.settings.name.render(&Values { stream: &self.stream, index, name: "" });
+        let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
+        let media_type = self.settings.container.media_type();
+        let origin = self.settings.origin.clone();
+        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, content };
+        let payload = Payload::Segment(Arc::new(segment));
+        let stream = self.stream.clone();
+        out.emit(Item { stream, seq: index, pts: start, time, fallback, payload, lease });
+    }
+
+    /// An error record in the place of what `ack` speaks for.
+    fn report(&self, message: &str, ack: Ack, time: Option<SystemTime>, out: &mut Output) {
+        let (node, stream) = (&self.settings.origin.node, &self.stream);
+        let message = format!("`{node}` failed on stream `{stream}`: {message}");
+        tracing::warn!(%node, %stream, "{message}");
+        ack.raise(Verdict::Rejected);
+        let time = time.unwrap_or_else(|| self.settings.clock.wall());
+        let record = self.settings.origin.signal(stream, None, time, RecordBody::Error { message });
+        out.emit(Item {
+            stream: stream.clone(),
+            seq: self.next_index,
+            pts: self.decoded.unwrap_or(MediaTime::ZERO),
+            time,
+            fallback: false,
+            payload: Payload::Record(Arc::new(record)),
+            lease: Lease { credit: Some(self.budget.overdraw(0)), ack },
+        });
+    }
+}
+
+fn part_time(part: Option<&Part>) -> Option<SystemTime> {
+    part.map(|part| part.time)
+}
+
+fn append(part: &mut Part, packet: &Packet, pts: MediaTime, info: Option<&StreamInfo>) -> Result<(), MuxError> {
+    let base = info.and_then(|info| info.tracks.get(packet.track)).map_or(pts.base, |track| track.time_base);
+    part.muxer.write(packet, ticks_since(pts, part.start, base), ticks_since(packet.dts, part.start, base))
+}
+
+/// A failure with what to do next.
+fn explained(error: &MuxError) -> String {
+    match error {
+        MuxError::Spill { .. } => {
+            format!("{error}; make room there, name another folder with the variable TMPDIR, or cut shorter chunks")
+        }
+        MuxError::Packet(_) | MuxError::Failed(_) => error.to_string(),
+    }
+}
+
+/// What file names of chunks may consist of: VSS takes no others.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.- ".contains(&byte))
+}
+
+const DEFAULT_NAME: &str = "{stream}_chunk_{index:04}.mp4";
+
+fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    let config: Config = config::read(table)?;
+    let mut mistakes = Vec::new();
+    let cut = match (config.every, config.parts) {
+        (Some(config::Duration(every)), None) => {
+            if every.is_zero() || every > LONGEST {
+                let every = humantime::format_duration(every);
+                mistakes.push(
+                    FieldError::new("every", format!("`every` cannot be {every}"))
+                        .hint("write a length of time up to 6h, such as \"30s\""),
+                );
+            }
+            if config.whole_below.is_some() {
+                let error = FieldError::new("whole_below", "`whole_below` has no meaning beside `every`");
+                mistakes.push(error.hint("remove it, or write `parts = 4` in the place of `every`"));
+            }
+            Cut::Every(every)
+        }
+        (None, Some(parts)) => {
+            let whole_below = config.whole_below.map_or(Duration::from_secs(60), |length| length.0);
+            Cut::Parts { parts: parts.max(1), whole_below }
+        }
+        (Some(_), Some(_)) => {
+            let error = FieldError::new("parts", "`every` and `parts` both say where to cut");
+            return Err(vec![error.hint("keep one of them")]);
+        }
+        (None, None) => {
+            let error = FieldError::new("", "it needs to know where to cut");
+            return Err(vec![error.hint("add `every = \"30s\"`, or `parts = 4` for files")]);
+        }
+    };
+    let name = config.name.as_deref().unwrap_or(DEFAULT_NAME);
+    let template = Template::parse(name, &[Placeholder::Stream, Placeholder::Index]);
+    let template =
+        template.map_err(|why| vec![FieldError::new("name", why).hint(format!("write it like \"{DEFAULT_NAME}\""))])?;
+    if let Some(text) = template.text().find(|text| !is_plain(text)) {
+        let error = FieldError::new("name", format!("`{text}` cannot be part of a chunk's name"));
+        mistakes.push(error.hint("use letters, digits, spaces and `_ . -`; folders belong into the sink's `path`"));
+    }
+    if !template.has(Placeholder::Index) {
+        let error = FieldError::new("name", "all chunks would have the same name");
+        mistakes.push(error.hint(format!("add `{{index}}`, as in \"{DEFAULT_NAME}\"")));
+    }
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    let container = match config.container {
+        None | Some(ContainerConfig::Mp4) => Container::Mp4,
+        Some(ContainerConfig::Fmp4) => Container::FragmentedMp4,
+    };
+    let settings =
+        Settings { cut, container, name: template, origin: context.origin.clone(), clock: context.clock.clone() };
+    Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(settings) })))
+}
+
+pub static REGISTRATION: Registration = Registration {
+    name: "chunk",
+    role: Role::Operator,
+    summary: "Cuts streams at keyframes into MP4 files, without encoding anew.",
+    execution: Execution::Inline,
+    accepts: &[Kind::Packet],
+    produces: Produces::Kinds(&[Kind::Segment]),
+    fields: &[
+        Field {
+            name: "every",
+            value: FieldType::Duration,
+            presence: Presence::Optional,
+            summary: "Cut at the first keyframe behind each multiple of this time of the stream. This or `parts`.",
+        },
+        Field {
+            name: "parts",
+            value: FieldType::Integer { minimum: 1, maximum: 100_000 },
+            presence: Presence::Optional,
+            summary: "Cut into at most so many parts of about the same length, of streams that say how long they are. \
+                      This or `every`.",
+        },
+        Field {
+            name: "whole_below",
+            value: FieldType::Duration,
+            presence: Presence::Optional,
+            summary: "With `parts`: a stream that is shorter is not cut. Left out: 60s.",
+        },
+        Field {
+            name: "container",
+            value: FieldType::Choice(&["mp4", "fmp4"]),
+            presence: Presence::Default("\"mp4\""),
+            summary: "MP4 with its index in front, or MP4 in fragments.",
+        },
+        Field {
+            name: "name",
+            value: FieldType::String,
+            presence: Presence::Default("\"{stream}_chunk_{index:04}.mp4\""),
+            summary: "The name of each file: `{stream}` is the stream's id, `{index}` the chunk's number from 0, \
+                      `{index:04}` the same with at least four digits. Letters, digits, spaces and `_ . -`.",
+        },
+    ],
+    example: "[operators.chunks]\ntype = \"chunk\"\ninputs = [\"cameras\"]\nevery = \"30s\"\n",
+    build,
+};

@@ -1,0 +1,447 @@
+//! Chunks from outside: FFmpeg's own programs agree that nothing is missing, repeated or changed.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use support::{Counts, Folder, assert_conserved, ffmpeg, material};
+
+/// A packet as ffprobe sees it.
+#[derive(Clone, Debug, PartialEq)]
+struct Probed {
+    hash: String,
+    /// Seconds.
+    pts: f64,
+    is_key: bool,
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+fn ffprobe(arguments: &[&str], file: &Path) -> Value {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-of", "json"])
+        .args(arguments)
+        .arg(file)
+        .output()
+        .expect("ffprobe is installed");
+    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// All packets of one track; of MP4 also those that its edit list hides, where `hidden` are asked for.
+fn packets(file: &Path, track: usize, hidden: bool) -> Vec<Probed> {
+    let number = track.to_string();
+    let select = ["-select_streams", &number, "-show_packets", "-show_data_hash", "md5"];
+    let hide = ["-ignore_editlist", "1"];
+    let is_mp4 = file.extension().is_some_and(|extension| extension == "mp4");
+    let arguments = if hidden && is_mp4 { [&hide[..], &select].concat() } else { select.to_vec() };
+    let probed = ffprobe(&arguments, file);
+    let packet = |packet: &Value| Probed {
+        hash: packet["data_hash"].as_str().expect("a hash").to_owned(),
+        pts: packet["pts_time"].as_str().map_or(f64::NAN, |time| time.parse().expect("seconds")),
+        is_key: packet["flags"].as_str().is_some_and(|flags| flags.starts_with('K')),
+    };
+    probed["packets"].as_array().expect("packets").iter().map(packet).collect()
+}
+
+/// The tracks that `tracks = "best"` chooses: the largest video and, where there is sound, that with the most packets.
+fn best(file: &Path) -> Vec<usize> {
+    let probed = ffprobe(&["-show_streams", "-count_packets"], file);
+    let of = |kind: &str, size: &dyn Fn(&Value) -> u64| {
+        let streams = probed["streams"].as_array().expect("streams").iter();
+        let kind = streams.filter(|stream| stream["codec_type"] == kind);
+        let best = kind.max_by_key(|stream| size(stream))?;
+        best["index"].as_u64().map(|index| usize::try_from(index).expect("small"))
+    };
+    let area = |stream: &Value| stream["width"].as_u64().unwrap_or(0) * stream["height"].as_u64().unwrap_or(0);
+    let count = |stream: &Value| {
+        stream["nb_read_packets"].as_str().and_then(|count| count.parse::<u64>().ok()).unwrap_or_default()
+    };
+    [of("video", &area), of("audio", &count)].into_iter().flatten().collect()
+}
+
+/// The file itself, or where it has start codes and ADTS headers the MP4 that FFmpeg makes of it.
+fn comparable(file: &Path, folder: &Path) -> PathBuf {
+    if file.extension().is_none_or(|extension| extension != "ts") {
+        return file.to_owned();
+    }
+    let path = folder.join("comparable.mp4");
+    ffmpeg(&["-copyts", "-i", text(file), "-copyinkf", "-copypriorss", "1", "-c", "copy"], &path);
+    path
+}
+
+/// Files of a folder, by name.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    files.sort();
+    files
+}
+
+fn chunks(folder: &Folder, stream: &str) -> Vec<PathBuf> {
+    let mut files = files(&folder.file("out"));
+    files.retain(|file| {
+        file.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(&format!("{stream}_chunk_")))
+    });
+    files
+}
+
+/// FFmpeg decodes all of it without a word.
+fn assert_decodes(file: &Path) {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-xerror", "-nostdin", "-i", text(file), "-f", "null", "-"])
+        .output()
+        .expect("ffmpeg is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{}: {said}", file.display());
+}
+
+fn graph(source: &str, chunk: &str) -> Folder {
+    Folder::with_graph(&format!(
+        r#"
+        [sources.video]
+        type = "file"
+        {source}
+
+        [operators.chunks]
+        type = "chunk"
+        inputs = ["video"]
+        {chunk}
+
+        [sinks.files]
+        type = "file"
+        inputs = ["chunks"]
+        path = "out/{{name}}"
+
+        [sinks.told]
+        type = "file"
+        inputs = ["chunks"]
+        path = "told.jsonl"
+        "#
+    ))
+}
+
+/// Fails unless the chunks, one after the other, have every packet of the source's best tracks once, in order and with
+/// the same bytes, each chunk beginning with a keyframe that is shown at zero. Answers how many packets those are.
+fn assert_complete(source: &Path, chunks: &[PathBuf]) -> u64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    let compared = comparable(source, folder.path());
+    let mut count = 0;
+    for (place, track) in best(source).into_iter().enumerate() {
+        let expected = packets(&compared, track, compared != source);
+        let all: Vec<Probed> = chunks.iter().flat_map(|chunk| packets(chunk, place, true)).collect();
+        let hashes = |packets: &[Probed]| packets.iter().map(|packet| packet.hash.clone()).collect::<Vec<_>>();
+        assert_eq!(all.len(), expected.len(), "{}, track {track}", source.display());
+        assert!(hashes(&all) == hashes(&expected), "{}, track {track}: other packets", source.display());
+        count += all.len() as u64;
+    }
+    for chunk in chunks {
+        let video = packets(chunk, 0, false);
+        assert!(video[0].is_key, "{}", chunk.display());
+        assert!(video[0].pts.abs() < 1e-6, "{}: begins at {}", chunk.display(), video[0].pts);
+        assert_decodes(chunk);
+    }
+    count
+}
+
+#[test]
+fn chunks_of_all_videos_are_the_videos() {
+    let Some(material) = material() else { return };
+    let videos = files(&material.join("videos"));
+    assert!(videos.len() >= 7, "{videos:?}");
+    let glob = format!("path = '{}/*'", material.join("videos").display());
+    for (chunk, workers) in [("every = \"5s\"", "1"), ("every = \"2s\"\ncontainer = \"fmp4\"", "2")] {
+        let folder = graph(&glob, chunk);
+        let ended = folder.run(&["--workers", workers]).finish().expect(0);
+        let told = folder.records("told.jsonl");
+        for video in &videos {
+            let stream = video.file_stem().and_then(|stem| stem.to_str()).expect("text");
+            let chunks = chunks(&folder, stream);
+            let count = assert_complete(video, &chunks);
+            assert_eq!(ended.counts(stream), Counts::all_delivered(count), "{stream}");
+            let told: Vec<&Value> = told.iter().filter(|record| record["stream"] == stream).collect();
+            assert_eq!(told.len(), chunks.len(), "{stream}");
+            let mut end = 0.0;
+            for (index, (record, chunk)) in told.iter().zip(&chunks).enumerate() {
+                let name = chunk.file_name().and_then(|name| name.to_str()).expect("text");
+                assert_eq!((&record["name"], &record["index"]), (&name.into(), &index.into()));
+                assert_eq!(record["bytes"], std::fs::metadata(chunk).expect("there").len());
+                // Chunks follow each other without a hole.
+                assert!((record["start"].as_f64().expect("seconds") - end).abs() < 1e-6, "{record}");
+                end = record["end"].as_f64().expect("seconds");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_runs_make_the_same_bytes() {
+    let Some(material) = material() else { return };
+    let source =
+        format!("path = ['{0}/people_bframes_offset.ts', '{0}/nasa_13013.mp4']", material.join("videos").display());
+    let run = |workers: &str| {
+        let folder = graph(&source, "every = \"3s\"");
+        folder.run(&["--workers", workers]).finish().expect(0);
+        folder
+    };
+    let (one, two) = (run("1"), run("2"));
+    let (first, second) = (files(&one.file("out")), files(&two.file("out")));
+    assert!(first.len() > 5 && first.len() == second.len(), "{first:?}");
+    for (first, second) in first.iter().zip(&second) {
+        assert_eq!(first.file_name(), second.file_name());
+        let bytes = std::fs::read(first).expect("there");
+        assert!(bytes == std::fs::read(second).expect("there"), "{}", first.display());
+        let sums = one.records("told.jsonl");
+        let name = first.file_name().and_then(|name| name.to_str()).expect("text");
+        assert!(sums.iter().any(|record| record["name"] == name), "{name}");
+    }
+}
+
+/// A keyframe each second, with sound.
+fn clip(folder: &Path, name: &str, seconds: u32, options: &[&str]) -> PathBuf {
+    let path = folder.join(name);
+    let picture = format!("testsrc=size=320x240:rate=25:duration={seconds}");
+    let tone = format!("sine=frequency=440:duration={seconds}");
+    let inputs = ["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &tone];
+    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-sc_threshold", "0", "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&inputs[..], &coded, options].concat(), &path);
+    path
+}
+
+#[test]
+fn parts_are_at_most_so_many_and_short_videos_stay_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "clip.mp4", 12, &["-bf", "2"]);
+    let source = format!("path = '{}'", video.display());
+    for (chunk, count) in
+        [("parts = 4\nwhole_below = \"5s\"", 4), ("parts = 4", 1), ("parts = 100\nwhole_below = \"1s\"", 12)]
+    {
+        let run = graph(&source, chunk);
+        run.run(&[]).finish().expect(0);
+        let chunks = chunks(&run, "clip");
+        assert_eq!(chunks.len(), count, "{chunk}");
+        assert_complete(&video, &chunks);
+    }
+}
+
+/// Without a keyframe there is nowhere to cut.
+#[test]
+fn a_video_without_keyframes_behind_the_first_is_one_chunk() {
+    let Some(material) = material() else { return };
+    let video = material.join("videos/asl-again.mkv");
+    let folder = graph(&format!("path = '{}'", video.display()), "every = \"200ms\"");
+    folder.run(&[]).finish().expect(0);
+    let chunks = chunks(&folder, "asl-again");
+    assert_eq!(chunks.len(), 1);
+    assert_eq!(assert_complete(&video, &chunks), 77);
+}
+
+#[test]
+fn nothing_is_decoded_and_pictures_of_the_same_reading_are_as_without() {
+    let Some(material) = material() else { return };
+    let video = material.join("videos/people_speech_av.mp4");
+    let folder = graph(&format!("path = '{}'", video.display()), "every = \"10s\"");
+    let mut engine = folder.run(&["--stay"]);
+    let graph = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let stream = &graph["streams"][0];
+    assert_eq!((&stream["packets"], &stream["decoded"]), (&7930.into(), &0.into()), "{stream}");
+    assert_conserved(stream);
+    engine.terminate().expect(0);
+    assert_complete(&video, &chunks(&folder, "people_speech_av"));
+
+    // Now with pictures beside the packets.
+    let sums = r#"
+        [operators.sums]
+        type = "checksum"
+        inputs = ["video"]
+
+        [sinks.sums]
+        type = "file"
+        inputs = ["sums"]
+        path = "sums.jsonl"
+        "#;
+    let plain = Folder::with_graph(&format!("[sources.video]\ntype = \"file\"\npath = '{}'\n{sums}", video.display()));
+    plain.run(&[]).finish().expect(0);
+    let text = std::fs::read_to_string(folder.graph()).expect("there");
+    let both = Folder::with_graph(&format!("{text}\n{sums}"));
+    let ended = both.run(&["--workers", "2"]).finish().expect(0);
+    assert_eq!(ended.counts("people_speech_av"), Counts::all_delivered(7930 + 1394));
+    let told = |folder: &Folder| {
+        let records = folder.records("sums.jsonl");
+        records
+            .iter()
+            .map(|record| (record["seq"].clone(), record["pts"].clone(), record["md5"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert!(told(&both) == told(&plain), "the pictures are the same");
+    let (one, two) = (chunks(&folder, "people_speech_av"), chunks(&both, "people_speech_av"));
+    assert_eq!(one.len(), two.len());
+    for (one, two) in one.iter().zip(&two) {
+        assert!(std::fs::read(one).expect("there") == std::fs::read(two).expect("there"), "{}", one.display());
+    }
+}
+
+#[test]
+fn a_signal_closes_the_last_chunk() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "clip.mp4", 60, &["-bf", "2"]);
+    let run = graph(&format!("path = '{}'\nrealtime = true", video.display()), "every = \"2s\"");
+    let mut engine = run.run(&[]);
+    let out = run.file("out");
+    engine.wait_for("two chunks", |_| (out.is_dir() && files(&out).len() >= 2).then_some(()));
+    engine.signal(Signal::SIGTERM);
+    let ended = engine.finish().expect(0);
+    let chunks = chunks(&run, "clip");
+    assert!(chunks.len() >= 3, "{chunks:?}");
+    let mut counts = 0;
+    for track in 0..2 {
+        let all: Vec<String> =
+            chunks.iter().flat_map(|chunk| packets(chunk, track, true)).map(|packet| packet.hash).collect();
+        let expected: Vec<String> = packets(&video, track, false).into_iter().map(|packet| packet.hash).collect();
+        assert!(all.len() < expected.len() && expected.starts_with(&all), "track {track}: {} packets", all.len());
+        counts += all.len() as u64;
+    }
+    chunks.iter().for_each(|chunk| assert_decodes(chunk));
+    assert_eq!(ended.counts("clip"), Counts::all_delivered(counts));
+}
+
+/// Two recordings of different sizes, one behind the other: the clock starts again, and so do the parameter sets.
+#[test]
+fn another_format_begins_another_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = clip(folder.path(), "small.ts", 4, &["-c:a", "aac"]);
+    let large = clip(folder.path(), "large.ts", 4, &["-vf", "scale=640:480", "-c:a", "aac"]);
+    let both = folder.path().join("both.ts");
+    let bytes = [small, large].map(|part| std::fs::read(part).expect("there")).concat();
+    std::fs::write(&both, bytes).expect("written");
+    let run = graph(&format!("path = '{}'", both.display()), "every = \"1m\"");
+    let ended = run.run(&[]).finish().expect(0);
+    let chunks = chunks(&run, "both");
+    let width = |chunk: &PathBuf| {
+        assert_decodes(chunk);
+        ffprobe(&["-select_streams", "v", "-show_streams"], chunk)["streams"][0]["width"].as_u64()
+    };
+    assert_eq!(chunks.iter().map(width).collect::<Vec<_>>(), [Some(320), Some(640)], "{}", ended.stderr);
+    let told = run.records("told.jsonl");
+    assert!((told[0]["end"].as_f64().expect("seconds") - 4.0).abs() < 0.1, "{told:?}");
+    assert_eq!(told[0]["end"], told[1]["start"], "time goes on");
+    let counts = ended.counts("both");
+    assert_eq!((counts.lost, counts.rejected, counts.dropped), (0, 0, 0), "{counts:?}");
+}
+
+#[test]
+fn a_chunk_too_large_for_memory_goes_through_a_file_that_is_gone_afterwards() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("noise.mp4");
+    let noise = ["-f", "lavfi", "-i", "color=gray:size=640x480:rate=25:duration=4", "-vf", "noise=alls=100:allf=t"];
+    ffmpeg(&[&noise[..], &["-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-g", "25"]].concat(), &video);
+    assert!(std::fs::metadata(&video).expect("there").len() > 20 << 20, "large enough for this test");
+    let source = format!("path = '{}'", video.display());
+    let temporary = tempfile::tempdir().expect("a folder");
+    let run = graph(&source, "every = \"1h\"");
+    run.run_with(&[], |command| _ = command.env("TMPDIR", temporary.path())).finish().expect(0);
+    assert_complete(&video, &chunks(&run, "noise"));
+    assert_eq!(files(temporary.path()), Vec::<PathBuf>::new());
+
+    // And where there is no such folder, the failure says where.
+    let run = graph(&source, "every = \"1h\"");
+    let missing = temporary.path().join("missing");
+    let ended = run.run_with(&[], |command| _ = command.env("TMPDIR", &missing)).finish().expect(1);
+    for part in ["`chunks` failed on stream `noise`", text(&missing), "TMPDIR"] {
+        assert!(ended.stderr.contains(part), "no `{part}`:\n{}", ended.stderr);
+    }
+    let counts = ended.counts("noise");
+    assert_eq!((counts.read, counts.rejected), (100, 100), "{counts:?}");
+}
+
+/// The largest file that the engine may write stands for a disk that fills up.
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing_torn() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "clip.mp4", 4, &["-vf", "noise=alls=80:allf=t", "-qp", "18"]);
+    let small = clip(folder.path(), "small.mp4", 2, &[]);
+    let run = graph(&format!("path = ['{}', '{}']", small.display(), video.display()), "every = \"1h\"");
+    let large = std::fs::metadata(&video).expect("there").len();
+    assert!(large > 2 << 20, "{large} bytes");
+    let engine = run.run_with(&["--workers", "1"], |command| {
+        let mut limited = Command::new("bash");
+        limited.args(["-c", "trap '' XFSZ; ulimit -f 1024; exec \"$@\"", "bash"]).arg(command.get_program());
+        limited.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        limited.current_dir(command.get_current_dir().expect("a folder"));
+        *command = limited;
+    });
+    let ended = engine.finish().expect(1);
+    for part in ["sink `files` lost", "out/clip_chunk_0000.mp4", "file too large", "hint: make room"] {
+        assert!(ended.stderr.contains(part), "no `{part}`:\n{}", ended.stderr);
+    }
+    let names: Vec<String> = files(&run.file("out"))
+        .iter()
+        .map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    assert!(names.iter().all(|name| name == "small_chunk_0000.mp4"), "{names:?}");
+    assert_ne!(ended.counts("clip").lost, 0);
+}
+
+#[test]
+fn what_exists_is_not_overwritten_unasked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "clip.mp4", 2, &[]);
+    let run = graph(&format!("path = '{}'", video.display()), "every = \"1h\"");
+    run.run(&[]).finish().expect(0);
+    let chunk = run.file("out/clip_chunk_0000.mp4");
+    std::fs::write(&chunk, b"precious").expect("written");
+    let ended = run.run(&[]).finish().expect(1);
+    assert!(ended.stderr.contains("`out/clip_chunk_0000.mp4`: it exists already"), "{}", ended.stderr);
+    assert_eq!(std::fs::read(&chunk).expect("there"), b"precious");
+    let text = std::fs::read_to_string(run.graph()).expect("there");
+    std::fs::write(
+        run.graph(),
+        text.replace("path = \"out/{name}\"", "path = \"out/{name}\"\nif_exists = \"replace\""),
+    )
+    .expect("written");
+    run.run(&[]).finish().expect(0);
+    assert_complete(&video, &chunks(&run, "clip"));
+}
+
+#[test]
+fn what_mp4_cannot_hold_is_left_out_or_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sound = clip(folder.path(), "sound.mkv", 2, &["-c:a", "pcm_alaw", "-ar", "8000"]);
+    let run = graph(&format!("path = '{}'", sound.display()), "every = \"1h\"");
+    let ended = run.run(&[]).finish().expect(0);
+    assert!(
+        ended.stderr.contains("`chunks` leaves track 1 of stream `sound` out: MP4 cannot hold pcm_alaw"),
+        "{}",
+        ended.stderr
+    );
+    let chunk = &chunks(&run, "sound")[0];
+    assert_eq!(packets(chunk, 0, true).len(), 50);
+    let counts = ended.counts("sound");
+    assert_eq!((counts.delivered, counts.filtered + counts.delivered), (50, counts.read), "{counts:?}");
+
+    let video = folder.path().join("old.mkv");
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=2", "-c:v", "libvpx"], &video);
+    let run = graph(&format!("path = '{}'", video.display()), "every = \"1h\"");
+    let ended = run.run(&[]).finish().expect(1);
+    assert!(
+        ended.stderr.contains("`chunks` failed on stream `old`, item 0: MP4 cannot hold vp8 video"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(ended.counts("old").rejected, 20);
+    let told = run.records("told.jsonl");
+    assert_eq!(told.len(), 1, "one failure, told once: {told:?}");
+}

@@ -1,0 +1,242 @@
+//! Chunks while the graph around them moves: sinks that stall, reloads, cameras that go away.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use support::cameras::{RtspServer, clip, server_is_here};
+use support::{Engine, Folder, StalledPipe, assert_conserved, ffmpeg, run_folder, send};
+
+fn graph(source: &str, chunk: &str) -> String {
+    format!(
+        r#"
+        [sources.video]
+        {source}
+
+        [operators.chunks]
+        type = "chunk"
+        inputs = ["video"]
+        {chunk}
+
+        [sinks.files]
+        type = "file"
+        inputs = ["chunks"]
+        path = "out/{{name}}"
+
+        [sinks.told]
+        type = "file"
+        inputs = ["chunks"]
+        path = "told.jsonl"
+        "#
+    )
+}
+
+/// A minute with a keyframe every fifth of a second, with sound.
+fn dense(folder: &Path) -> PathBuf {
+    let path = folder.join("clip.mp4");
+    let inputs = ["-f", "lavfi", "-i", "testsrc=size=320x240:rate=25:duration=60", "-f", "lavfi", "-i"];
+    let coded = ["sine=frequency=440:duration=60", "-c:v", "libx264", "-preset", "ultrafast", "-g", "5"];
+    ffmpeg(&[&inputs[..], &coded, &["-pix_fmt", "yuv420p"]].concat(), &path);
+    path
+}
+
+/// The hashes of all packets of a track, also of those that an edit list of a chunk hides.
+fn packets(file: &Path, track: usize, hidden: bool) -> Vec<String> {
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "error", "-of", "csv=p=0", "-show_entries", "packet=data_hash", "-show_data_hash", "md5"]);
+    if hidden {
+        command.args(["-ignore_editlist", "1"]);
+    }
+    let output =
+        command.args(["-select_streams", &track.to_string()]).arg(file).output().expect("ffprobe is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().filter(|line| !line.is_empty()).map(|line| line.trim_end_matches(',').to_owned()).collect()
+}
+
+/// FFmpeg decodes all of it without a word.
+fn assert_decodes(file: &Path) {
+    let arguments = ["-v", "error", "-xerror", "-nostdin", "-i", file.to_str().expect("text"), "-f", "null", "-"];
+    let output = Command::new("ffmpeg").args(arguments).output().expect("ffmpeg is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{}: {said}", file.display());
+}
+
+/// The files of chunks by when they begin, as the records tell.
+fn told(folder: &Path, records: &[Value]) -> Vec<PathBuf> {
+    let mut chunks: Vec<(f64, PathBuf)> = records
+        .iter()
+        .filter(|record| record["kind"] == "segment")
+        .map(|record| {
+            let name = record["name"].as_str().expect("a name");
+            (record["start"].as_f64().expect("seconds"), folder.join("out").join(name))
+        })
+        .collect();
+    chunks.sort_by(|one, other| one.0.total_cmp(&other.0));
+    chunks.into_iter().map(|(_, path)| path).collect()
+}
+
+fn parsed(lines: &[String]) -> Vec<Value> {
+    lines.iter().map(|line| serde_json::from_str(line).expect("a record")).collect()
+}
+
+/// The chunks together are a beginning of the video, or all of it.
+fn assert_begins(video: &Path, chunks: &[PathBuf]) -> usize {
+    let mut count = 0;
+    for track in 0..2 {
+        let all: Vec<String> = chunks.iter().flat_map(|chunk| packets(chunk, track, true)).collect();
+        let expected = packets(video, track, false);
+        assert!(expected.starts_with(&all), "track {track}: {} of {} packets", all.len(), expected.len());
+        count += all.len();
+    }
+    count
+}
+
+#[test]
+fn a_stalled_sink_stops_the_source_and_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = dense(folder.path());
+    let run = Folder::with_graph(&graph(&format!("type = 'file'\npath = '{}'", video.display()), "every = '200ms'"));
+    let pipe = StalledPipe::new(run.file("told.jsonl"));
+    let mut engine = run.run(&[]);
+    let stalled = engine.wait_for_stall();
+    let stream = &stalled["streams"][0];
+    assert_eq!(stream["blocked_by"], "video -> chunks", "{stream}");
+    // What may be behind the tap, in finished chunks, and in those that are open: not the whole video.
+    let in_flight = stream["in_flight"].as_u64().expect("a count");
+    assert!(in_flight < 500, "{stream}");
+    assert!(stream["read"].as_u64() < Some(3500), "{stream}");
+    let reader = pipe.drain();
+    let ended = engine.finish().expect(0);
+    let lines = reader.join().expect("text");
+    let chunks = told(run.path(), &parsed(&lines));
+    assert_eq!(chunks.len(), 300);
+    let count = assert_begins(&video, &chunks);
+    let counts = ended.counts("clip");
+    assert_eq!((counts.delivered, counts.read), (count as u64, count as u64));
+}
+
+#[test]
+fn a_live_source_drops_whole_groups_of_pictures_and_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = dense(folder.path());
+    let source = format!("type = 'file'\npath = '{}'\nloop = true\noverflow = 'drop_gop'", video.display());
+    let run = Folder::with_graph(&graph(&source, "every = '200ms'"));
+    let pipe = StalledPipe::new(run.file("told.jsonl"));
+    let mut engine = run.run(&[]);
+    let graph = engine.wait_for_graph("drops", |graph| graph["total"]["dropped"].as_u64() > Some(1000));
+    let drops = graph["streams"][0]["drops"].as_array().expect("drops").clone();
+    assert!(drops.iter().all(|drop| drop["node"] == "video -> chunks"), "{drops:?}");
+    assert!(drops.iter().any(|drop| drop["reason"] == "no keyframe yet"), "{drops:?}");
+    let reader = pipe.drain();
+    let before = graph["total"]["delivered"].as_u64().expect("a count");
+    engine.wait_for_graph("chunks that are delivered again", |graph| {
+        graph["total"]["delivered"].as_u64() > Some(before + 500)
+    });
+    let ended = engine.terminate().expect(0);
+    let counts = ended.counts("clip");
+    assert_eq!((counts.lost, counts.rejected), (0, 0), "{counts:?}");
+    let records = parsed(&reader.join().expect("text"));
+    let gap = records.iter().position(|record| record["kind"] == "gap").expect("a gap");
+    assert!(records[gap]["reason"].as_str().is_some_and(|reason| reason.contains("until the next keyframe")));
+    assert!(records[gap..].iter().any(|record| record["kind"] == "segment"), "the output goes on");
+    let chunks = told(run.path(), &records);
+    // Around the gap: what was closed there, and what began behind it.
+    for chunk in [&chunks[..4], &chunks[chunks.len() - 4..]].concat() {
+        assert_decodes(&chunk);
+    }
+    let stored: usize = chunks.iter().map(|chunk| packets(chunk, 0, true).len() + packets(chunk, 1, true).len()).sum();
+    assert_eq!(stored as u64, counts.delivered);
+}
+
+/// Waits until so many chunks are told of.
+fn wait_for_chunks(engine: &mut Engine, file: &Path, count: usize) {
+    engine.wait_for("chunks", |_| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        (text.lines().count() >= count).then_some(())
+    });
+}
+
+#[test]
+fn a_reload_cuts_in_front_of_a_keyframe_and_misses_no_packet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = dense(folder.path());
+    let mut engine = run_folder(folder.path(), &["--workers", "2"]);
+    engine.wait_for_log("ready: 0 graphs run");
+    let address = engine.address();
+    let source = format!("type = 'file'\npath = '{}'\nrealtime = true\noverflow = 'block'", video.display());
+    let more = "[operators.sums]\ntype = 'checksum'\ninputs = ['video']\n[sinks.nowhere]\ntype = 'blackhole'\ninputs = ['sums']\n";
+    let (one, other) = ("every = '600ms'\nname = 'a_{index:04}.mp4'", "every = '1s'\nname = 'b_{index:04}.mp4'");
+    // Another branch; chunks that are cut elsewhere; and both back again.
+    let texts = [
+        graph(&source, one),
+        format!("{}{more}", graph(&source, one)),
+        format!("{}{more}", graph(&source, other)),
+        graph(&source, other),
+    ];
+    for (round, text) in texts.iter().enumerate() {
+        let answer = send("PUT", &format!("{address}/graphs/door"), &[], text);
+        let told = answer.expect(if round == 0 { 201 } else { 200 });
+        assert_eq!(told["lost"].as_u64().unwrap_or(0), 0, "{told}");
+        let told = folder.path().join("told.jsonl");
+        let now = std::fs::read_to_string(&told).unwrap_or_default().lines().count();
+        wait_for_chunks(&mut engine, &told, now + 3);
+    }
+    let (_, stats) = engine.get("/stats");
+    assert_conserved(&stats["graphs"][0]["total"]);
+    assert_ne!(stats["graphs"][0]["streams"][0]["decoded"], 0, "pictures were taken for a while");
+    send("DELETE", &format!("{address}/graphs/door"), &[], "").expect(200);
+    engine.terminate().expect(0);
+    let text = std::fs::read_to_string(folder.path().join("told.jsonl")).expect("records");
+    let records = parsed(&text.lines().map(str::to_owned).collect::<Vec<_>>());
+    assert!(records.iter().all(|record| record["kind"] == "segment"), "no gap: {records:?}");
+    let chunks = told(folder.path(), &records);
+    assert!(chunks.len() >= 12, "{chunks:?}");
+    assert!(assert_begins(&video, &chunks) > 0);
+}
+
+#[test]
+fn a_camera_is_cut_without_decoding_and_goes_on_after_it_was_away() {
+    if !server_is_here() {
+        return;
+    }
+    let media = tempfile::tempdir().expect("a folder");
+    let small = clip(media.path(), "small.mp4", "160x120", &["-bf", "0"]);
+    let large = clip(media.path(), "large.mp4", "320x240", &["-bf", "0"]);
+    let server = RtspServer::start(0, &[("camera", &small)], &[]);
+    let port = server.port;
+    let patient = "connect_timeout = '60s'\nread_timeout = '60s'\nno_frame_for = '60s'\nbackoff_first = '50ms'\nbackoff_most = '200ms'";
+    let source = format!("type = 'rtsp'\n{patient}\nstreams.door = '{}'", server.url("camera"));
+    let run = Folder::with_graph(&graph(&source, "every = '2s'"));
+    let mut engine = run.run(&[]);
+    wait_for_chunks(&mut engine, &run.file("told.jsonl"), 2);
+    server.kill();
+    engine.wait_for_graph("a loss", |graph| graph["streams"][0]["state"] == "retrying");
+    let _server = RtspServer::start(port, &[("camera", &large)], &[]);
+    engine.wait_for_graph("a reconnect", |graph| graph["streams"][0]["reconnects"] == 1);
+    let now = std::fs::read_to_string(run.file("told.jsonl")).expect("records").lines().count();
+    wait_for_chunks(&mut engine, &run.file("told.jsonl"), now + 2);
+    let stats = engine.stats();
+    assert_eq!(stats["graphs"][0]["streams"][0]["decoded"], 0, "nobody asked for pictures");
+    let ended = engine.terminate().expect(0);
+    let counts = ended.counts("door");
+    assert_eq!((counts.lost, counts.rejected), (0, 0), "{counts:?}");
+    let records = run.records("told.jsonl");
+    let gap = records.iter().position(|record| record["kind"] == "gap").expect("a gap");
+    let width = |record: &Value| {
+        let chunk = run.file("out").join(record["name"].as_str().expect("a name"));
+        assert_decodes(&chunk);
+        let arguments = ["-v", "error", "-show_entries", "stream=width", "-of", "csv=p=0"];
+        let output = Command::new("ffprobe").args(arguments).arg(&chunk).output().expect("ffprobe is installed");
+        String::from_utf8(output.stdout).expect("text").trim().trim_end_matches(',').to_owned()
+    };
+    let segments =
+        |records: &[Value]| records.iter().filter(|one| one["kind"] == "segment").map(width).collect::<Vec<_>>();
+    let (before, after) = (segments(&records[..gap]), segments(&records[gap..]));
+    assert!(before.len() >= 2 && before.iter().all(|width| width == "160"), "{before:?}");
+    assert!(after.len() >= 2 && after.iter().all(|width| width == "320"), "{after:?}");
+    let starts: Vec<f64> = records.iter().filter_map(|record| record["start"].as_f64()).collect();
+    assert!(starts.is_sorted(), "time goes on: {starts:?}");
+}

@@ -5,6 +5,7 @@
 //! is one file and one line in [`OPERATORS`].
 
 pub mod address;
+pub mod backoff;
 pub mod busy;
 pub mod clock;
 pub mod config;
@@ -14,9 +15,11 @@ pub mod item;
 pub mod lease;
 pub mod media;
 pub mod operator;
+pub mod picture;
 pub mod preview;
 pub mod sinks;
 pub mod sources;
+pub mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod time;
@@ -36,7 +39,9 @@ pub static OPERATORS: &[&Registration] = &[
     &transforms::detect::REGISTRATION,
     &transforms::preprocess::REGISTRATION,
     &transforms::sample::REGISTRATION,
+    &sinks::dataset::REGISTRATION,
     &sinks::file::REGISTRATION,
+    &sinks::s3::REGISTRATION,
     &sinks::sse::REGISTRATION,
     &sinks::blackhole::REGISTRATION,
 ];

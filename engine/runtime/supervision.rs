@@ -198,6 +198,10 @@ impl RunningGraph {
                 }
                 self.close_finished_sources();
             }
+            Notice::SinkComplete { sink } => {
+                tracing::info!(node = %sink, "`{sink}` has all that it wanted: the graph ends");
+                return true;
+            }
             Notice::SinkClosed { sink } => self.sinks.retain(|open| open.id != sink),
             Notice::EndReached { generation } => {
                 if generation == self.generation.number {

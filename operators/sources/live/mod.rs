@@ -9,7 +9,6 @@
 //! ([`continued`]). After enough failures in a row a file is played in the camera's place, while it is looked for
 //! ([`behind`]).
 
-mod backoff;
 mod behind;
 pub(super) mod connection;
 mod continued;

@@ -7,13 +7,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::address::Address;
+use crate::backoff::Backoff;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, SourceError};
 use crate::item::{EndReason, StreamId};
 use crate::operator::{BuildContext, ItemSize, Outlet, Source, StreamSpec};
 use crate::sources::track::dormant;
-
-use super::backoff::Backoff;
 
 /// No wait is longer: a camera that is silent for a day is lost.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use super::*;
 use crate::clock::{Clock, SystemClock};
 use crate::item::{StreamInfo, TrackFormat};

@@ -1,11 +1,11 @@
-//! How long to wait before a camera is tried again: longer each time, never the same for two cameras.
+//! How long to wait before something is tried again: longer each time, never the same for two who wait.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 /// Exponential, with jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Backoff {
+pub struct Backoff {
     /// After the first failure.
     pub first: Duration,
     /// However often it fails.
@@ -14,7 +14,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// How long to wait after `failures` failures in a row: between a half and the whole of `first`, doubled with each
-    /// further failure, at most `most`. Cameras that were lost together do not come back together.
+    /// further failure, at most `most`. What was lost together does not come back together.
     pub fn delay(&self, failures: u64) -> Duration {
         // Seeded by the system for each one that is made.
         let random = RandomState::new().build_hasher().finish();
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_cameras_wait_equally_long() {
+    fn no_two_wait_equally_long() {
         let backoff = Backoff { first: Duration::from_secs(10), most: Duration::from_secs(10) };
         let delays: std::collections::BTreeSet<Duration> = (0..100).map(|_| backoff.delay(1)).collect();
         assert!(delays.len() > 90, "{delays:?}");

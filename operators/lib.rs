@@ -32,6 +32,7 @@ use operator::Registration;
 pub static OPERATORS: &[&Registration] = &[
     &sources::file::REGISTRATION,
     &sources::rtsp::REGISTRATION,
+    &sources::s3::REGISTRATION,
     &sources::synthetic::REGISTRATION,
     &sources::url::REGISTRATION,
     &transforms::checksum::REGISTRATION,

@@ -5,6 +5,7 @@ mod live;
 mod playback;
 pub mod probe;
 pub mod rtsp;
+pub mod s3;
 pub mod scene;
 pub mod synthetic;
 mod track;

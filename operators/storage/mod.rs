@@ -8,11 +8,13 @@
 //! | `template.rs` | names of objects with `{stream}`, `{seq}` and dates in them |
 //! | `retry.rs` | trying again, with what is wrong told meanwhile |
 //! | `uploads.rs` | several puts at once on behalf of a sink, and the fate of their items |
+//! | `ranges.rs` | an object as something to read and seek in |
 //! | `runtime.rs` | waiting for all this on a plain thread |
 
 pub mod error;
 pub mod folder;
 pub mod location;
+pub mod ranges;
 pub mod retry;
 pub mod runtime;
 pub mod s3;

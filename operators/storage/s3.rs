@@ -478,7 +478,13 @@ impl Storage for S3 {
 
     async fn head(&self, key: &str) -> Result<Object, StorageError> {
         let client = self.client().await?;
-        let answer = self.within(0, key, client.head_object().bucket(&self.bucket).key(key).send()).await?;
+        let answer = self.within(0, key, client.head_object().bucket(&self.bucket).key(key).send()).await;
+        let answer = match answer {
+            // An answer without a body has no code in it: another request tells whether it is the bucket or the
+            // credentials.
+            Err(error) if !error.is_temporary() => return Err(self.check().await.err().unwrap_or(error)),
+            other => other?,
+        };
         Ok(Object {
             key: key.to_owned(),
             bytes: answer.content_length().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),

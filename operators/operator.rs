@@ -153,6 +153,24 @@ pub enum ItemSize {
     Unknown,
 }
 
+/// A stream that a source found while the graph runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoundStream {
+    pub id: StreamId,
+    /// What `streams.ID` of the source's table would say of it.
+    pub own: toml::Value,
+}
+
+/// Looks for streams that a source's configuration does not name one by one. Has a thread of its own.
+pub trait Discovery: Send {
+    /// Waits until something was found; `None`: nothing more will be. While it waits, `stop` is polled; when that says
+    /// so, what it answers does not matter.
+    ///
+    /// # Errors
+    /// Where it can look no longer.
+    fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError>;
+}
+
 /// Makes items of streams. Blocking calls are allowed, each with a deadline: every stream has a thread of its own.
 pub trait Source: Send + Sync {
     /// The streams that the configuration declares, in order.
@@ -161,6 +179,16 @@ pub trait Source: Send + Sync {
     /// The files that it reads: no sink of the graph may write them.
     fn reads(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// What looks for further streams while the graph runs, where it has some way to.
+    fn discovery(&self) -> Option<Box<dyn Discovery>> {
+        None
+    }
+
+    /// How many streams that were found are read at once; the others wait.
+    fn at_once(&self) -> usize {
+        usize::MAX
     }
 
     /// Whether time passes while it is read (a camera, a file paced by its timestamps): then the default is to drop
@@ -377,6 +405,8 @@ pub struct SinkInput {
     /// The node that makes it.
     pub node: Arc<str>,
     pub kind: Kind,
+    /// The sources that its items come from.
+    pub sources: Vec<Arc<str>>,
 }
 
 /// What keeps a node from getting on just now, such as a server that is down. Shared between whoever tries again and the

@@ -114,7 +114,10 @@ fn what_a_model_found_is_kept_with_its_picture_as_the_model_saw_it() {
 #[test]
 fn a_data_set_in_s3_is_whole_although_the_server_stumbles() {
     let (root, bucket) = clips();
-    bucket.fail_next("PUT", &[Fault::Refuse(503, "SlowDown"), Fault::CutBeforeAnswer, Fault::Refuse(500, "InternalError")]);
+    bucket.fail_next(
+        "PUT",
+        &[Fault::Refuse(503, "SlowDown"), Fault::CutBeforeAnswer, Fault::Refuse(500, "InternalError")],
+    );
     let folder = Folder::with_graph(
         "[sources.scene]\ntype = \"synthetic\"\nwidth = 64\nheight = 36\nrealtime = false\nframes = 20\n\
          [sinks.training]\ntype = \"dataset\"\ninputs = [\"scene\"]\noutput = \"s3://clips/sets/door\"\n",

@@ -66,9 +66,11 @@ fn records_are_gathered_into_objects_whose_keys_depend_on_the_records_alone() {
 fn an_object_that_is_not_full_is_stored_in_time_and_grows_under_its_key() {
     let (root, bucket) = clips();
     let more = "batch.every = \"100ms\"";
-    let text = std::fs::read_to_string(records_graph(&bucket.endpoint(), 1, "").graph()).expect("written");
+    let folder = records_graph(&bucket.endpoint(), 1, "");
+    let text = std::fs::read_to_string(folder.graph()).expect("written");
     let text = text.replace("realtime = false\nframes = 1\n", "fps = 20\n").replace("batch = { items = 10 }", more);
-    let mut engine = Folder::with_graph(&text).run_with(&[], with_credentials);
+    std::fs::write(folder.graph(), text).expect("written");
+    let mut engine = folder.run_with(&[], with_credentials);
     let stored = |at_least: usize| {
         let found = objects(root.path(), "clips");
         let object = found.get("graph/synthetic/000000.jsonl")?;
@@ -235,10 +237,9 @@ fn large_objects_go_up_in_parts_from_memory_and_from_files() {
         sha256: String::new(),
         content: Content::File(SpilledFile { path, bytes: content.len() as u64 }),
     };
-    for (key, body) in [
-        ("memory.mp4", Body::Bytes(Bytes::from(content.clone()))),
-        ("spilled.mp4", Body::Segment(Arc::new(segment))),
-    ] {
+    for (key, body) in
+        [("memory.mp4", Body::Bytes(Bytes::from(content.clone()))), ("spilled.mp4", Body::Segment(Arc::new(segment)))]
+    {
         let storage = storage(&bucket);
         runtime::wait_for(async move { storage.put(key, &body, "video/mp4").await }).expect("stored");
         assert!(objects(root.path(), "clips")[key] == content, "{key} is what was put");
@@ -325,7 +326,11 @@ fn from_bucket(bucket: &Bucket, key: &str, more: &str) -> String {
 fn upload(root: &Path, video: &Path, key: &str) -> u64 {
     let target = root.join("clips").join(key);
     std::fs::create_dir_all(target.parent().expect("a folder")).expect("made");
-    std::fs::copy(video, target).expect("copied")
+    // In one piece, as a server does it.
+    let (copy, bytes) = (root.join("copy"), std::fs::metadata(video).expect("there").len());
+    std::fs::copy(video, &copy).expect("copied");
+    std::fs::rename(copy, target).expect("renamed");
+    bytes
 }
 
 /// Bytes that were asked for in ranges of one object.
@@ -394,6 +399,47 @@ fn an_object_that_is_changed_while_it_is_read_says_so() {
     assert_eq!(finished.counts("video").lost, 0);
 }
 
+/// Every object under a prefix is a stream, those that come later too, and each once.
+#[test]
+fn objects_under_a_prefix_are_found_as_they_come() {
+    let Some(material) = material() else { return };
+    let (root, bucket) = clips();
+    let video = material.join("videos/asl-again.mkv");
+    for name in ["in/a.mkv", "in/b.mkv", "other/c.mkv"] {
+        upload(root.path(), &video, name);
+    }
+    bucket.fail_next("GET", &[Fault::Refuse(503, "SlowDown")]);
+    let source = |more: &str| {
+        let endpoint = bucket.endpoint();
+        format!("type = \"s3\"\nbucket = \"clips\"\nprefix = \"in/\"\nat_once = 1\nendpoint = \"{endpoint}\"\n{more}")
+    };
+    let once = sums_graph(&source(""));
+    once.run_with(&[], with_credentials).finish().expect(0);
+    let of = |folder: &Folder| {
+        let mut counts = BTreeMap::new();
+        for record in folder.records("sums.jsonl") {
+            *counts.entry(record["stream"].as_str().expect("text").to_owned()).or_insert(0) += 1;
+        }
+        counts
+    };
+    assert_eq!(of(&once), BTreeMap::from([("a".to_owned(), 77), ("b".to_owned(), 77)]));
+
+    let polled = sums_graph(&source("poll = \"1s\""));
+    let mut engine = polled.run_with(&[], with_credentials);
+    let delivered = |graph: &Value, count: u64| graph["total"]["delivered"].as_u64() == Some(count);
+    engine.wait_for_graph("the objects that are there", |graph| delivered(graph, 154));
+    upload(root.path(), &video, "in/later.mkv");
+    engine.wait_for_graph("a later object", |graph| delivered(graph, 231));
+    let graph =
+        engine.wait_for_graph("that it is forgotten", |graph| graph["streams"].as_array().is_some_and(Vec::is_empty));
+    assert_eq!(graph["total"]["lost"], 0);
+    let finished = engine.terminate().expect(0);
+    assert!(!finished.stderr.contains("ERROR"), "{}", finished.stderr);
+    let counts = of(&polled);
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["a", "b", "later"]);
+    assert!(counts.values().all(|count| *count == 77), "{counts:?}");
+}
+
 #[test]
 fn a_video_that_cannot_be_had_says_why() {
     let (root, bucket) = clips();
@@ -448,5 +494,8 @@ fn a_model_is_fetched_from_a_bucket() {
     let kept: Vec<_> = std::fs::read_dir(folder.path().join("cache/models")).expect("a cache").collect();
     assert_eq!(kept.len(), 1);
     let kept = kept.into_iter().next().expect("one").expect("an entry").path();
-    assert_eq!(std::fs::read(kept).expect("kept"), std::fs::read(repository().join("models/shapes.onnx")).expect("there"));
+    assert_eq!(
+        std::fs::read(kept).expect("kept"),
+        std::fs::read(repository().join("models/shapes.onnx")).expect("there")
+    );
 }

@@ -18,7 +18,7 @@ pub struct Identity([u8; 32]);
 
 /// Fields of sources that name their streams.
 const STREAMS: &str = "streams";
-const ONE_STREAM: [&str; 3] = ["url", "path", "key"];
+const ONE_STREAM: [&str; 4] = ["url", "path", "key", "prefix"];
 
 impl Identity {
     /// Of a list of texts; two lists that read the same in one piece differ.

@@ -4,6 +4,7 @@ mod build;
 pub mod counters;
 pub mod culprit;
 mod dataflow_log;
+mod discovery;
 pub mod ending;
 mod entry;
 mod failure;

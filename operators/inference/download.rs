@@ -300,8 +300,7 @@ impl Download {
         self.progress.begin(transfer.name, &transfer.shown, have, Some(object.bytes));
         while have < object.bytes {
             let (bucket, object, range) = (bucket.clone(), object.clone(), have..object.bytes.min(have + RANGE));
-            let part =
-                runtime::wait_for(async move { bucket.get(&object.key, range, object.etag.as_deref()).await });
+            let part = runtime::wait_for(async move { bucket.get(&object.key, range, object.etag.as_deref()).await });
             let part = part.map_err(|error| failed(transfer, &error))?;
             if part.is_empty() {
                 return Err(Failure::Cut("the object became shorter meanwhile".to_owned()));

@@ -7,7 +7,7 @@
 //! The JSON file is stored behind its picture: where it is, the pair is whole. Names tell the time of the picture, and
 //! are the same for the same picture, so that a repeat after a cut overwrites itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, ItemError, SinkError, StartError};
 use crate::inference::manifest::InputSpec;
-use crate::item::{Event, Frame, Item, Kind, Origin, Payload, Record, RecordBody, StreamId, time_text};
+use crate::item::{EndReason, Event, Frame, Item, Kind, Origin, Payload, Record, RecordBody, StreamId, time_text};
 use crate::lease::Verdict;
 use crate::operator::{
     BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter, Trouble,
@@ -118,7 +118,7 @@ impl Sink for Dataset {
     }
 
     fn start_with(&self, inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
-        let record_inputs = inputs.iter().filter(|input| input.kind == Kind::Record).count();
+        let Ways { frames, records: record_inputs } = Ways::of(inputs)?;
         if record_inputs == 0 && !self.choice.is_open() {
             let message = "it chooses by label or score, and no records flow into it";
             return Err(StartError::new(message)
@@ -154,8 +154,9 @@ impl Sink for Dataset {
             choice: self.choice.clone(),
             window: self.window,
             quality: self.quality,
-            has_frames: inputs.iter().any(|input| input.kind == Kind::Frame),
+            has_frames: frames > 0,
             record_inputs,
+            ways: frames + record_inputs,
             streams: BTreeMap::new(),
             next_id: 0,
             chosen: 0,
@@ -171,6 +172,48 @@ impl Sink for Dataset {
     fn stream_memory(&self) -> u64 {
         self.window
     }
+}
+
+/// Along how many inputs the items of one stream come: the same for every stream.
+struct Ways {
+    /// At most one.
+    frames: usize,
+    records: usize,
+}
+
+impl Ways {
+    fn of(inputs: &[SinkInput]) -> Result<Ways, StartError> {
+        let sources: BTreeSet<&Arc<str>> = inputs.iter().flat_map(|input| &input.sources).collect();
+        let count = |source: &Arc<str>, kind: Kind| {
+            inputs.iter().filter(|input| input.kind == kind && input.sources.contains(source)).count()
+        };
+        let of = |source: &Arc<str>| (count(source, Kind::Frame), count(source, Kind::Record));
+        let mut ways = None;
+        for source in sources {
+            let (frames, records) = of(source);
+            if frames > 1 {
+                let message = format!("the pictures of `{source}` come to it by {frames} of its `inputs`");
+                return Err(StartError::new(message).hint("keep one of them"));
+            }
+            let (first, expected) = *ways.get_or_insert((source, (frames, records)));
+            if expected != (frames, records) {
+                let message = format!(
+                    "of `{first}` come {} pictures and records by its `inputs`, and of `{source}` {}: nobody can tell when a \
+                     picture has all its records",
+                    told(expected),
+                    told((frames, records))
+                );
+                return Err(StartError::new(message).hint("write a `dataset` for each of them"));
+            }
+        }
+        let (frames, records) = ways.map_or((0, 0), |(_, ways)| ways);
+        Ok(Ways { frames, records })
+    }
+}
+
+/// "1 and 2".
+fn told((frames, records): (usize, usize)) -> String {
+    format!("{frames} and {records}")
 }
 
 /// What is known of one picture so far.
@@ -216,6 +259,8 @@ struct Window {
     bytes: u64,
     /// Results that were chosen, for every Nth.
     results: u64,
+    /// Ways along which the stream has ended.
+    ended: usize,
 }
 
 struct DatasetWriter {
@@ -230,7 +275,10 @@ struct DatasetWriter {
     window: u64,
     quality: u8,
     has_frames: bool,
+    /// How many records come of one picture.
     record_inputs: usize,
+    /// Along how many ways the events of one stream come.
+    ways: usize,
     streams: BTreeMap<StreamId, Window>,
     next_id: u64,
     /// Results that were handed over, less those that came to nothing.
@@ -309,6 +357,17 @@ impl DatasetWriter {
             } else {
                 entry.settle(Verdict::Filtered);
             }
+        }
+    }
+
+    /// The stream has ended along one way; along the others records may still come.
+    fn ended(&mut self, stream: &StreamId) {
+        let Some(window) = self.streams.get_mut(stream) else { return };
+        window.ended += 1;
+        if window.ended >= self.ways {
+            window.ended = 0;
+            let over = std::mem::take(&mut window.entries);
+            self.release(stream, over);
         }
     }
 
@@ -455,12 +514,9 @@ impl SinkWriter for DatasetWriter {
             }
             match event {
                 Event::Item(item) => failed = failed.and(self.item(item)),
-                Event::End { stream, .. } => {
-                    if let Some(window) = self.streams.get_mut(stream) {
-                        let over = std::mem::take(&mut window.entries);
-                        self.release(stream, over);
-                    }
-                }
+                // The stream itself goes on.
+                Event::End { reason: EndReason::Reload, .. } => {}
+                Event::End { stream, .. } => self.ended(stream),
                 Event::Open { .. } | Event::Gap { .. } => {}
             }
         }

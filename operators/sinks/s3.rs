@@ -288,7 +288,8 @@ impl S3Writer {
     }
 
     fn finished(&mut self, finished: Finished) -> Result<(), SinkError> {
-        for batch in self.batches.values_mut().filter(|batch| finished.id.is_some() && batch.carried_by == finished.id) {
+        for batch in self.batches.values_mut().filter(|batch| finished.id.is_some() && batch.carried_by == finished.id)
+        {
             batch.carried_by = None;
         }
         finished.result
@@ -378,7 +379,9 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
     let BatchConfig { items, bytes, every } = config.batch;
     let bytes = bytes.map_or(BATCH_BYTES, |bytes| bytes.0);
     if bytes == 0 || bytes > 1 << 30 {
-        keep(FieldError::new("batch.bytes", "an object of records has from 1 B to 1 GiB").hint("write it like \"1MiB\""));
+        keep(
+            FieldError::new("batch.bytes", "an object of records has from 1 B to 1 GiB").hint("write it like \"1MiB\""),
+        );
     }
     match (key, storage) {
         (Some(key), Some(storage)) if mistakes.is_empty() => Ok(Built::Sink(Arc::new(S3Sink {

@@ -63,6 +63,11 @@ enum StreamConfig {
 }
 
 impl SettingsConfig {
+    /// Whether it asks for pictures when they are due.
+    pub(super) fn is_realtime(&self) -> bool {
+        self.realtime.unwrap_or(false)
+    }
+
     /// These settings, with those of the node where they say nothing.
     pub(super) fn resolve(&self, node: &SettingsConfig, field: &str) -> Result<Settings, FieldError> {
         let tracks = match self.tracks.as_ref().or(node.tracks.as_ref()) {

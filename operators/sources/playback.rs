@@ -90,8 +90,8 @@ impl<'a> Playback<'a> {
             indexed: true,
             longest_step: None,
         };
-        let track =
-            VideoTrack::open(&demuxer, manner, outlet.decoder_threads()).map_err(|error| undecodable(recording, &error))?;
+        let track = VideoTrack::open(&demuxer, manner, outlet.decoder_threads())
+            .map_err(|error| undecodable(recording, &error))?;
         Ok(Playback { recording, settings, outlet, demuxer, track })
     }
 

@@ -3,7 +3,7 @@
 //! Owns the configuration; [`super::playback`] plays them as it plays files, and [`crate::storage::ranges`] brings the
 //! parts that it wants. An object is read in one version: one that is changed meanwhile ends its stream with an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::error::{FieldError, SourceError};
 use crate::item::{EndReason, Kind, StreamId};
 use crate::media::demux::{DemuxError, Demuxer, Tracks};
 use crate::operator::{
-    BuildContext, Built, Execution, ItemSize, Outlet, Produces, Registration, Role, Source, StreamSpec, Trouble,
+    BuildContext, Built, Discovery, Execution, FoundStream, ItemSize, Outlet, Produces, Registration, Role, Source,
+    StreamSpec, Trouble,
 };
 use crate::storage::ranges::{self, Failure, Ranges};
 use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
@@ -27,10 +28,17 @@ use super::file::{KEYFRAMES_ONLY, LOOP, MOST_DECODER_THREADS, REALTIME, SKIP, Se
 use super::playback::{self, Recording, Settings};
 use super::track::dormant;
 
+/// Objects of a prefix that are played at once where nobody says otherwise.
+const AT_ONCE: usize = 4;
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+
 #[derive(Deserialize)]
 struct Config {
     bucket: String,
     key: Option<OneOrMany<String>>,
+    prefix: Option<String>,
+    poll: Option<config::Duration>,
+    at_once: Option<usize>,
     #[serde(default)]
     streams: toml::Table,
     retry_for: Option<config::Duration>,
@@ -58,9 +66,21 @@ struct ObjectStream {
     settings: Settings,
 }
 
+/// Which objects are looked for.
+#[derive(Clone, Debug)]
+struct Search {
+    prefix: String,
+    /// How often; `None`: once.
+    poll: Option<Duration>,
+    /// Whether they play in real time.
+    realtime: bool,
+}
+
 struct S3Source {
     storage: Arc<S3>,
     streams: Vec<ObjectStream>,
+    search: Option<Search>,
+    at_once: usize,
     retry: Retry,
 }
 
@@ -71,12 +91,31 @@ impl Source for S3Source {
         self.streams.iter().map(spec).collect()
     }
 
+    fn discovery(&self) -> Option<Box<dyn Discovery>> {
+        let search = self.search.clone()?;
+        let (storage, retry): (Arc<dyn Storage>, _) = (self.storage.clone(), self.retry.clone());
+        Some(Box::new(Finder {
+            storage,
+            search,
+            retry,
+            known: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            has_looked: false,
+        }))
+    }
+
+    fn at_once(&self) -> usize {
+        self.at_once
+    }
+
     fn is_live(&self) -> bool {
-        self.streams.iter().any(|stream| stream.settings.realtime)
+        let searched = self.search.as_ref().is_some_and(|search| search.realtime);
+        searched || self.streams.iter().any(|stream| stream.settings.realtime)
     }
 
     fn is_finite(&self) -> bool {
-        self.streams.iter().all(|stream| !stream.settings.repeat)
+        let goes_on = self.search.as_ref().is_some_and(|search| search.poll.is_some());
+        !goes_on && self.streams.iter().all(|stream| !stream.settings.repeat)
     }
 
     fn frame_size(&self) -> ItemSize {
@@ -107,6 +146,65 @@ impl Source for S3Source {
         let Some(object) = found else { return Ok(EndReason::Stopped) };
         let recording = StoredVideo { source: self, object, failure: Failure::default() };
         playback::play_recording(&recording, &known.settings, outlet)
+    }
+}
+
+/// Finds objects that were not there before.
+struct Finder {
+    storage: Arc<dyn Storage>,
+    search: Search,
+    retry: Retry,
+    /// What was found, and in which version.
+    known: BTreeMap<String, Option<String>>,
+    taken: BTreeSet<StreamId>,
+    has_looked: bool,
+}
+
+impl Finder {
+    /// What is new in a list of all objects. One in a new version is a new stream.
+    fn new_ones(&mut self, listed: Vec<Object>) -> Vec<FoundStream> {
+        // What is gone may come again.
+        let there: BTreeSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        self.known.retain(|key, _| there.contains(key.as_str()));
+        let mut found = Vec::new();
+        for object in listed {
+            // What a folder of the console is, and what is not uploaded yet.
+            if object.key.ends_with('/') || object.bytes == 0 {
+                continue;
+            }
+            let before = self.known.insert(object.key.clone(), object.etag.clone());
+            if before.is_none_or(|version| version != object.etag) {
+                let id = unique(Path::new(&object.key), &mut self.taken);
+                found.push(FoundStream { id, own: object.key.into() });
+            }
+        }
+        found
+    }
+}
+
+impl Discovery for Finder {
+    fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError> {
+        loop {
+            if self.has_looked {
+                let Some(poll) = self.search.poll else { return Ok(None) };
+                let clock = self.retry.clock.clone();
+                let again = clock.now() + poll;
+                while clock.now() < again {
+                    if stop() {
+                        return Ok(None);
+                    }
+                    clock.wait(again, Duration::from_millis(50));
+                }
+            }
+            let (storage, retry, prefix) = (self.storage.clone(), self.retry.clone(), self.search.prefix.clone());
+            let list = async move { retry.run("cannot list", || storage.list(&prefix)).await };
+            let Some(listed) = runtime::wait(stop, list).map_err(|error| error.of_source())? else { return Ok(None) };
+            self.has_looked = true;
+            let found = self.new_ones(listed);
+            if !found.is_empty() {
+                return Ok(Some(found));
+            }
+        }
     }
 }
 
@@ -160,9 +258,24 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         }
     };
     let retry = retry(context, config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0));
+    if config.prefix.is_none() && config.poll.is_some() {
+        let error = FieldError::new("poll", "`poll` looks for new objects, and no `prefix` says where");
+        mistakes.push(error.hint("add `prefix = \"videos/\"`"));
+    }
+    if config.poll.is_some_and(|poll| poll.0 < SHORTEST_POLL) {
+        mistakes.push(FieldError::new("poll", "each look is a request: once a second is enough").hint("write \"10s\""));
+    }
+    let search = config.prefix.clone().map(|prefix| Search {
+        prefix,
+        poll: config.poll.map(|poll| poll.0),
+        realtime: config.settings.is_realtime(),
+    });
+    let at_once = config.at_once.unwrap_or(AT_ONCE);
     let streams = choose(config, &mut mistakes);
     match storage {
-        Some(storage) if mistakes.is_empty() => Ok(Built::Source(Arc::new(S3Source { storage, streams, retry }))),
+        Some(storage) if mistakes.is_empty() => {
+            Ok(Built::Source(Arc::new(S3Source { storage, streams, search, at_once, retry })))
+        }
         _ => Err(mistakes),
     }
 }
@@ -179,17 +292,20 @@ fn retry(context: &BuildContext, retry_for: Duration) -> Retry {
 fn choose(config: Config, mistakes: &mut Vec<FieldError>) -> Vec<ObjectStream> {
     let mut streams = Vec::new();
     let keys = config.key.map(OneOrMany::into_vec).unwrap_or_default();
-    match (keys.is_empty(), config.streams.is_empty()) {
-        (true, true) => {
+    match (keys.is_empty(), config.streams.is_empty(), config.prefix.is_none()) {
+        (true, true, true) => {
             let error = FieldError::new("", "`s3` needs to know which objects to play");
-            mistakes.push(error.hint("add `key = \"videos/door.mp4\"` or `streams.NAME = \"videos/door.mp4\"`"));
+            let hint =
+                "add `key = \"videos/door.mp4\"`, `prefix = \"videos/\"` or `streams.NAME = \"videos/door.mp4\"`";
+            mistakes.push(error.hint(hint));
         }
-        (false, false) => {
-            let error = FieldError::new("streams", "`key` and `streams` both say which objects to play");
+        (false, true, true) | (true, false, true) | (true, true, false) => {}
+        _ => {
+            let error = FieldError::new("", "more than one of `key`, `prefix` and `streams` say which objects to play");
             mistakes.push(error.hint("keep one of them"));
         }
-        _ => {}
     }
+    // A prefix needs them too, with each object that is found.
     match SettingsConfig::default().resolve(&config.settings, "tracks") {
         Err(mistake) => mistakes.push(mistake),
         Ok(settings) => {
@@ -277,24 +393,38 @@ pub static REGISTRATION: Registration = Registration {
     accepts: &[],
     produces: Produces::Kinds(&[Kind::Frame]),
     fields: &[
-        Field {
-            name: "bucket",
-            value: FieldType::String,
-            presence: Presence::Required,
-            summary: "The bucket.",
-        },
+        Field { name: "bucket", value: FieldType::String, presence: Presence::Required, summary: "The bucket." },
         Field {
             name: "key",
             value: FieldType::OneOrList(&FieldType::String),
             presence: Presence::Optional,
-            summary: "An object, or a list of them; each is a stream named after it. This or `streams`.",
+            summary: "An object, or a list of them; each is a stream named after it. This, `prefix` or `streams`.",
+        },
+        Field {
+            name: "prefix",
+            value: FieldType::String,
+            presence: Presence::Optional,
+            summary: "The beginning of keys, such as `videos/`: every object that has it is a stream named after it.",
+        },
+        Field {
+            name: "poll",
+            value: FieldType::Duration,
+            presence: Presence::Optional,
+            summary: "How often to look for new objects under `prefix`; one in a new version is new. Left out: once, \
+                      and the source ends with the last of them.",
+        },
+        Field {
+            name: "at_once",
+            value: FieldType::Integer { minimum: 1, maximum: 1024 },
+            presence: Presence::Default("4"),
+            summary: "How many objects of `prefix` are played at once.",
         },
         Field {
             name: "streams",
             value: FieldType::Map(&FieldType::Either(&[FieldType::String, FieldType::Table(&STREAM_FIELDS)])),
             presence: Presence::Optional,
             summary: "Named streams: each a key, or a table with `key` and settings of its own (`loop`, `realtime`, \
-                      `tracks`, `skip`, `keyframes_only`). This or `key`.",
+                      `tracks`, `skip`, `keyframes_only`). This, `key` or `prefix`.",
         },
         LOOP,
         REALTIME,
@@ -342,12 +472,47 @@ mod tests {
     }
 
     #[test]
+    fn an_object_is_found_once_in_each_version() {
+        let Ok(Built::Source(source)) = build(
+            &context(Path::new(".")),
+            toml::from_str("bucket = \"clips\"\nprefix = \"in/\"\npoll = \"10s\"").unwrap(),
+        ) else {
+            panic!("not a source")
+        };
+        assert!(source.streams().is_empty() && !source.is_finite() && source.at_once() == 4);
+        let storage: Arc<dyn Storage> = Arc::new(crate::storage::folder::Folder::new("x", "x"));
+        let search = Search { prefix: "in/".into(), poll: None, realtime: false };
+        let retry = retry(&context(Path::new(".")), Duration::ZERO);
+        let (known, taken) = (BTreeMap::new(), BTreeSet::new());
+        let mut finder = Finder { storage, search, retry, known, taken, has_looked: false };
+        let object = |key: &str, bytes: u64, version: &str| Object {
+            key: key.into(),
+            bytes,
+            etag: Some(version.into()),
+            modified: None,
+        };
+        let mut look = |listed: Vec<Object>| {
+            let found = finder.new_ones(listed);
+            found.into_iter().map(|found| (found.id.to_string(), found.own.to_string())).collect::<Vec<_>>()
+        };
+        let pair = |id: &str, key: &str| (id.to_owned(), format!("\"{key}\""));
+        let first = || vec![object("in/", 0, "0"), object("in/a.mp4", 5, "1"), object("in/b.mp4", 0, "1")];
+        assert_eq!(look(first()), [pair("a", "in/a.mp4")]);
+        assert_eq!(look(first()), []);
+        let mut grown = first();
+        grown[2].bytes = 7;
+        assert_eq!(look(grown), [pair("b", "in/b.mp4")]);
+        assert_eq!(look(vec![object("in/a.mp4", 5, "2")]), [pair("a-2", "in/a.mp4")]);
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_fields() {
         let wrong = |table: &str| built(table).unwrap_err();
         assert_eq!(wrong("bucket = \"clips\""), [""]);
         assert_eq!(wrong("bucket = \"\"\nkey = \"a/\""), ["bucket", "key"]);
         assert_eq!(wrong("bucket = \"clips\"\nkey = \"s3://clips/a.mp4\""), ["key"]);
-        assert_eq!(wrong("bucket = \"clips\"\nkey = \"a.mp4\"\nstreams.b = \"b.mp4\""), ["streams"]);
+        assert_eq!(wrong("bucket = \"clips\"\nkey = \"a.mp4\"\nstreams.b = \"b.mp4\""), [""]);
+        assert_eq!(wrong("bucket = \"clips\"\nkey = \"a.mp4\"\npoll = \"10ms\""), ["poll", "poll"]);
         assert_eq!(wrong("bucket = \"clips\"\nstreams.b = 3"), ["streams.b"]);
         let paced = "bucket = \"clips\"\nstreams.a = { key = \"a\", realtime = true }\nstreams.b = \"b\"";
         assert_eq!(wrong(paced), ["streams"]);

@@ -44,7 +44,8 @@ impl Folder {
 
     /// The file of `key`, which may not lead out of the folder.
     fn path(&self, key: &str) -> Result<PathBuf, StorageError> {
-        let inside = !key.is_empty() && key.split('/').all(|part| !["", ".", ".."].contains(&part)) && !key.contains('\0');
+        let inside =
+            !key.is_empty() && key.split('/').all(|part| !["", ".", ".."].contains(&part)) && !key.contains('\0');
         if !inside {
             let message = format!("`{key}` is no name for a file in `{}`", self.written);
             return Err(StorageError::new(Cause::Final, message).hint("leave out empty parts, `.` and `..`"));

@@ -170,7 +170,8 @@ impl Reader for Ranges {
         let bytes = self.block(index, stop)?;
         let within = usize::try_from(self.at % BLOCK).map_err(io::Error::other)?;
         let Some(rest) = bytes.get(within..).filter(|rest| !rest.is_empty()) else {
-            let message = format!("`{}` is shorter than it was", self.storage.location(&self.object.key));
+            let message =
+                format!("`{}` was changed while it was read: it is shorter", self.storage.location(&self.object.key));
             return Err(self.failed(&StorageError::new(Cause::Changed, message).hint("start the stream again")));
         };
         let count = rest.len().min(buffer.len());
@@ -282,8 +283,7 @@ mod tests {
         assert_eq!(read(&mut ranges, usize::try_from(bytes).unwrap() + 100), storage.content);
         let mut asked = storage.asked.lock().unwrap().clone();
         asked.sort_by_key(|range| range.start);
-        let expected: Vec<Range<u64>> =
-            (0..6).map(|index| index * BLOCK..bytes.min((index + 1) * BLOCK)).collect();
+        let expected: Vec<Range<u64>> = (0..6).map(|index| index * BLOCK..bytes.min((index + 1) * BLOCK)).collect();
         assert_eq!(asked, expected);
     }
 

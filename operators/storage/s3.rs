@@ -105,7 +105,9 @@ impl S3 {
             mistakes.push(FieldError::new(bucket_field, format!("`{bucket}` {why}")).hint(hint));
         }
         if let Some(endpoint) = &access.endpoint
-            && !["http://", "https://"].iter().any(|scheme| endpoint.strip_prefix(scheme).is_some_and(|h| !h.is_empty()))
+            && !["http://", "https://"]
+                .iter()
+                .any(|scheme| endpoint.strip_prefix(scheme).is_some_and(|h| !h.is_empty()))
         {
             let error = FieldError::new("endpoint", format!("`{endpoint}` is no address of a server"));
             mistakes.push(error.hint("write it with its scheme, such as \"http://minio:9000\""));
@@ -154,9 +156,8 @@ impl S3 {
     async fn connect(&self) -> Result<Client, StorageError> {
         let access = &self.access;
         // No other cryptography is built in.
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+        let http =
+            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
         if let Some(region) = &access.region {
             loader = loader.region(Region::new(region.clone()));
@@ -202,7 +203,8 @@ impl S3 {
             Ok(Err(error)) => Err(self.failure(key, &error)),
             Err(_) => {
                 let message = format!("`{}`: the server gave no answer within {limit:.1?}", self.location(key));
-                Err(StorageError::new(Cause::Temporary, message).hint("look whether it is overloaded, or raise `timeout`"))
+                Err(StorageError::new(Cause::Temporary, message)
+                    .hint("look whether it is overloaded, or raise `timeout`"))
             }
         }
     }
@@ -245,7 +247,12 @@ impl S3 {
         let lower = why.to_lowercase();
         let host = self.access.endpoint.as_deref().unwrap_or("the server of AWS");
         let mentions = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        if mentions(&["credentials provider was not enabled", "no providers in chain", "credentialsnotloaded", "no credentials"]) {
+        if mentions(&[
+            "credentials provider was not enabled",
+            "no providers in chain",
+            "credentialsnotloaded",
+            "no credentials",
+        ]) {
             let hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a `profile`, or write `anonymous = true` \
                         for a public bucket";
             return (Cause::Final, "there are no credentials".to_owned(), Some(hint.to_owned()));
@@ -266,7 +273,11 @@ impl S3 {
             "NoSuchBucket" => (Cause::Final, hint(format!("make the bucket `{bucket}`, or correct its name"))),
             "NoSuchKey" | "NotFound" => (Cause::Missing, hint("check the key".to_owned())),
             "PreconditionFailed" => (Cause::Changed, hint("start the stream again".to_owned())),
-            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "TokenRefreshRequired" => {
+            "InvalidAccessKeyId"
+            | "NotSignedUp"
+            | "SignatureDoesNotMatch"
+            | "InvalidToken"
+            | "TokenRefreshRequired" => {
                 let hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the `profile`";
                 (Cause::Final, Some(hint.to_owned()))
             }
@@ -305,7 +316,13 @@ impl S3 {
         self.within(body.len(), key, request.send()).await.map(drop)
     }
 
-    async fn put_in_parts(&self, client: &Client, key: &str, body: &Body, media_type: &str) -> Result<(), StorageError> {
+    async fn put_in_parts(
+        &self,
+        client: &Client,
+        key: &str,
+        body: &Body,
+        media_type: &str,
+    ) -> Result<(), StorageError> {
         let request = client.create_multipart_upload().bucket(&self.bucket).key(key).content_type(media_type);
         let begun = self.within(0, key, request.send()).await?;
         let Some(id) = begun.upload_id() else {
@@ -334,12 +351,8 @@ impl S3 {
             }
         }
         let whole = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let request = client
-            .complete_multipart_upload()
-            .bucket(&self.bucket)
-            .key(key)
-            .upload_id(id)
-            .multipart_upload(whole);
+        let request =
+            client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(id).multipart_upload(whole);
         // The server puts the parts together before it answers.
         self.within(body.len(), key, request.send()).await?;
         unfinished.is_whole = true;
@@ -555,7 +568,10 @@ mod tests {
         for (status, code) in [(503, "SlowDown"), (500, "InternalError"), (503, ""), (429, "TooManyRequests")] {
             assert_eq!(s3.meaning(status, code).0, Cause::Temporary, "{status} {code}");
         }
-        assert_eq!(said(404, Some("NoSuchBucket"), Some("It is gone.")), "the server answers NoSuchBucket (404): It is gone");
+        assert_eq!(
+            said(404, Some("NoSuchBucket"), Some("It is gone.")),
+            "the server answers NoSuchBucket (404): It is gone"
+        );
         assert_eq!(said(503, None, None), "the server answers 503");
     }
 

@@ -52,8 +52,7 @@ pub struct Template {
 }
 
 const TIME: &str = "%Y%m%dT%H%M%S.%6fZ";
-const PLACES: &str =
-    "`{graph}`, `{node}`, `{stream}`, `{name}`, `{seq}`, `{index}`, `{time}`, `{year}`, `{month}`, `{day}`, `{hour}`, \
+const PLACES: &str = "`{graph}`, `{node}`, `{stream}`, `{name}`, `{seq}`, `{index}`, `{time}`, `{year}`, `{month}`, `{day}`, `{hour}`, \
      `{minute}`, `{second}` or `{date:%Y/%m/%d}`";
 
 impl Template {
@@ -151,9 +150,11 @@ fn place(text: &str) -> Result<Part, String> {
     };
     let width = || match detail {
         None => Ok(0),
-        Some(digits) => digits.parse::<usize>().ok().filter(|width| *width <= 32).ok_or_else(|| {
-            format!("`{{{text}}}` has no width: write it like `{{{name}:06}}`")
-        }),
+        Some(digits) => digits
+            .parse::<usize>()
+            .ok()
+            .filter(|width| *width <= 32)
+            .ok_or_else(|| format!("`{{{text}}}` has no width: write it like `{{{name}:06}}`")),
     };
     let date = |format: &str| match strtime::format(format, Timestamp::UNIX_EPOCH) {
         Ok(shown) if !shown.is_empty() => Ok(Part::Date(format.to_owned())),
@@ -234,7 +235,7 @@ mod tests {
             ("stream}", "no `{` before it"),
             ("/{stream}/{seq}", "begins with a slash"),
             ("{stream:04}{seq}", "takes no `:`"),
-            ("{date:%Q}{name}", "`{date:%Q}`"),
+            ("{date:%!}{name}", "`{date:%!}`"),
         ] {
             assert!(why(wrong).contains(said), "{wrong}: {}", why(wrong));
         }

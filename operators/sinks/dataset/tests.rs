@@ -27,7 +27,8 @@ fn built(folder: &Path, table: &str) -> Result<Arc<dyn Sink>, Vec<FieldError>> {
 }
 
 fn inputs(kinds: &[Kind]) -> Vec<SinkInput> {
-    kinds.iter().map(|kind| SinkInput { node: kind.plural().into(), kind: *kind }).collect()
+    let of = |kind: &Kind| SinkInput { node: kind.plural().into(), kind: *kind, sources: vec!["cameras".into()] };
+    kinds.iter().map(of).collect()
 }
 
 /// One stream: its account, and items of it.
@@ -62,8 +63,7 @@ impl Stream {
 
     /// What was found in a frame: a person with this score, or nothing.
     fn record(&self, frame: &Item, score: Option<f32>) -> Event {
-        let detection =
-            |score| Detection { label: "person".into(), index: 0, score, bounds: [1.0, 2.0, 30.0, 31.0] };
+        let detection = |score| Detection { label: "person".into(), index: 0, score, bounds: [1.0, 2.0, 30.0, 31.0] };
         let body = RecordBody::Detection {
             model: ModelName { name: "m".into(), sha256: "0".into() },
             detections: score.map(detection).into_iter().collect(),
@@ -208,6 +208,40 @@ async fn records_alone_are_kept_without_pictures() {
     let out = folder.path().join("out");
     assert_eq!((numbers(&out), files(&out).len()), (vec![0], 1));
     assert_eq!(described(&out)[0].get("picture"), None);
+}
+
+#[tokio::test]
+async fn records_may_come_after_the_end_of_their_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = built(folder.path(), "output = \"out\"").unwrap();
+    let mut writer = sink.start_with(&inputs(&[Kind::Frame, Kind::Record])).unwrap();
+    let stream = Stream::default();
+    let frames = [stream.frame(0), stream.frame(1)];
+    let [one, other] = [0, 1].map(|seq: usize| stream.record(&frames[seq], None));
+    let end = || Event::End { stream: StreamId::new("cam").unwrap(), reason: EndReason::Eof };
+    let [first, second] = frames;
+    write(&mut *writer, vec![Event::Item(first), Event::Item(second), end()]).await;
+    write(&mut *writer, vec![one, other, end()]).await;
+    writer.close().await.unwrap();
+    assert_eq!(numbers(&folder.path().join("out")), [0, 1]);
+}
+
+#[test]
+fn sources_whose_pictures_and_records_come_differently_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = built(folder.path(), "output = \"out\"").unwrap();
+    let input = |kind: Kind, sources: &[&str]| SinkInput {
+        node: "n".into(),
+        kind,
+        sources: sources.iter().map(|source| (*source).into()).collect(),
+    };
+    let why = |inputs: &[SinkInput]| sink.start_with(inputs).err().map(|error| error.message);
+    assert_eq!(why(&[input(Kind::Frame, &["a", "b"]), input(Kind::Record, &["a", "b"])]), None);
+    assert_eq!(why(&[input(Kind::Frame, &["a"]), input(Kind::Frame, &["b"]), input(Kind::Record, &["a", "b"])]), None);
+    let twice = why(&[input(Kind::Frame, &["a"]), input(Kind::Frame, &["a"])]).unwrap();
+    assert!(twice.contains("the pictures of `a` come to it by 2"), "{twice}");
+    let differ = why(&[input(Kind::Frame, &["a", "b"]), input(Kind::Record, &["a"])]).unwrap();
+    assert!(differ.contains("of `a` come 1 and 1 pictures and records"), "{differ}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::backoff::Backoff;
 use super::*;
+use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::item::{StreamInfo, TrackFormat};
 use crate::testing::RecordingOutlet;

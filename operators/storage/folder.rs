@@ -70,7 +70,7 @@ impl Folder {
         file.sync_all().await?;
         drop(file);
         fs::rename(unfinished.path(), path).await?;
-        unfinished.is_whole();
+        unfinished.keep();
         sync_folder(folder).await
     }
 }
@@ -84,7 +84,7 @@ impl Unfinished {
     }
 
     /// It has its final name.
-    fn is_whole(mut self) {
+    fn keep(mut self) {
         self.0 = None;
     }
 }

@@ -120,9 +120,9 @@ impl Source for Push {
         ItemSize::Unknown
     }
 
-    /// What waits, and what decoding one of them takes.
+    /// What waits, one more that is in hand, and what decoding that takes.
     fn stream_memory(&self) -> u64 {
-        let waiting = self.settings.max_bytes.saturating_mul(self.settings.places as u64);
+        let waiting = self.settings.max_bytes.saturating_mul(self.settings.places as u64 + 1);
         waiting.saturating_add(still::memory(self.max_pixels))
     }
 

@@ -10,7 +10,9 @@ pub mod busy;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod hooks;
 pub mod inference;
+pub mod inlet;
 pub mod item;
 pub mod lease;
 pub mod media;
@@ -31,6 +33,7 @@ use operator::Registration;
 /// Every type that a graph file may name.
 pub static OPERATORS: &[&Registration] = &[
     &sources::file::REGISTRATION,
+    &sources::push::REGISTRATION,
     &sources::rtsp::REGISTRATION,
     &sources::s3::REGISTRATION,
     &sources::synthetic::REGISTRATION,

@@ -13,6 +13,8 @@
 //! | `POST /predict` | what a model says of one picture ([`super::predict`]) |
 //! | `/graphs…` | graphs, as they change ([`super::graphs`]) |
 //! | `/streams…` | streams, as they come and go ([`super::streams`]) |
+//! | `POST /v1/mediamtx/events/…` | streams that a MediaMTX server announces ([`super::mediamtx`]) |
+//! | `POST /streams/{id}/frames`, `POST /infer` | pictures that are pushed into streams ([`super::push`]) |
 //!
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
 
@@ -31,8 +33,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::events::{EventHub, EventReport, Filter, Subscription};
-use super::live::{Live, Target};
+use super::live::{Live, NOT_READY, READY, Target};
 use super::predict::{self, Predict};
+use super::push;
 use super::{metrics, page};
 use crate::runtime::predict::PredictReport;
 use crate::runtime::stats::{Observe, Report};
@@ -56,7 +59,7 @@ pub struct Routes {
 const PREDICT: &str = "/predict";
 const PREVIEW: &str = "/preview";
 
-const PATHS: [(&str, &str); 16] = [
+const PATHS: [(&str, &str); 20] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
@@ -73,6 +76,10 @@ const PATHS: [(&str, &str); 16] = [
     ("/streams", "the streams; POST adds one to a source of a graph"),
     ("/streams/ID", "a stream: its states, counts and last result; DELETE stops it"),
     ("/streams/check", "POST a URL: whether it shows a picture"),
+    (push::FRAMES, "POST a picture into a stream; with wait=true, its record"),
+    (READY, "POST by MediaMTX: a path begins, so its stream starts"),
+    (NOT_READY, "POST by MediaMTX: a path ends, and its stream"),
+    (push::INFER, "POST frames in base64: the boxes of each"),
 ];
 
 /// How long a request waits for a picture of a stream that gives none; then it gets the last one.

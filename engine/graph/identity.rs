@@ -18,7 +18,10 @@ pub struct Identity([u8; 32]);
 
 /// Fields of sources that name their streams.
 const STREAMS: &str = "streams";
-const ONE_STREAM: [&str; 4] = ["url", "path", "key", "prefix"];
+const HOOKS: &str = "hooks";
+const ONE_STREAM: [&str; 3] = ["url", "path", "key"];
+/// Fields of sources that look for their streams.
+const SEARCH: [&str; 2] = ["prefix", "poll"];
 
 impl Identity {
     /// Of a list of texts; two lists that read the same in one piece differ.
@@ -41,6 +44,8 @@ impl Identity {
     pub fn of_source(type_name: &str, table: &toml::Table) -> Identity {
         let mut table = table.clone();
         table.remove(STREAMS);
+        // Whom it would read further matters to none that it reads.
+        table.remove(HOOKS);
         for field in ONE_STREAM {
             table.remove(field);
         }
@@ -85,8 +90,8 @@ impl Template {
             return Err(vec![FieldError::new("", message)]);
         };
         let mut table = self.table.clone();
-        for field in ONE_STREAM {
-            table.remove(field);
+        for field in ONE_STREAM.iter().chain(&SEARCH) {
+            table.remove(*field);
         }
         let streams = match field.value {
             // Such a source needs to know nothing but the names of its streams.
@@ -127,6 +132,7 @@ mod tests {
         let one = Identity::of_source("rtsp", &table("transport = \"udp\"\nstreams.a = \"rtsp://a/\""));
         assert!(one == Identity::of_source("rtsp", &table("url = \"rtsp://b/\"\ntransport = \"udp\"")));
         assert!(one != Identity::of_source("rtsp", &table("url = \"rtsp://b/\"")));
+        assert!(one == Identity::of_source("rtsp", &table("transport = \"udp\"\nhooks = { path = \"{id}\" }")));
     }
 
     #[test]

@@ -121,6 +121,9 @@ impl RunningGraph {
         };
         let clock = self.engine.clock.clone();
         let feed = Feed::start(source, spec.id.clone(), planned.decoder_threads, clock, listener)?;
+        if let Some(inlet) = &feed.inlet {
+            self.engine.inlets().open(&plan.graph, &spec.id, inlet.clone());
+        }
         self.ended.remove(&spec.id);
         self.streams.insert(spec.id, RunningStream { source: planned.name.clone(), identity, feed });
         Ok(())

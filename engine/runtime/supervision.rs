@@ -246,6 +246,7 @@ impl RunningGraph {
                 self.retired.push(stream.clone());
             }
         }
+        self.engine.inlets().close(&self.counters.name, stream);
         self.unlist_retired();
         // Its last act was to say so.
         running.feed.join();
@@ -263,9 +264,10 @@ impl RunningGraph {
         let plan = self.generation.plan.clone();
         for (index, planned) in plan.sources.iter().enumerate() {
             let is_read = self.streams.values().any(|stream| stream.source == planned.name);
-            let may_go_on = self.stays && !self.draining && !planned.source.is_finite();
-            let may_find = self.looks_for_streams(&planned.name) && !self.draining;
-            if !is_read && !may_go_on && !may_find {
+            let is_open_ended = self.stays && !planned.source.is_finite();
+            let may_find = self.looks_for_streams(&planned.name);
+            let may_go_on = !self.draining && (is_open_ended || may_find || planned.source.awaits_streams());
+            if !is_read && !may_go_on {
                 self.generation.close(index);
             }
         }
@@ -319,6 +321,7 @@ impl RunningGraph {
 
     fn finish(mut self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
         self.generation.take_down();
+        self.engine.inlets().close_all(&self.counters.name);
         let (state, reason) = self.counters.state();
         let mut failures = std::mem::take(&mut self.failed_streams);
         if state == GraphState::Failed {

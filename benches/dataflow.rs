@@ -151,6 +151,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
             type_name: "nowhere",
             sink: Arc::new(Nowhere),
             inputs: vec![if operators == 0 { Input::Tap(0) } else { Input::Operator(operators - 1) }],
+            flows: Vec::new(),
             on_error: OnError::Reject,
             entry: None,
             identity: Identity::default(),

@@ -18,9 +18,11 @@ pub mod lease;
 pub mod media;
 pub mod operator;
 pub mod packet_times;
+pub mod picture;
 pub mod preview;
 pub mod sinks;
 pub mod sources;
+pub mod storage;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,6 +37,7 @@ pub static OPERATORS: &[&Registration] = &[
     &sources::file::REGISTRATION,
     &sources::push::REGISTRATION,
     &sources::rtsp::REGISTRATION,
+    &sources::s3::REGISTRATION,
     &sources::synthetic::REGISTRATION,
     &sources::url::REGISTRATION,
     &transforms::checksum::REGISTRATION,
@@ -43,7 +46,9 @@ pub static OPERATORS: &[&Registration] = &[
     &transforms::detect::REGISTRATION,
     &transforms::preprocess::REGISTRATION,
     &transforms::sample::REGISTRATION,
+    &sinks::dataset::REGISTRATION,
     &sinks::file::REGISTRATION,
+    &sinks::s3::REGISTRATION,
     &sinks::sse::REGISTRATION,
     &sinks::vss::REGISTRATION,
     &sinks::blackhole::REGISTRATION,

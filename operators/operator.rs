@@ -14,7 +14,7 @@
 
 use std::any::Any;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -168,6 +168,24 @@ pub enum ItemSize {
     Unknown,
 }
 
+/// A stream that a source found while the graph runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoundStream {
+    pub id: StreamId,
+    /// What `streams.ID` of the source's table would say of it.
+    pub own: toml::Value,
+}
+
+/// Looks for streams that a source's configuration does not name one by one. Has a thread of its own.
+pub trait Discovery: Send {
+    /// Waits until something was found; `None`: nothing more will be. While it waits, `stop` is polled; when that says
+    /// so, what it answers does not matter.
+    ///
+    /// # Errors
+    /// Where it can look no longer.
+    fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError>;
+}
+
 /// Makes items of streams. Blocking calls are allowed, each with a deadline: every stream has a thread of its own.
 pub trait Source: Send + Sync {
     /// The streams that the configuration declares, in order.
@@ -176,6 +194,16 @@ pub trait Source: Send + Sync {
     /// The files that it reads: no sink of the graph may write them.
     fn reads(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// What looks for further streams while the graph runs, where it has some way to.
+    fn discovery(&self) -> Option<Box<dyn Discovery>> {
+        None
+    }
+
+    /// How many streams that were found are read at once; the others wait.
+    fn at_once(&self) -> usize {
+        usize::MAX
     }
 
     /// Whether time passes while it is read (a camera, a file paced by its timestamps): then the default is to drop
@@ -465,6 +493,60 @@ pub trait IoRunner: Send + Sync {
     async fn run(&self, item: &Item) -> Result<Payload, ItemError>;
 }
 
+/// What flows into a sink from one of its inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkInput {
+    /// The node that makes it.
+    pub node: Arc<str>,
+    pub kind: Kind,
+    /// The sources that its items come from.
+    pub sources: Vec<Arc<str>>,
+}
+
+/// What keeps a node from getting on just now, such as a server that is down. Shared between whoever tries again and the
+/// engine that tells about it.
+#[derive(Clone, Default)]
+pub struct Trouble(Arc<Mutex<TroubleState>>);
+
+#[derive(Default)]
+struct TroubleState {
+    now: Option<String>,
+    cover: Option<Cover>,
+}
+
+/// Covers what is secret in a text.
+type Cover = Box<dyn Fn(&str) -> String + Send>;
+
+impl Trouble {
+    /// From here on, `cover` is what every text goes through before anybody sees it.
+    pub fn cover_with(&self, cover: impl Fn(&str) -> String + Send + 'static) {
+        self.state().cover = Some(Box::new(cover));
+    }
+
+    /// This is wrong, in plain words. Answers them as they may be shown.
+    pub fn is(&self, what: &str) -> String {
+        let mut state = self.state();
+        let covered = state.cover.as_ref().map_or_else(|| what.to_owned(), |cover| cover(what));
+        state.now = Some(covered.clone());
+        covered
+    }
+
+    /// Nothing is wrong any more.
+    pub fn is_over(&self) {
+        self.state().now = None;
+    }
+
+    /// What is wrong now.
+    pub fn now(&self) -> Option<String> {
+        self.state().now.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, TroubleState> {
+        // Texts are whole at every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Takes what comes out of a graph.
 pub trait Sink: Send + Sync {
     /// Opens it (creates the file, connects). Called once, before the graph counts as running.
@@ -475,9 +557,24 @@ pub trait Sink: Send + Sync {
         None
     }
 
+    /// As [`Sink::start`], told what flows into it. Called in its place by the engine.
+    fn start_with(&self, _inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
+        self.start()
+    }
+
+    /// Whether its writer depends on what flows into it: then it is opened anew when its inputs change.
+    fn depends_on_inputs(&self) -> bool {
+        false
+    }
+
     /// What it owns alone.
     fn resources(&self) -> Vec<Resource> {
         Vec::new()
+    }
+
+    /// Bytes that it keeps for each stream beside what leases pay for, for the memory bound. Default: 0.
+    fn stream_memory(&self) -> u64 {
+        0
     }
 
     /// Whether it writes to the standard output of the process: then nothing else may.
@@ -486,6 +583,9 @@ pub trait Sink: Send + Sync {
     }
 }
 
+/// How long a writer may take for one batch, and for closing, where it does not say otherwise.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+
 /// The open end of a [`Sink`]; one for each node, fed by all workers, in order per stream.
 #[async_trait::async_trait]
 pub trait SinkWriter: Send {
@@ -493,8 +593,36 @@ pub trait SinkWriter: Send {
     /// delivered. `Err`: none of it counts as accepted, and its items are lost.
     async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError>;
 
+    /// Whether it acknowledges items by itself, perhaps long after [`SinkWriter::write`] took them: what is only
+    /// buffered is not delivered. Then `Ok` means nothing but that it has taken over: for each item it holds a clone
+    /// of the ack, or has given its verdict; doing neither loses the item.
+    fn settles(&self) -> bool {
+        false
+    }
+
+    /// Goes on with what was taken over: waits until something of it has ended, for ever where there is nothing.
+    /// Called again and again while no batch comes, and given up when one does: nothing may be lost by that.
+    async fn work(&mut self) -> Result<(), SinkError> {
+        std::future::pending().await
+    }
+
     /// Nothing more comes: flush what is buffered.
     async fn close(&mut self) -> Result<(), SinkError> {
         Ok(())
+    }
+
+    /// The longest that one batch may take, and that closing may take. `None`: it bounds that by itself.
+    fn deadline(&self) -> Option<Duration> {
+        Some(WRITE_DEADLINE)
+    }
+
+    /// Where it says what keeps it from getting on, for as long as something does.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+
+    /// Whether it has all that it wanted: the graph then ends.
+    fn is_complete(&self) -> bool {
+        false
     }
 }

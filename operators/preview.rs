@@ -1,12 +1,8 @@
 //! Small pictures for people: what is shown of a stream to whoever looks at it.
 
-use image::ExtendedColorType;
-use image::codecs::jpeg::JpegEncoder;
-
 use crate::error::ItemError;
-use crate::inference::manifest::{ColorOrder, ElementType, InputSize, InputSpec, Layout, Resize};
-use crate::item::{Frame, TensorData};
-use crate::transforms::preprocess::kernel::Preprocessor;
+use crate::item::Frame;
+use crate::picture::Picture;
 
 /// A preview is at most so many pixels wide and high; smaller pictures keep their size.
 pub const LARGEST_SIDE: u32 = 640;
@@ -14,12 +10,7 @@ pub const LARGEST_SIDE: u32 = 640;
 const QUALITY: u8 = 80;
 
 /// A picture of at most [`LARGEST_SIDE`] pixels a side, as RGB: at most 1.2 MB.
-pub struct SmallPicture {
-    pub width: u32,
-    pub height: u32,
-    /// R, G and B of each pixel, row by row.
-    pixels: Vec<u8>,
-}
+pub struct SmallPicture(Picture);
 
 impl SmallPicture {
     /// Makes `frame` small, aspect kept. About a millisecond for 1080p.
@@ -27,24 +18,7 @@ impl SmallPicture {
     /// # Errors
     /// Where the picture has no pixels, or fewer bytes than its size needs.
     pub fn of(frame: &Frame) -> Result<SmallPicture, ItemError> {
-        // What makes tensors does matrices, ranges and every pixel format already.
-        let spec = InputSpec {
-            layout: Layout::Nhwc,
-            dtype: ElementType::U8,
-            size: InputSize::Source { width: LARGEST_SIDE, height: LARGEST_SIDE },
-            color: ColorOrder::Rgb,
-            scale: [1.0; 3],
-            bias: [0.0; 3],
-            resize: Resize::Stretch,
-            antialias: true,
-        };
-        let mut preprocessor = Preprocessor::new(spec);
-        let mut tensor = preprocessor.buffer();
-        let [width, height] = preprocessor.run(frame, &mut tensor)?.tensor;
-        match tensor {
-            TensorData::U8(pixels) => Ok(SmallPicture { width, height, pixels }),
-            TensorData::F32(_) | TensorData::F16(_) => Err(ItemError::Failed("a preview is made of bytes".into())),
-        }
+        Picture::within(frame, LARGEST_SIDE).map(SmallPicture)
     }
 
     /// The picture as a JPEG file. Some milliseconds.
@@ -52,11 +26,7 @@ impl SmallPicture {
     /// # Errors
     /// Where it cannot be encoded.
     pub fn jpeg(&self) -> Result<Vec<u8>, ItemError> {
-        let mut file = Vec::new();
-        JpegEncoder::new_with_quality(&mut file, QUALITY)
-            .encode(&self.pixels, self.width, self.height, ExtendedColorType::Rgb8)
-            .map_err(|error| ItemError::Failed(format!("the preview cannot be encoded: {error}")))?;
-        Ok(file)
+        self.0.jpeg(QUALITY)
     }
 }
 
@@ -82,7 +52,7 @@ mod tests {
     #[test]
     fn a_large_picture_becomes_small_and_keeps_its_aspect_and_colours() {
         let small = SmallPicture::of(&halves(1280, 720)).unwrap();
-        assert_eq!((small.width, small.height), (640, 360));
+        assert_eq!((small.0.width, small.0.height), (640, 360));
         let picture = decoded(&small);
         assert_eq!(picture.dimensions(), (640, 360));
         for (x, expected) in [(80, [200, 20, 30]), (560, [20, 30, 200])] {
@@ -95,7 +65,7 @@ mod tests {
     #[test]
     fn a_tall_picture_is_bounded_too_and_a_small_one_stays() {
         let tall = SmallPicture::of(&halves(720, 1280)).unwrap();
-        assert_eq!((tall.width, tall.height), (360, 640));
+        assert_eq!((tall.0.width, tall.0.height), (360, 640));
         let tiny = SmallPicture::of(&halves(34, 17)).unwrap();
         assert_eq!(decoded(&tiny).dimensions(), (34, 17));
     }

@@ -23,8 +23,16 @@ fn no_graph_is_left_out_here() {
         .expect("a folder")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
-    // The quick start and the pictures that are pushed have test files of their own.
-    let tested = ["camera.toml", "chunk-files.toml", "people.toml", "push.toml", "quickstart.toml", "what-is-it.toml"];
+    // The quick start, the capture and the pictures that are pushed have test files of their own.
+    let tested = [
+        "camera.toml",
+        "capture.toml",
+        "chunk-files.toml",
+        "people.toml",
+        "push.toml",
+        "quickstart.toml",
+        "what-is-it.toml",
+    ];
     let tested = tested.map(str::to_owned);
     assert_eq!(names, BTreeSet::from(tested));
 }

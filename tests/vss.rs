@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use support::cameras::free_port;
 use support::{Finished, Folder, ffmpeg, get, repository, send, wait_for};
 
 /// Seconds of the clip, and of a chunk: so many chunks.
@@ -274,7 +275,7 @@ fn what_the_server_refuses_is_told_with_its_words_and_holds_up_nothing() {
 
 #[test]
 fn a_service_that_never_comes_ends_in_a_failure_that_says_so() {
-    let port = support::free_port();
+    let port = free_port();
     let folder = uploading(&format!("http://127.0.0.1:{port}"), "retry_for = \"1s\"");
     finish(&folder);
     for record in folder.records("told.jsonl") {

@@ -73,7 +73,7 @@ impl Default for PushLimits {
 /// The path of the batch form.
 pub(super) const INFER: &str = "/infer";
 /// The path of the single form, for lists.
-pub(super) const FRAMES: &str = "/streams/{id}/frames";
+pub(super) const FRAMES: &str = "/streams/ID/frames";
 
 const FRAMES_QUERY: [&str; 2] = ["wait", "timeout"];
 const INFER_QUERY: [&str; 2] = ["stream", "timeout"];

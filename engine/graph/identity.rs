@@ -19,7 +19,9 @@ pub struct Identity([u8; 32]);
 /// Fields of sources that name their streams.
 const STREAMS: &str = "streams";
 const HOOKS: &str = "hooks";
-const ONE_STREAM: [&str; 2] = ["url", "path"];
+const ONE_STREAM: [&str; 3] = ["url", "path", "key"];
+/// Fields of sources that look for their streams.
+const SEARCH: [&str; 2] = ["prefix", "poll"];
 
 impl Identity {
     /// Of a list of texts; two lists that read the same in one piece differ.
@@ -88,8 +90,8 @@ impl Template {
             return Err(vec![FieldError::new("", message)]);
         };
         let mut table = self.table.clone();
-        for field in ONE_STREAM {
-            table.remove(field);
+        for field in ONE_STREAM.iter().chain(&SEARCH) {
+            table.remove(*field);
         }
         let streams = match field.value {
             // Such a source needs to know nothing but the names of its streams.

@@ -72,6 +72,13 @@ impl Plan {
             let streams = sources.iter().map(|source| self.sources[*source].source.streams().len() as u64).sum();
             memory.add(format!("in front of `{name}`"), streams, self.entry_bytes(&entry, &sources));
         }
+        for sink in &self.sinks {
+            if let bytes @ 1.. = sink.sink.stream_memory() {
+                let sources = self.roots(&sink.inputs);
+                let streams = sources.iter().map(|source| self.sources[*source].source.streams().len() as u64).sum();
+                memory.add(format!("what `{}` keeps of streams", sink.name), streams, bytes);
+            }
+        }
         for node in &self.operators {
             match &node.work {
                 Work::Pool(operator) => {
@@ -87,6 +94,8 @@ impl Plan {
                         memory.add(format!("what `{}` keeps of each stream", node.name), streams, bytes);
                     }
                 }
+                // What it works on is in the bounds of whoever made it.
+                Work::Io(_) => {}
             }
         }
         memory

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use operators::item::Kind;
 use operators::lease::Limits;
-use operators::operator::{InlineOperator, IoOperator, PoolOperator, Sink, Source};
+use operators::operator::{InlineOperator, IoOperator, PoolOperator, Sink, SinkInput, Source};
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
@@ -78,6 +78,8 @@ pub struct PlannedSink {
     pub type_name: &'static str,
     pub sink: Arc<dyn Sink>,
     pub inputs: Vec<Input>,
+    /// What its inputs are, as the graph names them.
+    pub flows: Vec<SinkInput>,
     pub on_error: OnError,
     pub entry: Option<Entry>,
     /// Of the node alone: what its output depends on.

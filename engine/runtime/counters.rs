@@ -9,6 +9,7 @@ use operators::busy::BusyTime;
 use operators::clock::Clock;
 use operators::item::{StreamId, time_text};
 use operators::lease::{Account, Budget, Counts};
+use operators::operator::Trouble;
 
 use super::histogram::{Turns, of_ages};
 use super::mailbox::Mailbox;
@@ -597,6 +598,8 @@ pub struct NodeCounters {
     window: Mutex<Window<NodeReading>>,
     errors: AtomicU64,
     last_error: Mutex<Option<(String, Instant)>>,
+    /// Where a sink says what keeps it from getting on.
+    trouble: Mutex<Option<Trouble>>,
 }
 
 /// What a node's counters said at one moment.
@@ -630,6 +633,7 @@ impl NodeCounters {
             window: Mutex::new(Window::new(now, NodeReading { items: 0, busy: vec![Duration::ZERO; workers] })),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -725,6 +729,16 @@ impl NodeCounters {
 
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Where the node says from here on what keeps it from getting on.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        *lock(&self.trouble) = trouble;
+    }
+
+    /// What keeps it from getting on just now.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).as_ref().and_then(Trouble::now)
     }
 
     pub fn last_error(&self) -> Option<String> {

@@ -14,6 +14,8 @@ pub enum Notice {
     StreamEnded { stream: StreamId, reason: EndReason },
     /// A sink has written and closed everything that reached it.
     SinkClosed { sink: u64 },
+    /// A sink has all that it wanted: the graph need not go on.
+    SinkComplete { sink: Arc<str> },
     /// An end of the dataflow of a generation on one worker will see nothing more.
     EndReached { generation: u64 },
 }

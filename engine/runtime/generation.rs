@@ -159,7 +159,8 @@ impl Making<'_> {
             let intake = match open {
                 Some(open) => open.intake.clone(),
                 None => {
-                    let writer = planned.sink.start().map_err(|error| named(&planned.name, error))?;
+                    let writer =
+                        planned.sink.start_with(&planned.flows).map_err(|error| named(&planned.name, error))?;
                     let (intake, receiver) = intake(workers);
                     let (node, identity) = (node.clone(), planned.identity);
                     fresh.push(FreshSink {

@@ -133,6 +133,11 @@ impl Engine {
                     problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));
                 }
             }
+            for node in graph.nodes() {
+                if let Some(trouble) = node.trouble() {
+                    problems.push(format!("graph `{name}`, node `{}` {trouble}", node.name));
+                }
+            }
             let failed = |node: &Arc<NodeCounters>| node.role == "sink" && node.failed_within(NO_PROGRESS, now);
             for node in graph.nodes().into_iter().filter(failed) {
                 let error = node.last_error().unwrap_or_default();

@@ -5,6 +5,7 @@ mod conversations;
 pub mod counters;
 pub mod culprit;
 mod dataflow_log;
+mod discovery;
 pub mod ending;
 mod entry;
 mod failure;

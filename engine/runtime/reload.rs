@@ -136,6 +136,9 @@ impl RunningGraph {
             }
         }
         let stuck = self.await_old(transition, patience.drain);
+        if let Err(error) = self.look_for_streams() {
+            tracing::error!("{error}");
+        }
         self.close_finished_sources();
         Ok(Reloaded {
             generation: number,

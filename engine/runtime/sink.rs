@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use operators::error::SinkError;
 use operators::item::{EndReason, Event};
 use operators::lease::Verdict;
 use operators::operator::SinkWriter;
@@ -25,8 +26,6 @@ use crate::graph::plan::{self, OnError};
 
 /// Events that wait for the writer; behind them the worker's own queue waits, bounded by leases.
 const QUEUE: usize = 256;
-/// The longest that one batch may take, and the longest that closing may take.
-const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The way from the workers to one sink's writer. It outlives a generation of the graph where the sink does.
 pub struct Intake {
@@ -249,55 +248,112 @@ pub fn unheard(
 /// Serves one sink until every worker has hung up, then closes it.
 pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event>, intake: Arc<Intake>, node: Node) {
     let mut batch = Vec::with_capacity(QUEUE);
-    while receiver.recv_many(&mut batch, QUEUE).await > 0 {
-        intake.wake_waiting();
-        let count = batch.len() as i64;
-        let start = node.clock.now();
-        node.counters.begin(0, start);
-        node.counters.set_oldest(0, batch.iter().find_map(born));
-        let result = match tokio::time::timeout(WRITE_DEADLINE, writer.write(&batch)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(with_hint(&error.message, error.hint.as_deref())),
-            Err(_) => Err(format!("it took nothing for {} s", WRITE_DEADLINE.as_secs())),
-        };
-        let now = node.clock.now();
-        node.counters.end(0, now.saturating_duration_since(start), now);
-        node.counters.set_oldest(0, None);
-        node.counters.queued(-count);
-        match result {
-            Ok(()) => {
-                for event in batch.drain(..) {
-                    if let Event::Item(item) = event {
-                        item.lease.ack.deliver(now);
-                    }
+    let (deadline, settles) = (writer.deadline(), writer.settles());
+    let trouble = writer.trouble();
+    if let Some(trouble) = &trouble {
+        let secrets = node.secrets.clone();
+        trouble.cover_with(move |text| secrets.redact(text));
+    }
+    node.counters.set_trouble(trouble);
+    let mut is_complete = false;
+    loop {
+        let taken = tokio::select! {
+            biased;
+            worked = writer.work() => {
+                if let Err(error) = worked {
+                    failed(&node, told(&node, &error));
                 }
+                None
             }
-            Err(cause) => {
-                let cause = node.secrets.redact(&cause);
-                let lost: Vec<&Event> = batch.iter().filter(|event| matches!(event, Event::Item(_))).collect();
-                let streams: BTreeSet<&str> = lost.iter().map(|event| &**event.stream()).collect();
-                let streams = streams.into_iter().collect::<Vec<_>>().join(", ");
-                let name = &node.origin.node;
-                let message = match lost.len() {
-                    0 => format!("sink `{name}` failed: {cause}"),
-                    items => format!("sink `{name}` lost {items} items of stream `{streams}`: {cause}"),
-                };
-                failed(&node, message);
-                batch.clear();
+            count = receiver.recv_many(&mut batch, QUEUE) => Some(count),
+        };
+        match taken {
+            Some(0) => break,
+            Some(_) => {
+                intake.wake_waiting();
+                take(&mut *writer, &mut batch, deadline, settles, &node).await;
             }
+            None => {}
+        }
+        if writer.is_complete() && !std::mem::replace(&mut is_complete, true) {
+            node.notices.send(Notice::SinkComplete { sink: node.origin.node.clone() });
         }
     }
-    match tokio::time::timeout(WRITE_DEADLINE, writer.close()).await {
+    match within(deadline, writer.close()).await {
         Ok(Ok(())) => {}
+        Ok(Err(error)) if settles => failed(&node, told(&node, &error)),
         Ok(Err(error)) => {
             let cause = node.secrets.redact(&with_hint(&error.message, error.hint.as_deref()));
             failed(&node, format!("sink `{}` could not be closed: {cause}", node.origin.node));
         }
-        Err(_) => {
-            let seconds = WRITE_DEADLINE.as_secs();
+        Err(seconds) => {
             failed(&node, format!("sink `{}` could not be closed within {seconds} s", node.origin.node));
         }
     }
+    node.counters.set_trouble(None);
+}
+
+/// Gives a batch to the writer, and each of its items the verdict that comes of it.
+async fn take(
+    writer: &mut dyn SinkWriter,
+    batch: &mut Vec<Event>,
+    deadline: Option<Duration>,
+    settles: bool,
+    node: &Node,
+) {
+    let count = batch.len() as i64;
+    let start = node.clock.now();
+    node.counters.begin(0, start);
+    node.counters.set_oldest(0, batch.iter().find_map(born));
+    let result = match within(deadline, writer.write(batch)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(with_hint(&error.message, error.hint.as_deref())),
+        Err(seconds) => Err(format!("it took nothing for {seconds} s")),
+    };
+    let now = node.clock.now();
+    node.counters.end(0, now.saturating_duration_since(start), now);
+    node.counters.set_oldest(0, None);
+    node.counters.queued(-count);
+    match result {
+        Ok(()) => {
+            for event in batch.drain(..) {
+                if let Event::Item(item) = event {
+                    if settles {
+                        item.lease.ack.release();
+                    } else {
+                        item.lease.ack.deliver(now);
+                    }
+                }
+            }
+        }
+        Err(cause) => {
+            let cause = node.secrets.redact(&cause);
+            let lost: Vec<&Event> = batch.iter().filter(|event| matches!(event, Event::Item(_))).collect();
+            let streams: BTreeSet<&str> = lost.iter().map(|event| &**event.stream()).collect();
+            let streams = streams.into_iter().collect::<Vec<_>>().join(", ");
+            let name = &node.origin.node;
+            let message = match lost.len() {
+                0 => format!("sink `{name}` failed: {cause}"),
+                items => format!("sink `{name}` lost {items} items of stream `{streams}`: {cause}"),
+            };
+            failed(node, message);
+            batch.clear();
+        }
+    }
+}
+
+/// Waits for `work` no longer than `deadline`; the seconds that it had where that was not enough.
+async fn within<T>(deadline: Option<Duration>, work: impl Future<Output = T>) -> Result<T, u64> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout(deadline, work).await.map_err(|_| deadline.as_secs()),
+        None => Ok(work.await),
+    }
+}
+
+/// What a writer that settles items by itself says of those that it lost.
+fn told(node: &Node, error: &SinkError) -> String {
+    let cause = node.secrets.redact(&with_hint(&error.message, error.hint.as_deref()));
+    format!("sink `{}`: {cause}", node.origin.node)
 }
 
 /// When the picture behind an event was decoded.

@@ -12,6 +12,7 @@ use operators::error::StartError;
 use operators::item::{EndReason, StreamId};
 
 use super::counters::GraphCounters;
+use super::discovery::Discovering;
 use super::failure::{Heard, Notice, Notices, notices};
 use super::feed::Feed;
 use super::generation::{Generation, Making, OpenSink};
@@ -78,7 +79,11 @@ pub struct RunningGraph {
     pub(super) restarts: HashMap<StreamId, WantedStream>,
     /// Streams that were removed, until nothing of them is in flight.
     pub(super) retired: Vec<StreamId>,
-    failed_streams: Vec<String>,
+    /// Streams that a source found, which are forgotten when they have ended.
+    pub(super) passing: Vec<StreamId>,
+    /// Sources that look for further streams.
+    pub(super) discovering: Vec<Discovering>,
+    pub(super) failed_streams: Vec<String>,
     changes: (Sender<Change>, Receiver<Change>),
     /// Goes on without streams, where further ones may come.
     stays: bool,
@@ -111,6 +116,8 @@ impl RunningGraph {
             posted: BTreeMap::new(),
             restarts: HashMap::new(),
             retired: Vec::new(),
+            passing: Vec::new(),
+            discovering: Vec::new(),
             failed_streams: Vec::new(),
             changes: bounded(CHANGES),
             stays: false,
@@ -122,6 +129,10 @@ impl RunningGraph {
                 graph.abort();
                 return Err(error);
             }
+        }
+        if let Err(error) = graph.look_for_streams() {
+            graph.abort();
+            return Err(error);
         }
         graph.close_finished_sources();
         Ok(graph)
@@ -198,6 +209,10 @@ impl RunningGraph {
                 }
                 self.close_finished_sources();
             }
+            Notice::SinkComplete { sink } => {
+                tracing::info!(node = %sink, "`{sink}` has all that it wanted: the graph ends");
+                return true;
+            }
             Notice::SinkClosed { sink } => self.sinks.retain(|open| open.id != sink),
             Notice::EndReached { generation } => {
                 if generation == self.generation.number {
@@ -223,6 +238,14 @@ impl RunningGraph {
 
     pub(super) fn stream_ended(&mut self, stream: &StreamId, reason: EndReason) {
         let Some(running) = self.streams.remove(stream) else { return };
+        if let Some(position) = self.passing.iter().position(|passing| passing == stream) {
+            self.passing.swap_remove(position);
+            self.posted.remove(stream);
+            // One that failed is listed, so that whoever looks sees why.
+            if !matches!(reason, EndReason::Failed(_)) {
+                self.retired.push(stream.clone());
+            }
+        }
         self.engine.inlets().close(&self.counters.name, stream);
         self.unlist_retired();
         // Its last act was to say so.
@@ -242,7 +265,8 @@ impl RunningGraph {
         for (index, planned) in plan.sources.iter().enumerate() {
             let is_read = self.streams.values().any(|stream| stream.source == planned.name);
             let is_open_ended = self.stays && !planned.source.is_finite();
-            let may_go_on = !self.draining && (is_open_ended || planned.source.awaits_streams());
+            let may_find = self.looks_for_streams(&planned.name);
+            let may_go_on = !self.draining && (is_open_ended || may_find || planned.source.awaits_streams());
             if !is_read && !may_go_on {
                 self.generation.close(index);
             }
@@ -251,6 +275,7 @@ impl RunningGraph {
 
     fn drain(&mut self) {
         self.draining = true;
+        self.discovering.clear();
         self.counters.set_state(GraphState::Draining, None);
         self.streams.values().for_each(|stream| stream.feed.stop());
         self.close_finished_sources();
@@ -268,6 +293,7 @@ impl RunningGraph {
     /// Lets go of everything that is in flight: it is lost.
     fn abort(&mut self) {
         self.draining = true;
+        self.discovering.clear();
         self.streams.values().for_each(|stream| stream.feed.give_up());
         self.generation.abandon();
         self.generation.take_down();

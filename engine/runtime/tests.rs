@@ -269,6 +269,7 @@ fn sink(name: &str, sink: &Collecting, inputs: &[Input]) -> PlannedSink {
         type_name: "test",
         sink: Arc::new(sink.clone()),
         inputs: inputs.to_vec(),
+        flows: Vec::new(),
         on_error: OnError::Reject,
         entry: None,
         identity: Identity::default(),

@@ -18,6 +18,10 @@ use crate::config::format_size;
 use crate::error::StartError;
 use crate::inference::hashes;
 use crate::inference::model::without_credentials;
+use crate::storage::error::StorageError;
+use crate::storage::location::{S3Location, is_s3};
+use crate::storage::s3::{Access, S3};
+use crate::storage::{Storage, runtime};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// The environment variable that names the folder of everything that the engine keeps to save time.
@@ -77,7 +81,7 @@ pub trait Progress: Send + Sync {
     fn end(&self);
 }
 
-/// Fetches over HTTP.
+/// Fetches over HTTP, and from buckets of S3 with the credentials that programs of AWS find.
 pub struct Download {
     pub progress: Arc<dyn Progress>,
     pub clock: Arc<dyn Clock>,
@@ -91,6 +95,8 @@ const PAUSE: Duration = Duration::from_millis(300);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Bytes of an object that are asked for at a time.
+const RANGE: u64 = 8 << 20;
 /// A file that grows beyond this is no model.
 const MOST_BYTES: u64 = 64 << 30;
 
@@ -110,15 +116,22 @@ struct Transfer<'a> {
     shown: String,
     part: PathBuf,
     file: File,
-    agent: ureq::Agent,
+    server: Server,
+}
+
+/// Who has it.
+#[derive(Clone)]
+enum Server {
+    Http(ureq::Agent),
+    S3(Arc<S3>, S3Location),
 }
 
 impl Fetch for Download {
     fn fetch(&self, name: &str, url: &str, sha256: &str, cache: &Cache) -> Result<PathBuf, StartError> {
         let shown = shown(url);
-        if !["https://", "http://"].iter().any(|scheme| url.starts_with(scheme)) {
+        if !["https://", "http://", "s3://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(StartError::new(format!("model `{name}`: {shown} is no address that can be fetched"))
-                .hint("write `file = \"https://…\"` in its manifest, or the name of a file"));
+                .hint("write `file = \"https://…\"` or `file = \"s3://…\"` in its manifest, or the name of a file"));
         }
         let target = cache.path(sha256).ok_or_else(|| match cache.folder {
             None => StartError::new(format!("model `{name}` cannot be fetched: there is no folder to keep it in"))
@@ -132,9 +145,14 @@ impl Fetch for Download {
         if target.is_file() {
             return Ok(target);
         }
-        let roots = std::env::var_os(ROOTS_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let agent = agent(url, roots.as_deref())?;
-        let mut transfer = Transfer { name, url, shown, part, file, agent };
+        let server = if is_s3(url) {
+            let (bucket, place) = stored(name, url, &shown)?;
+            Server::S3(bucket, place)
+        } else {
+            let roots = std::env::var_os(ROOTS_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+            Server::Http(agent(url, roots.as_deref())?)
+        };
+        let mut transfer = Transfer { name, url, shown, part, file, server };
         let result = self.transfer(&mut transfer, &target, sha256);
         self.progress.end();
         result
@@ -147,7 +165,11 @@ impl Download {
         let mut started_anew = false;
         loop {
             let had = transfer.have()?;
-            match self.attempt(transfer, had) {
+            let attempt = match transfer.server.clone() {
+                Server::Http(agent) => self.attempt(transfer, &agent, had),
+                Server::S3(bucket, place) => self.attempt_s3(transfer, &bucket, &place.key, had),
+            };
+            match attempt {
                 Ok(()) => {
                     let actual = hashes::hash(&transfer.part).map_err(|error| transfer.unkept(&error))?;
                     if actual == sha256 {
@@ -186,9 +208,9 @@ impl Download {
     }
 
     /// Appends what is missing behind the `had` bytes that are there.
-    fn attempt(&self, transfer: &mut Transfer<'_>, had: u64) -> Result<(), Failure> {
+    fn attempt(&self, transfer: &mut Transfer<'_>, agent: &ureq::Agent, had: u64) -> Result<(), Failure> {
         // Bytes are counted and hashed as they are in the file, so nobody may compress them on the way.
-        let mut request = transfer.agent.get(transfer.url).header("accept-encoding", "identity");
+        let mut request = agent.get(transfer.url).header("accept-encoding", "identity");
         if had > 0 {
             request = request.header("range", format!("bytes={had}-"));
         }
@@ -251,6 +273,59 @@ impl Download {
             _ => Ok(()),
         }
     }
+}
+
+impl Download {
+    /// As [`Download::attempt`], from a bucket.
+    fn attempt_s3(&self, transfer: &mut Transfer<'_>, bucket: &Arc<S3>, key: &str, had: u64) -> Result<(), Failure> {
+        let failed = |transfer: &Transfer<'_>, error: &StorageError| {
+            if error.is_temporary() {
+                return Failure::Cut(error.message.clone());
+            }
+            let (name, shown) = (transfer.name, &transfer.shown);
+            let message = format!("model `{name}` cannot be fetched from {shown}: {}", error.message);
+            Failure::Final(StartError { message, hint: error.hint.clone() })
+        };
+        let looked = {
+            let (bucket, key) = (bucket.clone(), key.to_owned());
+            runtime::wait_for(async move { bucket.head(&key).await })
+        };
+        let object = looked.map_err(|error| failed(transfer, &error))?;
+        let mut have = had;
+        if have > object.bytes {
+            // What is here is of another file.
+            transfer.empty().map_err(Failure::Final)?;
+            have = 0;
+        }
+        self.progress.begin(transfer.name, &transfer.shown, have, Some(object.bytes));
+        while have < object.bytes {
+            let (bucket, object, range) = (bucket.clone(), object.clone(), have..object.bytes.min(have + RANGE));
+            let part = runtime::wait_for(async move { bucket.get(&object.key, range, object.etag.as_deref()).await });
+            let part = part.map_err(|error| failed(transfer, &error))?;
+            if part.is_empty() {
+                return Err(Failure::Cut("the object became shorter meanwhile".to_owned()));
+            }
+            transfer.file.write_all(&part).map_err(|error| Failure::Final(transfer.unkept(&error)))?;
+            have += part.len() as u64;
+            self.progress.advance(part.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+/// The object that `url` names, with the credentials of the environment.
+fn stored(name: &str, url: &str, shown: &str) -> Result<(Arc<S3>, S3Location), StartError> {
+    let wrong = |why: String| {
+        StartError::new(format!("model `{name}`: {shown} {why}"))
+            .hint("write `file = \"s3://bucket/folder/model.onnx\"` in its manifest")
+    };
+    let place = S3Location::parse(url).map_err(wrong)?;
+    if place.key.is_empty() || place.key.ends_with('/') {
+        return Err(wrong("names no object".to_owned()));
+    }
+    let bucket = S3::new(&place.bucket, "file", Access::default());
+    let bucket = bucket.map_err(|errors| wrong(errors.into_iter().map(|error| error.message).collect()))?;
+    Ok((Arc::new(bucket), place))
 }
 
 impl Transfer<'_> {

@@ -3,7 +3,7 @@
 //! This module owns the text format alone; [`crate::inference::model`] finds files and verifies them.
 //!
 //! ```toml
-//! file = "yolox_nano.onnx"      # beside the manifest, or in any folder of the search path; or https://…
+//! file = "yolox_nano.onnx"      # beside the manifest, or in any folder of the search path; or https://…, s3://…
 //! sha256 = "d39bee73…"
 //! licence = "Apache-2.0"
 //!
@@ -39,7 +39,7 @@ use crate::inference::decode::ssd;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Name of the ONNX file, or the `https://` or `http://` address that `engine models pull` fetches it from.
+    /// Name of the ONNX file, or the `https://`, `http://` or `s3://` address that `engine models pull` fetches it from.
     pub file: String,
     /// Hexadecimal SHA-256 of that file.
     pub sha256: String,

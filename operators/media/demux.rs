@@ -194,6 +194,30 @@ impl Packet {
     }
 }
 
+/// Something to read and seek in that may take its time.
+pub trait Reader: std::io::Seek + Send {
+    /// As [`std::io::Read::read`]; polls `stop` while it waits, and fails when that says so.
+    ///
+    /// # Errors
+    /// Where nothing can be read, or `stop` said so.
+    fn read(&mut self, buffer: &mut [u8], stop: &dyn Fn() -> bool) -> std::io::Result<usize>;
+}
+
+/// A reader that asks the question of the call that its thread is in.
+struct Polling<R>(R);
+
+impl<R: Reader> std::io::Read for Polling<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer, &interrupt::poll)
+    }
+}
+
+impl<R: Reader> std::io::Seek for Polling<R> {
+    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
 /// An open file.
 pub struct Demuxer {
     input: ffmpeg::format::context::Input,
@@ -231,6 +255,27 @@ impl Demuxer {
         Demuxer::connect(url, options, tracks, stop)
     }
 
+    /// Opens what a reader reads, and chooses its tracks. `name` tells libav what it may be, by its ending. While it
+    /// works, here and later on, `stop` is polled, by the reader too.
+    pub fn open_reader(
+        reader: impl Reader + 'static,
+        name: &str,
+        tracks: &Tracks,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Demuxer, DemuxError> {
+        initialise();
+        let name = name.replace('\0', "");
+        let opened = interrupt::while_polling(stop, || {
+            let stream = ffmpeg::format::context::StreamIo::from_read_seek(Polling(reader))?;
+            ffmpeg::format::input_from_stream_with_interrupt(stream, Some(&name), None, interrupt::poll)
+        });
+        match opened {
+            (_, true) => Err(DemuxError::Stopped),
+            (Ok(input), false) => Demuxer::of_input(input, tracks),
+            (Err(error), false) => Err(error.into()),
+        }
+    }
+
     fn connect(
         location: &str,
         options: &[(&str, String)],
@@ -244,11 +289,14 @@ impl Demuxer {
         let opened = interrupt::while_polling(stop, || {
             ffmpeg::format::input_with_interrupt_and_dictionary(location, interrupt::poll, dictionary)
         });
-        let input = match opened {
-            (_, true) => return Err(DemuxError::Stopped),
-            (Ok(input), false) => input,
-            (Err(error), false) => return Err(error.into()),
-        };
+        match opened {
+            (_, true) => Err(DemuxError::Stopped),
+            (Ok(input), false) => Demuxer::of_input(input, tracks),
+            (Err(error), false) => Err(error.into()),
+        }
+    }
+
+    fn of_input(input: ffmpeg::format::context::Input, tracks: &Tracks) -> Result<Demuxer, DemuxError> {
         let chosen = choose(&input, tracks)?;
         let described = chosen.iter().filter_map(|index| describe(&input, *index)).collect();
         let video = chosen[0];

@@ -1,8 +1,10 @@
 //! Sinks: what takes items out of a graph.
 
 pub mod blackhole;
+pub mod dataset;
 pub mod file;
 pub mod records;
+pub mod s3;
 pub mod segments;
 pub mod sse;
 pub mod vss;

@@ -22,7 +22,7 @@ use super::playback::{self, Settings};
 use super::track::dormant;
 
 /// More frame threads than this only cost memory.
-const MOST_DECODER_THREADS: usize = 16;
+pub(super) const MOST_DECODER_THREADS: usize = 16;
 
 #[derive(Deserialize)]
 struct Config {
@@ -35,7 +35,7 @@ struct Config {
 
 /// What a node says for all its streams, and a stream for itself.
 #[derive(Clone, Default, Deserialize)]
-struct SettingsConfig {
+pub(super) struct SettingsConfig {
     #[serde(rename = "loop")]
     repeat: Option<bool>,
     realtime: Option<bool>,
@@ -46,7 +46,7 @@ struct SettingsConfig {
 
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
-enum TracksConfig {
+pub(super) enum TracksConfig {
     Word(String),
     Indices(Vec<usize>),
 }
@@ -63,8 +63,13 @@ enum StreamConfig {
 }
 
 impl SettingsConfig {
+    /// Whether it asks for pictures when they are due.
+    pub(super) fn is_realtime(&self) -> bool {
+        self.realtime.unwrap_or(false)
+    }
+
     /// These settings, with those of the node where they say nothing.
-    fn resolve(&self, node: &SettingsConfig, field: &str) -> Result<Settings, FieldError> {
+    pub(super) fn resolve(&self, node: &SettingsConfig, field: &str) -> Result<Settings, FieldError> {
         let tracks = match self.tracks.as_ref().or(node.tracks.as_ref()) {
             None => Tracks::Best,
             Some(TracksConfig::Word(word)) if word == "best" => Tracks::Best,
@@ -308,7 +313,7 @@ fn nearest(path: &Path) -> Option<String> {
 }
 
 /// The id of a file without a name of its own: its stem; further files of the same stem get `-2`, `-3`.
-fn unique(path: &Path, taken: &mut BTreeSet<StreamId>) -> StreamId {
+pub(super) fn unique(path: &Path, taken: &mut BTreeSet<StreamId>) -> StreamId {
     let stem = StreamId::sanitised(&path.file_stem().unwrap_or_default().to_string_lossy());
     let mut id = stem.clone();
     let mut number = 1u64;
@@ -321,21 +326,21 @@ fn unique(path: &Path, taken: &mut BTreeSet<StreamId>) -> StreamId {
     id
 }
 
-const LOOP: Field = Field {
+pub(super) const LOOP: Field = Field {
     name: "loop",
     value: FieldType::Boolean,
     presence: Presence::Default("false"),
     summary: "Start again at the end of the file; time and numbers go on.",
 };
 
-const REALTIME: Field = Field {
+pub(super) const REALTIME: Field = Field {
     name: "realtime",
     value: FieldType::Boolean,
     presence: Presence::Default("false"),
     summary: "Emit each picture when it is due, as a camera would. The same for all streams of a source.",
 };
 
-const TRACKS: Field = Field {
+pub(super) const TRACKS: Field = Field {
     name: "tracks",
     value: FieldType::Either(&[
         FieldType::Choice(&["best"]),
@@ -345,14 +350,14 @@ const TRACKS: Field = Field {
     summary: "The best video and audio track, or a list of track indices; the first video track among them is decoded.",
 };
 
-const SKIP: Field = Field {
+pub(super) const SKIP: Field = Field {
     name: "skip",
     value: FieldType::Boolean,
     presence: Presence::Default("true"),
     summary: "Leave undecoded what nobody asked for, where that changes no other picture of an undamaged stream.",
 };
 
-const KEYFRAMES_ONLY: Field = Field {
+pub(super) const KEYFRAMES_ONLY: Field = Field {
     name: "keyframes_only",
     value: FieldType::Boolean,
     presence: Presence::Default("false"),

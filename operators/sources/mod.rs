@@ -7,6 +7,7 @@ mod playback;
 pub mod probe;
 pub mod push;
 pub mod rtsp;
+pub mod s3;
 pub mod scene;
 pub mod synthetic;
 mod track;

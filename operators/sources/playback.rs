@@ -25,16 +25,52 @@ pub(super) struct Settings {
     pub keyframes_only: bool,
 }
 
+/// Something with an end that can be played, wherever it lies.
+pub(super) trait Recording {
+    /// Its name, for messages.
+    fn name(&self) -> String;
+
+    /// Opens it at its beginning. While that works, `stop` is polled.
+    fn open(&self, tracks: &Tracks, stop: &dyn Fn() -> bool) -> Result<Demuxer, SourceError>;
+
+    /// Why it became unreadable, where it knows better than libav.
+    fn failure(&self) -> Option<SourceError> {
+        None
+    }
+}
+
+/// A file of this machine.
+struct LocalFile<'a>(&'a Path);
+
+impl Recording for LocalFile<'_> {
+    fn name(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    fn open(&self, tracks: &Tracks, stop: &dyn Fn() -> bool) -> Result<Demuxer, SourceError> {
+        Demuxer::open(self.0, tracks, stop).map_err(|error| unreadable(self.0, &error))
+    }
+}
+
 /// Plays the file at `path` until it ends or the outlet stops.
 pub(super) fn play(path: &Path, settings: &Settings, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
-    match Playback::open(path, settings, outlet).and_then(Playback::run) {
+    play_recording(&LocalFile(path), settings, outlet)
+}
+
+/// Plays a recording until it ends or the outlet stops.
+pub(super) fn play_recording(
+    recording: &dyn Recording,
+    settings: &Settings,
+    outlet: &mut dyn Outlet,
+) -> Result<EndReason, SourceError> {
+    match Playback::open(recording, settings, outlet).and_then(Playback::run) {
         Err(SourceError::Stopped) => Ok(EndReason::Stopped),
         result => result,
     }
 }
 
 struct Playback<'a> {
-    path: &'a Path,
+    recording: &'a dyn Recording,
     settings: &'a Settings,
     outlet: &'a mut dyn Outlet,
     demuxer: Demuxer,
@@ -42,8 +78,12 @@ struct Playback<'a> {
 }
 
 impl<'a> Playback<'a> {
-    fn open(path: &'a Path, settings: &'a Settings, outlet: &'a mut dyn Outlet) -> Result<Playback<'a>, SourceError> {
-        let mut demuxer = open(path, &settings.tracks, outlet)?;
+    fn open(
+        recording: &'a dyn Recording,
+        settings: &'a Settings,
+        outlet: &'a mut dyn Outlet,
+    ) -> Result<Playback<'a>, SourceError> {
+        let mut demuxer = recording.open(&settings.tracks, &|| outlet.stopping())?;
         let manner = Manner {
             skip: settings.skip,
             keyframes_only: settings.keyframes_only,
@@ -52,8 +92,8 @@ impl<'a> Playback<'a> {
             longest_step: None,
         };
         let input = Input::open(&mut demuxer, manner, outlet.demand(), outlet.decoder_threads());
-        let input = input.map_err(|error| undecodable(path, &error))?;
-        Ok(Playback { path, settings, outlet, demuxer, input })
+        let input = input.map_err(|error| undecodable(recording, &error))?;
+        Ok(Playback { recording, settings, outlet, demuxer, input })
     }
 
     fn run(mut self) -> Result<EndReason, SourceError> {
@@ -95,8 +135,11 @@ impl<'a> Playback<'a> {
             self.cut_off(&format!("it ends after {reached:.1} s of the {declared:.1} s that it declares"));
         }
         if let Some(error) = failed {
-            let (path, pictures) = (self.path.display(), self.input.pictures());
-            let message = format!("`{path}` became unreadable after {pictures} pictures: {error}");
+            if let Some(failure) = self.recording.failure() {
+                return Err(failure);
+            }
+            let (name, pictures) = (self.recording.name(), self.input.pictures());
+            let message = format!("`{name}` became unreadable after {pictures} pictures: {error}");
             return Err(SourceError::input_with_hint(message, "check that the file is complete and its disk healthy"));
         }
         if self.input.pictures() == 0 {
@@ -107,16 +150,17 @@ impl<'a> Playback<'a> {
 
     /// Tells the log and whoever reads the records that the rest of the file is missing.
     fn cut_off(&mut self, how: &str) {
-        let reason = format!("`{}` is cut off: {how}", self.path.display());
+        let reason = format!("`{}` is cut off: {how}", self.recording.name());
         self.outlet.repaired("file cut off", &reason);
         self.outlet.gap(Gap { reason, seq: None });
     }
 
     /// Starts again at the beginning. The file is opened anew: seeking is not exact in every container.
     fn rewind(&mut self) -> Result<(), SourceError> {
-        let demuxer = open(self.path, &self.settings.tracks, self.outlet)?;
+        let outlet = &*self.outlet;
+        let demuxer = self.recording.open(&self.settings.tracks, &|| outlet.stopping())?;
         if demuxer.time_base() != self.demuxer.time_base() || demuxer.tracks() != self.demuxer.tracks() {
-            let message = format!("`{}` was replaced by another file while it was looped", self.path.display());
+            let message = format!("`{}` was replaced by another file while it was looped", self.recording.name());
             return Err(SourceError::input_with_hint(message, "start the stream again"));
         }
         self.demuxer = demuxer;
@@ -125,17 +169,13 @@ impl<'a> Playback<'a> {
     }
 
     fn nothing(&self) -> SourceError {
-        let path = self.path.display();
+        let name = self.recording.name();
         let message = match self.input.trouble() {
-            Some(cause) => format!("not one picture of `{path}` could be decoded: {cause}"),
-            None => format!("the video track of `{path}` holds no picture"),
+            Some(cause) => format!("not one picture of `{name}` could be decoded: {cause}"),
+            None => format!("the video track of `{name}` holds no picture"),
         };
         SourceError::input_with_hint(message, "the file is damaged or incomplete: copy or record it again")
     }
-}
-
-fn open(path: &Path, tracks: &Tracks, outlet: &dyn Outlet) -> Result<Demuxer, SourceError> {
-    Demuxer::open(path, tracks, &|| outlet.stopping()).map_err(|error| unreadable(path, &error))
 }
 
 /// The error of a file that cannot be opened.
@@ -169,9 +209,9 @@ pub(super) fn unreadable(path: &Path, error: &DemuxError) -> SourceError {
     SourceError::input_with_hint(message, hint)
 }
 
-fn undecodable(path: &Path, error: &DecodeError) -> SourceError {
+fn undecodable(recording: &dyn Recording, error: &DecodeError) -> SourceError {
     SourceError::input_with_hint(
-        format!("the video track of `{}` cannot be decoded: {error}", path.display()),
+        format!("the video track of `{}` cannot be decoded: {error}", recording.name()),
         "convert it first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`",
     )
 }

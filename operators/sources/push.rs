@@ -71,7 +71,8 @@ struct Progress {
 impl Push {
     fn information(&self, (width, height): (u32, u32)) -> StreamInfo {
         let format = TrackFormat::Video { width, height, frame_rate: None, has_b_frames: false };
-        let track = Track { index: 0, codec: "picture".into(), format };
+        let (codec, time_base) = ("picture".into(), self.time_base);
+        let track = Track { index: 0, codec, time_base, format, parameters: None };
         StreamInfo { tracks: vec![track], time_base: self.time_base, duration: None }
     }
 
@@ -120,9 +121,9 @@ impl Source for Push {
         ItemSize::Unknown
     }
 
-    /// What waits, and what decoding one of them takes.
+    /// What waits, one more that is in hand, and what decoding that takes.
     fn stream_memory(&self) -> u64 {
-        let waiting = self.settings.max_bytes.saturating_mul(self.settings.places as u64);
+        let waiting = self.settings.max_bytes.saturating_mul(self.settings.places as u64 + 1);
         waiting.saturating_add(still::memory(self.max_pixels))
     }
 

@@ -299,6 +299,7 @@ impl Sketch {
                 type_name: "test",
                 sink: Arc::new(Notes { seen: seen.clone(), name: (*name).to_string(), refuses, path }),
                 inputs: vec![last],
+                flows: Vec::new(),
                 on_error: OnError::Reject,
                 entry: None,
                 identity: Identity::of_node("notes", &text((*name).to_string())),

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    use crate::item::Content;
+    use crate::item::{Content, Origin};
     use crate::time::MediaTime;
 
     fn segment(content: &'static [u8], sha256: &str) -> Segment {
@@ -119,6 +119,7 @@ mod tests {
             start: MediaTime::from_micros(0),
             end: MediaTime::from_micros(1_000_000),
             follows: false,
+            origin: Origin { graph: "door".into(), node: "chunks".into() },
             sha256: sha256.to_owned(),
             content: Content::Memory(Bytes::from_static(content)),
         }

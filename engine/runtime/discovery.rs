@@ -1,0 +1,165 @@
+//! Sources that find their streams while the graph runs: a thread for each looks, and the graph's own thread adds what
+//! was found, a bounded number at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use operators::clock::Clock;
+use operators::error::{SourceError, StartError};
+use operators::operator::{Discovery, FoundStream};
+
+use super::graphs::ask;
+use super::streams::{PostedStream, StreamError};
+use super::supervision::{Change, RunningGraph};
+use crate::graph::identity::Identity;
+
+/// How often a stream that was found looks whether there is room for it by now.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A source that looks for streams; it stops looking when this is dropped.
+pub(super) struct Discovering {
+    pub source: Arc<str>,
+    pub identity: Identity,
+    stopping: Arc<AtomicBool>,
+    _thread: JoinHandle<()>,
+}
+
+impl Drop for Discovering {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+}
+
+impl Discovering {
+    /// Begins to look, for the graph that takes `changes`.
+    ///
+    /// # Errors
+    /// Where the system refuses a thread.
+    pub fn start(
+        source: Arc<str>,
+        identity: Identity,
+        discovery: Box<dyn Discovery>,
+        changes: Sender<Change>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Discovering, StartError> {
+        let stopping = Arc::<AtomicBool>::default();
+        let (name, stop) = (source.clone(), stopping.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("look {source}"))
+            .spawn(move || look(&name, discovery, &changes, &*clock, &stop))
+            .map_err(|error| StartError::new(format!("cannot start a thread for `{source}`: {error}")))?;
+        Ok(Discovering { source, identity, stopping, _thread: thread })
+    }
+}
+
+fn look(
+    source: &Arc<str>,
+    mut discovery: Box<dyn Discovery>,
+    changes: &Sender<Change>,
+    clock: &dyn Clock,
+    stopping: &AtomicBool,
+) {
+    let stop = || stopping.load(Ordering::Acquire);
+    loop {
+        let found = discovery.next(&stop);
+        if stop() {
+            return;
+        }
+        let found = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                let source = source.clone();
+                ask(changes, move |graph| graph.found_all(&source, None));
+                return;
+            }
+            Err(error) => {
+                let (source, why) = (source.clone(), told(&error));
+                ask(changes, move |graph| graph.found_all(&source, Some(why)));
+                return;
+            }
+        };
+        for stream in found {
+            while !stop() {
+                let (source, stream) = (source.clone(), stream.clone());
+                match ask(changes, move |graph| graph.found(&source, &stream)) {
+                    // The graph has ended.
+                    None => return,
+                    Some(true) => break,
+                    Some(false) => clock.wait(clock.now() + LOOK, LOOK),
+                }
+            }
+        }
+    }
+}
+
+fn told(error: &SourceError) -> String {
+    match error {
+        SourceError::Input { message, hint: Some(hint) } => format!("{message}; hint: {hint}"),
+        other => other.to_string(),
+    }
+}
+
+impl RunningGraph {
+    /// Has every source look that finds its streams by itself, and does not do so yet.
+    pub(super) fn look_for_streams(&mut self) -> Result<(), StartError> {
+        let plan = self.generation.plan.clone();
+        self.discovering.retain(|looking| {
+            plan.sources.iter().any(|source| source.name == looking.source && source.identity == looking.identity)
+        });
+        for planned in &plan.sources {
+            if self.discovering.iter().any(|looking| looking.source == planned.name) {
+                continue;
+            }
+            if let Some(discovery) = planned.source.discovery() {
+                let clock = self.engine.clock.clone();
+                let (source, identity, changes) = (planned.name.clone(), planned.identity, self.changes());
+                self.discovering.push(Discovering::start(source, identity, discovery, changes, clock)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a source still looks for streams.
+    pub(super) fn looks_for_streams(&self, source: &str) -> bool {
+        self.discovering.iter().any(|looking| &*looking.source == source)
+    }
+
+    /// Reads a stream that a source found; `false`: there is no room for it yet.
+    fn found(&mut self, source: &Arc<str>, found: &FoundStream) -> bool {
+        if self.draining || !self.looks_for_streams(source) {
+            return true;
+        }
+        let Some(index) = self.generation.source(source) else { return true };
+        let at_once = self.generation.plan.sources[index].source.at_once();
+        let running = self.streams.values().filter(|stream| stream.source == *source).count();
+        if running >= at_once {
+            return false;
+        }
+        let posted = PostedStream { source: source.clone(), own: found.own.clone() };
+        match self.add_stream(&found.id, posted) {
+            Ok(()) => self.passing.push(found.id.clone()),
+            Err(StreamError::Ending) => {}
+            Err(error) => {
+                let message = format!("`{source}` found stream `{}`, which cannot be read: {error}", found.id);
+                let message = self.generation.plan.secrets.redact(&message);
+                tracing::error!(stream = %found.id, "{message}");
+                self.failed_streams.push(message);
+            }
+        }
+        true
+    }
+
+    /// A source will find nothing more, by itself or because of an error.
+    fn found_all(&mut self, source: &Arc<str>, error: Option<String>) {
+        if let Some(error) = error {
+            let message = self.generation.plan.secrets.redact(&format!("`{source}` cannot look for streams: {error}"));
+            tracing::error!(node = %source, "{message}");
+            self.failed_streams.push(message);
+        }
+        self.discovering.retain(|looking| looking.source != *source);
+        self.close_finished_sources();
+    }
+}

@@ -1,0 +1,708 @@
+//! `dataset`: pictures and what was found in them, as files for training: `2026/03/02/TIME_UUID.jpg` and `.json`.
+//!
+//! Frames alone make a plain capture, records alone JSON files. Where both flow in, each picture waits for its records,
+//! which have its stream and number, in a window of bounded bytes; one whose records do not come in time is dropped, and
+//! one that has none (it was not sampled) is passed over.
+//!
+//! The JSON file is stored behind its picture: where it is, the pair is whole. Names tell the time of the picture, and
+//! are the same for the same picture, so that a repeat after a cut overwrites itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::clock::Clock;
+use crate::config::{self, Field, FieldType, OneOrMany, Presence};
+use crate::error::{FieldError, ItemError, SinkError, StartError};
+use crate::inference::manifest::InputSpec;
+use crate::item::{EndReason, Event, Frame, Item, Kind, Origin, Payload, Record, RecordBody, StreamId, time_text};
+use crate::lease::Verdict;
+use crate::operator::{
+    BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter, Trouble,
+};
+use crate::picture::Picture;
+use crate::sinks::s3::{QUALITY_FIELD, UPLOADS_FIELD};
+use crate::storage::folder::Folder;
+use crate::storage::location::{S3Location, is_s3};
+use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
+use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
+use crate::storage::template::{date_name, time_name};
+use crate::storage::uploads::{Claim, Finished, Put, Upload, Uploads, Work};
+use crate::storage::{Body, Storage, runtime};
+
+#[derive(Deserialize)]
+struct Config {
+    output: String,
+    picture: Option<String>,
+    model: Option<String>,
+    every: Option<u64>,
+    max: Option<u64>,
+    labels: Option<OneOrMany<String>>,
+    above: Option<f64>,
+    below: Option<f64>,
+    window: Option<config::Size>,
+    quality: Option<u8>,
+    uploads: Option<usize>,
+    retry_for: Option<config::Duration>,
+    #[serde(flatten)]
+    access: Access,
+}
+
+const UPLOADS: usize = 4;
+const QUALITY: u8 = 90;
+const WINDOW: u64 = 64 << 20;
+
+/// Where files go.
+#[derive(Clone)]
+enum Place {
+    Folder(Arc<Folder>),
+    S3 { bucket: Arc<S3>, prefix: String },
+}
+
+/// Which results are kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Choice {
+    labels: Vec<String>,
+    above: Option<f64>,
+    below: Option<f64>,
+}
+
+impl Choice {
+    fn is_open(&self) -> bool {
+        self.labels.is_empty() && self.above.is_none() && self.below.is_none()
+    }
+
+    /// Whether something in these records has one of the labels and a score within the bounds.
+    fn takes(&self, records: &[Arc<Record>]) -> bool {
+        let fits = |label: &str, score: f32| {
+            (self.labels.is_empty() || self.labels.iter().any(|wanted| wanted == label))
+                && self.above.is_none_or(|above| f64::from(score) >= above)
+                && self.below.is_none_or(|below| f64::from(score) < below)
+        };
+        self.is_open()
+            || records.iter().any(|record| match &record.body {
+                RecordBody::Classification { predictions, .. } => {
+                    predictions.iter().any(|prediction| fits(&prediction.label, prediction.score))
+                }
+                RecordBody::Detection { detections, .. } => {
+                    detections.iter().any(|detection| fits(&detection.label, detection.score))
+                }
+                _ => false,
+            })
+    }
+}
+
+struct Dataset {
+    place: Place,
+    origin: Origin,
+    clock: Arc<dyn Clock>,
+    /// What the model sees, where that is the picture.
+    seen: Option<InputSpec>,
+    every: u64,
+    max: Option<u64>,
+    choice: Choice,
+    window: u64,
+    quality: u8,
+    uploads: usize,
+    retry_for: Duration,
+}
+
+impl Sink for Dataset {
+    fn start(&self) -> Result<Box<dyn SinkWriter>, StartError> {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
+        let Ways { frames, records: record_inputs } = Ways::of(inputs)?;
+        if record_inputs == 0 && !self.choice.is_open() {
+            let message = "it chooses by label or score, and no records flow into it";
+            return Err(StartError::new(message)
+                .hint("add the node that makes them to its `inputs`, beside the one that makes the pictures"));
+        }
+        let (storage, prefix): (Arc<dyn Storage>, String) = match &self.place {
+            Place::Folder(folder) => {
+                folder.prepare().map_err(|error| error.at_start("files cannot be stored:"))?;
+                (folder.clone(), String::new())
+            }
+            Place::S3 { bucket, prefix } => {
+                let checked = bucket.clone();
+                runtime::wait_for(async move { checked.check().await })
+                    .map_err(|error| error.at_start("objects cannot be stored:"))?;
+                (bucket.clone(), prefix.clone())
+            }
+        };
+        let retry = Retry {
+            retry_for: self.retry_for,
+            clock: self.clock.clone(),
+            trouble: Trouble::default(),
+            node: self.origin.node.clone(),
+            backoff: BACKOFF,
+        };
+        Ok(Box::new(DatasetWriter {
+            trouble: retry.trouble.clone(),
+            uploads: Uploads::new(storage, retry, self.uploads),
+            prefix,
+            origin: self.origin.clone(),
+            seen: self.seen.clone().map(Arc::new),
+            every: self.every,
+            max: self.max.unwrap_or(u64::MAX),
+            choice: self.choice.clone(),
+            window: self.window,
+            quality: self.quality,
+            has_frames: frames > 0,
+            record_inputs,
+            ways: frames + record_inputs,
+            streams: BTreeMap::new(),
+            next_id: 0,
+            chosen: 0,
+            stored: 0,
+            has_warned: false,
+        }))
+    }
+
+    fn depends_on_inputs(&self) -> bool {
+        true
+    }
+
+    fn stream_memory(&self) -> u64 {
+        self.window
+    }
+}
+
+/// Along how many inputs the items of one stream come: the same for every stream.
+struct Ways {
+    /// At most one.
+    frames: usize,
+    records: usize,
+}
+
+impl Ways {
+    fn of(inputs: &[SinkInput]) -> Result<Ways, StartError> {
+        let sources: BTreeSet<&Arc<str>> = inputs.iter().flat_map(|input| &input.sources).collect();
+        let count = |source: &Arc<str>, kind: Kind| {
+            inputs.iter().filter(|input| input.kind == kind && input.sources.contains(source)).count()
+        };
+        let of = |source: &Arc<str>| (count(source, Kind::Frame), count(source, Kind::Record));
+        let mut ways = None;
+        for source in sources {
+            let (frames, records) = of(source);
+            if frames > 1 {
+                let message = format!("the pictures of `{source}` come to it by {frames} of its `inputs`");
+                return Err(StartError::new(message).hint("keep one of them"));
+            }
+            let (first, expected) = *ways.get_or_insert((source, (frames, records)));
+            if expected != (frames, records) {
+                let message = format!(
+                    "of `{first}` come {} pictures and records by its `inputs`, and of `{source}` {}: nobody can tell when a \
+                     picture has all its records",
+                    told(expected),
+                    told((frames, records))
+                );
+                return Err(StartError::new(message).hint("write a `dataset` for each of them"));
+            }
+        }
+        let (frames, records) = ways.map_or((0, 0), |(_, ways)| ways);
+        Ok(Ways { frames, records })
+    }
+}
+
+/// "1 and 2".
+fn told((frames, records): (usize, usize)) -> String {
+    format!("{frames} and {records}")
+}
+
+/// What is known of one picture so far.
+struct Entry {
+    stream: StreamId,
+    seq: u64,
+    /// Seconds since the stream's first picture.
+    pts: f64,
+    time: SystemTime,
+    fallback: bool,
+    frame: Option<Arc<Frame>>,
+    records: Vec<Arc<Record>>,
+    claims: Vec<Claim>,
+}
+
+impl Entry {
+    fn of(item: &Item) -> Entry {
+        Entry {
+            stream: item.stream.clone(),
+            seq: item.seq,
+            pts: item.pts.as_micros() as f64 / 1e6,
+            time: item.time,
+            fallback: item.fallback,
+            frame: None,
+            records: Vec::new(),
+            claims: Vec::new(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.frame.as_ref().map_or(0, |frame| frame.bytes())
+    }
+
+    fn settle(self, verdict: Verdict) {
+        self.claims.into_iter().for_each(|claim| claim.settle(verdict));
+    }
+}
+
+/// What waits of one stream.
+#[derive(Default)]
+struct Window {
+    entries: BTreeMap<u64, Entry>,
+    bytes: u64,
+    /// Results that were chosen, for every Nth.
+    results: u64,
+    /// Ways along which the stream has ended.
+    ended: usize,
+}
+
+struct DatasetWriter {
+    uploads: Uploads,
+    trouble: Trouble,
+    prefix: String,
+    origin: Origin,
+    seen: Option<Arc<InputSpec>>,
+    every: u64,
+    max: u64,
+    choice: Choice,
+    window: u64,
+    quality: u8,
+    has_frames: bool,
+    /// How many records come of one picture.
+    record_inputs: usize,
+    /// Along how many ways the events of one stream come.
+    ways: usize,
+    streams: BTreeMap<StreamId, Window>,
+    next_id: u64,
+    /// Results that were handed over, less those that came to nothing.
+    chosen: u64,
+    stored: u64,
+    has_warned: bool,
+}
+
+impl DatasetWriter {
+    fn item(&mut self, item: &Item) -> Result<(), SinkError> {
+        if self.chosen >= self.max {
+            item.lease.ack.clone().settle(Verdict::Filtered);
+            return Ok(());
+        }
+        match &item.payload {
+            Payload::Frame(frame) if self.record_inputs == 0 => {
+                let entry = Entry { frame: Some(frame.clone()), claims: vec![Claim::whole(item)], ..Entry::of(item) };
+                self.offer(entry);
+            }
+            Payload::Frame(frame) => {
+                let entry = self.entry(item);
+                entry.frame = Some(frame.clone());
+                // The window pays for it: without that, pictures that wait would keep the source from bringing their
+                // records.
+                entry.claims.push(Claim::without_credit(item));
+                let bytes = frame.bytes();
+                if let Some(window) = self.streams.get_mut(&item.stream) {
+                    window.bytes += bytes;
+                }
+                self.make_room(&item.stream);
+                self.complete(&item.stream, item.seq);
+            }
+            Payload::Record(record) if !self.has_frames => {
+                let (records, claims) = (vec![record.clone()], vec![Claim::whole(item)]);
+                self.offer(Entry { records, claims, ..Entry::of(item) });
+            }
+            Payload::Record(record) => {
+                let entry = self.entry(item);
+                entry.records.push(record.clone());
+                entry.claims.push(Claim::without_credit(item));
+                self.complete(&item.stream, item.seq);
+            }
+            Payload::Packet(_) | Payload::Tensor(_) | Payload::Segment(_) => {
+                let kind = item.payload.kind().plural();
+                return Err(SinkError { message: format!("`dataset` does not take {kind}"), hint: None });
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, item: &Item) -> &mut Entry {
+        let window = self.streams.entry(item.stream.clone()).or_default();
+        window.entries.entry(item.seq).or_insert_with(|| Entry::of(item))
+    }
+
+    /// Offers the picture where it has all its records; then no more come for those before it.
+    fn complete(&mut self, stream: &StreamId, seq: u64) {
+        let Some(window) = self.streams.get_mut(stream) else { return };
+        let is_whole = |entry: &Entry| entry.frame.is_some() && entry.records.len() >= self.record_inputs;
+        if !window.entries.get(&seq).is_some_and(is_whole) {
+            return;
+        }
+        let later = window.entries.split_off(&(seq + 1));
+        let over = std::mem::replace(&mut window.entries, later);
+        self.release(stream, over);
+    }
+
+    /// Nothing more comes for these: what has a picture and a record is offered.
+    fn release(&mut self, stream: &StreamId, over: BTreeMap<u64, Entry>) {
+        for entry in over.into_values() {
+            if let Some(window) = self.streams.get_mut(stream) {
+                window.bytes -= entry.bytes();
+            }
+            if entry.frame.is_some() && !entry.records.is_empty() {
+                self.offer(entry);
+            } else {
+                entry.settle(Verdict::Filtered);
+            }
+        }
+    }
+
+    /// The stream has ended along one way; along the others records may still come.
+    fn ended(&mut self, stream: &StreamId) {
+        let Some(window) = self.streams.get_mut(stream) else { return };
+        window.ended += 1;
+        if window.ended >= self.ways {
+            window.ended = 0;
+            let over = std::mem::take(&mut window.entries);
+            self.release(stream, over);
+        }
+    }
+
+    /// Drops the oldest pictures that wait, where they are too many.
+    fn make_room(&mut self, stream: &StreamId) {
+        let Some(window) = self.streams.get_mut(stream) else { return };
+        while window.bytes > self.window
+            && window.entries.len() > 1
+            && let Some((seq, entry)) = window.entries.pop_first()
+        {
+            window.bytes -= entry.bytes();
+            for claim in entry.claims {
+                claim.drop_at(&self.origin.node, "no record in time");
+            }
+            if !std::mem::replace(&mut self.has_warned, true) {
+                let node = &self.origin.node;
+                tracing::warn!(%node, %stream, seq, "`{node}` drops pictures of stream `{stream}` whose records did not come in time: let its pictures and its records come from one `sample`, or raise `window`");
+            }
+        }
+    }
+
+    /// Stores a result, where it is one of those that are wanted.
+    fn offer(&mut self, entry: Entry) {
+        let is_error = |record: &Arc<Record>| matches!(record.body, RecordBody::Error { .. });
+        let has_failed = !entry.records.is_empty() && entry.records.iter().all(is_error);
+        if has_failed || self.chosen >= self.max || !self.choice.takes(&entry.records) {
+            return entry.settle(Verdict::Filtered);
+        }
+        let window = self.streams.entry(entry.stream.clone()).or_default();
+        let nth = window.results;
+        window.results += 1;
+        if !nth.is_multiple_of(self.every) {
+            return entry.settle(Verdict::Filtered);
+        }
+        self.chosen += 1;
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut entry = entry;
+        let claims = std::mem::take(&mut entry.claims);
+        let files = Files {
+            base: self.base(&entry),
+            origin: self.origin.clone(),
+            entry,
+            seen: self.seen.clone(),
+            quality: self.quality,
+        };
+        self.uploads.submit(Upload { id, work: Work::Make(Box::new(move || files.make())), items: claims });
+    }
+
+    /// The name of an item's files without its ending.
+    fn base(&self, entry: &Entry) -> String {
+        let mut hash = Sha256::new();
+        let nanos = entry.time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        for part in [&*self.origin.graph, &*self.origin.node, &*entry.stream, &entry.seq.to_string()] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        hash.update(nanos.to_le_bytes());
+        let digest: [u8; 32] = hash.finalize().into();
+        let bytes: [u8; 16] = std::array::from_fn(|index| digest[index]);
+        let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+        let (day, time) = (date_name("%Y/%m/%d", entry.time), time_name(entry.time));
+        format!("{}{day}/{time}_{id}", self.prefix)
+    }
+
+    fn finished(&mut self, finished: Finished) -> Result<(), SinkError> {
+        match (&finished.result, finished.id) {
+            (Ok(()), _) => self.stored += 1,
+            // Another one may take its place.
+            (Err(_), Some(_)) => self.chosen = self.chosen.saturating_sub(1),
+            (Err(_), None) => {}
+        }
+        finished.result
+    }
+}
+
+/// A picture and its records, before they are files.
+struct Files {
+    base: String,
+    origin: Origin,
+    entry: Entry,
+    seen: Option<Arc<InputSpec>>,
+    quality: u8,
+}
+
+impl Files {
+    fn make(self) -> Result<Vec<Put>, ItemError> {
+        let entry = &self.entry;
+        let mut puts = Vec::new();
+        let mut description = json!({
+            "graph": self.origin.graph,
+            "node": self.origin.node,
+            "stream": entry.stream,
+            "seq": entry.seq,
+            "pts": entry.pts,
+            "time": time_text(entry.time),
+        });
+        if entry.fallback {
+            description["fallback"] = true.into();
+        }
+        if let Some(frame) = &entry.frame {
+            let picture = match &self.seen {
+                Some(input) => Picture::as_seen(frame, input)?,
+                None => Picture::of(frame)?,
+            };
+            let key = format!("{}.jpg", self.base);
+            let name = key.rsplit('/').next().unwrap_or(&key);
+            description["picture"] = json!({
+                "file": name,
+                "of": if self.seen.is_some() { "model_input" } else { "source" },
+                "width": picture.width,
+                "height": picture.height,
+                "scale": picture.placement.scale,
+                "offset": picture.placement.offset,
+            });
+            description["width"] = frame.width.into();
+            description["height"] = frame.height.into();
+            if let Some(index) = frame.index {
+                description["frame"] = index.into();
+            }
+            let body = Body::Bytes(picture.jpeg(self.quality)?.into());
+            puts.push(Put { key, body, media_type: "image/jpeg" });
+        }
+        let written = |error: serde_json::Error| ItemError::Failed(format!("a record is no JSON: {error}"));
+        let records: Result<Vec<serde_json::Value>, _> =
+            entry.records.iter().map(|record| serde_json::to_value(&**record)).collect();
+        description["records"] = records.map_err(written)?.into();
+        let mut text = serde_json::to_vec_pretty(&description).map_err(written)?;
+        text.push(b'\n');
+        let body = Body::Bytes(text.into());
+        puts.push(Put { key: format!("{}.json", self.base), body, media_type: "application/json" });
+        Ok(puts)
+    }
+}
+
+#[async_trait::async_trait]
+impl SinkWriter for DatasetWriter {
+    async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
+        let mut failed = Ok(());
+        for event in batch {
+            while self.uploads.are_full() {
+                let finished = self.uploads.next().await;
+                failed = failed.and(self.finished(finished));
+            }
+            match event {
+                Event::Item(item) => failed = failed.and(self.item(item)),
+                // The stream itself goes on.
+                Event::End { reason: EndReason::Reload, .. } => {}
+                Event::End { stream, .. } => self.ended(stream),
+                Event::Open { .. } | Event::Gap { .. } => {}
+            }
+        }
+        if let Err(error) = failed {
+            self.uploads.report(error);
+        }
+        Ok(())
+    }
+
+    fn settles(&self) -> bool {
+        true
+    }
+
+    async fn work(&mut self) -> Result<(), SinkError> {
+        let finished = self.uploads.next().await;
+        self.finished(finished)
+    }
+
+    async fn close(&mut self) -> Result<(), SinkError> {
+        let streams: Vec<StreamId> = self.streams.keys().cloned().collect();
+        for stream in streams {
+            if let Some(window) = self.streams.get_mut(&stream) {
+                let over = std::mem::take(&mut window.entries);
+                self.release(&stream, over);
+            }
+        }
+        let mut failed = Ok(());
+        while !self.uploads.are_idle() {
+            let finished = self.uploads.next().await;
+            failed = failed.and(self.finished(finished));
+        }
+        failed
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        // Each upload has an end of its own.
+        None
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        Some(self.trouble.clone())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.stored >= self.max
+    }
+}
+
+fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    let config: Config = config::read(table)?;
+    let mut mistakes = Vec::new();
+    let place = place(context, &config).map_err(|errors| mistakes.extend(errors)).ok();
+    let seen = match (config.picture.as_deref().unwrap_or("source"), &config.model) {
+        ("model_input", Some(name)) => match context.models.get(name) {
+            Ok(model) => Some(model.input.clone()),
+            Err(error) => {
+                mistakes.push(error.at("model"));
+                None
+            }
+        },
+        ("model_input", None) => {
+            let error = FieldError::new("picture", "`model_input` is what a model sees, and no model is named");
+            mistakes.push(error.hint("add `model = \"NAME\"`"));
+            None
+        }
+        (_, Some(_)) => {
+            let error = FieldError::new("model", "`model` has a meaning with `picture = \"model_input\"` alone");
+            mistakes.push(error.hint("add that, or remove `model`"));
+            None
+        }
+        (_, None) => None,
+    };
+    if let (Some(above), Some(below)) = (config.above, config.below)
+        && above >= below
+    {
+        let error = FieldError::new("below", format!("no score is {above} or more and less than {below}"));
+        mistakes.push(error.hint("write a larger `below`"));
+    }
+    let labels = config.labels.map(OneOrMany::into_vec).unwrap_or_default();
+    match place {
+        Some(place) if mistakes.is_empty() => Ok(Built::Sink(Arc::new(Dataset {
+            place,
+            origin: context.origin.clone(),
+            clock: context.clock.clone(),
+            seen,
+            every: config.every.unwrap_or(1).max(1),
+            max: config.max,
+            choice: Choice { labels, above: config.above, below: config.below },
+            window: config.window.map_or(WINDOW, |size| size.0),
+            quality: config.quality.unwrap_or(QUALITY),
+            uploads: config.uploads.unwrap_or(UPLOADS),
+            retry_for: config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0),
+        }))),
+        _ => Err(mistakes),
+    }
+}
+
+fn place(context: &BuildContext, config: &Config) -> Result<Place, Vec<FieldError>> {
+    let output = &config.output;
+    if is_s3(output) {
+        let S3Location { bucket, key } = S3Location::of_field("output", output).map_err(|error| vec![error])?;
+        let prefix = if key.is_empty() || key.ends_with('/') { key } else { format!("{key}/") };
+        let bucket = Arc::new(S3::new(&bucket, "output", config.access.clone())?);
+        return Ok(Place::S3 { bucket, prefix });
+    }
+    let wrong = |message: String, hint: &str| Err(vec![FieldError::new("output", message).hint(hint)]);
+    if output.is_empty() || output.contains('\0') {
+        return wrong("`output` names no folder".to_owned(), "name a folder, or write \"s3://bucket/prefix\"");
+    }
+    if output.contains("://") {
+        return wrong(format!("`{output}` is no place for files"), "name a folder, or write \"s3://bucket/prefix\"");
+    }
+    Ok(Place::Folder(Arc::new(Folder::new(output.clone(), PathBuf::from(&context.folder).join(output)))))
+}
+
+const SCORE: FieldType = FieldType::Number { minimum: 0.0, maximum: 1.0 };
+
+const fn optional(name: &'static str, value: FieldType, summary: &'static str) -> Field {
+    Field { name, value, presence: Presence::Optional, summary }
+}
+
+pub static REGISTRATION: Registration = Registration {
+    name: "dataset",
+    role: Role::Sink,
+    summary: "Keeps pictures (JPEG) and what was found in them (JSON) as files for training, by date.",
+    execution: Execution::Io,
+    accepts: &[Kind::Frame, Kind::Record],
+    produces: Produces::Nothing,
+    fields: &[
+        Field {
+            name: "output",
+            value: FieldType::String,
+            presence: Presence::Required,
+            summary: "A folder, or `s3://BUCKET/PREFIX`. Files are `YYYY/MM/DD/TIME_UUID.jpg` and `.json` in it, by the \
+                      picture's time (UTC).",
+        },
+        Field {
+            name: "every",
+            value: FieldType::Integer { minimum: 1, maximum: 1_000_000_000 },
+            presence: Presence::Default("1"),
+            summary: "Keep every so-manieth result of each stream, of those that `labels`, `above` and `below` choose.",
+        },
+        optional(
+            "max",
+            FieldType::Integer { minimum: 1, maximum: 1_000_000_000_000 },
+            "Keep so many results, of all streams together; when they are stored, the graph ends.",
+        ),
+        optional(
+            "labels",
+            FieldType::OneOrList(&FieldType::String),
+            "Keep results in which one of these labels was found.",
+        ),
+        optional("above", SCORE, "Keep results in which something was found with this score or more."),
+        optional(
+            "below",
+            SCORE,
+            "Keep results in which something was found with less than this score; with `above`, what a model is not \
+             sure of.",
+        ),
+        Field {
+            name: "picture",
+            value: FieldType::Choice(&["source", "model_input"]),
+            presence: Presence::Default("\"source\""),
+            summary: "source: the picture as it is; model_input: cut, scaled and padded as `model` sees it.",
+        },
+        optional("model", FieldType::Model, "For `model_input`: the model."),
+        Field {
+            name: "window",
+            value: FieldType::Size,
+            presence: Presence::Default("\"64MiB\""),
+            summary: "What pictures of one stream may take while they wait for their records.",
+        },
+        QUALITY_FIELD,
+        UPLOADS_FIELD,
+        RETRY_FOR,
+        ENDPOINT,
+        REGION,
+        PATH_STYLE,
+        ANONYMOUS,
+        PROFILE,
+        TIMEOUT,
+    ],
+    example: "[sinks.training]\ntype = \"dataset\"\ninputs = [\"twice_a_second\", \"people\"]\noutput = \"dataset/\"\n\
+              labels = [\"person\"]\nabove = 0.3\nbelow = 0.6\n",
+    build,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,520 @@
+//! `s3`: decodes videos that lie in a bucket, from their first byte on, without fetching them whole.
+//!
+//! Owns the configuration; [`super::playback`] plays them as it plays files, and [`crate::storage::ranges`] brings the
+//! parts that it wants. An object is read in one version: one that is changed meanwhile ends its stream with an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::clock::Clock;
+use crate::config::{self, Field, FieldType, OneOrMany, Presence};
+use crate::error::{FieldError, SourceError};
+use crate::item::{EndReason, Kind, StreamId};
+use crate::media::demux::{DemuxError, Demuxer, Tracks};
+use crate::operator::{
+    BuildContext, Built, Discovery, Execution, FoundStream, ItemSize, Outlet, Produces, Registration, Role, Source,
+    StreamSpec, Trouble,
+};
+use crate::storage::ranges::{self, Failure, Ranges};
+use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
+use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
+use crate::storage::{Object, Storage, runtime};
+
+use super::file::{KEYFRAMES_ONLY, LOOP, MOST_DECODER_THREADS, REALTIME, SKIP, SettingsConfig, TRACKS, unique};
+use super::playback::{self, Recording, Settings};
+use super::track::dormant;
+
+/// Objects of a prefix that are played at once where nobody says otherwise.
+const AT_ONCE: usize = 4;
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+struct Config {
+    bucket: String,
+    key: Option<OneOrMany<String>>,
+    prefix: Option<String>,
+    poll: Option<config::Duration>,
+    at_once: Option<usize>,
+    #[serde(default)]
+    streams: toml::Table,
+    retry_for: Option<config::Duration>,
+    #[serde(flatten)]
+    settings: SettingsConfig,
+    #[serde(flatten)]
+    access: Access,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StreamConfig {
+    Key(String),
+    Table {
+        key: String,
+        #[serde(flatten)]
+        settings: SettingsConfig,
+    },
+}
+
+#[derive(Debug)]
+struct ObjectStream {
+    id: StreamId,
+    key: String,
+    settings: Settings,
+}
+
+/// Which objects are looked for.
+#[derive(Clone, Debug)]
+struct Search {
+    prefix: String,
+    /// How often; `None`: once.
+    poll: Option<Duration>,
+    /// Whether they play in real time.
+    realtime: bool,
+}
+
+struct S3Source {
+    storage: Arc<S3>,
+    streams: Vec<ObjectStream>,
+    search: Option<Search>,
+    at_once: usize,
+    retry: Retry,
+}
+
+impl Source for S3Source {
+    fn streams(&self) -> Vec<StreamSpec> {
+        let spec =
+            |stream: &ObjectStream| StreamSpec { id: stream.id.clone(), location: self.storage.location(&stream.key) };
+        self.streams.iter().map(spec).collect()
+    }
+
+    fn discovery(&self) -> Option<Box<dyn Discovery>> {
+        let search = self.search.clone()?;
+        let (storage, retry): (Arc<dyn Storage>, _) = (self.storage.clone(), self.retry.clone());
+        Some(Box::new(Finder {
+            storage,
+            search,
+            retry,
+            known: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            has_looked: false,
+        }))
+    }
+
+    fn at_once(&self) -> usize {
+        self.at_once
+    }
+
+    fn is_live(&self) -> bool {
+        let searched = self.search.as_ref().is_some_and(|search| search.realtime);
+        searched || self.streams.iter().any(|stream| stream.settings.realtime)
+    }
+
+    fn is_finite(&self) -> bool {
+        let goes_on = self.search.as_ref().is_some_and(|search| search.poll.is_some());
+        !goes_on && self.streams.iter().all(|stream| !stream.settings.repeat)
+    }
+
+    fn frame_size(&self) -> ItemSize {
+        // A check must not ask the network.
+        ItemSize::Unknown
+    }
+
+    fn stream_memory(&self) -> u64 {
+        let holds_back = |settings: &Settings| settings.skip && !settings.keyframes_only && !settings.realtime;
+        let any = self.streams.iter().any(|stream| holds_back(&stream.settings));
+        ranges::MOST_BYTES + if any { dormant::MOST_BYTES } else { 0 }
+    }
+
+    fn decoder_threads(&self, cores: usize, running: usize) -> usize {
+        if self.is_live() || self.streams.iter().all(|stream| stream.settings.keyframes_only) {
+            return 1;
+        }
+        (2 * cores / running.max(1)).clamp(1, MOST_DECODER_THREADS)
+    }
+
+    fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
+        let known = self.streams.iter().find(|known| known.id == *stream);
+        let known = known.ok_or_else(|| SourceError::input(format!("this source has no stream `{stream}`")))?;
+        let (storage, retry, key) = (self.storage.clone(), self.retry.clone(), known.key.clone());
+        let look = async move { retry.run("cannot look at", || storage.head(&key)).await };
+        let waiting = &*outlet;
+        let found = runtime::wait(&|| waiting.stopping(), look).map_err(|error| error.of_source())?;
+        let Some(object) = found else { return Ok(EndReason::Stopped) };
+        let recording = StoredVideo { source: self, object, failure: Failure::default() };
+        playback::play_recording(&recording, &known.settings, outlet)
+    }
+}
+
+/// Finds objects that were not there before.
+struct Finder {
+    storage: Arc<dyn Storage>,
+    search: Search,
+    retry: Retry,
+    /// What was found, and in which version.
+    known: BTreeMap<String, Option<String>>,
+    taken: BTreeSet<StreamId>,
+    has_looked: bool,
+}
+
+impl Finder {
+    /// What is new in a list of all objects. One in a new version is a new stream.
+    fn new_ones(&mut self, listed: Vec<Object>) -> Vec<FoundStream> {
+        // What is gone may come again.
+        let there: BTreeSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        self.known.retain(|key, _| there.contains(key.as_str()));
+        let mut found = Vec::new();
+        for object in listed {
+            // What a folder of the console is, and what is not uploaded yet.
+            if object.key.ends_with('/') || object.bytes == 0 {
+                continue;
+            }
+            let before = self.known.insert(object.key.clone(), object.etag.clone());
+            if before.is_none_or(|version| version != object.etag) {
+                let id = unique(Path::new(&object.key), &mut self.taken);
+                found.push(FoundStream { id, own: object.key.into() });
+            }
+        }
+        found
+    }
+}
+
+impl Discovery for Finder {
+    fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError> {
+        loop {
+            if self.has_looked {
+                let Some(poll) = self.search.poll else { return Ok(None) };
+                let clock = self.retry.clock.clone();
+                let again = clock.now() + poll;
+                while clock.now() < again {
+                    if stop() {
+                        return Ok(None);
+                    }
+                    clock.wait(again, Duration::from_millis(50));
+                }
+            }
+            let (storage, retry, prefix) = (self.storage.clone(), self.retry.clone(), self.search.prefix.clone());
+            let list = async move { retry.run("cannot list", || storage.list(&prefix)).await };
+            let Some(listed) = runtime::wait(stop, list).map_err(|error| error.of_source())? else { return Ok(None) };
+            self.has_looked = true;
+            let found = self.new_ones(listed);
+            if !found.is_empty() {
+                return Ok(Some(found));
+            }
+        }
+    }
+}
+
+/// One version of an object, as something to play.
+struct StoredVideo<'a> {
+    source: &'a S3Source,
+    object: Object,
+    failure: Failure,
+}
+
+impl Recording for StoredVideo<'_> {
+    fn name(&self) -> String {
+        self.source.storage.location(&self.object.key)
+    }
+
+    fn open(&self, tracks: &Tracks, stop: &dyn Fn() -> bool) -> Result<Demuxer, SourceError> {
+        let name = self.name();
+        if self.object.bytes == 0 {
+            let message = format!("`{name}` is empty (0 bytes)");
+            return Err(SourceError::input_with_hint(message, "check that it was recorded and uploaded completely"));
+        }
+        let (storage, retry): (Arc<dyn Storage>, _) = (self.source.storage.clone(), self.source.retry.clone());
+        let reader = Ranges::new(storage, retry, self.object.clone(), self.failure.clone());
+        Demuxer::open_reader(reader, &self.object.key, tracks, stop).map_err(|error| {
+            if error == DemuxError::Stopped {
+                return SourceError::Stopped;
+            }
+            let hint = match &error {
+                DemuxError::NoVideo(_) => "name an object with a video track",
+                DemuxError::NoTrack { .. } => "write indices out of that list, or `tracks = \"best\"`",
+                _ => "check that it is a video and that it was uploaded completely",
+            };
+            let unplayable = || SourceError::input_with_hint(format!("`{name}` cannot be played: {error}"), hint);
+            self.failure().unwrap_or_else(unplayable)
+        })
+    }
+
+    fn failure(&self) -> Option<SourceError> {
+        self.failure.first().map(|error| error.of_source())
+    }
+}
+
+fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    let config: Config = config::read(table)?;
+    let mut mistakes = Vec::new();
+    let storage = match S3::new(&config.bucket, "bucket", config.access.clone()) {
+        Ok(storage) => Some(Arc::new(storage)),
+        Err(errors) => {
+            mistakes.extend(errors);
+            None
+        }
+    };
+    let retry = retry(context, config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0));
+    if config.prefix.is_none() && config.poll.is_some() {
+        let error = FieldError::new("poll", "`poll` looks for new objects, and no `prefix` says where");
+        mistakes.push(error.hint("add `prefix = \"videos/\"`"));
+    }
+    if config.poll.is_some_and(|poll| poll.0 < SHORTEST_POLL) {
+        mistakes.push(FieldError::new("poll", "each look is a request: once a second is enough").hint("write \"10s\""));
+    }
+    let search = config.prefix.clone().map(|prefix| Search {
+        prefix,
+        poll: config.poll.map(|poll| poll.0),
+        realtime: config.settings.is_realtime(),
+    });
+    let at_once = config.at_once.unwrap_or(AT_ONCE);
+    let streams = choose(config, &mut mistakes);
+    match storage {
+        Some(storage) if mistakes.is_empty() => {
+            Ok(Built::Source(Arc::new(S3Source { storage, streams, search, at_once, retry })))
+        }
+        _ => Err(mistakes),
+    }
+}
+
+fn retry(context: &BuildContext, retry_for: Duration) -> Retry {
+    let trouble = Trouble::default();
+    // Names of objects may be secret, and this goes to the log before anybody could cover them.
+    trouble.cover_with(|_| "cannot read an object for now; it is tried again".to_owned());
+    let clock: Arc<dyn Clock> = context.clock.clone();
+    Retry { retry_for, clock, trouble, node: context.origin.node.clone(), backoff: BACKOFF }
+}
+
+/// The streams of `config`; what is wrong with it goes to `mistakes`.
+fn choose(config: Config, mistakes: &mut Vec<FieldError>) -> Vec<ObjectStream> {
+    let mut streams = Vec::new();
+    let keys = config.key.map(OneOrMany::into_vec).unwrap_or_default();
+    match (keys.is_empty(), config.streams.is_empty(), config.prefix.is_none()) {
+        (true, true, true) => {
+            let error = FieldError::new("", "`s3` needs to know which objects to play");
+            let hint =
+                "add `key = \"videos/door.mp4\"`, `prefix = \"videos/\"` or `streams.NAME = \"videos/door.mp4\"`";
+            mistakes.push(error.hint(hint));
+        }
+        (false, true, true) | (true, false, true) | (true, true, false) => {}
+        _ => {
+            let error = FieldError::new("", "more than one of `key`, `prefix` and `streams` say which objects to play");
+            mistakes.push(error.hint("keep one of them"));
+        }
+    }
+    // A prefix needs them too, with each object that is found.
+    match SettingsConfig::default().resolve(&config.settings, "tracks") {
+        Err(mistake) => mistakes.push(mistake),
+        Ok(settings) => {
+            let mut taken = BTreeSet::new();
+            for key in keys {
+                match checked("key", &key) {
+                    Ok(()) => {
+                        let id = unique(Path::new(&key), &mut taken);
+                        streams.push(ObjectStream { id, key, settings: settings.clone() });
+                    }
+                    Err(mistake) => mistakes.push(mistake),
+                }
+            }
+        }
+    }
+    for (name, value) in config.streams {
+        match named(&config.settings, &name, value) {
+            Ok(stream) => streams.push(stream),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    // Whether streams drop or wait is decided for the whole source, so paced streams would make the others drop.
+    if let Some(paced) = streams.iter().find(|stream| stream.settings.realtime)
+        && let Some(other) = streams.iter().find(|stream| !stream.settings.realtime)
+    {
+        let message = format!("stream `{}` is paced and stream `{}` is not, in one source", paced.id, other.id);
+        let hint = "write two sources, one with `realtime = true` and one without; nodes may take both as `inputs`";
+        mistakes.push(FieldError::new("streams", message).hint(hint));
+    }
+    streams
+}
+
+/// One entry of `streams`.
+fn named(node: &SettingsConfig, name: &str, value: toml::Value) -> Result<ObjectStream, FieldError> {
+    let field = format!("streams.{name}");
+    let id = StreamId::new(name).ok_or_else(|| {
+        FieldError::new(&field, format!("`{name}` cannot be the name of a stream"))
+            .hint("use 1 to 128 of the characters A-Z a-z 0-9 _ . -")
+    })?;
+    let (key, key_field, settings) = match value.try_into() {
+        Ok(StreamConfig::Key(key)) => (key, field, SettingsConfig::default()),
+        Ok(StreamConfig::Table { key, settings }) => (key, format!("{field}.key"), settings),
+        Err(_) => {
+            let hint = format!("write `{field} = \"door.mp4\"` or `{field} = {{ key = \"door.mp4\", loop = true }}`");
+            return Err(FieldError::new(field, "a stream is a key, or a table with a `key`").hint(hint));
+        }
+    };
+    checked(&key_field, &key)?;
+    let settings = settings.resolve(node, &format!("streams.{name}.tracks"))?;
+    Ok(ObjectStream { id, key, settings })
+}
+
+fn checked(field: &str, key: &str) -> Result<(), FieldError> {
+    if key.is_empty() || key.ends_with('/') {
+        let error = FieldError::new(field, format!("`{key}` is no key of an object"));
+        return Err(error.hint("write it without the bucket, such as \"videos/door.mp4\""));
+    }
+    if key.starts_with("s3://") {
+        let error = FieldError::new(field, format!("`{key}` is more than a key: the bucket has a field of its own"));
+        return Err(error.hint("write the part behind the bucket, such as \"videos/door.mp4\""));
+    }
+    Ok(())
+}
+
+/// The table of one stream. What it leaves out, its node says.
+static STREAM_FIELDS: [Field; 6] = [
+    Field {
+        name: "key",
+        value: FieldType::String,
+        presence: Presence::Required,
+        summary: "The object of this stream.",
+    },
+    LOOP.of_one_stream(),
+    REALTIME.of_one_stream(),
+    TRACKS.of_one_stream(),
+    SKIP.of_one_stream(),
+    KEYFRAMES_ONLY.of_one_stream(),
+];
+
+pub static REGISTRATION: Registration = Registration {
+    name: "s3",
+    role: Role::Source,
+    summary: "Decodes videos in a bucket of S3 by reading only the parts that it needs.",
+    execution: Execution::Thread,
+    accepts: &[],
+    produces: Produces::Kinds(&[Kind::Frame]),
+    fields: &[
+        Field { name: "bucket", value: FieldType::String, presence: Presence::Required, summary: "The bucket." },
+        Field {
+            name: "key",
+            value: FieldType::OneOrList(&FieldType::String),
+            presence: Presence::Optional,
+            summary: "An object, or a list of them; each is a stream named after it. This, `prefix` or `streams`.",
+        },
+        Field {
+            name: "prefix",
+            value: FieldType::String,
+            presence: Presence::Optional,
+            summary: "The beginning of keys, such as `videos/`: every object that has it is a stream named after it.",
+        },
+        Field {
+            name: "poll",
+            value: FieldType::Duration,
+            presence: Presence::Optional,
+            summary: "How often to look for new objects under `prefix`; one in a new version is new. Left out: once, \
+                      and the source ends with the last of them.",
+        },
+        Field {
+            name: "at_once",
+            value: FieldType::Integer { minimum: 1, maximum: 1024 },
+            presence: Presence::Default("4"),
+            summary: "How many objects of `prefix` are played at once.",
+        },
+        Field {
+            name: "streams",
+            value: FieldType::Map(&FieldType::Either(&[FieldType::String, FieldType::Table(&STREAM_FIELDS)])),
+            presence: Presence::Optional,
+            summary: "Named streams: each a key, or a table with `key` and settings of its own (`loop`, `realtime`, \
+                      `tracks`, `skip`, `keyframes_only`). This, `key` or `prefix`.",
+        },
+        LOOP,
+        REALTIME,
+        TRACKS,
+        SKIP,
+        KEYFRAMES_ONLY,
+        ENDPOINT,
+        REGION,
+        PATH_STYLE,
+        ANONYMOUS,
+        PROFILE,
+        TIMEOUT,
+        RETRY_FOR,
+    ],
+    example: "[sources.clips]\ntype = \"s3\"\nbucket = \"clips\"\nkey = [\"door/monday.mp4\", \"door/tuesday.mp4\"]\n",
+    build,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::records::tests::context;
+
+    fn built(table: &str) -> Result<Vec<(String, String)>, Vec<String>> {
+        match build(&context(Path::new(".")), toml::from_str(table).unwrap()) {
+            Ok(Built::Source(source)) => {
+                Ok(source.streams().into_iter().map(|spec| (spec.id.to_string(), spec.location)).collect())
+            }
+            Ok(_) => panic!("not a source"),
+            Err(errors) => Err(errors.into_iter().map(|error| error.field).collect()),
+        }
+    }
+
+    #[test]
+    fn each_object_is_a_stream_named_after_it_or_by_the_user() {
+        let pair = |id: &str, location: &str| (id.to_owned(), location.to_owned());
+        assert_eq!(
+            built("bucket = \"clips\"\nkey = [\"a/door.mp4\", \"b/door.mp4\"]"),
+            Ok(vec![pair("door", "s3://clips/a/door.mp4"), pair("door-2", "s3://clips/b/door.mp4")])
+        );
+        assert_eq!(
+            built("bucket = \"clips\"\nstreams.yard = { key = \"b.mp4\", loop = true }"),
+            Ok(vec![pair("yard", "s3://clips/b.mp4")])
+        );
+    }
+
+    #[test]
+    fn an_object_is_found_once_in_each_version() {
+        let Ok(Built::Source(source)) = build(
+            &context(Path::new(".")),
+            toml::from_str("bucket = \"clips\"\nprefix = \"in/\"\npoll = \"10s\"").unwrap(),
+        ) else {
+            panic!("not a source")
+        };
+        assert!(source.streams().is_empty() && !source.is_finite() && source.at_once() == 4);
+        let storage: Arc<dyn Storage> = Arc::new(crate::storage::folder::Folder::new("x", "x"));
+        let search = Search { prefix: "in/".into(), poll: None, realtime: false };
+        let retry = retry(&context(Path::new(".")), Duration::ZERO);
+        let (known, taken) = (BTreeMap::new(), BTreeSet::new());
+        let mut finder = Finder { storage, search, retry, known, taken, has_looked: false };
+        let object = |key: &str, bytes: u64, version: &str| Object {
+            key: key.into(),
+            bytes,
+            etag: Some(version.into()),
+            modified: None,
+        };
+        let mut look = |listed: Vec<Object>| {
+            let found = finder.new_ones(listed);
+            found.into_iter().map(|found| (found.id.to_string(), found.own.to_string())).collect::<Vec<_>>()
+        };
+        let pair = |id: &str, key: &str| (id.to_owned(), format!("\"{key}\""));
+        let first = || vec![object("in/", 0, "0"), object("in/a.mp4", 5, "1"), object("in/b.mp4", 0, "1")];
+        assert_eq!(look(first()), [pair("a", "in/a.mp4")]);
+        assert_eq!(look(first()), []);
+        let mut grown = first();
+        grown[2].bytes = 7;
+        assert_eq!(look(grown), [pair("b", "in/b.mp4")]);
+        assert_eq!(look(vec![object("in/a.mp4", 5, "2")]), [pair("a-2", "in/a.mp4")]);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_fields() {
+        let wrong = |table: &str| built(table).unwrap_err();
+        assert_eq!(wrong("bucket = \"clips\""), [""]);
+        assert_eq!(wrong("bucket = \"\"\nkey = \"a/\""), ["bucket", "key"]);
+        assert_eq!(wrong("bucket = \"clips\"\nkey = \"s3://clips/a.mp4\""), ["key"]);
+        assert_eq!(wrong("bucket = \"clips\"\nkey = \"a.mp4\"\nstreams.b = \"b.mp4\""), [""]);
+        assert_eq!(wrong("bucket = \"clips\"\nkey = \"a.mp4\"\npoll = \"10ms\""), ["poll", "poll"]);
+        assert_eq!(wrong("bucket = \"clips\"\nstreams.b = 3"), ["streams.b"]);
+        let paced = "bucket = \"clips\"\nstreams.a = { key = \"a\", realtime = true }\nstreams.b = \"b\"";
+        assert_eq!(wrong(paced), ["streams"]);
+    }
+}

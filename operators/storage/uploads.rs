@@ -1,0 +1,354 @@
+//! Several puts at once on behalf of a sink, and the fate of the items that are in them.
+//!
+//! An item is delivered once everything of it is stored, and lost where that failed for good or was given up. What has
+//! been handed over is stored or told of; nothing is forgotten when whoever waits for it stops waiting.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::error::{ItemError, SinkError};
+use crate::item::{Item, StreamId};
+use crate::lease::{Ack, Credit, Verdict};
+
+use super::retry::Retry;
+use super::{Body, Storage};
+
+/// One object to store.
+#[derive(Clone, Debug)]
+pub struct Put {
+    pub key: String,
+    pub body: Body,
+    pub media_type: &'static str,
+}
+
+/// What is to be stored.
+pub enum Work {
+    Ready(Vec<Put>),
+    /// To be made first, which takes processor time: pictures that have to be encoded.
+    Make(Box<dyn FnOnce() -> Result<Vec<Put>, ItemError> + Send>),
+}
+
+/// An item whose fate is that of an upload.
+#[derive(Debug)]
+pub struct Claim {
+    pub stream: StreamId,
+    ack: Ack,
+    /// Kept for as long as what it pays for is in memory.
+    _credit: Option<Credit>,
+}
+
+impl Claim {
+    /// The claim on an item whose payload is still needed: its credit comes back when the upload is over.
+    pub fn whole(item: &Item) -> Claim {
+        Claim { stream: item.stream.clone(), ack: item.lease.ack.clone(), _credit: item.lease.credit.clone() }
+    }
+
+    /// The claim on an item of which a copy was made that somebody else bounds: its credit comes back at once.
+    pub fn without_credit(item: &Item) -> Claim {
+        Claim { stream: item.stream.clone(), ack: item.lease.ack.clone(), _credit: None }
+    }
+
+    /// It ends here, with `verdict`.
+    pub fn settle(self, verdict: Verdict) {
+        self.ack.settle(verdict);
+    }
+
+    /// It ends here: the policy of `node` drops it for `reason`.
+    pub fn drop_at(self, node: &Arc<str>, reason: &'static str) {
+        self.ack.drop_at(node, reason);
+    }
+}
+
+/// Objects, stored one behind the other, and the items that are in them.
+pub struct Upload {
+    /// Of the caller's choice; comes back in [`Finished`].
+    pub id: u64,
+    pub work: Work,
+    pub items: Vec<Claim>,
+}
+
+/// What became of an upload.
+#[derive(Debug)]
+pub struct Finished {
+    /// `None`: of none, something else is to be told ([`Uploads::report`]).
+    pub id: Option<u64>,
+    pub result: Result<(), SinkError>,
+}
+
+/// Uploads of one sink.
+pub struct Uploads {
+    storage: Arc<dyn Storage>,
+    retry: Retry,
+    most: usize,
+    running: JoinSet<Result<(), SinkError>>,
+    waiting: VecDeque<(Option<u64>, Upload)>,
+    /// Uploads that have not ended.
+    open: BTreeSet<u64>,
+    /// Which upload a task runs.
+    tasks: HashMap<tokio::task::Id, u64>,
+    /// What its owner could not tell when it happened.
+    reports: VecDeque<SinkError>,
+}
+
+impl Uploads {
+    /// At most `most` at once.
+    pub fn new(storage: Arc<dyn Storage>, retry: Retry, most: usize) -> Uploads {
+        Uploads {
+            storage,
+            retry,
+            most: most.max(1),
+            running: JoinSet::new(),
+            waiting: VecDeque::new(),
+            open: BTreeSet::new(),
+            tasks: HashMap::new(),
+            reports: VecDeque::new(),
+        }
+    }
+
+    /// Begins an upload, or lets it wait for its turn.
+    pub fn submit(&mut self, upload: Upload) {
+        self.submit_behind(None, upload);
+    }
+
+    /// As [`Uploads::submit`]; it begins once the upload `earlier` has ended.
+    pub fn submit_behind(&mut self, earlier: Option<u64>, upload: Upload) {
+        self.open.insert(upload.id);
+        self.waiting.push_back((earlier, upload));
+        self.begin();
+    }
+
+    /// Has an error told by the next [`Uploads::next`].
+    pub fn report(&mut self, error: SinkError) {
+        self.reports.push_back(error);
+    }
+
+    /// Whether further ones would have to wait: then take no more items.
+    pub fn are_full(&self) -> bool {
+        !self.waiting.is_empty() || self.running.len() >= self.most
+    }
+
+    pub fn are_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty() && self.reports.is_empty()
+    }
+
+    /// Waits for the next one to end, for ever where there is none. May be given up and called again.
+    pub async fn next(&mut self) -> Finished {
+        if let Some(error) = self.reports.pop_front() {
+            return Finished { id: None, result: Err(error) };
+        }
+        let (task, result) = match self.running.join_next_with_id().await {
+            Some(Ok((task, result))) => (task, result),
+            Some(Err(error)) => {
+                let message = format!("an upload died, and its items are lost: {error}");
+                (error.id(), Err(SinkError { message, hint: None }))
+            }
+            None => std::future::pending().await,
+        };
+        let id = self.tasks.remove(&task);
+        if let Some(id) = id {
+            self.open.remove(&id);
+        }
+        self.begin();
+        Finished { id, result }
+    }
+
+    fn begin(&mut self) {
+        while self.running.len() < self.most {
+            let may_begin = |(earlier, _): &(Option<u64>, Upload)| earlier.is_none_or(|id| !self.open.contains(&id));
+            let Some(position) = self.waiting.iter().position(may_begin) else { break };
+            let Some((_, upload)) = self.waiting.remove(position) else { break };
+            let id = upload.id;
+            let task = self.running.spawn(run(upload, self.storage.clone(), self.retry.clone()));
+            self.tasks.insert(task.id(), id);
+        }
+    }
+}
+
+async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<(), SinkError> {
+    let Upload { id: _, work, items } = upload;
+    let result = async {
+        let puts = match work {
+            Work::Ready(puts) => puts,
+            Work::Make(make) => match tokio::task::spawn_blocking(make).await {
+                Ok(Ok(puts)) => puts,
+                Ok(Err(error)) => return Err(Failed::Rejected(error.to_string())),
+                Err(error) => return Err(Failed::Rejected(error.to_string())),
+            },
+        };
+        for put in puts {
+            let attempt = || storage.put(&put.key, &put.body, put.media_type);
+            let stored = retry.run("cannot store", attempt).await;
+            stored.map_err(Failed::Lost)?;
+        }
+        Ok(())
+    };
+    match result.await {
+        Ok(()) => {
+            let now = retry.clock.now();
+            items.into_iter().for_each(|item| item.ack.deliver(now));
+            Ok(())
+        }
+        Err(Failed::Lost(error)) => {
+            // Claims that are dropped are lost.
+            Err(error.of_sink(&counted(&items, "lost")))
+        }
+        Err(Failed::Rejected(why)) => {
+            let message = format!("{}: {why}", counted(&items, "rejected"));
+            items.into_iter().for_each(|item| item.ack.settle(Verdict::Rejected));
+            Err(SinkError { message, hint: None })
+        }
+    }
+}
+
+enum Failed {
+    Lost(super::error::StorageError),
+    /// It could not be made.
+    Rejected(String),
+}
+
+/// "3 items of stream `cam` are lost".
+fn counted(items: &[Claim], fate: &str) -> String {
+    let mut streams: Vec<&str> = items.iter().map(|item| &*item.stream).collect();
+    streams.sort_unstable();
+    streams.dedup();
+    let streams = streams.join(", ");
+    match items.len() {
+        0 => "no item is touched, but something is not stored".to_owned(),
+        1 => format!("an item of stream `{streams}` is {fate}"),
+        count => format!("{count} items of stream `{streams}` are {fate}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ops::Range;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use crate::backoff::Backoff;
+    use crate::clock::SystemClock;
+    use crate::item::Payload;
+    use crate::lease::Counts;
+    use crate::operator::Trouble;
+    use crate::sinks::records::tests::result;
+    use crate::storage::Object;
+    use crate::storage::error::{Cause, StorageError};
+    use crate::time::MediaTime;
+
+    /// Refuses each key as often as it was told to, and remembers what it took.
+    #[derive(Default)]
+    struct Moody {
+        refusals: Mutex<std::collections::BTreeMap<String, (u32, Option<Cause>)>>,
+        stored: Mutex<Vec<String>>,
+    }
+
+    #[async_trait::async_trait]
+    impl Storage for Moody {
+        fn location(&self, key: &str) -> String {
+            key.to_owned()
+        }
+
+        async fn put(&self, key: &str, _body: &Body, _media_type: &str) -> Result<(), StorageError> {
+            if let Some((left, cause)) = self.refusals.lock().unwrap().get_mut(key)
+                && *left > 0
+            {
+                *left -= 1;
+                return Err(StorageError::new(cause.unwrap_or(Cause::Temporary), format!("`{key}`: no")));
+            }
+            self.stored.lock().unwrap().push(key.to_owned());
+            Ok(())
+        }
+
+        async fn get(&self, _: &str, _: Range<u64>, _: Option<&str>) -> Result<Bytes, StorageError> {
+            Err(StorageError::new(Cause::Missing, "nothing"))
+        }
+
+        async fn head(&self, _: &str) -> Result<Object, StorageError> {
+            Err(StorageError::new(Cause::Missing, "nothing"))
+        }
+
+        async fn list(&self, _: &str) -> Result<Vec<Object>, StorageError> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn uploads(storage: &Arc<Moody>, most: usize, trouble: &Trouble) -> Uploads {
+        let retry = Retry {
+            retry_for: Duration::from_secs(3600),
+            clock: Arc::new(SystemClock),
+            trouble: trouble.clone(),
+            node: "out".into(),
+            backoff: Backoff { first: Duration::from_millis(1), most: Duration::from_millis(1) },
+        };
+        Uploads::new(storage.clone(), retry, most)
+    }
+
+    fn upload(id: u64, item: &Item) -> Upload {
+        let put = Put { key: format!("key{id}"), body: Body::Bytes(Bytes::new()), media_type: "text/plain" };
+        Upload { id, work: Work::Ready(vec![put]), items: vec![Claim::whole(item)] }
+    }
+
+    fn item() -> (Item, Arc<crate::lease::Account>) {
+        let crate::item::Event::Item(record) = result(0) else { panic!("a record") };
+        let Payload::Record(record) = record.payload else { panic!("a record") };
+        crate::testing::item(0, MediaTime::from_micros(0), Payload::Record(record))
+    }
+
+    #[tokio::test]
+    async fn an_item_is_delivered_once_it_is_stored_and_lost_where_that_failed_for_good() {
+        let storage = Arc::new(Moody::default());
+        storage.refusals.lock().unwrap().insert("key0".into(), (3, None));
+        storage.refusals.lock().unwrap().insert("key1".into(), (1, Some(Cause::Final)));
+        let mut uploads = uploads(&storage, 1, &Trouble::default());
+        let (first, first_account) = item();
+        let (second, second_account) = item();
+        uploads.submit(upload(0, &first));
+        assert!(uploads.are_full());
+        uploads.submit(upload(1, &second));
+        first.lease.ack.release();
+        second.lease.ack.release();
+        assert_eq!(first_account.snapshot().in_flight, 1);
+        let finished = uploads.next().await;
+        assert!(finished.id == Some(0) && finished.result.is_ok());
+        assert_eq!(first_account.snapshot(), Counts { read: 1, delivered: 1, ..Counts::default() });
+        let finished = uploads.next().await;
+        let error = finished.result.unwrap_err();
+        assert_eq!(error.message, "an item of stream `test` is lost: `key1`: no");
+        assert_eq!(second_account.snapshot(), Counts { read: 1, lost: 1, ..Counts::default() });
+        assert!(uploads.are_idle());
+        assert_eq!(*storage.stored.lock().unwrap(), ["key0"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_made_is_rejected_and_what_is_given_up_is_lost() {
+        let storage = Arc::new(Moody::default());
+        let trouble = Trouble::default();
+        let mut uploads = uploads(&storage, 4, &trouble);
+        let (broken, account) = item();
+        let make = Box::new(|| Err(ItemError::Failed("it has no pixels".into())));
+        uploads.submit(Upload { id: 0, work: Work::Make(make), items: vec![Claim::whole(&broken)] });
+        broken.lease.ack.release();
+        let error = uploads.next().await.result.unwrap_err();
+        assert_eq!(error.message, "an item of stream `test` is rejected: it has no pixels");
+        assert_eq!(account.snapshot().rejected, 1);
+
+        storage.refusals.lock().unwrap().insert("key1".into(), (u32::MAX, None));
+        let (waiting, account) = item();
+        uploads.submit(upload(1, &waiting));
+        waiting.lease.ack.release();
+        while trouble.now().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(account.snapshot().in_flight, 1, "it is tried again");
+        drop(uploads);
+        while account.snapshot().in_flight > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(account.snapshot().lost, 1);
+    }
+}

@@ -1,0 +1,501 @@
+//! The `s3` sink and source, and the storage below them, against a real S3 server on loopback that can be made to fail.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use operators::item::{Content, Segment, SpilledFile};
+use operators::storage::error::Cause;
+use operators::storage::s3::S3;
+use operators::storage::{Body, Storage, runtime};
+use operators::time::MediaTime;
+use serde_json::Value;
+use support::bucket::{Bucket, Fault, SECRET, clips, objects, with_credentials, without_credentials};
+use support::cameras::free_port;
+use support::{Counts, Folder, command, ffmpeg, material, repository, wait_for};
+
+/// Checksums of a scene's pictures, as objects of ten records.
+fn records_graph(endpoint: &str, frames: u64, more: &str) -> Folder {
+    Folder::with_graph(&format!(
+        "[sources.scene]\ntype = \"synthetic\"\nwidth = 64\nheight = 36\nrealtime = false\nframes = {frames}\n\
+         [operators.sums]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+         [sinks.archive]\ntype = \"s3\"\ninputs = [\"sums\"]\nbucket = \"clips\"\nendpoint = \"{endpoint}\"\n\
+         key = \"{{graph}}/{{stream}}/{{seq:06}}.jsonl\"\nbatch = {{ items = 10 }}\n{more}\n"
+    ))
+}
+
+fn lines(object: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(object).expect("text");
+    assert!(text.ends_with('\n'), "the last line is whole");
+    text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
+}
+
+/// Fails unless the objects have every number of the stream once and in order, ten to an object.
+fn assert_records(found: &BTreeMap<String, Vec<u8>>, frames: u64) {
+    let keys: Vec<String> = (0..frames).step_by(10).map(|seq| format!("graph/synthetic/{seq:06}.jsonl")).collect();
+    assert_eq!(found.keys().cloned().collect::<Vec<_>>(), keys);
+    let numbers: Vec<u64> =
+        found.values().flat_map(|object| lines(object)).map(|line| line["seq"].as_u64().expect("a number")).collect();
+    assert_eq!(numbers, (0..frames).collect::<Vec<_>>());
+}
+
+#[test]
+fn records_are_gathered_into_objects_whose_keys_depend_on_the_records_alone() {
+    let (root, bucket) = clips();
+    let folder = records_graph(&bucket.endpoint(), 35, "");
+    let finished = folder.run_with(&[], with_credentials).finish().expect(0);
+    assert_eq!(finished.counts("synthetic"), Counts::all_delivered(35));
+    let first = objects(root.path(), "clips");
+    assert_records(&first, 35);
+    // A repeat overwrites itself.
+    folder.run_with(&[], with_credentials).finish().expect(0);
+    let second = objects(root.path(), "clips");
+    assert_records(&second, 35);
+    let sums = |found: &BTreeMap<String, Vec<u8>>| {
+        found.values().flat_map(|object| lines(object)).map(|line| line["md5"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(sums(&first), sums(&second));
+}
+
+#[test]
+fn an_object_that_is_not_full_is_stored_in_time_and_grows_under_its_key() {
+    let (root, bucket) = clips();
+    let more = "batch.every = \"100ms\"";
+    let folder = records_graph(&bucket.endpoint(), 1, "");
+    let text = std::fs::read_to_string(folder.graph()).expect("written");
+    let text = text.replace("realtime = false\nframes = 1\n", "fps = 20\n").replace("batch = { items = 10 }", more);
+    std::fs::write(folder.graph(), text).expect("written");
+    let mut engine = folder.run_with(&[], with_credentials);
+    let stored = |at_least: usize| {
+        let found = objects(root.path(), "clips");
+        let object = found.get("graph/synthetic/000000.jsonl")?;
+        let count = std::str::from_utf8(object).ok()?.lines().count();
+        (count >= at_least).then_some(count)
+    };
+    let first = engine.wait_for("a first part of the object", |_| stored(1));
+    engine.wait_for("the object to grow", |_| stored(first + 3));
+    let finished = engine.terminate().expect(0);
+    let counts = finished.counts("synthetic");
+    assert_eq!(counts.lost + counts.rejected, 0, "{counts:?}");
+    let found = objects(root.path(), "clips");
+    assert_eq!(found.len(), 1);
+    let numbers: Vec<u64> =
+        lines(&found["graph/synthetic/000000.jsonl"]).iter().map(|line| line["seq"].as_u64().expect("seq")).collect();
+    assert_eq!(numbers.len() as u64, counts.delivered);
+    assert!(numbers.is_sorted());
+}
+
+#[test]
+fn frames_become_pictures() {
+    let (root, bucket) = clips();
+    let folder = Folder::with_graph(&format!(
+        "[sources.scene]\ntype = \"synthetic\"\nwidth = 160\nheight = 90\nrealtime = false\nframes = 7\n\
+         [sinks.pictures]\ntype = \"s3\"\ninputs = [\"scene\"]\nbucket = \"clips\"\nendpoint = \"{}\"\n\
+         key = \"{{date:%Y/%m}}/{{name}}\"\n",
+        bucket.endpoint()
+    ));
+    let finished = folder.run_with(&[], with_credentials).finish().expect(0);
+    assert_eq!(finished.counts("synthetic"), Counts::all_delivered(7));
+    let found = objects(root.path(), "clips");
+    assert_eq!(found.len(), 7);
+    for (key, object) in found {
+        let (month, name) = key.rsplit_once('/').expect("a folder");
+        assert!(month.len() == 7 && name.starts_with("synthetic-00000000"), "{key}");
+        let picture = image::load_from_memory_with_format(&object, image::ImageFormat::Jpeg).expect("a picture");
+        assert_eq!((picture.width(), picture.height()), (160, 90));
+    }
+}
+
+#[test]
+fn a_server_that_is_down_loses_nothing() {
+    let root = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(root.path().join("clips")).expect("a bucket");
+    let port = free_port();
+    let folder = records_graph(&format!("http://127.0.0.1:{port}"), 400, "");
+    let mut engine = folder.run_with(&[], with_credentials);
+    engine.wait_for_log("cannot be reached");
+    // What is buffered is not delivered, and somebody who asks is told.
+    let stats = engine.wait_for_graph("items in flight", |graph| graph["total"]["in_flight"].as_u64() > Some(0));
+    assert_eq!(stats["total"]["delivered"], 0);
+    let (status, health) = engine.get("/health");
+    assert_eq!(status, 503, "{health}");
+    assert!(health.to_string().contains("`archive` cannot store"), "{health}");
+    // Up, and down again in the middle, and up for good.
+    let server = Bucket::serve_at(root.path(), port);
+    wait_for("some objects", || (!server.asked().is_empty()).then_some(()));
+    let stopped = server.stop();
+    let server = stopped.again();
+    let finished = engine.finish().expect(0);
+    assert_eq!(finished.counts("synthetic"), Counts::all_delivered(400));
+    assert!(finished.stderr.contains("`archive` goes on"), "{}", finished.stderr);
+    assert_records(&objects(root.path(), "clips"), 400);
+    drop(server);
+}
+
+#[test]
+fn a_server_that_refuses_hangs_and_cuts_loses_nothing() {
+    let (root, bucket) = clips();
+    bucket.fail_next(
+        "PUT",
+        &[
+            Fault::Refuse(503, "SlowDown"),
+            Fault::Hang,
+            Fault::CutBeforeAnswer,
+            Fault::Refuse(500, "InternalError"),
+            Fault::Slow(Duration::from_millis(300)),
+        ],
+    );
+    let folder = records_graph(&bucket.endpoint(), 100, "timeout = \"1s\"");
+    let finished = folder.run_with(&[], with_credentials).finish().expect(0);
+    assert!(bucket.has_failed_enough());
+    assert_eq!(finished.counts("synthetic"), Counts::all_delivered(100));
+    assert_records(&objects(root.path(), "clips"), 100);
+    let refused = finished.stderr.lines().any(|line| line.contains("SlowDown (503)") && line.contains("tried again"));
+    assert!(refused, "{}", finished.stderr);
+}
+
+#[test]
+fn what_is_given_up_is_lost_and_named() {
+    let (_root, bucket) = clips();
+    bucket.fail_always("PUT", Fault::Refuse(503, "SlowDown"));
+    let folder = records_graph(&bucket.endpoint(), 25, "retry_for = \"0s\"");
+    let finished = folder.run_with(&[], with_credentials).finish().expect(1);
+    assert_eq!(finished.counts("synthetic"), Counts { read: 25, lost: 25, ..Counts::default() });
+    let told = "sink `archive`: 10 items of stream `synthetic` are lost: `s3://clips/graph/synthetic/000000.jsonl`: the \
+                server answers SlowDown (503): As asked";
+    assert!(finished.stderr.contains(told), "{}", finished.stderr);
+}
+
+#[test]
+fn what_has_to_be_corrected_is_said_before_anything_runs() {
+    let (_root, bucket) = clips();
+    let refused = |folder: &Folder, prepare: &dyn Fn(&mut Command)| {
+        let finished = folder.run_with(&[], |command| prepare(command)).finish();
+        assert_ne!(finished.code(), 0);
+        finished.stderr
+    };
+    let folder = records_graph(&bucket.endpoint(), 5, "");
+    let wrong_id = refused(&folder, &|command| {
+        with_credentials(command);
+        command.env("AWS_ACCESS_KEY_ID", "AKIASOMEBODY");
+    });
+    assert!(wrong_id.contains("`archive` cannot start") && wrong_id.contains("AWS_ACCESS_KEY_ID"), "{wrong_id}");
+    let wrong_secret = refused(&folder, &|command| {
+        with_credentials(command);
+        command.env("AWS_SECRET_ACCESS_KEY", "something else");
+    });
+    assert!(wrong_secret.contains("SignatureDoesNotMatch (403)"), "{wrong_secret}");
+    let none = refused(&folder, &|command| without_credentials(command));
+    assert!(none.contains("there are no credentials") && none.contains("anonymous = true"), "{none}");
+
+    let text = std::fs::read_to_string(folder.graph()).expect("written").replace("\"clips\"", "\"clops\"");
+    let no_bucket = refused(&Folder::with_graph(&text), &|command| with_credentials(command));
+    assert!(no_bucket.contains("NoSuchBucket (404)") && no_bucket.contains("make the bucket `clops`"), "{no_bucket}");
+
+    bucket.fail_always("GET", Fault::Refuse(403, "RequestTimeTooSkewed"));
+    let skewed = refused(&folder, &|command| with_credentials(command));
+    assert!(skewed.contains("RequestTimeTooSkewed (403)") && skewed.contains("set the clock"), "{skewed}");
+}
+
+fn storage(bucket: &Bucket) -> Arc<S3> {
+    let access = format!("endpoint = \"{}\"\nanonymous = true\ntimeout = \"5s\"", bucket.endpoint());
+    let access = toml::from_str(&access).expect("fields");
+    Arc::new(S3::new("clips", "bucket", access).unwrap_or_else(|errors| panic!("{errors:?}")))
+}
+
+fn everybody() -> (tempfile::TempDir, Bucket) {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("clips")).expect("a bucket");
+    let bucket = Bucket::serve_everybody(folder.path());
+    (folder, bucket)
+}
+
+/// Bytes of which each part is another.
+fn pattern(length: u32) -> Vec<u8> {
+    (0..length).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+#[test]
+fn large_objects_go_up_in_parts_from_memory_and_from_files() {
+    let (root, bucket) = everybody();
+    let content = pattern(20 << 20);
+    let spilled = tempfile::tempdir().expect("a folder");
+    let path = spilled.path().join("spilled.mp4");
+    std::fs::write(&path, &content).expect("written");
+    let segment = Segment {
+        name: "cam_chunk_0000.mp4".to_owned(),
+        index: 0,
+        media_type: "video/mp4",
+        start: MediaTime::from_micros(0),
+        end: MediaTime::from_micros(1),
+        follows: false,
+        sha256: String::new(),
+        content: Content::File(SpilledFile { path, bytes: content.len() as u64 }),
+    };
+    for (key, body) in
+        [("memory.mp4", Body::Bytes(Bytes::from(content.clone()))), ("spilled.mp4", Body::Segment(Arc::new(segment)))]
+    {
+        let storage = storage(&bucket);
+        runtime::wait_for(async move { storage.put(key, &body, "video/mp4").await }).expect("stored");
+        assert!(objects(root.path(), "clips")[key] == content, "{key} is what was put");
+    }
+    let parts = bucket.asked().iter().filter(|asked| asked.query.contains("partNumber")).count();
+    assert_eq!(parts, 6, "three parts each: {:?}", bucket.asked());
+}
+
+#[test]
+fn an_upload_in_parts_that_fails_leaves_nothing_at_the_server() {
+    let (root, bucket) = everybody();
+    // The first part goes up, the second does not.
+    bucket.fail_next("PUT", &[Fault::Slow(Duration::ZERO), Fault::Refuse(403, "AccessDenied")]);
+    let body = Body::Bytes(Bytes::from(pattern(20 << 20)));
+    let storage = storage(&bucket);
+    let error = runtime::wait_for(async move { storage.put("a.mp4", &body, "video/mp4").await }).expect_err("refused");
+    assert_eq!(error.cause, Cause::Final);
+    wait_for("the upload to be given up at the server", || {
+        bucket.asked().iter().any(|asked| asked.method == "DELETE" && asked.query.contains("uploadId")).then_some(())
+    });
+    assert!(objects(root.path(), "clips").is_empty());
+}
+
+#[test]
+fn objects_are_read_by_ranges_listed_and_pinned_to_a_version() {
+    let (root, bucket) = everybody();
+    let content = pattern(3000);
+    std::fs::create_dir_all(root.path().join("clips/a/b")).expect("made");
+    std::fs::write(root.path().join("clips/a/one.mp4"), &content).expect("written");
+    std::fs::write(root.path().join("clips/a/b/two.mp4"), "two").expect("written");
+    std::fs::write(root.path().join("clips/other.mp4"), "other").expect("written");
+    let storage = storage(&bucket);
+    let keys = {
+        let storage = storage.clone();
+        let listed = runtime::wait_for(async move { storage.list("a/").await }).expect("listed");
+        listed.into_iter().map(|object| (object.key, object.bytes)).collect::<Vec<_>>()
+    };
+    assert_eq!(keys, [("a/b/two.mp4".to_owned(), 3), ("a/one.mp4".to_owned(), 3000)]);
+    let get = |range: std::ops::Range<u64>, etag: Option<String>| {
+        let storage = storage.clone();
+        runtime::wait_for(async move { storage.get("a/one.mp4", range, etag.as_deref()).await })
+    };
+    assert_eq!(get(10..20, None).expect("read"), content[10..20]);
+    assert_eq!(get(2990..4000, None).expect("read"), content[2990..]);
+    assert_eq!(get(5000..6000, None).expect("nothing is there"), "");
+    let head = |key: &'static str| {
+        let storage = storage.clone();
+        runtime::wait_for(async move { storage.head(key).await })
+    };
+    let etag = head("a/one.mp4").expect("there").etag;
+    assert!(etag.is_some());
+    assert_eq!(get(0..4, etag.clone()).expect("unchanged"), content[..4]);
+    std::fs::write(root.path().join("clips/a/one.mp4"), "changed").expect("written");
+    let changed = get(0..4, etag).expect_err("another version");
+    assert_eq!(changed.cause, Cause::Changed);
+    assert!(changed.message.contains("`s3://clips/a/one.mp4` was changed while it was read"), "{changed}");
+    assert_eq!(head("a/none.mp4").expect_err("nothing").cause, Cause::Missing);
+    // An answer that is cut is none, and may be asked for again.
+    bucket.fail_next("GET", &[Fault::CutAnswer]);
+    let cut = get(0..7, None).expect_err("cut");
+    assert!(cut.is_temporary(), "{cut}");
+    assert_eq!(get(0..7, None).expect("read"), "changed");
+}
+
+/// Checksums of all pictures of a source, into a file.
+fn sums_graph(source: &str) -> Folder {
+    Folder::with_graph(&format!(
+        "[sources.videos]\n{source}\n\
+         [operators.sums]\ntype = \"checksum\"\ninputs = [\"videos\"]\n\
+         [sinks.out]\ntype = \"file\"\ninputs = [\"sums\"]\npath = \"sums.jsonl\"\n"
+    ))
+}
+
+fn sums(folder: &Folder) -> Vec<(Value, Value, Value)> {
+    let records = folder.records("sums.jsonl");
+    records.iter().map(|record| (record["seq"].clone(), record["pts"].clone(), record["md5"].clone())).collect()
+}
+
+fn from_bucket(bucket: &Bucket, key: &str, more: &str) -> String {
+    format!("type = \"s3\"\nbucket = \"clips\"\nkey = \"{key}\"\nendpoint = \"{}\"\n{more}", bucket.endpoint())
+}
+
+/// Copies a video of the material into the bucket.
+fn upload(root: &Path, video: &Path, key: &str) -> u64 {
+    let target = root.join("clips").join(key);
+    std::fs::create_dir_all(target.parent().expect("a folder")).expect("made");
+    // In one piece, as a server does it.
+    let (copy, bytes) = (root.join("copy"), std::fs::metadata(video).expect("there").len());
+    std::fs::copy(video, &copy).expect("copied");
+    std::fs::rename(copy, target).expect("renamed");
+    bytes
+}
+
+/// Bytes that were asked for in ranges of one object.
+fn bytes_asked(bucket: &Bucket, key: &str) -> u64 {
+    let of_range = |range: &str| {
+        let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some(end.parse::<u64>().ok()? - start.parse::<u64>().ok()? + 1)
+    };
+    let asked = bucket.asked();
+    let of_key = asked.iter().filter(|asked| asked.path == format!("clips/{key}"));
+    of_key.filter_map(|asked| of_range(asked.range.as_deref()?)).sum()
+}
+
+#[test]
+fn a_video_in_a_bucket_is_the_same_as_the_file_although_the_server_stumbles() {
+    let Some(material) = material() else { return };
+    let (root, bucket) = clips();
+    for name in ["asl-again.mkv", "car-detection.mp4"] {
+        let video = material.join("videos").join(name);
+        let bytes = upload(root.path(), &video, &format!("videos/{name}"));
+        bucket.fail_next("GET", &[Fault::Refuse(503, "SlowDown"), Fault::CutAnswer, Fault::CutBeforeAnswer]);
+        let local = sums_graph(&format!("type = \"file\"\npath = \"{}\"", video.display()));
+        local.run(&[]).finish().expect(0);
+        let remote = sums_graph(&from_bucket(&bucket, &format!("videos/{name}"), ""));
+        let finished = remote.run_with(&[], with_credentials).finish().expect(0);
+        assert!(bucket.has_failed_enough());
+        let expected = sums(&local);
+        assert!(expected.len() > 70 && sums(&remote) == expected, "{name}");
+        let stream = name.split('.').next().expect("a stem");
+        assert_eq!(finished.counts(stream), Counts::all_delivered(expected.len() as u64));
+        let asked = bytes_asked(&bucket, &format!("videos/{name}"));
+        // Three answers came to nothing, and the index of an MP4 lies at its end.
+        assert!(asked < 3 * bytes + (4 << 20), "{asked} bytes were asked for of {bytes}");
+    }
+}
+
+#[test]
+fn pictures_come_before_the_whole_video_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("long.mp4");
+    let noise = "nullsrc=size=640x360:rate=25:duration=20,geq=random(1)*255:128:128";
+    ffmpeg(&["-f", "lavfi", "-i", noise, "-c:v", "libx264", "-preset", "ultrafast", "-qp", "18", "-g", "25"], &video);
+    let (root, bucket) = clips();
+    let bytes = upload(root.path(), &video, "long.mp4");
+    assert!(bytes > 32 << 20, "the video has {bytes} bytes");
+    let graph = format!(
+        "[sources.videos]\n{}\n[sinks.training]\ntype = \"dataset\"\ninputs = [\"videos\"]\noutput = \"out\"\nmax = 3\n",
+        from_bucket(&bucket, "long.mp4", "")
+    );
+    Folder::with_graph(&graph).run_with(&[], with_credentials).finish().expect(0);
+    let asked = bytes_asked(&bucket, "long.mp4");
+    assert!(asked < bytes / 2, "{asked} of {bytes} bytes were asked for");
+}
+
+#[test]
+fn an_object_that_is_changed_while_it_is_read_says_so() {
+    let Some(material) = material() else { return };
+    let (root, bucket) = clips();
+    upload(root.path(), &material.join("videos/car-detection.mp4"), "video.mp4");
+    let folder = sums_graph(&from_bucket(&bucket, "video.mp4", "loop = true"));
+    let mut engine = folder.run_with(&[], with_credentials);
+    engine.wait_for_graph("pictures", |graph| graph["total"]["delivered"].as_u64() > Some(10));
+    upload(root.path(), &material.join("videos/asl-again.mkv"), "video.mp4");
+    let finished = engine.finish().expect(1);
+    assert!(finished.stderr.contains("`s3://clips/video.mp4` was changed while it was read"), "{}", finished.stderr);
+    assert_eq!(finished.counts("video").lost, 0);
+}
+
+/// Every object under a prefix is a stream, those that come later too, and each once.
+#[test]
+fn objects_under_a_prefix_are_found_as_they_come() {
+    let Some(material) = material() else { return };
+    let (root, bucket) = clips();
+    let video = material.join("videos/asl-again.mkv");
+    for name in ["in/a.mkv", "in/b.mkv", "other/c.mkv"] {
+        upload(root.path(), &video, name);
+    }
+    bucket.fail_next("GET", &[Fault::Refuse(503, "SlowDown")]);
+    let source = |more: &str| {
+        let endpoint = bucket.endpoint();
+        format!("type = \"s3\"\nbucket = \"clips\"\nprefix = \"in/\"\nat_once = 1\nendpoint = \"{endpoint}\"\n{more}")
+    };
+    let once = sums_graph(&source(""));
+    once.run_with(&[], with_credentials).finish().expect(0);
+    let of = |folder: &Folder| {
+        let mut counts = BTreeMap::new();
+        for record in folder.records("sums.jsonl") {
+            *counts.entry(record["stream"].as_str().expect("text").to_owned()).or_insert(0) += 1;
+        }
+        counts
+    };
+    assert_eq!(of(&once), BTreeMap::from([("a".to_owned(), 77), ("b".to_owned(), 77)]));
+
+    let polled = sums_graph(&source("poll = \"1s\""));
+    let mut engine = polled.run_with(&[], with_credentials);
+    let delivered = |graph: &Value, count: u64| graph["total"]["delivered"].as_u64() == Some(count);
+    engine.wait_for_graph("the objects that are there", |graph| delivered(graph, 154));
+    upload(root.path(), &video, "in/later.mkv");
+    engine.wait_for_graph("a later object", |graph| delivered(graph, 231));
+    let graph =
+        engine.wait_for_graph("that it is forgotten", |graph| graph["streams"].as_array().is_some_and(Vec::is_empty));
+    assert_eq!(graph["total"]["lost"], 0);
+    let finished = engine.terminate().expect(0);
+    assert!(!finished.stderr.contains("ERROR"), "{}", finished.stderr);
+    let counts = of(&polled);
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["a", "b", "later"]);
+    assert!(counts.values().all(|count| *count == 77), "{counts:?}");
+}
+
+#[test]
+fn a_video_that_cannot_be_had_says_why() {
+    let (root, bucket) = clips();
+    std::fs::write(root.path().join("clips/empty.mp4"), "").expect("written");
+    std::fs::write(root.path().join("clips/text.mp4"), "no video at all").expect("written");
+    let said = |key: &str, prepare: &dyn Fn(&mut Command)| {
+        let folder = sums_graph(&from_bucket(&bucket, key, ""));
+        let finished = folder.run_with(&[], |command| prepare(command)).finish();
+        assert_eq!(finished.code(), 1, "{}", finished.stderr);
+        finished.stderr
+    };
+    let known = |command: &mut Command| with_credentials(command);
+    let none = said("none.mp4", &known);
+    assert!(none.contains("`s3://clips/none.mp4`: the server answers") && none.contains("check the key"), "{none}");
+    assert!(said("empty.mp4", &known).contains("`s3://clips/empty.mp4` is empty (0 bytes)"));
+    assert!(said("text.mp4", &known).contains("`s3://clips/text.mp4` cannot be played"));
+    let wrong = said("text.mp4", &|command| {
+        with_credentials(command);
+        command.env("AWS_SECRET_ACCESS_KEY", "something else");
+    });
+    assert!(wrong.contains("SignatureDoesNotMatch (403)"), "{wrong}");
+}
+
+#[test]
+fn a_model_is_fetched_from_a_bucket() {
+    let (root, bucket) = clips();
+    std::fs::create_dir(root.path().join("clips/models")).expect("made");
+    std::fs::copy(repository().join("models/shapes.onnx"), root.path().join("clips/models/a.onnx")).expect("copied");
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("models")).expect("made");
+    let manifest = std::fs::read_to_string(repository().join("models/shapes.toml")).expect("the manifest");
+    let manifest = manifest.replace("file = \"shapes.onnx\"", "file = \"s3://clips/models/a.onnx\"");
+    std::fs::write(folder.path().join("models/remote.toml"), manifest).expect("written");
+    let pull = |secret: &str| {
+        let mut command = command(&["models", "pull", "remote"]);
+        with_credentials(&mut command);
+        command
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+            .env("AWS_ENDPOINT_URL", bucket.endpoint())
+            .env("ENGINE_MODELS", folder.path().join("models"))
+            .env("ENGINE_CACHE", folder.path().join("cache"));
+        let output = command.output().expect("the engine's binary runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = pull("something else");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("model `remote` cannot be fetched from s3://clips/models/a.onnx"), "{said}");
+    assert!(said.contains("SignatureDoesNotMatch (403)"), "{said}");
+    bucket.fail_next("GET", &[Fault::Refuse(503, "SlowDown"), Fault::CutAnswer]);
+    let (code, said) = pull(SECRET);
+    assert_eq!(code, Some(0), "{said}");
+    let kept: Vec<_> = std::fs::read_dir(folder.path().join("cache/models")).expect("a cache").collect();
+    assert_eq!(kept.len(), 1);
+    let kept = kept.into_iter().next().expect("one").expect("an entry").path();
+    assert_eq!(
+        std::fs::read(kept).expect("kept"),
+        std::fs::read(repository().join("models/shapes.onnx")).expect("there")
+    );
+}

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod media;
 pub mod operator;
 pub mod preview;
+pub mod reach;
 pub mod sinks;
 pub mod sources;
 #[cfg(test)]

@@ -8,13 +8,18 @@ mod body;
 pub mod emf;
 pub mod events;
 mod graphs;
+pub mod guard;
+pub mod keys;
 mod live;
 mod metrics;
 mod page;
 pub mod predict;
+pub mod rate;
 mod routes;
 mod server;
+mod sessions;
 mod streams;
+pub mod tls;
 mod work;
 
 pub use server::{ControlConfig, ControlHandle, start};

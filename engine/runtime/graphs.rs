@@ -142,6 +142,11 @@ impl Graphs {
         Graphs { engine, settings, state: Mutex::default(), loading: Mutex::default(), settled: AtomicBool::new(false) }
     }
 
+    /// What comes over HTTP may name.
+    pub fn references(&self) -> &References {
+        &self.settings.references
+    }
+
     /// What should be there at the start is there: from here on the process is ready.
     pub fn settle(&self) {
         self.settled.store(true, Ordering::Release);

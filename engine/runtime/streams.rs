@@ -15,6 +15,7 @@ use super::supervision::{RunningGraph, RunningStream};
 use super::tap::StreamTap;
 use crate::graph::identity::Identity;
 use crate::graph::plan::{Plan, PlannedSource};
+use crate::graph::references::References;
 
 /// A stream that was added while the graph ran.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct PostedStream {
     pub source: Arc<str>,
     /// What `streams.ID` of the source's table would have said.
     pub own: toml::Value,
+    /// What it may name; the source's own table is not its affair.
+    pub references: References,
 }
 
 /// A stream that is to be read.
@@ -89,7 +92,7 @@ impl RunningGraph {
         let source_index = self.generation.source(&posted.source).ok_or_else(no_source)?;
         let planned = &sources[source_index];
         let template = planned.template.as_ref().ok_or_else(no_source)?;
-        let source = template.one_stream(id, &posted.own).map_err(StreamError::Mistaken)?;
+        let source = template.one_stream(id, &posted.own, &posted.references).map_err(StreamError::Mistaken)?;
         let spec = source.streams().into_iter().find(|spec| spec.id == *id);
         let spec = spec.ok_or_else(|| StreamError::Refused(format!("`{}` makes no stream of it", planned.name)))?;
         let position = self.posted.keys().position(|other| other == id).unwrap_or(self.posted.len());

@@ -410,13 +410,13 @@ const fn streams(each: &'static FieldType) -> Field {
 
 pub(in crate::sources) const URL: Field = optional(
     "url",
-    FieldType::String,
+    FieldType::Url,
     "The input; its stream is named after the host. This or `streams`. Credentials in it are shown nowhere.",
 );
 pub(in crate::sources) const RTSP_STREAMS: Field =
-    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&RTSP_STREAM)]));
+    streams(&FieldType::Either(&[FieldType::Url, FieldType::Table(&RTSP_STREAM)]));
 pub(in crate::sources) const URL_STREAMS: Field =
-    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&URL_STREAM)]));
+    streams(&FieldType::Either(&[FieldType::Url, FieldType::Table(&URL_STREAM)]));
 pub(in crate::sources) const TRANSPORT: Field = with_default(
     "transport",
     FieldType::Choice(&["tcp", "udp"]),
@@ -474,7 +474,7 @@ pub(in crate::sources) const KEYFRAMES_ONLY: Field = with_default(
 /// The input in the table of one stream.
 const STREAM_URL: Field = Field {
     name: "url",
-    value: FieldType::String,
+    value: FieldType::Url,
     presence: Presence::Required,
     summary: "The input of this stream. Credentials in it are shown nowhere.",
 };

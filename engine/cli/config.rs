@@ -259,6 +259,18 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_is_sound_and_says_the_defaults() {
+        let ProcessSettings { control, references } = settings(include_str!("../../docs/engine.toml"), &[]).unwrap();
+        let defaults = ControlConfig::default();
+        assert_eq!(control.access.keys.len(), 2);
+        assert_eq!(
+            (control.max_connections, control.max_subscribers, control.max_header_bytes, control.header_timeout),
+            (defaults.max_connections, defaults.max_subscribers, defaults.max_header_bytes, defaults.header_timeout)
+        );
+        assert!(control.tls.is_some() && references.allow_host("camera.example.org"));
+    }
+
+    #[test]
     fn flags_win() {
         let flags =
             ["--listen", "127.0.0.1:0", "--allow-host", "one,two", "--rate-limit", "5/m", "--tls-key", "other.key"];

@@ -45,7 +45,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     Check(check::Arguments),
     Plan(plan::Arguments),
     List(list::Arguments),

@@ -290,7 +290,7 @@ impl Routes {
             if is_options {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
                 let allowed = HeaderValue::from_static(
-                    "authorization, x-api-key, last-event-id, content-type, if-match, if-none-match",
+                    "last-event-id, content-type, if-match, if-none-match, authorization, x-api-key",
                 );
                 headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
             }

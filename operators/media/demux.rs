@@ -9,6 +9,7 @@ use std::path::Path;
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 
+use super::formats;
 use super::initialise;
 use super::orientation::Orientation;
 use crate::item::{Track, TrackFormat};
@@ -56,6 +57,9 @@ pub enum DemuxError {
     NoTrack { index: usize, tracks: String },
     #[error("it has no tracks at all")]
     Empty,
+    /// libav knows it, and it is not on the list of its kind of input, or leads to what is not.
+    #[error("its format is not played here: a playlist, a script or a description that leads on, or something broken")]
+    Format,
 }
 
 impl From<ffmpeg::Error> for DemuxError {
@@ -154,7 +158,11 @@ impl Demuxer {
         initialise();
         let text = path.to_str().filter(|text| !text.contains('\0')).ok_or(DemuxError::Path)?;
         // The prefix keeps a name such as `http:x` or `concat:a` from being taken for another protocol.
-        Demuxer::connect(&format!("file:{text}"), &[], tracks, stop)
+        let options = [
+            ("protocol_whitelist", formats::PROTOCOLS_OF_FILES.to_owned()),
+            ("format_whitelist", formats::OF_FILES.to_owned()),
+        ];
+        Demuxer::connect(&format!("file:{text}"), &options, tracks, stop)
     }
 
     /// Opens what lies under a URL of libav, with libav's options, and chooses its tracks. While it works, `stop` is
@@ -188,6 +196,8 @@ impl Demuxer {
         let mut input = match opened {
             (_, true) => return Err(DemuxError::Stopped),
             (Ok(input), false) => input,
+            // Its word for a format that is not on the list.
+            (Err(ffmpeg::Error::Other { errno: ffmpeg::error::EINVAL }), false) => return Err(DemuxError::Format),
             (Err(error), false) => return Err(error.into()),
         };
         let chosen = choose(&input, tracks)?;

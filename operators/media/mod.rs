@@ -9,6 +9,7 @@
 
 pub mod decode;
 pub mod demux;
+pub mod formats;
 pub mod ledger;
 pub mod orientation;
 pub mod picture;

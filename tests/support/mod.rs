@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
+pub mod authority;
 pub mod cameras;
 pub mod lossy;
 

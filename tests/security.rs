@@ -633,6 +633,68 @@ fn playlists_and_scripts_lead_to_no_file_of_this_machine() {
 }
 
 #[test]
+fn inputs_lead_on_to_allowed_hosts_alone() {
+    let folder = temporary();
+    let server = Texts::serve(|port| {
+        let away = format!("http://localhost:{port}");
+        vec![
+            ("/redirect", format!("-> {away}/inner-redirect")),
+            ("/list.m3u8", format!("{PLAYLIST}{away}/inner-segment.ts\n#EXT-X-ENDLIST\n")),
+            (
+                "/key.m3u8",
+                PLAYLIST.replace("#EXTINF", &format!("#EXT-X-KEY:METHOD=AES-128,URI=\"{away}/inner-key\"\n#EXTINF"))
+                    + "a.ts\n#EXT-X-ENDLIST\n",
+            ),
+            ("/a.ts", "no video".to_owned()),
+            ("/inner-redirect", "what nobody outside may read".to_owned()),
+        ]
+    });
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let look = |path: &str| {
+        let body = json!({ "url": format!("http://127.0.0.1:{}{path}", server.port), "timeout": "5s" });
+        send("POST", &format!("{address}/streams/check"), &[], &body.to_string()).expect(200)
+    };
+    let refused = look("/redirect");
+    let said = refused["error"].as_str().expect("an error");
+    assert!(said.contains("it leads on to the host `localhost`, which is not allowed"), "{refused}");
+    assert!(refused["hint"].as_str().expect("a hint").contains("--allow-host"), "{refused}");
+    for path in ["/list.m3u8", "/key.m3u8"] {
+        assert_eq!(look(path)["ok"], false);
+    }
+    let graph = format!(
+        "[sources.s]\ntype = \"url\"\nbackoff_first = \"50ms\"\nbackoff_most = \"100ms\"\n\
+         streams.put = \"http://127.0.0.1:{0}/redirect\"\nstreams.list = \"http://127.0.0.1:{0}/list.m3u8\"\n\
+         [operators.sum]\ntype = \"checksum\"\ninputs = [\"s\"]\n[sinks.out]\ntype = \"blackhole\"\ninputs = [\"sum\"]\n",
+        server.port
+    );
+    send("PUT", &format!("{address}/graphs/away"), &[], &graph).expect(201);
+    let posted = json!({ "graph": "away", "source": "s", "id": "late", "url": format!("http://127.0.0.1:{}/redirect", server.port) });
+    send("POST", &format!("{address}/streams"), &[], &posted.to_string()).expect(201);
+    for stream in ["put", "late"] {
+        engine.wait_for("a refusal", |_| {
+            let seen = support::get(&format!("{address}/streams/{stream}")).1;
+            seen["reason"].as_str()?.contains("leads on to the host `localhost`").then_some(())
+        });
+    }
+    engine.wait_for("a failure", |_| {
+        support::get(&format!("{address}/streams/list")).1["last_error"].is_object().then_some(())
+    });
+    let ended = engine.terminate();
+    assert!(ended.stderr.contains("an input leads on to a host that is not allowed"), "{}", ended.stderr);
+    let asked = server.asked();
+    assert!(!asked.iter().any(|path| ["/inner-segment.ts", "/inner-key"].contains(&path.as_str())), "{asked:?}");
+
+    // Of a graph file, inputs lead where they like.
+    std::fs::write(folder.path().join("own.toml"), &graph).expect("written");
+    let mut command = command(&["run", "own.toml", "--stay", "--listen", "127.0.0.1:0"]);
+    command.current_dir(folder.path());
+    let mut engine = Engine::start(command);
+    engine.wait_for("the segment", |_| server.asked().contains(&"/inner-segment.ts".to_owned()).then_some(()));
+    engine.terminate();
+}
+
+#[test]
 fn the_process_ends_in_time_though_clients_hold_on() {
     let guarded = Guarded::start(&[]);
     let mut held = Vec::new();

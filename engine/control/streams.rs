@@ -9,6 +9,7 @@ use operators::clock::{Clock, SystemClock};
 use operators::config::parse_duration;
 use operators::error::{FieldError, StartError};
 use operators::item::StreamId;
+use operators::media::gate;
 use operators::sources::probe::{Look, Probe, ProbedFormat, probe};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -123,10 +124,12 @@ pub(super) async fn check(live: &Live, request: &mut Request<Incoming>) -> Resul
     let body = body::read(request.body_mut(), LARGEST_BODY).await?;
     let asked: Asked = read(&body, "write it like {\"url\": \"rtsp://10.0.0.8/main\", \"timeout\": \"5s\"}")?;
     let look = look(asked, live.graphs.references())?;
+    let hosts = live.graphs.references().hosts();
     let shown = masked(&look.input);
     let (found, took) = live
         .looks
         .run(move || {
+            gate::enter(hosts);
             let begun = SystemClock.now();
             let found = probe(&look, &SystemClock);
             (found, SystemClock.now().saturating_duration_since(begun))

@@ -10,6 +10,7 @@ use operators::error::FieldError;
 use operators::inference::model::Catalog;
 use operators::item::{Kind, Origin, is_name};
 use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
+use operators::reach::Hosts;
 
 use super::cases::{self, Case};
 use super::demand::{self, Edge, Node};
@@ -69,6 +70,8 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// What plans and messages must not show.
     pub secrets: Arc<Secrets>,
+    /// The hosts that its inputs may lead on to.
+    pub hosts: Hosts,
 }
 
 /// What came of checking a file.
@@ -208,7 +211,9 @@ fn check_document(
     }
     found.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| (span.start, span.end)));
     let sound = found.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
-    Checked { diagnostics: found, graph: sound.then_some(Graph { name: graph, nodes, secrets: Arc::new(secrets) }) }
+    let hosts = surroundings.references.hosts();
+    let whole = || Graph { name: graph, nodes, secrets: Arc::new(secrets), hosts };
+    Checked { diagnostics: found, graph: sound.then(whole) }
 }
 
 fn redact(diagnostic: &mut Diagnostic, secrets: &Secrets) {

@@ -71,6 +71,14 @@ impl References {
             References::Only { hosts, .. } => hosts.allow(host),
         }
     }
+
+    /// The hosts that may be named.
+    pub fn hosts(&self) -> Hosts {
+        match self {
+            References::Anything => Hosts::Anything,
+            References::Only { hosts, .. } => hosts.clone(),
+        }
+    }
 }
 
 /// Where a path leads, with links followed as far as it is there. What is not there yet will be plain folders, made when

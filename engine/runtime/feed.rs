@@ -16,7 +16,9 @@ use operators::error::{ItemError, SourceError, StartError};
 use operators::inference::pool::panic_text;
 use operators::item::{EndReason, Event, Frame, Gap, Item, Origin, Payload, RecordBody, StreamId, StreamInfo};
 use operators::lease::{Ack, Lease, Verdict};
+use operators::media::gate;
 use operators::operator::{Offered, Outlet, Source, SourceState};
+use operators::reach::Hosts;
 use operators::time::MediaTime;
 use operators::transforms::sample::Sampler;
 
@@ -82,7 +84,7 @@ struct State {
 }
 
 impl Feed {
-    /// Starts to read `stream` of `source` for `listener`.
+    /// Starts to read `stream` of `source` for `listener`; what it opens may lead on to `hosts`.
     ///
     /// # Errors
     /// Where the system refuses a thread.
@@ -91,6 +93,7 @@ impl Feed {
         stream: StreamId,
         decoder_threads: usize,
         clock: Arc<dyn Clock>,
+        hosts: Hosts,
         listener: Listener,
     ) -> Result<Arc<Feed>, StartError> {
         listener.counters.progress(clock.now());
@@ -106,7 +109,10 @@ impl Feed {
         let running = feed.clone();
         let thread = std::thread::Builder::new()
             .name(format!("source {}", feed.stream))
-            .spawn(move || running.run(&*source))
+            .spawn(move || {
+                gate::enter(hosts);
+                running.run(&*source);
+            })
             .map_err(|error| StartError::new(format!("cannot start a thread for stream `{}`: {error}", feed.stream)))?;
         *lock(&feed.thread) = Some(thread);
         Ok(feed)

@@ -6,6 +6,7 @@ use operators::address::masked;
 use operators::error::{FieldError, StartError};
 use operators::item::{Origin, StreamId};
 use operators::operator::{Source, StreamSpec};
+use operators::reach::Hosts;
 
 use super::counters::{GraphCounters, Place, TapCounters};
 use super::feed::{Feed, Listener};
@@ -38,6 +39,8 @@ pub(super) struct WantedStream {
     pub identity: Identity,
     /// Where in its period it is sampled, 0..1.
     pub spread: f64,
+    /// The hosts that it may lead on to, where it was added while the graph ran; else those of its graph.
+    pub hosts: Option<Hosts>,
 }
 
 /// Why a stream was not added or removed.
@@ -99,13 +102,15 @@ impl RunningGraph {
         let spread = (GOLDEN * (position + 1) as f64).fract();
         let mut wanted = planned.wanted(source_index, source, spec, spread);
         wanted.identity = planned.identity.of_stream(&wanted.spec, Some(&posted.own));
+        wanted.hosts = Some(posted.references.hosts());
         Ok(wanted)
     }
 
     /// Starts to read a stream.
     pub(super) fn read(&mut self, wanted: WantedStream) -> Result<(), StartError> {
-        let WantedStream { source_index, source, spec, identity, spread } = wanted;
+        let WantedStream { source_index, source, spec, identity, spread, hosts } = wanted;
         let plan = self.generation.plan.clone();
+        let hosts = hosts.unwrap_or_else(|| plan.hosts.clone());
         let planned = &plan.sources[source_index];
         let counters = self.counters.open_stream(&spec.id, place(&plan, planned, &*source, &spec));
         let taps = self.generation.stream_taps(source_index, &spec.id, spread, &mut Vec::new());
@@ -123,7 +128,7 @@ impl RunningGraph {
             taps,
         };
         let clock = self.engine.clock.clone();
-        let feed = Feed::start(source, spec.id.clone(), planned.decoder_threads, clock, listener)?;
+        let feed = Feed::start(source, spec.id.clone(), planned.decoder_threads, clock, hosts, listener)?;
         self.ended.remove(&spec.id);
         self.streams.insert(spec.id, RunningStream { source: planned.name.clone(), identity, feed });
         Ok(())
@@ -220,7 +225,7 @@ impl PlannedSource {
     fn wanted(&self, source_index: usize, source: Arc<dyn Source>, spec: StreamSpec, spread: f64) -> WantedStream {
         let own = self.template.as_ref().and_then(|template| template.own(&spec.id));
         let identity = self.identity.of_stream(&spec, own);
-        WantedStream { source_index, source, spec, identity, spread }
+        WantedStream { source_index, source, spec, identity, spread, hosts: None }
     }
 }
 

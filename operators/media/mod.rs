@@ -10,6 +10,7 @@
 pub mod decode;
 pub mod demux;
 pub mod formats;
+pub mod gate;
 pub mod ledger;
 pub mod orientation;
 pub mod picture;

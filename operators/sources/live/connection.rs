@@ -50,6 +50,9 @@ impl Loss {
             DemuxError::Unauthorized | DemuxError::Forbidden => {
                 "check user and password in the URL; characters such as @ or / in them are written %40 and %2F"
             }
+            DemuxError::LeadsAway(_) => {
+                "start the engine with `--allow-host` for that host, or write the stream into a graph file"
+            }
             DemuxError::NotFound => "check the path in the URL; the camera's manual names it",
             DemuxError::Refused => "check host and port, and whether the camera is on",
             DemuxError::Unreachable(_) => "check the host and the network between",

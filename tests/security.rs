@@ -87,7 +87,9 @@ fn keys_let_in_and_roles_say_how_far() {
         ("POST", "/predict"),
     ] {
         let body = if method == "GET" { "" } else { "x" };
-        for headers in [&[][..], &[("x-api-key", "engine_0")], &[("authorization", "Basic YTpi")]] {
+        // Fewer wrong keys than make their sender wait.
+        let wrong = if method == "GET" { ("x-api-key", "engine_0") } else { ("authorization", "Basic YTpi") };
+        for headers in [&[][..], &[wrong]] {
             let refused = guarded.ask(method, path, headers, body);
             assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer realm=\"engine\"")));
             let said = refused.json();

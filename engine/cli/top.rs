@@ -154,6 +154,10 @@ impl Page {
             let hint = "set ENGINE_KEY to a key that the engine knows; `engine key NAME` makes one";
             return Err(StartError::new(format!("the engine at {shown} {what}")).hint(hint));
         }
+        if answer.status().as_u16() == 429 {
+            let hint = "look more rarely, with `--interval`; the engine's `rate` says how often a key may ask";
+            return Err(StartError::new(format!("the engine at {shown} is asked too often")).hint(hint));
+        }
         if !answer.status().is_success() {
             return Err(strange(format!("`/stats` is answered with status {}", answer.status().as_u16())));
         }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::cameras::{RtspServer, clip, server_is_here};
 use support::{Answer, Engine, authority, command, ffmpeg, run_folder, send, wait_for};
 
 fn temporary() -> tempfile::TempDir {
@@ -694,6 +695,54 @@ fn inputs_lead_on_to_allowed_hosts_alone() {
     let mut engine = Engine::start(command);
     engine.wait_for("the segment", |_| server.asked().contains(&"/inner-segment.ts".to_owned()).then_some(()));
     engine.terminate();
+}
+
+/// Answers every request on loopback by leading on to an address. It ends with the process of the test.
+fn leads_on(place: String) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(client.try_clone().expect("cloned")).lines().map_while(Result::ok);
+            while let Some(first) = lines.next() {
+                let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+                let number = head.iter().find(|line| line.starts_with("CSeq")).cloned().unwrap_or_default();
+                let rest = match first.split(' ').next() {
+                    Some("OPTIONS") => "200 OK\r\nPublic: OPTIONS, DESCRIBE".to_owned(),
+                    _ => format!("302 Found\r\nLocation: {place}"),
+                };
+                let (status, more) = rest.split_once("\r\n").expect("two parts");
+                // Who asks may have gone.
+                let _ = (&client).write_all(format!("RTSP/1.0 {status}\r\n{number}\r\n{more}\r\n\r\n").as_bytes());
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn cameras_lead_on_to_allowed_hosts_alone() {
+    if !server_is_here() {
+        return;
+    }
+    let folder = temporary();
+    let file = clip(folder.path(), "camera.mp4", "160x120", &[]);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let port = leads_on(server.url("camera").replace("127.0.0.1", "localhost"));
+    for (allowed, is_shown) in [("127.0.0.1", false), ("127.0.0.1,localhost", true)] {
+        let mut command = command(&["run", "graphs", "--listen", "127.0.0.1:0", "--allow-host", allowed]);
+        std::fs::create_dir_all(folder.path().join("graphs")).expect("a folder");
+        command.current_dir(folder.path());
+        let mut engine = Engine::start(command);
+        let body = json!({ "url": format!("rtsp://127.0.0.1:{port}/door"), "timeout": "30s" }).to_string();
+        let seen = send("POST", &format!("{}/streams/check", engine.address()), &[], &body).expect(200);
+        assert_eq!(seen["ok"], is_shown, "{seen}");
+        if !is_shown {
+            let said = seen["error"].as_str().expect("an error");
+            assert!(said.contains("it leads on to the host `localhost`, which is not allowed"), "{said}");
+        }
+        engine.terminate();
+    }
 }
 
 #[test]

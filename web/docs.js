@@ -22,6 +22,11 @@ function shape(schema, all, depth = 0) {
   const found = resolved(schema, all) ?? {};
   if (found.enum) return found.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (found.const !== undefined) return JSON.stringify(found.const);
+  if (found.allOf) {
+    const parts = found.allOf.map((part) => resolved(part, all));
+    const properties = Object.assign({}, ...parts.map((part) => part.properties));
+    return shape({ properties, required: parts.flatMap((part) => part.required ?? []) }, all, depth);
+  }
   const several = found.oneOf ?? found.anyOf;
   if (several) return several.map((one) => shape(one, all, depth)).join(" | ");
   if (found.type === "array") return `[${shape(found.items, all, depth)}]`;

@@ -4,7 +4,7 @@
 //! abort from other failures, so the abort is remembered here.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::Path;
 
 use ffmpeg_next as ffmpeg;
@@ -392,6 +392,11 @@ fn open(location: &str, options: ffmpeg::Dictionary<'_>) -> Result<ffmpeg::forma
             return Err(ffmpeg::Error::from(opened));
         }
         let input = ffmpeg::format::context::Input::wrap_with_interrupt(context, asked.guard);
+        // RTSP follows redirects without asking, and says afterwards where it is.
+        let reached = (*context).url;
+        if !reached.is_null() && !gate::allows(&CStr::from_ptr(reached).to_string_lossy()) {
+            return Err(ffmpeg::Error::Other { errno: ffmpeg::error::EPERM });
+        }
         match ffi::avformat_find_stream_info(context, std::ptr::null_mut()) {
             found if found < 0 => Err(ffmpeg::Error::from(found)),
             _ => Ok(input),

@@ -1,9 +1,8 @@
 //! Which hosts libav may talk to on this thread, wherever an input leads on to: a redirect, a playlist, a key.
 //!
 //! Each stream is read on a thread of its own, so the thread says whose input it is. libav opens everything that is not
-//! the transport itself through a callback of the context, and of the contexts inside it; here it asks first. An HTTP
-//! redirect is followed by libav before anybody can look: the request goes out, and its answer is thrown away. RTSP opens
-//! its own connection, to the host of its URL.
+//! the transport itself through a callback of the context, and of the contexts inside it; here it asks first. Redirects
+//! of HTTP and of RTSP are followed by libav before anybody can look: the request goes out, and its answer is thrown away.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -38,7 +37,7 @@ pub(super) fn refused() -> Option<String> {
 }
 
 /// Whether what libav wants to open is allowed.
-fn allows(location: &str) -> bool {
+pub(super) fn allows(location: &str) -> bool {
     let host = match Address::parse(location) {
         _ if location.is_empty() => return true,
         Some(address) if address.scheme.eq_ignore_ascii_case("file") => return true,

@@ -269,7 +269,15 @@ fn a_key_is_shown_in_a_form_and_the_routes_are_read_on_a_page() {
     assert_eq!(browser.command(&json!({ "open": address })), 401);
     browser.wait(&show("engine_wrong"));
     browser.wait("document.querySelector('[role=alert]')?.textContent === 'this key is not known here'");
+    browser.look("page-login-phone", 390, 844, "dark");
     browser.look("page-login", 1280, 800, "light");
+    // Nothing lies over anything else.
+    browser.wait(
+        "[...document.querySelectorAll('input, button')].every((part) => {
+            const { left, top, width, height } = part.getBoundingClientRect();
+            return document.elementFromPoint(left + width / 2, top + height / 2) === part;
+        })",
+    );
     browser.wait(&show(&key));
     browser.wait("document.getElementById('connection')?.textContent === 'Live'");
     browser.wait("document.querySelectorAll('#list li[data-kind=\"checksum\"]').length > 0");

@@ -123,6 +123,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
         inputs: vec![if index == 0 { Input::Tap(0) } else { Input::Operator(index - 1) }],
         on_error: OnError::Reject,
         entry: None,
+        answers: false,
         identity: Identity::default(),
     };
     Plan {

@@ -11,12 +11,15 @@
 //!   `lost`: forgetting an item is never silent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use crate::item::Record;
 
 /// How one item ended. The order is the severity: over several branches the worst counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -158,9 +161,56 @@ impl Counts {
     }
 }
 
+/// Hears what becomes of one source item. Called on whichever thread it happens, so it must not block.
+pub trait Watch: Send + Sync {
+    /// A node that answers made this of the item, or an error record that stands in its place. There may be several,
+    /// all of them before the verdict.
+    fn record(&self, record: &Arc<Record>);
+
+    /// The item ended. Told once.
+    fn ended(&self, verdict: Verdict);
+}
+
+/// Somebody's wish to hear of one item. It always ends exactly once: where it is dropped without a verdict, the item
+/// is lost.
+pub struct Watched(Option<Arc<dyn Watch>>);
+
+impl Watched {
+    pub fn new(watch: Arc<dyn Watch>) -> Watched {
+        Watched(Some(watch))
+    }
+
+    pub fn record(&self, record: &Arc<Record>) {
+        if let Some(watch) = &self.0 {
+            watch.record(record);
+        }
+    }
+
+    pub fn ended(mut self, verdict: Verdict) {
+        if let Some(watch) = self.0.take() {
+            watch.ended(verdict);
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(watch) = self.0.take() {
+            watch.ended(Verdict::Lost);
+        }
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Watched")
+    }
+}
+
 #[derive(Debug)]
 struct Fate {
     account: Arc<Account>,
+    watched: Option<Watched>,
     /// The worst verdict so far; 0 while there is none.
     worst: AtomicU8,
     born: Instant,
@@ -185,6 +235,10 @@ impl Drop for Fate {
         }
         self.account.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.account.settle(verdict, 1);
+        // Whoever hears of it may look at the books.
+        if let Some(watched) = self.watched.take() {
+            watched.ended(verdict);
+        }
     }
 }
 
@@ -198,9 +252,22 @@ pub struct Ack {
 impl Ack {
     /// Opens the books for a source item that is about to be emitted; `born` is when it was decoded.
     pub fn new(account: &Arc<Account>, born: Instant) -> Ack {
+        Ack::watched(account, born, None)
+    }
+
+    /// As [`Ack::new`]; `watched` hears of the item.
+    pub fn watched(account: &Arc<Account>, born: Instant, watched: Option<Watched>) -> Ack {
         account.in_flight.fetch_add(1, Ordering::AcqRel);
-        let fate = Fate { account: account.clone(), worst: AtomicU8::new(0), born, ended: Mutex::new(None) };
+        let worst = AtomicU8::new(0);
+        let fate = Fate { account: account.clone(), watched, worst, born, ended: Mutex::new(None) };
         Ack { fate: Some(Arc::new(fate)) }
+    }
+
+    /// Lets whoever watches the item know of a record that was made of it.
+    pub fn tell(&self, record: &Arc<Record>) {
+        if let Some(watched) = self.fate.as_ref().and_then(|fate| fate.watched.as_ref()) {
+            watched.record(record);
+        }
     }
 
     /// This branch ends here, with `verdict`.
@@ -433,7 +500,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     #![allow(clippy::disallowed_methods, reason = "ages are not under test here")]
 
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::item::{Origin, RecordBody, StreamId};
     use proptest::prelude::*;
 
     fn opened(account: &Arc<Account>) -> Ack {
@@ -485,6 +555,42 @@ mod tests {
     fn an_item_larger_than_the_budget_is_refused_at_once() {
         let budget = Budget::new(Limits { items: 8, bytes: 10 });
         assert_eq!(budget.acquire_within(11, Duration::from_secs(3600)).unwrap_err(), NoCredit::TooLarge);
+    }
+
+    /// What was heard, in order.
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Watch for Heard {
+        fn record(&self, record: &Arc<Record>) {
+            lock(&self.0).push(record.id.clone());
+        }
+
+        fn ended(&self, verdict: Verdict) {
+            lock(&self.0).push(verdict.name().to_owned());
+        }
+    }
+
+    #[test]
+    fn whoever_watches_an_item_hears_its_records_and_its_verdict_once() {
+        let account = Arc::new(Account::default());
+        account.read(2);
+        let heard = Arc::new(Heard::default());
+        let ack = Ack::watched(&account, Instant::now(), Some(Watched::new(heard.clone())));
+        let origin = Origin { graph: "g".into(), node: "n".into() };
+        let body = RecordBody::Gap { reason: "none".into() };
+        let record = origin.signal(&StreamId::sanitised("s"), Some(0), SystemTime::UNIX_EPOCH, body);
+        let branch = ack.clone();
+        ack.tell(&Arc::new(record));
+        ack.settle(Verdict::Delivered);
+        assert_eq!(lock(&heard.0).len(), 1, "a branch is left");
+        branch.settle(Verdict::Rejected);
+        assert_eq!(*lock(&heard.0), ["g/n/s/gap:0", "rejected"]);
+        drop(Ack::watched(&account, Instant::now(), Some(Watched::new(heard.clone()))));
+        drop(Watched::new(heard.clone()));
+        Watched::new(heard.clone()).ended(Verdict::Filtered);
+        assert_eq!(lock(&heard.0)[2..], ["lost", "lost", "filtered"]);
+        assert!(account.snapshot().conserved());
     }
 
     proptest! {

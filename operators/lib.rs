@@ -9,7 +9,9 @@ pub mod busy;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod hooks;
 pub mod inference;
+pub mod inlet;
 pub mod item;
 pub mod lease;
 pub mod media;
@@ -29,6 +31,7 @@ use operator::Registration;
 /// Every type that a graph file may name.
 pub static OPERATORS: &[&Registration] = &[
     &sources::file::REGISTRATION,
+    &sources::push::REGISTRATION,
     &sources::rtsp::REGISTRATION,
     &sources::synthetic::REGISTRATION,
     &sources::url::REGISTRATION,

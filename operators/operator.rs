@@ -19,11 +19,13 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::Field;
 use crate::error::{FieldError, ItemError, SinkError, SourceError, StartError};
+use crate::hooks::Hooks;
 use crate::inference::manifest::InputSpec;
 use crate::inference::model::Catalog;
 use crate::inference::session::Sessions;
+use crate::inlet::Inlet;
 use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Payload, Record, StreamId, StreamInfo};
-use crate::lease::Verdict;
+use crate::lease::{Verdict, Watched};
 use crate::time::MediaTime;
 
 /// What part a registered type plays in a graph; the table that it is written in.
@@ -186,6 +188,27 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Whether it waits for streams that are added while the graph runs: the graph goes on where it has none.
+    fn awaits_streams(&self) -> bool {
+        false
+    }
+
+    /// The streams that another server announces.
+    fn hooks(&self) -> Option<&Hooks> {
+        None
+    }
+
+    /// The node whose records answer whoever pushed a picture.
+    fn answer(&self) -> Option<&str> {
+        None
+    }
+
+    /// Where pictures of `stream` are pushed to, for sources that are pushed to. Called before [`Source::run`], once
+    /// for each time that the stream is run.
+    fn inlet(&self, _stream: &StreamId) -> Option<Arc<Inlet>> {
+        None
+    }
+
     /// Reads `stream` until it ends or [`Outlet::stopping`] says so. Runs on the stream's own thread.
     fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError>;
 }
@@ -239,6 +262,9 @@ pub trait Outlet {
 
     /// `count` pictures were read and left undecoded because nobody wanted them.
     fn skipped(&mut self, count: u64);
+
+    /// The next picture that is given to [`Outlet::frame`] is watched.
+    fn watch(&mut self, _watched: Watched) {}
 
     /// A picture was decoded: called in presentation order, `pts` relative to the first frame, `seq` the picture's
     /// number with skipped ones counted. Where somebody wants it, `make` is called once to convert it into a frame;

@@ -10,9 +10,10 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::events::EventHub;
+use super::push::{self, Push, PushLimits};
 use super::routes::{Answer, Refusal, empty};
 use super::work::Work;
-use super::{graphs, streams};
+use super::{graphs, mediamtx, streams};
 use crate::runtime::graphs::Graphs;
 
 /// Graphs and streams are loaded, added and removed by so many requests at once; most of them wait for each other.
@@ -26,9 +27,14 @@ pub(super) struct Live {
     pub hub: Arc<EventHub>,
     pub changes: Work,
     pub looks: Work,
+    pub push: Push,
     /// The one origin beside this server whose pages may change anything.
     origin: Option<HeaderValue>,
 }
+
+/// What a MediaMTX server calls when a path begins, and when it ends.
+pub(super) const READY: &str = "/v1/mediamtx/events/ready";
+pub(super) const NOT_READY: &str = "/v1/mediamtx/events/not-ready";
 
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +45,19 @@ pub(super) enum Target<'a> {
     Check(&'a str),
     Streams,
     Stream(&'a str),
+    Frames(&'a str),
+    Infer,
+    Ready,
+    NotReady,
 }
 
 impl<'a> Target<'a> {
     pub fn of(path: &'a str) -> Option<Target<'a>> {
+        match path {
+            READY => return Some(Target::Ready),
+            NOT_READY => return Some(Target::NotReady),
+            _ => {}
+        }
         let mut parts = path.strip_prefix('/')?.split('/');
         let target = (parts.next()?, parts.next(), parts.next());
         if parts.next().is_some() {
@@ -55,6 +70,8 @@ impl<'a> Target<'a> {
             ("graphs", Some(name), Some("check")) => Some(Target::Check(name)),
             ("streams", None, None) => Some(Target::Streams),
             ("streams", Some(id), None) if !id.is_empty() => Some(Target::Stream(id)),
+            ("streams", Some(id), Some("frames")) if !id.is_empty() => Some(Target::Frames(id)),
+            ("infer", None, None) => Some(Target::Infer),
             _ => None,
         }
     }
@@ -64,7 +81,7 @@ impl<'a> Target<'a> {
         match self {
             Target::Graphs | Target::Plan(_) => "GET, HEAD, OPTIONS",
             Target::Graph(_) => "GET, HEAD, PUT, DELETE, OPTIONS",
-            Target::Check(_) => "POST, OPTIONS",
+            Target::Check(_) | Target::Frames(_) | Target::Infer | Target::Ready | Target::NotReady => "POST, OPTIONS",
             Target::Streams => "GET, HEAD, POST, OPTIONS",
             Target::Stream("check") => "GET, HEAD, POST, DELETE, OPTIONS",
             Target::Stream(_) => "GET, HEAD, DELETE, OPTIONS",
@@ -75,7 +92,8 @@ impl<'a> Target<'a> {
 impl Live {
     pub fn new(graphs: Arc<Graphs>, hub: Arc<EventHub>, allow_origin: Option<&HeaderValue>) -> Live {
         let origin = allow_origin.filter(|origin| *origin != "*").cloned();
-        Live { graphs, hub, changes: Work::new("changes", CHANGES), looks: Work::new("looks", LOOKS), origin }
+        let push = Push::new(graphs.inlets(), graphs.clone(), PushLimits::default());
+        Live { graphs, hub, changes: Work::new("changes", CHANGES), looks: Work::new("looks", LOOKS), push, origin }
     }
 
     pub async fn answer(&self, target: Target<'_>, request: &mut Request<Incoming>) -> Answer {
@@ -110,6 +128,10 @@ impl Live {
             (&Method::POST, Target::Stream("check")) => streams::check(self, request).await,
             (&Method::GET | &Method::HEAD, Target::Stream(id)) => streams::get(self, id),
             (&Method::DELETE, Target::Stream(id)) => streams::remove(self, id).await,
+            (&Method::POST, Target::Frames(id)) => push::frame(&self.push, id, request).await,
+            (&Method::POST, Target::Infer) => push::infer(&self.push, request).await,
+            (&Method::POST, Target::Ready) => mediamtx::ready(self, request).await,
+            (&Method::POST, Target::NotReady) => mediamtx::not_ready(self, request).await,
             _ => Err(Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("{method} is not answered here"),
@@ -148,7 +170,13 @@ mod tests {
             ("/graphs/door/x", None),
             ("/streams", Some(Target::Streams)),
             ("/streams/a.b-c", Some(Target::Stream("a.b-c"))),
-            ("/streams/a/frames", None),
+            ("/streams/a/frames", Some(Target::Frames("a"))),
+            ("/streams//frames", None),
+            ("/infer", Some(Target::Infer)),
+            ("/infer/a", None),
+            (READY, Some(Target::Ready)),
+            (NOT_READY, Some(Target::NotReady)),
+            ("/v1/mediamtx/events/other", None),
             ("/graph", None),
             ("/", None),
         ] {

@@ -71,11 +71,11 @@ impl PredictLimits {
 /// A buffer that grows holds its content twice for a moment, and the field of a form is taken out of the form.
 const COPIES_OF_A_BODY: u64 = 3;
 /// What a form needs beside the picture in it.
-const FORM_BYTES: u64 = 64 << 10;
+pub(super) const FORM_BYTES: u64 = 64 << 10;
 /// Bytes of a body that is refused that are read all the same, so that its sender gets to reading the answer.
 const REFUSED_BYTES: u64 = 256 << 20;
 /// How long that may take.
-const REFUSED_TIME: Duration = Duration::from_secs(5);
+pub(super) const REFUSED_TIME: Duration = Duration::from_secs(5);
 
 pub(super) const METHODS: &str = "POST, OPTIONS";
 const QUERY: [&str; 3] = ["model", "threshold", "top_k"];
@@ -89,7 +89,7 @@ pub struct Predict {
 
 /// How a body carries its picture.
 #[derive(Debug, PartialEq, Eq)]
-enum Carried {
+pub(super) enum Carried {
     Raw,
     /// The boundary between its fields.
     Form(String),
@@ -275,7 +275,7 @@ fn wishes(query: &str) -> Result<(Option<String>, Wishes), Refusal> {
 }
 
 /// How the body carries the picture, by its type. What kind of picture it is, its first bytes tell.
-fn carried(headers: &HeaderMap) -> Result<Carried, Refusal> {
+pub(super) fn carried(headers: &HeaderMap) -> Result<Carried, Refusal> {
     let Some(written) = headers.get(header::CONTENT_TYPE) else { return Ok(Carried::Raw) };
     let written = String::from_utf8_lossy(written.as_bytes());
     let kind = written.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -296,7 +296,7 @@ fn carried(headers: &HeaderMap) -> Result<Carried, Refusal> {
 }
 
 /// The field `file` of a form.
-async fn file(form: Bytes, boundary: String) -> Result<Bytes, Refusal> {
+pub(super) async fn file(form: Bytes, boundary: String) -> Result<Bytes, Refusal> {
     let unreadable = |error: multer::Error| {
         refusal(StatusCode::BAD_REQUEST, &format!("the form cannot be read: {error}"), "send it as browsers do")
     };

@@ -15,6 +15,8 @@
 //! | `/login`, `/logout` | a browser shows a key, and forgets it ([`super::guard`]) |
 //! | `/graphs…` | graphs, as they change ([`super::graphs`]) |
 //! | `/streams…` | streams, as they come and go ([`super::streams`]) |
+//! | `POST /v1/mediamtx/events/…` | streams that a MediaMTX server announces ([`super::mediamtx`]) |
+//! | `POST /streams/{id}/frames`, `POST /infer` | pictures that are pushed into streams ([`super::push`]) |
 //!
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
 
@@ -36,8 +38,9 @@ use serde::Serialize;
 use super::body;
 use super::events::{EventHub, EventReport, Filter, Subscription};
 use super::guard::{Admission, Guard};
-use super::live::{Live, Target};
+use super::live::{Live, NOT_READY, READY, Target};
 use super::predict::{self, Predict};
+use super::push;
 use super::{metrics, page};
 use crate::runtime::predict::PredictReport;
 use crate::runtime::stats::{Observe, Report};
@@ -68,7 +71,7 @@ const LOGOUT: &str = "/logout";
 /// What [`OPENAPI`] answers; beside the other documents, for those who read them without an engine.
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
 
-const PATHS: [(&str, &str); 20] = [
+const PATHS: [(&str, &str); 24] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
@@ -85,6 +88,10 @@ const PATHS: [(&str, &str); 20] = [
     ("/streams", "the streams; POST adds one to a source of a graph"),
     ("/streams/ID", "a stream: its states, counts and last result; DELETE stops it"),
     ("/streams/check", "POST a URL: whether it shows a picture"),
+    (push::FRAMES, "POST a picture into a stream; with wait=true, its record"),
+    (READY, "POST by MediaMTX: a path begins, so its stream starts"),
+    (NOT_READY, "POST by MediaMTX: a path ends, and its stream"),
+    (push::INFER, "POST frames in base64: the boxes of each"),
     (OPENAPI, "these routes for programs: what they take and answer"),
     ("/docs", "the same, to read"),
     (LOGIN, "for browsers: POST a key, and get a cookie"),

@@ -193,7 +193,7 @@ fn described(graph: &str, view: &StreamView) -> Map<String, Value> {
 }
 
 /// A body of JSON.
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8], hint: &str) -> Result<T, Refusal> {
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], hint: &str) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
         Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"), hint.to_owned())
     })
@@ -225,7 +225,7 @@ fn has_reference(value: &Value) -> bool {
     }
 }
 
-fn not_added(id: &StreamId, error: StreamError) -> Answer {
+pub(super) fn not_added(id: &StreamId, error: StreamError) -> Answer {
     let (status, hint) = match &error {
         StreamError::NoGraph { .. } => (StatusCode::NOT_FOUND, "`/graphs` lists the graphs"),
         StreamError::NoSource { .. } => (StatusCode::NOT_FOUND, "name a source of the graph"),

@@ -12,6 +12,7 @@ use operators::item::{Kind, Origin, is_name};
 use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
 use operators::reach::Hosts;
 
+use super::answers;
 use super::cases::{self, Case};
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
@@ -202,6 +203,7 @@ fn check_document(
     secrecy::report_names(&declared, &built, &secrets, &mut found);
     files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
     report_tensors(&declared, &built, &wiring, &mut found);
+    answers::report(&declared, &built, &wiring, &mut found);
     let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);

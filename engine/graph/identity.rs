@@ -21,6 +21,7 @@ pub struct Identity([u8; 32]);
 
 /// Fields of sources that name their streams.
 const STREAMS: &str = "streams";
+const HOOKS: &str = "hooks";
 const ONE_STREAM: [&str; 2] = ["url", "path"];
 
 impl Identity {
@@ -44,6 +45,8 @@ impl Identity {
     pub fn of_source(type_name: &str, table: &toml::Table) -> Identity {
         let mut table = table.clone();
         table.remove(STREAMS);
+        // Whom it would read further matters to none that it reads.
+        table.remove(HOOKS);
         for field in ONE_STREAM {
             table.remove(field);
         }
@@ -141,6 +144,7 @@ mod tests {
         let one = Identity::of_source("rtsp", &table("transport = \"udp\"\nstreams.a = \"rtsp://a/\""));
         assert!(one == Identity::of_source("rtsp", &table("url = \"rtsp://b/\"\ntransport = \"udp\"")));
         assert!(one != Identity::of_source("rtsp", &table("url = \"rtsp://b/\"")));
+        assert!(one == Identity::of_source("rtsp", &table("transport = \"udp\"\nhooks = { path = \"{id}\" }")));
     }
 
     #[test]

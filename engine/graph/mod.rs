@@ -1,5 +1,6 @@
 //! Graph files: from text to a plan.
 
+pub mod answers;
 pub mod cases;
 pub mod check;
 pub mod cover;

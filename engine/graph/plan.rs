@@ -68,6 +68,8 @@ pub struct PlannedOperator {
     pub on_error: OnError,
     /// A bound of its own in front of this node; only for nodes in the middle of a graph.
     pub entry: Option<Entry>,
+    /// A source names it as the node whose records answer whoever pushes.
+    pub answers: bool,
     /// Of the node and of everything before it: what its state depends on.
     pub identity: Identity,
 }

@@ -1,6 +1,6 @@
 //! From a checked graph to its [`Plan`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use operators::item::Kind;
 use operators::operator::{Built, Role};
@@ -49,6 +49,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         .map(|s| s.streams().len())
         .sum();
     let identities = identities(nodes);
+    let answering: HashSet<&str> = nodes.iter().filter_map(|node| node.source()?.answer()).collect();
     let mut sources = Vec::new();
     let mut source_places = HashMap::new();
     for (index, node) in nodes.iter().enumerate().filter(|(index, _)| read[*index]) {
@@ -98,8 +99,8 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             _ => continue,
         };
         operator_places.insert(index, operators.len());
-        let identity = identities[index];
-        operators.push(PlannedOperator { name, type_name, work, inputs, on_error, entry, identity });
+        let (identity, answers) = (identities[index], answering.contains(&*name));
+        operators.push(PlannedOperator { name, type_name, work, inputs, on_error, entry, answers, identity });
     }
     Plan {
         graph: graph.name.clone(),

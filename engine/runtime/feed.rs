@@ -14,8 +14,9 @@ use operators::clock::Clock;
 use operators::config::format_size;
 use operators::error::{ItemError, SourceError, StartError};
 use operators::inference::pool::panic_text;
+use operators::inlet::Inlet;
 use operators::item::{EndReason, Event, Frame, Gap, Item, Origin, Payload, RecordBody, StreamId, StreamInfo};
-use operators::lease::{Ack, Lease, Verdict};
+use operators::lease::{Ack, Lease, Verdict, Watched};
 use operators::media::gate;
 use operators::operator::{Offered, Outlet, Source, SourceState};
 use operators::reach::Hosts;
@@ -58,6 +59,8 @@ impl Listener {
 /// What reads one stream.
 pub struct Feed {
     pub stream: StreamId,
+    /// Where pictures are pushed to, for a source that is pushed to.
+    pub inlet: Option<Arc<Inlet>>,
     clock: Arc<dyn Clock>,
     decoder_threads: usize,
     /// Finish what is in hand and return.
@@ -98,6 +101,7 @@ impl Feed {
     ) -> Result<Arc<Feed>, StartError> {
         listener.counters.progress(clock.now());
         let feed = Arc::new(Feed {
+            inlet: source.inlet(&stream),
             stream,
             clock,
             decoder_threads,
@@ -119,7 +123,7 @@ impl Feed {
     }
 
     fn run(self: &Arc<Feed>, source: &dyn Source) {
-        let mut outlet = FeedOutlet { feed: self.clone(), targets: Vec::new() };
+        let mut outlet = FeedOutlet { feed: self.clone(), targets: Vec::new(), watched: None };
         let outcome = catch_unwind(AssertUnwindSafe(|| source.run(&self.stream, &mut outlet)));
         let reason = match outcome {
             Ok(Ok(reason)) => reason,
@@ -142,6 +146,10 @@ impl Feed {
 
     /// Tells the thread to end; it says [`Notice::StreamEnded`] when it has.
     pub fn stop(&self) {
+        // The thread may wait for room just now, and whoever pushes need not.
+        if let Some(inlet) = &self.inlet {
+            inlet.close();
+        }
         self.stopping.store(true, Ordering::Release);
     }
 
@@ -222,6 +230,8 @@ struct FeedOutlet {
     feed: Arc<Feed>,
     /// Where the picture in hand goes; kept from picture to picture for its memory.
     targets: Vec<Arc<TapEnd>>,
+    /// Who hears of the next picture.
+    watched: Option<Watched>,
 }
 
 /// A picture on its way, and what its error record would say.
@@ -279,7 +289,12 @@ fn error_item(picture: &Picture<'_>, origin: &Origin, lease: Lease, message: Str
     record.id = format!("{}/{}/{}/{}", record.graph, record.node, record.stream, seq);
     record.pts = Some(pts.as_micros() as f64 / 1e6);
     record.fallback = *fallback;
-    let payload = Payload::Record(Arc::new(record));
+    let record = Arc::new(record);
+    if picture.frame.is_err() {
+        // Every branch gets the same.
+        lease.ack.tell(&record);
+    }
+    let payload = Payload::Record(record);
     Item { stream: (*stream).clone(), seq: *seq, pts: *pts, time: *time, fallback: *fallback, payload, lease }
 }
 
@@ -377,6 +392,10 @@ impl Outlet for FeedOutlet {
         });
     }
 
+    fn watch(&mut self, watched: Watched) {
+        self.watched = Some(watched);
+    }
+
     fn frame(
         &mut self,
         seq: u64,
@@ -384,6 +403,7 @@ impl Outlet for FeedOutlet {
         make: &mut dyn FnMut() -> Result<Frame, ItemError>,
     ) -> Result<Offered, SourceError> {
         let feed = self.feed.clone();
+        let watched = self.watched.take();
         let (born, time) = (feed.clock.now(), feed.clock.wall());
         let (counters, origin, seq, fallback, ack) = {
             let state = feed.emitted.wait_while(lock(&feed.state), |state| state.is_changing);
@@ -403,10 +423,13 @@ impl Outlet for FeedOutlet {
             }
             if self.targets.is_empty() {
                 counters.account.settle(Verdict::Filtered, 1);
+                if let Some(watched) = watched {
+                    watched.ended(Verdict::Filtered);
+                }
                 return Ok(Offered::NotEmitted);
             }
             *in_hand = true;
-            let ack = Ack::new(&counters.account, born);
+            let ack = Ack::watched(&counters.account, born, watched);
             (counters, listener.origin.clone(), seq, *fallback, ack)
         };
         // From here on no lock is held: making a picture takes time, and a full tap may take long.

@@ -91,6 +91,7 @@ impl Making<'_> {
             clock: self.engine.clock.clone(),
             asked_to_stop: Arc::default(),
             secrets: plan.secrets.clone(),
+            answers: false,
         }
     }
 
@@ -130,7 +131,8 @@ impl Making<'_> {
             };
             let is_heard = reads(&plan, Input::Operator(index));
             let counters = counters(&planned.name, planned.type_name, role);
-            let node = self.node(&plan, &planned.name, counters, planned.on_error);
+            let answers = planned.answers;
+            let node = Node { answers, ..self.node(&plan, &planned.name, counters, planned.on_error) };
             operators.push(BlueprintOperator { node, work, inputs: planned.inputs.clone(), is_heard });
         }
         let frozen = Arc::<AtomicBool>::default();

@@ -12,12 +12,14 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use operators::error::StartError;
+use operators::hooks::Hooks;
 use operators::item::{StreamId, is_name};
 use operators::operator::Resource;
 
 use super::counters::{GraphCounters, lock};
 use super::ending::{Ending, ending};
 use super::graph_streams::Coming;
+use super::inlets::Inlets;
 pub use super::load::{Expected, LoadError, Loaded, LoadedText};
 use super::predict::models;
 use super::reload::{Patience, Reloaded};
@@ -29,7 +31,7 @@ use crate::graph::check::{self, Surroundings};
 use crate::graph::cover::stars;
 use crate::graph::diagnostics::{Code, Diagnostic};
 use crate::graph::explain::{Explanation, explain};
-use crate::graph::plan::Plan;
+use crate::graph::plan::{Plan, PlannedSource};
 use crate::graph::planner::{PlanOptions, build_plan};
 use crate::graph::references::References;
 use crate::graph::substitute::Setting;
@@ -110,9 +112,18 @@ pub(super) struct Entry {
     thread: JoinHandle<()>,
     text: GraphText,
     resources: Vec<(Arc<str>, Resource)>,
+    hooks: Vec<Hooked>,
     explanation: Arc<Explanation>,
     loaded: (SystemTime, Loaded),
     refused: Option<Refused>,
+}
+
+/// A source whose streams another server announces.
+#[derive(Clone, Debug)]
+pub struct Hooked {
+    pub graph: Arc<str>,
+    pub source: Arc<str>,
+    pub hooks: Hooks,
 }
 
 #[derive(Default)]
@@ -145,6 +156,11 @@ impl Graphs {
     /// What comes over HTTP may name.
     pub fn references(&self) -> &References {
         &self.settings.references
+    }
+
+    /// Where pictures are pushed to.
+    pub fn inlets(&self) -> Arc<Inlets> {
+        self.engine.inlets()
     }
 
     /// What should be there at the start is there: from here on the process is ready.
@@ -330,7 +346,7 @@ impl Graphs {
         self.refuse_taken(&text.name, &plan)?;
         let _coming = Coming::reserve(self, &text.name, streams(&plan))?;
         let prepared = self.prepare(text)?;
-        let (resources, models) = (resources(&plan), models(&plan));
+        let (resources, hooks, models) = (resources(&plan), hooks(&plan), models(&plan));
         let explanation = Arc::new(explain(&plan, &plan.secrets));
         let before = {
             let state = lock(&self.state);
@@ -343,7 +359,7 @@ impl Graphs {
             None => self.start(text, plan, explanation.clone(), 0)?,
         };
         if let Some(entry) = lock(&self.state).graphs.get_mut(&text.name) {
-            (entry.resources, entry.explanation) = (resources, explanation);
+            (entry.resources, entry.hooks, entry.explanation) = (resources, hooks, explanation);
         }
         (self.settings.on_models)(models);
         let unsaved = prepared.and_then(|prepared| prepared.commit().err()).map(|error| error.to_string());
@@ -421,6 +437,7 @@ impl Graphs {
             thread,
             text: text.clone(),
             resources: Vec::new(),
+            hooks: Vec::new(),
             explanation,
             loaded: (self.engine.clock.wall(), loaded.clone()),
             refused: None,
@@ -467,6 +484,13 @@ impl Graphs {
             }
         }
         Ok(())
+    }
+
+    /// The sources of running graphs whose streams another server announces.
+    pub fn hooked(&self) -> Vec<Hooked> {
+        let state = lock(&self.state);
+        let running = state.graphs.values().filter(|entry| !entry.ending.is_over() && !entry.is_deleted);
+        running.flat_map(|entry| entry.hooks.iter().cloned()).collect()
     }
 
     /// Names and looks of all graphs.
@@ -637,6 +661,14 @@ fn view(entry: &Entry) -> GraphView {
 fn resources(plan: &Plan) -> Vec<(Arc<str>, Resource)> {
     let sinks = plan.sinks.iter();
     sinks.flat_map(|sink| sink.sink.resources().into_iter().map(|resource| (sink.name.clone(), resource))).collect()
+}
+
+fn hooks(plan: &Plan) -> Vec<Hooked> {
+    let hooked = |source: &PlannedSource| {
+        let (graph, name) = (plan.graph.clone(), source.name.clone());
+        source.source.hooks().map(|hooks| Hooked { graph, source: name, hooks: hooks.clone() })
+    };
+    plan.sources.iter().filter_map(hooked).collect()
 }
 
 fn streams(plan: &Plan) -> Vec<StreamId> {

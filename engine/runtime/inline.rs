@@ -38,6 +38,7 @@ pub fn inline<'scope>(
                     items += u64::from(passage.is_item());
                     states.handle(passage, &mut results);
                 }
+                results.iter().for_each(|passage| states.node.tell(passage));
                 output.session(&time).give_container(&mut results);
                 results.clear();
                 let counters = &states.node.counters;

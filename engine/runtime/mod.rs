@@ -13,6 +13,7 @@ pub mod graph_streams;
 pub mod graphs;
 mod health;
 pub mod histogram;
+pub mod inlets;
 mod inline;
 pub mod load;
 mod mailbox;

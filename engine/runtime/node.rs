@@ -10,6 +10,7 @@ use operators::lease::Verdict;
 
 use super::counters::{NodeCounters, worth_logging};
 use super::failure::{Notice, Notices};
+use super::passage::Passage;
 use crate::graph::plan::OnError;
 use crate::graph::substitute::Secrets;
 
@@ -23,6 +24,8 @@ pub struct Node {
     /// Whether this node's errors have stopped the graph.
     pub asked_to_stop: Arc<AtomicBool>,
     pub secrets: Arc<Secrets>,
+    /// Whoever watches an item hears of the records that leave this node.
+    pub answers: bool,
 }
 
 impl Node {
@@ -40,6 +43,16 @@ impl Node {
         item.lease.ack.raise(Verdict::Rejected);
         let record = self.origin.record(item, RecordBody::Error { message });
         item.derive(Payload::Record(Arc::new(record)))
+    }
+
+    /// Lets whoever watches the item of `passage` know of its record, where this node answers.
+    pub fn tell(&self, passage: &Passage) {
+        if self.answers
+            && let Passage::Event(Event::Item(item)) = passage
+            && let Payload::Record(record) = &item.payload
+        {
+            item.lease.ack.tell(record);
+        }
     }
 
     /// Asks the supervisor to stop the graph because of this node: once, the first reason is enough.

@@ -77,6 +77,9 @@ pub fn offload<'scope>(
             jobs.take_ready(&mut ready);
             for slot in ready.drain(..) {
                 let time = slot.time;
+                if let SlotState::Ready(passage, _) = &slot.state {
+                    jobs.node.tell(passage);
+                }
                 if let Some(capability) = held.get(time) {
                     output.session(capability).give_iterator(slot.passages());
                 }

@@ -102,7 +102,8 @@ impl RunningGraph {
         let spread = (GOLDEN * (position + 1) as f64).fract();
         let mut wanted = planned.wanted(source_index, source, spec, spread);
         wanted.identity = planned.identity.of_stream(&wanted.spec, Some(&posted.own));
-        wanted.hosts = Some(posted.references.hosts());
+        // One that its graph announces itself may reach what its graph may.
+        wanted.hosts = (posted.references != References::Anything).then(|| posted.references.hosts());
         Ok(wanted)
     }
 
@@ -129,6 +130,9 @@ impl RunningGraph {
         };
         let clock = self.engine.clock.clone();
         let feed = Feed::start(source, spec.id.clone(), planned.decoder_threads, clock, hosts, listener)?;
+        if let Some(inlet) = &feed.inlet {
+            self.engine.inlets().open(&plan.graph, &spec.id, inlet.clone());
+        }
         self.ended.remove(&spec.id);
         self.streams.insert(spec.id, RunningStream { source: planned.name.clone(), identity, feed });
         Ok(())

@@ -223,6 +223,7 @@ impl RunningGraph {
 
     pub(super) fn stream_ended(&mut self, stream: &StreamId, reason: EndReason) {
         let Some(running) = self.streams.remove(stream) else { return };
+        self.engine.inlets().close(&self.counters.name, stream);
         self.unlist_retired();
         // Its last act was to say so.
         running.feed.join();
@@ -240,7 +241,8 @@ impl RunningGraph {
         let plan = self.generation.plan.clone();
         for (index, planned) in plan.sources.iter().enumerate() {
             let is_read = self.streams.values().any(|stream| stream.source == planned.name);
-            let may_go_on = self.stays && !self.draining && !planned.source.is_finite();
+            let is_open_ended = self.stays && !planned.source.is_finite();
+            let may_go_on = !self.draining && (is_open_ended || planned.source.awaits_streams());
             if !is_read && !may_go_on {
                 self.generation.close(index);
             }
@@ -293,6 +295,7 @@ impl RunningGraph {
 
     fn finish(mut self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
         self.generation.take_down();
+        self.engine.inlets().close_all(&self.counters.name);
         let (state, reason) = self.counters.state();
         let mut failures = std::mem::take(&mut self.failed_streams);
         if state == GraphState::Failed {

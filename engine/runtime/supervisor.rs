@@ -11,6 +11,7 @@ use operators::inference::pool::Pool;
 
 use super::counters::{GraphCounters, lock};
 use super::dataflow_log::DataflowLog;
+use super::inlets::Inlets;
 use super::streams;
 pub use super::supervision::{Outcome, Request, RunningGraph};
 pub use super::watch::Audience;
@@ -40,6 +41,7 @@ pub struct Engine {
     pub(super) start: Instant,
     pub(super) graphs: Arc<Mutex<Vec<Arc<GraphCounters>>>>,
     pub(super) watch: Watch,
+    inlets: Arc<Inlets>,
     ids: AtomicU64,
     log: Option<Arc<DataflowLog>>,
 }
@@ -67,6 +69,7 @@ impl Engine {
             pool,
             clock: options.clock,
             graphs,
+            inlets: Arc::default(),
             ids: AtomicU64::new(0),
             log,
         }))
@@ -108,6 +111,11 @@ impl Engine {
     /// A number that nothing else of this engine has.
     pub(super) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where pictures are pushed to.
+    pub fn inlets(&self) -> Arc<Inlets> {
+        self.inlets.clone()
     }
 
     /// The pool that all graphs share.

@@ -258,6 +258,7 @@ fn operator(name: &str, work: Work, input: Input) -> PlannedOperator {
         inputs: vec![input],
         on_error: OnError::Reject,
         entry: None,
+        answers: false,
         identity: Identity::default(),
     }
 }

@@ -33,16 +33,34 @@ pub const fn memory(most_pixels: u64) -> u64 {
     most_pixels.saturating_mul(BYTES_A_PIXEL + 4).saturating_add(SCRATCH)
 }
 
-/// Decodes a picture of at most `most_pixels` pixels into RGB, upright as its EXIF says. Of an animation that is its
-/// first picture; what is transparent keeps its colour.
+/// Whether the first bytes are those of a kind of picture that [`decode`] knows.
+pub fn is_known(bytes: &[u8]) -> bool {
+    matches!(image::guess_format(bytes), Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP))
+}
+
+/// Width and height that [`decode`] would make of a picture, in pixels. Reads its head only.
 ///
 /// # Errors
-/// Nothing is allocated for a picture that claims to be larger than allowed.
-pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
-    let broken = |error: ImageError| match error {
+/// As [`decode`], as far as the head tells.
+pub fn size(bytes: &[u8], most_pixels: u64) -> Result<(u32, u32), StillError> {
+    let (decoder, orientation) = opened(bytes, most_pixels)?;
+    let (width, height) = decoder.dimensions();
+    let is_turned = matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    );
+    Ok(if is_turned { (height, width) } else { (width, height) })
+}
+
+fn broken(error: ImageError) -> StillError {
+    match error {
         ImageError::Limits(_) => StillError::Memory,
         error => StillError::Broken(error.to_string()),
-    };
+    }
+}
+
+/// A decoder that has read the head of a picture, and how the picture lies.
+fn opened(bytes: &[u8], most_pixels: u64) -> Result<(impl ImageDecoder, Orientation), StillError> {
     let format = match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) if !jpeg_is_whole(bytes) => {
             return Err(StillError::Broken("it ends before its end marker".to_owned()));
@@ -51,7 +69,7 @@ pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
         _ => return Err(StillError::Format),
     };
     let bytes = if format == ImageFormat::Png { without_profile(bytes) } else { Cow::Borrowed(bytes) };
-    let mut reader = ImageReader::with_format(Cursor::new(&*bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(most_pixels.saturating_mul(BYTES_A_PIXEL).saturating_add(SCRATCH));
     reader.limits(limits);
@@ -62,6 +80,16 @@ pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
     }
     // A picture whose EXIF cannot be read is shown as it is stored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((decoder, orientation))
+}
+
+/// Decodes a picture of at most `most_pixels` pixels into RGB, upright as its EXIF says. Of an animation that is its
+/// first picture; what is transparent keeps its colour.
+///
+/// # Errors
+/// Nothing is allocated for a picture that claims to be larger than allowed.
+pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Frame, StillError> {
+    let (decoder, orientation) = opened(bytes, most_pixels)?;
     // Turned in its smallest form: that makes a copy.
     let mut picture = DynamicImage::from(DynamicImage::from_decoder(decoder).map_err(broken)?.into_rgb8());
     picture.apply_orientation(orientation);
@@ -207,6 +235,8 @@ mod tests {
         for format in FORMATS {
             let error = decode(&encoded(format, 5, 3), 14).err().unwrap();
             assert_eq!(error, StillError::Pixels { width: 5, height: 3, most: 14 }, "{format:?}");
+            assert_eq!(size(&encoded(format, 5, 3), 14), Err(error));
+            assert_eq!(size(&encoded(format, 5, 3), 15), Ok((5, 3)));
         }
     }
 
@@ -214,6 +244,7 @@ mod tests {
     fn what_is_no_picture_is_refused() {
         for bytes in [&b""[..], b"hello", b"GIF89a\x01\0\x01\0", b"%PDF-1.4"] {
             assert_eq!(decode(bytes, 100).err(), Some(StillError::Format));
+            assert!(!is_known(bytes));
         }
         for format in FORMATS {
             let whole = encoded(format, 40, 30);
@@ -249,6 +280,7 @@ mod tests {
         encoder.write_image(&[1, 2, 3, 4, 5, 6], 2, 1, image::ExtendedColorType::Rgb8).unwrap();
         let frame = decode(&bytes, 100).unwrap();
         assert_eq!((frame.width, frame.height), (1, 2));
+        assert_eq!(size(&bytes, 100), Ok((1, 2)), "as it will be decoded");
         assert_eq!(frame.rows(0).map(<[u8]>::to_vec).collect::<Vec<_>>(), [[1, 2, 3], [4, 5, 6]]);
     }
 

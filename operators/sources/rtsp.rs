@@ -4,8 +4,8 @@ use crate::item::Kind;
 use crate::operator::{Execution, Produces, Registration, Role};
 
 use super::live::settings::{
-    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, KEYFRAMES_ONLY, LiveSource, NO_FRAME_FOR,
-    READ_TIMEOUT, RTSP_STREAMS, SKIP, TRANSPORT, Takes, URL, built,
+    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, HOOKS, KEYFRAMES_ONLY, LiveSource,
+    NO_FRAME_FOR, READ_TIMEOUT, RTSP_STREAMS, SKIP, TRANSPORT, Takes, URL, built,
 };
 
 pub static REGISTRATION: Registration = Registration {
@@ -18,6 +18,7 @@ pub static REGISTRATION: Registration = Registration {
     fields: &[
         URL,
         RTSP_STREAMS,
+        HOOKS,
         TRANSPORT,
         CONNECT_TIMEOUT,
         READ_TIMEOUT,

@@ -5,8 +5,8 @@ use crate::item::Kind;
 use crate::operator::{Execution, Produces, Registration, Role};
 
 use super::live::settings::{
-    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, KEYFRAMES_ONLY, LiveSource, NO_FRAME_FOR,
-    READ_TIMEOUT, SKIP, Takes, URL, URL_STREAMS, built,
+    BACKOFF_FIRST, BACKOFF_MOST, CONNECT_TIMEOUT, FALLBACK, FALLBACK_AFTER, HOOKS, KEYFRAMES_ONLY, LiveSource,
+    NO_FRAME_FOR, READ_TIMEOUT, SKIP, Takes, URL, URL_STREAMS, built,
 };
 
 pub static REGISTRATION: Registration = Registration {
@@ -20,6 +20,7 @@ pub static REGISTRATION: Registration = Registration {
     fields: &[
         URL,
         URL_STREAMS,
+        HOOKS,
         CONNECT_TIMEOUT,
         READ_TIMEOUT,
         NO_FRAME_FOR,

@@ -287,6 +287,7 @@ impl Sketch {
                 inputs: vec![if index == 0 { Input::Tap(0) } else { Input::Operator(index - 1) }],
                 on_error: OnError::Reject,
                 entry: None,
+                answers: false,
                 identity: behind,
             });
         }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::address::Address;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, SourceError};
+use crate::hooks::Hooks;
 use crate::item::{EndReason, StreamId};
 use crate::operator::{BuildContext, ItemSize, Outlet, Source, StreamSpec};
 use crate::sources::track::dormant;
@@ -183,6 +184,14 @@ impl SettingsConfig {
 #[derive(Debug)]
 pub(in crate::sources) struct LiveSource {
     streams: Vec<(StreamId, Settings)>,
+    hooks: Option<Hooks>,
+}
+
+/// The field `hooks`.
+#[derive(Deserialize)]
+struct HooksConfig {
+    path: String,
+    url: String,
 }
 
 impl LiveSource {
@@ -190,7 +199,9 @@ impl LiveSource {
     pub fn build(context: &BuildContext, takes: Takes, mut table: toml::Table) -> Result<LiveSource, Vec<FieldError>> {
         let folder = &context.folder;
         let (url, streams) = (table.remove("url"), table.remove("streams"));
+        let hooks = table.remove("hooks");
         let node: SettingsConfig = config::read(table)?;
+        let hooks = hooks.map(|hooks| hooked(hooks, takes, folder)).transpose().map_err(|mistake| vec![mistake])?;
         let mut found = Vec::new();
         let mut mistakes = node.wrong_lengths("");
         let mut take =
@@ -210,6 +221,8 @@ impl LiveSource {
                     take(identify(&name), stream(&name, value, &node, takes, folder));
                 }
             }
+            // All of them are announced.
+            (None, _) if hooks.is_some() => {}
             (Some(_), Some(_)) => {
                 let error = FieldError::new("streams", "`url` and `streams` both say what to play");
                 return Err(vec![error.hint("keep one of them")]);
@@ -220,7 +233,7 @@ impl LiveSource {
                 return Err(vec![error.hint(format!("add `url = \"{example}\"` or `streams.NAME = \"{example}\"`"))]);
             }
         }
-        if mistakes.is_empty() { Ok(LiveSource { streams: found }) } else { Err(mistakes) }
+        if mistakes.is_empty() { Ok(LiveSource { streams: found, hooks }) } else { Err(mistakes) }
     }
 }
 
@@ -265,6 +278,15 @@ fn stream(
         Err(mistake) => mistakes.push(mistake),
     }
     Err(mistakes)
+}
+
+/// The streams that another server announces.
+fn hooked(written: toml::Value, takes: Takes, folder: &Path) -> Result<Hooks, FieldError> {
+    let config = HooksConfig::deserialize(written).map_err(|error| FieldError::new("hooks", error.message()))?;
+    let hooks = Hooks::new(&config.path, &config.url)?;
+    // The URL of any stream tells whether all of them can be played.
+    check(takes, "hooks.url", &hooks.url(&StreamId::sanitised("stream")), folder)?;
+    Ok(hooks)
 }
 
 fn identify(name: &str) -> Result<StreamId, FieldError> {
@@ -363,6 +385,14 @@ impl Source for LiveSource {
         false
     }
 
+    fn awaits_streams(&self) -> bool {
+        self.hooks.is_some()
+    }
+
+    fn hooks(&self) -> Option<&Hooks> {
+        self.hooks.as_ref()
+    }
+
     /// Nobody connects to a camera to plan a graph.
     fn frame_size(&self) -> ItemSize {
         ItemSize::Unknown
@@ -417,6 +447,25 @@ pub(in crate::sources) const RTSP_STREAMS: Field =
     streams(&FieldType::Either(&[FieldType::Url, FieldType::Table(&RTSP_STREAM)]));
 pub(in crate::sources) const URL_STREAMS: Field =
     streams(&FieldType::Either(&[FieldType::Url, FieldType::Table(&URL_STREAM)]));
+pub(in crate::sources) const HOOKS: Field = optional(
+    "hooks",
+    FieldType::Table(&[
+        Field {
+            name: "path",
+            value: FieldType::String,
+            presence: Presence::Required,
+            summary: "The paths that are streams, such as `live/{id}/in`; `{id}` stands for the stream's id.",
+        },
+        Field {
+            name: "url",
+            value: FieldType::Url,
+            presence: Presence::Required,
+            summary: "Where such a stream is read from, such as `rtsp://10.0.0.9/live/{id}/in`.",
+        },
+    ]),
+    "Streams that a MediaMTX server announces: it POSTs to `/v1/mediamtx/events/ready` and `/not-ready` when one of its \
+     paths begins and ends.",
+);
 pub(in crate::sources) const TRANSPORT: Field = with_default(
     "transport",
     FieldType::Choice(&["tcp", "udp"]),
@@ -625,6 +674,26 @@ mod tests {
             let mut node = node.as_table().unwrap().clone();
             assert_eq!(node.remove("type").unwrap().as_str(), Some(registration.name));
             assert!(built(Path::new("."), takes, &node.to_string()).is_ok());
+        }
+    }
+
+    #[test]
+    fn streams_that_are_announced_need_not_be_there_yet() {
+        let hooks = "hooks = { path = 'live/{id}/in', url = 'rtsp://h/live/{id}/in' }";
+        let source = built(Path::new("."), Takes::Rtsp, hooks).unwrap();
+        assert!(source.streams.is_empty() && source.awaits_streams());
+        let door = StreamId::new("door").unwrap();
+        assert_eq!(source.hooks().unwrap().url(&door), "rtsp://h/live/door/in");
+        let both = format!("{hooks}\nstreams.yard = 'rtsp://h/yard'");
+        assert_eq!(built(Path::new("."), Takes::Rtsp, &both).unwrap().streams.len(), 1);
+        for (text, field) in [
+            ("hooks = { path = 'live/in', url = 'rtsp://h/{id}' }", "hooks.path"),
+            ("hooks = { path = '{id}', url = 'rtsp://h/in' }", "hooks.url"),
+            ("hooks = { path = '{id}', url = 'http://h/{id}' }", "hooks.url"),
+            ("hooks = { path = '{id}' }", "hooks"),
+        ] {
+            let mistakes = built(Path::new("."), Takes::Rtsp, text).unwrap_err();
+            assert_eq!((mistakes.len(), mistakes[0].field.as_str()), (1, field), "{mistakes:?}");
         }
     }
 

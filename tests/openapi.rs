@@ -35,7 +35,7 @@ fn schemathesis() -> Option<PathBuf> {
 
 /// A graph in which a source is seen, one is pushed to, and one is announced by MediaMTX.
 const GRAPH: &str = "[sources.scene]\ntype = \"synthetic\"\nwidth = 64\nheight = 48\nfps = 10\nstreams = [\"b\"]\n\
-                     [sources.pushed]\ntype = \"push\"\nstreams = [\"a\"]\nanswer = \"shapes\"\n\
+                     [sources.pushed]\ntype = \"push\"\nstreams.a = {}\nanswer = \"shapes\"\n\
                      [sources.live]\ntype = \"rtsp\"\nstreams = {}\n\
                      hooks = { path = \"live/{id}/in\", url = \"rtsp://127.0.0.1:9/{id}\" }\n\
                      [operators.sum]\ntype = \"checksum\"\ninputs = [\"scene\", \"live\"]\n\

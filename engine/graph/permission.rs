@@ -1,7 +1,7 @@
 //! Whether a text may name what its nodes name: paths of files, and hosts.
 //!
-//! Which values are paths, the fields of a node's type say. A host may stand in any text that is a URL, whatever its
-//! field is for.
+//! Which values are paths, the fields of a node's type say, or their names. A host may stand in any text that is a URL,
+//! whatever its field is for; the name of a bucket counts as one.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -73,7 +73,11 @@ impl Visit<'_> {
             // Of a field that nobody knows, a URL is a URL all the same.
             let field = fields.iter().find(|field| field.name == name);
             let expected = field.map_or(FieldType::String, |field| field.value);
-            self.value(&expected, value, &format!("{above}{name}"));
+            let place = format!("{above}{name}");
+            match (expected, value) {
+                (FieldType::String, toml::Value::String(text)) => self.named(name, text, &place),
+                _ => self.value(&expected, value, &place),
+            }
         }
     }
 
@@ -91,6 +95,17 @@ impl Visit<'_> {
                 }
             },
             _ => {}
+        }
+    }
+
+    /// A text of a field that says by its name what it is.
+    fn named(&mut self, name: &str, text: &str, place: &str) {
+        let is_host = HOSTS.contains(&name) && !text.contains("://");
+        if is_host && !self.references.allow_host(text) {
+            let (message, hint) = forbidden_host(text);
+            self.found.push(FieldError::new(place, message).hint(hint));
+        } else if !is_host {
+            self.text(PLACES.contains(&name).then_some(PathKind::Output), text, place);
         }
     }
 
@@ -138,6 +153,10 @@ fn forbidden_path(path: &str) -> (String, String) {
     let message = format!("what comes over HTTP may not name the path `{path}`");
     (message, format!("start the engine with `--allow-path {path}`; it allows a file, or all in a folder"))
 }
+
+/// Texts under these names are folders or files where they are no URLs, and those under the others are hosts.
+const PLACES: [&str; 5] = ["output", "folder", "dir", "directory", "root"];
+const HOSTS: [&str; 3] = ["bucket", "endpoint", "host"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PathKind {
@@ -192,7 +211,9 @@ mod tests {
     }
 
     const STREAM: [Field; 2] = [field("url", FieldType::Url), field("fallback", FieldType::InputPath)];
-    const FIELDS: [Field; 5] = [
+    const FIELDS: [Field; 7] = [
+        field("output", FieldType::String),
+        field("bucket", FieldType::String),
         field("path", FieldType::OneOrList(&FieldType::InputPath)),
         field("out", FieldType::OutputPath),
         field("streams", FieldType::Map(&FieldType::Either(&[FieldType::Url, FieldType::Table(&STREAM)]))),
@@ -228,6 +249,9 @@ mod tests {
             "streams.a = { url = 'RTSP://u:p@GOOD:554/x', fallback = 'in/a.mp4' }",
             "streams.a = 'in/a.sdp'",
             "endpoint = 'https://good/'",
+            "bucket = 'good'",
+            "output = 'in/frames'",
+            "output = 's3://good/frames'",
             "word = 'any word, see /etc/passwd'",
         ] {
             assert_eq!(refused(text), [""; 0], "{text}");
@@ -253,6 +277,9 @@ mod tests {
             ("streams.a = { url = 'rtsp://evil/x' }", "streams.a.url"),
             ("streams.a = { url = 'rtsp://good/x', fallback = 'x.mp4' }", "streams.a.fallback"),
             ("endpoint = 'https://evil/'", "endpoint"),
+            ("bucket = 'other'", "bucket"),
+            ("output = 'frames'", "output"),
+            ("output = 's3://other/frames'", "output"),
             ("word = 'file:/etc/passwd'", "word"),
             ("unknown = { deep = ['http://169.254.169.254/latest'] }", "unknown.deep"),
         ] {

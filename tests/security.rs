@@ -386,7 +386,8 @@ fn texts_over_http_name_only_allowed_files_and_hosts() {
     engine.terminate().expect(0);
 
     // The files of the process itself name what they like, and further streams of theirs do not.
-    std::fs::write(at("graphs/own.toml"), file("secret.mp4").replace("path =", "loop = true\nstreams.own =")).expect("written");
+    std::fs::write(at("graphs/own.toml"), file("secret.mp4").replace("path =", "loop = true\nstreams.own ="))
+        .expect("written");
     let mut engine = run(&[]);
     engine.wait_for_graph("it runs", |graph| graph["state"] == "running");
     let body = json!({ "graph": "own", "source": "s", "id": "two", "path": "secret.mp4" }).to_string();

@@ -396,6 +396,7 @@ impl Graphs {
         explanation: Arc<Explanation>,
         generation: u64,
     ) -> Result<Loaded, LoadError> {
+        let (resources, hooks) = (resources(&plan), hooks(&plan));
         let (requests, inbox) = bounded(4);
         let (teller, ending) = ending();
         let (started, starts) = bounded(1);
@@ -427,6 +428,7 @@ impl Graphs {
         let answer =
             starts.recv().unwrap_or_else(|_| Err(StartError::new("the graph's thread panicked as it started")));
         let (counters, changes) = answer.map_err(LoadError::Start)?;
+        // Whoever sees that it runs may count on all that belongs to it.
         let loaded = Loaded::Started { generation: counters.generation() };
         let entry = Entry {
             counters,
@@ -436,8 +438,8 @@ impl Graphs {
             is_deleted: false,
             thread,
             text: text.clone(),
-            resources: Vec::new(),
-            hooks: Vec::new(),
+            resources,
+            hooks,
             explanation,
             loaded: (self.engine.clock.wall(), loaded.clone()),
             refused: None,

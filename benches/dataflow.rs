@@ -22,6 +22,7 @@ use operators::lease::Limits;
 use operators::operator::{
     InlineOperator, ItemSize, Outlet, Output, Sink, SinkWriter, Source, StreamOperator, StreamSpec,
 };
+use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
 
 const OPERATORS: usize = 8;
@@ -159,6 +160,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
         workers,
         pool_threads: 1,
         secrets: Arc::default(),
+        hosts: Hosts::Anything,
     }
 }
 

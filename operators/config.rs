@@ -66,6 +66,8 @@ pub enum FieldType {
     InputPath,
     /// The path of a file that will be written.
     OutputPath,
+    /// A URL, or the path of a file that describes one. Its type says which of them it takes.
+    Url,
     /// The name of a model of the catalog.
     Model,
     /// A list of these.

@@ -27,13 +27,14 @@ impl StreamId {
     pub fn sanitised(text: &str) -> StreamId {
         let allowed = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '_' };
         let id: String = text.chars().map(allowed).take(128).collect();
-        StreamId(if id.is_empty() { "stream".into() } else { id.into() })
+        StreamId(if is_name(&id) { id.into() } else { "stream".into() })
     }
 }
 
-/// Whether `text` may name a stream, a node or a graph.
+/// Whether `text` may name a stream, a node or a graph. Names become parts of paths, and `..` would lead out of a folder.
 pub fn is_name(text: &str) -> bool {
-    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    (1..=128).contains(&text.len()) && is_plain && text.bytes().any(|b| b != b'.')
 }
 
 impl Deref for StreamId {
@@ -732,6 +733,22 @@ impl Origin {
             fallback: false,
             body,
             timing_ms: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_out_of_no_folder() {
+        for name in ["a", "..a", ".hidden", "a..b", "A-Z_0.9"] {
+            assert!(is_name(name), "{name}");
+        }
+        for text in ["", ".", "..", "...", "a/b", "a b", &"x".repeat(129)] {
+            assert!(!is_name(text) && StreamId::new(text).is_none(), "{text}");
+            assert!(is_name(&StreamId::sanitised(text)), "{text}");
         }
     }
 }

@@ -398,7 +398,7 @@ fn texts_over_http_name_only_what_is_allowed() {
     }
     engine.terminate().expect(0);
 
-    let mut engine = run(&["--allow-env", "CAMERA_*", "--allow-path", "keys"]);
+    let mut engine = run(&["--allow-env", "CAMERA_*", "--allow-path", "keys", "--allow-host", "127.0.0.1"]);
     let address = engine.address();
     put(&address, "door", &text("${env.CAMERA_PASSWORD}")).expect(201);
     put(&address, "door", &text("${file.keys/door}")).expect(200);
@@ -445,7 +445,7 @@ fn pages_of_others_change_and_read_nothing() {
 #[test]
 fn a_graph_of_a_file_goes_beside_those_that_are_put() {
     let folder = support::Folder::with_graph(&sums("\"a\"", "sum", "out.jsonl", ""));
-    let mut engine = folder.run(&[]);
+    let mut engine = folder.run(&["--allow-path", "."]);
     let address = engine.address();
     engine.wait_for_graph("a running graph", |graph| graph["state"] == "running");
     put(&address, "beside", &sums("\"b\"", "sum", "beside.jsonl", "")).expect(201);

@@ -151,7 +151,7 @@ fn a_declared_stream_that_is_deleted_stays_stopped_until_the_next_text() {
 #[test]
 fn a_stream_that_cannot_be_added_says_why() {
     let folder = temporary();
-    let mut engine = run_folder(folder.path(), &[]);
+    let mut engine = run_folder(folder.path(), &["--allow-host", "*"]);
     let address = engine.address();
     put(&address, "yard", &sums("\"a\"", "out.jsonl", "max_streams = 2")).expect(201);
     put(&address, "door", &cameras("streams.first = \"rtsp://127.0.0.1:9/x\"")).expect(201);
@@ -275,7 +275,7 @@ fn an_input_is_looked_at_before_it_becomes_a_stream() {
     let port = serve(std::fs::read(&clip).expect("the clip"));
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let quiet = silent.local_addr().expect("an address").port();
-    let mut engine = run_folder(folder.path(), &[]);
+    let mut engine = run_folder(folder.path(), &["--allow-host", "*"]);
     let address = engine.address();
     let check = |body: Value| send("POST", &format!("{address}/streams/check"), &[], &body.to_string());
     let good = check(json!({ "url": format!("http://127.0.0.1:{port}/clip.ts") })).expect(200);

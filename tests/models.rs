@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use nix::sys::signal::Signal;
 use operators::inference::hashes::HashCache;
 use serde_json::Value;
-use support::{Engine, command, material, repository, run_graph, wait_for};
+use support::{Engine, authority, command, material, repository, run_graph, wait_for};
 
 /// What a server does with a request for the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,13 +270,6 @@ fn a_redirect_to_something_else_than_http_is_refused() {
     assert_eq!(server.ranges().len(), 1, "it is not asked again");
 }
 
-/// Runs `openssl`, in `folder`.
-fn openssl(folder: &Path, arguments: &str) {
-    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
-    let output = output.expect("openssl is installed");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Serves a folder over HTTPS, with a certificate of an authority that nobody else knows, `ca.pem`; `/away` leads to an
 /// address without encryption.
 const HTTPS: &str = r#"
@@ -313,13 +306,8 @@ impl Https {
     fn start() -> Https {
         let folder = tempfile::tempdir().expect("a folder");
         fs::copy(repository().join("models/shapes.onnx"), folder.path().join("remote.onnx")).expect("copied");
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        openssl(folder.path(), &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
-        openssl(folder.path(), &format!("req {key} -keyout server.key -out server.csr -subj /CN=server"));
-        fs::write(folder.path().join("names"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-            .expect("written");
-        let sign = "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2";
-        openssl(folder.path(), &format!("{sign} -extfile names"));
+        authority::found(folder.path());
+        authority::certify(folder.path(), "server");
         let mut process = Command::new("python3")
             .args(["-c", HTTPS])
             .current_dir(folder.path())

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Folder, repository, run_graph, run_graph_at};
+use support::{Folder, command, repository, run_graph, run_graph_at};
 
 const CHROMIUM: &str = "/usr/bin/chromium";
 
@@ -245,5 +245,55 @@ fn forty_streams_have_a_card_each_and_pictures_come() {
     browser.look("page-forty", 1280, 800, "light");
     let (_, complaints) = browser.seen();
     assert_eq!(complaints, [""; 0]);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_key_is_shown_in_a_form_and_the_routes_are_read_on_a_page() {
+    let Some(mut browser) = Browser::start() else { return };
+    let folder = Folder::with_graph(
+        "[sources.scene]\ntype = 'synthetic'\nwidth = 64\nheight = 48\nfps = 5\n[operators.sum]\ntype = 'checksum'\n\
+         inputs = ['scene']\n[sinks.events]\ntype = 'sse'\ninputs = ['sum']\n",
+    );
+    let made = command(&["key", "reads"]).output().expect("it runs");
+    std::fs::write(folder.file("engine.toml"), &made.stdout).expect("written");
+    let key = String::from_utf8(made.stderr).expect("text").lines().next().expect("the key").to_owned();
+    let mut engine = folder.run(&["--config", "engine.toml"]);
+    let address = engine.address();
+    let show = |key: &str| {
+        format!(
+            "(() => {{ document.getElementById('key').value = {key:?}; document.querySelector('form button').click(); \
+             return true; }})()"
+        )
+    };
+    assert_eq!(browser.command(&json!({ "open": address })), 401);
+    browser.wait(&show("engine_wrong"));
+    browser.wait("document.querySelector('[role=alert]')?.textContent === 'this key is not known here'");
+    browser.look("page-login-phone", 390, 844, "dark");
+    browser.look("page-login", 1280, 800, "light");
+    // Nothing lies over anything else.
+    browser.wait(
+        "[...document.querySelectorAll('input, button')].every((part) => {
+            const { left, top, width, height } = part.getBoundingClientRect();
+            return document.elementFromPoint(left + width / 2, top + height / 2) === part;
+        })",
+    );
+    browser.wait(&show(&key));
+    browser.wait("document.getElementById('connection')?.textContent === 'Live'");
+    browser.wait("document.querySelectorAll('#list li[data-kind=\"checksum\"]').length > 0");
+    browser.wait("document.querySelector('article.card img')?.naturalWidth === 64");
+
+    let (_, before) = browser.seen();
+    browser.open(&format!("{address}/docs"));
+    browser.wait("document.querySelectorAll('main.docs section').length >= 20");
+    browser.wait("document.getElementById('put/graphs/{name}').textContent.includes('If-Match')");
+    browser.look("page-docs", 1280, 800, "dark");
+    browser.look("page-docs-phone", 390, 844, "light");
+    browser.wait("document.documentElement.scrollWidth <= window.innerWidth");
+    let (requests, after) = browser.seen();
+    assert_eq!(after[before.len()..], [""; 0]);
+    let foreign: Vec<_> = requests.iter().filter(|url| !url.contains(&address)).collect();
+    assert_eq!(foreign, [""; 0]);
+    assert!(!requests.iter().any(|url| url.contains(&key)), "the key stands in no address");
     engine.terminate().expect(0);
 }

@@ -365,7 +365,7 @@ fn empty_engine(folder: &Folder) -> (Engine, String) {
     let graphs = folder.file("graphs");
     std::fs::create_dir(&graphs).expect("a folder");
     let mut command = command(&["run", graphs.to_str().expect("text"), "--listen", "127.0.0.1:0"]);
-    command.current_dir(folder.path());
+    command.args(support::allowed()).current_dir(folder.path());
     let mut engine = Engine::start(command);
     let address = engine.address();
     engine.wait_for_log("ready: 0 graphs run");

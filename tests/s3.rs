@@ -228,6 +228,7 @@ fn large_objects_go_up_in_parts_from_memory_and_from_files() {
     let path = spilled.path().join("spilled.mp4");
     std::fs::write(&path, &content).expect("written");
     let segment = Segment {
+        origin: operators::item::Origin { graph: "archive".into(), node: "chunks".into() },
         name: "cam_chunk_0000.mp4".to_owned(),
         index: 0,
         media_type: "video/mp4",

@@ -382,6 +382,8 @@ async function askStats() {
   isAsking = true;
   try {
     const answer = await fetch("stats", { cache: "no-store", signal: AbortSignal.timeout(8000) });
+    // The session is over: the server shows the form for a key in this page's place.
+    if (answer.status === 401) return location.reload();
     if (!answer.ok) throw new Error(`/stats answered ${answer.status}`);
     const stats = await answer.json();
     connected("stats", "live");

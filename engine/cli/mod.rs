@@ -3,9 +3,11 @@
 pub mod bench;
 pub mod check;
 pub mod completions;
+pub mod config;
 pub mod fetch;
 pub mod files;
 pub mod input;
+pub mod key;
 pub mod list;
 pub mod live;
 pub mod logging;
@@ -43,7 +45,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     Check(check::Arguments),
     Plan(plan::Arguments),
     List(list::Arguments),
@@ -51,6 +53,7 @@ enum Command {
     Bench(bench::Arguments),
     Probe(probe::Arguments),
     Top(top::Arguments),
+    Key(key::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
     Models(models::Arguments),
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::Key(arguments) => key::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),

@@ -9,6 +9,7 @@ use operators::clock::SystemClock;
 use operators::config::parse_duration;
 use operators::error::StartError;
 
+use super::config::{ProcessArguments, ProcessSettings};
 use super::files::{Files, Place};
 use super::input::{self, Settings, Tell};
 use super::live::{LiveView, Terminal};
@@ -20,13 +21,13 @@ use super::results::{Publishers, Results};
 use super::summary::summary;
 use super::watch::Watch;
 use super::{FAILURE, SUCCESS, USAGE};
+use crate::control;
 use crate::control::events::{EventHub, EventLimits};
 use crate::control::predict::Predict;
-use crate::control::{self, ControlConfig};
 use crate::graph::check::Surroundings;
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
-use crate::graph::references::References;
+use crate::graph::references::TOML_FILES;
 use crate::runtime::graphs::{GraphSettings, GraphText, Graphs, Home, LoadError};
 use crate::runtime::predict::{Predictor, models as of_plan};
 use crate::runtime::reload::Patience;
@@ -42,10 +43,13 @@ use crate::runtime::supervisor::{Engine, Options, Request};
   engine run door.toml --for 20s --log-format json 2>engine.log
   engine run door.toml --stay --predict-model mobilenet_v3_small
   engine run door.toml --watch
-  engine run graphs/ --watch --save /var/lib/engine --allow-env 'CAMERA_*'
+  engine run graphs/ --watch --save /var/lib/engine --allow-env 'CAMERA_*' --allow-host 10.0.0.0/8
+  engine run graphs/ --config engine.toml --tls-cert server.pem --tls-key server.key
 
 A folder may be empty: graphs are added over HTTP, with PUT /graphs/NAME. A graph of a folder that has mistakes is left
-out, and named by /health.
+out, and named by /health. Graphs that come over HTTP name only what --allow-path, --allow-host and --allow-env allow.
+
+Without keys the engine listens on this machine alone: engine key makes one.
 
 Ctrl-C or SIGTERM delivers what is in flight, then ends; a second one ends at once.
 Exit status: 0 when all went well (items that were rejected left error records), 1 when a graph or a stream failed,
@@ -54,9 +58,6 @@ pub struct Arguments {
     /// The graph file, or a folder with graph files (*.toml)
     #[arg(value_name = "FILE|DIR")]
     path: PathBuf,
-    /// Where to serve results, statistics and health; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
-    listen: String,
     /// Go on serving when every stream has ended; with a folder always so
     #[arg(long)]
     stay: bool,
@@ -66,20 +67,14 @@ pub struct Arguments {
     /// Keep graphs that are put over HTTP in this folder, and load them again at the next start
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Lets graphs that come over HTTP name this environment variable; NAME* stands for all that begin so. May be given
-    /// several times
-    #[arg(long = "allow-env", value_name = "NAME", value_delimiter = ',')]
-    allow_env: Vec<String>,
-    /// Lets graphs that come over HTTP take values from this file, or from the files in this folder. May be given several
-    /// times
-    #[arg(long = "allow-path", value_name = "PATH")]
-    allow_path: Vec<PathBuf>,
     /// End after this time, such as 20s
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     time: Option<Duration>,
     /// How long to go on delivering what is in flight when asked to end
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
     drain_timeout: Duration,
+    #[command(flatten)]
+    process: ProcessArguments,
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
@@ -184,6 +179,12 @@ fn serve(
         arguments.metrics.check(plan)?;
     }
     let clock = Arc::new(SystemClock);
+    let ProcessSettings { control: control_config, mut references } = arguments.process.settings()?;
+    let graphs = match &first {
+        First::Graph(..) => arguments.path.clone(),
+        First::Folder(folder) => folder.join(TOML_FILES),
+    };
+    references.except(arguments.save.iter().cloned().chain([graphs]));
     let saved = arguments.save.as_deref().map(Saved::open).transpose()?;
     let options = arguments.threads.options();
     let engine = Engine::start(Options {
@@ -203,7 +204,7 @@ fn serve(
     let settings = GraphSettings {
         surroundings,
         settings: arguments.settings.settings.clone(),
-        references: References::Only { variables: arguments.allow_env.clone(), paths: arguments.allow_path.clone() },
+        references,
         options,
         drain: arguments.drain_timeout,
         patience: Patience::default(),
@@ -224,9 +225,9 @@ fn serve(
     };
     let graphs = Arc::new(Graphs::new(engine.clone(), settings));
     let predict = Predict::new(predictor.clone(), arguments.predict.limits());
-    let config = ControlConfig { listen: arguments.listen.clone(), ..ControlConfig::default() };
-    let control_plane = control::start(config, graphs.clone(), hub, Some(predict), Some(graphs.clone()))?;
-    tracing::info!("listening on http://{}", control_plane.address());
+    let control_plane =
+        control::start(control_config, graphs.clone(), hub, Some(predict), Some(graphs.clone()), clock.clone())?;
+    tracing::info!("listening on {}", control_plane.url());
     let requests = requests(arguments.time)?;
     let metrics = arguments.metrics.start(graphs.clone(), clock.clone())?;
     let view = LiveView::start(terminal, graphs.clone(), clock, Some(results))?;

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use operators::address::masked;
 use operators::config::parse_duration;
 use operators::error::StartError;
+use operators::inference::download::trusted;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use super::SUCCESS;
@@ -26,13 +27,17 @@ use statistics::Statistics;
 #[command(after_help = "Examples:
   engine top
   engine top http://10.0.0.5:8000 --interval 5s
+  ENGINE_KEY=$(cat key) engine top https://engine.example:8443
   engine top --once | grep -A1 'graph `door`'
 
 Exit status: 0, 1 when no engine answers, 2 for a wrong command line.")]
 pub struct Arguments {
-    /// Where the engine listens
+    /// Where the engine listens; https is trusted by the roots that are compiled in, or those in SSL_CERT_FILE
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8000", value_parser = address)]
     url: String,
+    /// A key of the engine, where it asks for one; better in the environment than where others see it
+    #[arg(long, env = "ENGINE_KEY", value_name = "KEY", hide_env_values = true, value_parser = sendable)]
+    key: Option<String>,
     /// Print one frame as text and end
     #[arg(long)]
     once: bool,
@@ -46,7 +51,10 @@ pub struct Arguments {
 
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
-    let page = Page::new(&arguments.url);
+    let page = match Page::new(&arguments.url, arguments.key.clone()) {
+        Ok(page) => page,
+        Err(error) => return failed(&error),
+    };
     let first = match page.read() {
         Ok(statistics) => statistics,
         Err(error) => return failed(&error),
@@ -95,16 +103,29 @@ fn columns() -> u16 {
 /// The longest that an engine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What can stand in a header.
+fn sendable(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_plain { Ok(text.to_owned()) } else { Err("`engine key` prints keys that can be sent".to_owned()) }
+}
+
 /// Where statistics are read.
 struct Page {
     agent: ureq::Agent,
     url: String,
+    key: Option<String>,
 }
 
 impl Page {
-    fn new(url: &str) -> Page {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
-        Page { agent: config.build().new_agent(), url: url.to_owned() }
+    fn new(url: &str, key: Option<String>) -> Result<Page, StartError> {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // A key goes to nobody but the one it was meant for.
+            .max_redirects(0)
+            .tls_config(trusted(url)?)
+            .timeout_global(Some(PATIENCE));
+        Ok(Page { agent: config.build().new_agent(), url: url.to_owned(), key })
     }
 
     /// The address as everybody may see it.
@@ -122,8 +143,21 @@ impl Page {
             StartError::new(format!("what answers at {shown} is no engine: {what}"))
                 .hint("`engine run` logs the address that it listens at")
         };
-        let mut answer = self.agent.get(format!("{}/stats", self.url)).call().map_err(|error| silent(cause(&error)))?;
+        let mut request = self.agent.get(format!("{}/stats", self.url));
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let mut answer = request.call().map_err(|error| silent(cause(&error)))?;
         let text = answer.body_mut().read_to_string().map_err(|error| silent(cause(&error)))?;
+        if answer.status().as_u16() == 401 {
+            let what = if self.key.is_some() { "does not know this key" } else { "asks for a key" };
+            let hint = "set ENGINE_KEY to a key that the engine knows; `engine key NAME` makes one";
+            return Err(StartError::new(format!("the engine at {shown} {what}")).hint(hint));
+        }
+        if answer.status().as_u16() == 429 {
+            let hint = "look more rarely, with `--interval`; the engine's `rate` says how often a key may ask";
+            return Err(StartError::new(format!("the engine at {shown} is asked too often")).hint(hint));
+        }
         if !answer.status().is_success() {
             return Err(strange(format!("`/stats` is answered with status {}", answer.status().as_u16())));
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
+use hyper::{Request, StatusCode, header};
 use operators::config::format_size;
 
 use super::predict::discard;
@@ -49,6 +49,28 @@ async fn collect(body: &mut Incoming, most: u64) -> Result<Bytes, Refusal> {
         }
     }
     Ok(bytes.freeze())
+}
+
+/// How much of the body of somebody who may not ask is read and thrown away, and how long that may take.
+const UNWANTED_BYTES: usize = 256 << 10;
+const UNWANTED_TIME: Duration = Duration::from_secs(1);
+
+/// Reads on a little where the body is of no use: whoever writes before they read would never see the answer.
+pub(super) async fn throw_away(request: &mut Request<Incoming>) {
+    // Whoever asks before they write is told right now.
+    if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = request.body_mut().frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > UNWANTED_BYTES {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(UNWANTED_TIME, reading).await;
 }
 
 fn too_large(most: u64) -> Refusal {

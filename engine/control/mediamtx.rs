@@ -16,6 +16,7 @@ use super::body;
 use super::live::Live;
 use super::routes::{Answer, Refusal, json};
 use super::streams::{not_added, read};
+use crate::graph::references::References;
 use crate::runtime::graph_streams::Removal;
 use crate::runtime::graphs::{Graphs, Hooked};
 use crate::runtime::streams::{PostedStream, StreamError};
@@ -62,7 +63,9 @@ pub(super) async fn ready(live: &Live, request: &mut Request<Incoming>) -> Resul
 fn start(graphs: &Graphs, hooked: &Hooked, id: &StreamId) -> Started {
     let deadline = SystemClock.now() + PATIENCE;
     loop {
-        let posted = PostedStream { source: hooked.source.clone(), own: hooked.hooks.url(id).into() };
+        // The graph itself says where its announced streams are read from.
+        let references = References::Anything;
+        let posted = PostedStream { source: hooked.source.clone(), own: hooked.hooks.url(id).into(), references };
         match graphs.add_stream(&hooked.graph, id, posted) {
             Ok(_) => return Started::Now,
             Err(StreamError::Taken) => {}

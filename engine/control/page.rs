@@ -18,7 +18,7 @@ struct File {
     content: &'static str,
 }
 
-const FILES: [File; 4] = [
+const FILES: [File; 6] = [
     File { path: "/", content_type: "text/html; charset=utf-8", content: include_str!("../../web/index.html") },
     File { path: "/page.css", content_type: "text/css; charset=utf-8", content: include_str!("../../web/page.css") },
     File {
@@ -27,11 +27,39 @@ const FILES: [File; 4] = [
         content: include_str!("../../web/page.js"),
     },
     File { path: "/icon.svg", content_type: "image/svg+xml", content: include_str!("../../web/icon.svg") },
+    File { path: "/docs", content_type: "text/html; charset=utf-8", content: include_str!("../../web/docs.html") },
+    File {
+        path: "/docs.js",
+        content_type: "text/javascript; charset=utf-8",
+        content: include_str!("../../web/docs.js"),
+    },
 ];
+
+/// The form for a key. `NOTICE` stands where something is said of the last one.
+const LOGIN: &str = include_str!("../../web/login.html");
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame. Previews are fetched, and shown as blobs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The same for a page that has a form, which is sent to the engine that served it.
+const FORM_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; \
+                           frame-ancestors 'none'";
+
+/// The form in which a browser shows a key. What is said of the last one is plain text.
+pub fn login(status: StatusCode, notice: Option<&str>) -> Answer {
+    let notice = notice.map(|text| text.replace('&', "&amp;").replace('<', "&lt;")).unwrap_or_default();
+    let mut answer = Response::new(Full::from(LOGIN.replace("NOTICE", &notice)).boxed_unsync());
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    let mut set = |name: HeaderName, value| headers.insert(name, HeaderValue::from_static(value));
+    set(header::CONTENT_TYPE, "text/html; charset=utf-8");
+    set(header::CACHE_CONTROL, "no-store");
+    set(header::CONTENT_SECURITY_POLICY, FORM_POLICY);
+    set(header::REFERRER_POLICY, "no-referrer");
+    set(header::VARY, "accept, cookie");
+    answer
+}
 
 /// The file at `path`, where there is one: whole, or the word that the browser's copy is current.
 pub fn file(path: &str, request: &HeaderMap) -> Option<Answer> {
@@ -101,6 +129,14 @@ mod tests {
         assert!(!is_wanted(&HeaderMap::new()));
     }
 
+    #[test]
+    fn the_form_says_what_is_wrong_as_text() {
+        let answer = login(StatusCode::UNAUTHORIZED, Some("<b>&"));
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert!(answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("form-action 'self'"));
+        assert!(LOGIN.contains("NOTICE") && !LOGIN.contains("<script") && !LOGIN.contains("style="));
+    }
+
     /// What the policy forbids would fail in the browser alone.
     #[test]
     fn the_files_hold_nothing_that_the_policy_forbids() {
@@ -109,6 +145,9 @@ mod tests {
             assert!(!html.contains(forbidden), "{forbidden}");
         }
         for file in &FILES {
+            for forbidden in ["<style", "onclick=", "onload=", "javascript:"] {
+                assert!(!file.content.contains(forbidden), "{}: {forbidden}", file.path);
+            }
             assert!(!file.content.contains("innerHTML") && !file.content.contains("eval("), "{}", file.path);
         }
     }

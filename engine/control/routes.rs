@@ -11,6 +11,8 @@
 //! | `GET /preview` | a JPEG picture of the stream that `graph` and `stream` name |
 //! | `GET /events` | server-sent events; `graph`, `node`, `stream` and `label` filter, `last_event_id` resumes |
 //! | `POST /predict` | what a model says of one picture ([`super::predict`]) |
+//! | `GET /openapi.json`, `GET /docs` | these routes, for programs and for people |
+//! | `/login`, `/logout` | a browser shows a key, and forgets it ([`super::guard`]) |
 //! | `/graphs…` | graphs, as they change ([`super::graphs`]) |
 //! | `/streams…` | streams, as they come and go ([`super::streams`]) |
 //! | `POST /v1/mediamtx/events/…` | streams that a MediaMTX server announces ([`super::mediamtx`]) |
@@ -19,6 +21,7 @@
 //! `HEAD` is answered wherever `GET` is. A mistake is answered with `{"error": …, "hint": …}`.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,7 +35,9 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
+use super::body;
 use super::events::{EventHub, EventReport, Filter, Subscription};
+use super::guard::{Admission, Guard};
 use super::live::{Live, NOT_READY, READY, Target};
 use super::predict::{self, Predict};
 use super::push;
@@ -43,7 +48,8 @@ use crate::runtime::stats::{Observe, Report};
 pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// What the routes need to answer.
-pub struct Routes {
+pub(super) struct Routes {
+    pub guard: Guard,
     pub observe: Arc<dyn Observe>,
     pub hub: Arc<EventHub>,
     /// `None` where nothing can be changed.
@@ -58,8 +64,14 @@ pub struct Routes {
 
 const PREDICT: &str = "/predict";
 const PREVIEW: &str = "/preview";
+const OPENAPI: &str = "/openapi.json";
+const LOGIN: &str = "/login";
+const LOGOUT: &str = "/logout";
 
-const PATHS: [(&str, &str); 20] = [
+/// What [`OPENAPI`] answers; beside the other documents, for those who read them without an engine.
+const DOCUMENT: &str = include_str!("../../docs/openapi.json");
+
+const PATHS: [(&str, &str); 24] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
@@ -80,6 +92,10 @@ const PATHS: [(&str, &str); 20] = [
     (READY, "POST by MediaMTX: a path begins, so its stream starts"),
     (NOT_READY, "POST by MediaMTX: a path ends, and its stream"),
     (push::INFER, "POST frames in base64: the boxes of each"),
+    (OPENAPI, "these routes for programs: what they take and answer"),
+    ("/docs", "the same, to read"),
+    (LOGIN, "for browsers: POST a key, and get a cookie"),
+    (LOGOUT, "for browsers: POST to forget the key"),
 ];
 
 /// How long a request waits for a picture of a stream that gives none; then it gets the last one.
@@ -89,6 +105,9 @@ const FILTERS: [&str; 5] = ["graph", "node", "stream", "label", "last_event_id"]
 
 /// Methods that every path takes, as the `Allow` header has them.
 const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// The form of [`LOGIN`] has a key in it and little else.
+const LARGEST_LOGIN: u64 = 4 << 10;
 
 #[derive(Serialize)]
 struct Stats {
@@ -114,9 +133,51 @@ impl Refusal {
 }
 
 impl Routes {
-    /// Answers one request.
-    pub async fn respond(&self, mut request: Request<Incoming>) -> Answer {
+    /// Answers one request of somebody at `peer`.
+    pub async fn respond(&self, mut request: Request<Incoming>, peer: IpAddr) -> Answer {
+        let path = request.uri().path();
+        let Admission { result, standing } = self.guard.admit(request.method(), path, request.headers(), peer);
+        let mut answer = match result {
+            Ok(()) => self.route(request, peer).await,
+            Err(refusal) => {
+                let answer = self.refused(refusal, &request);
+                body::throw_away(&mut request).await;
+                self.finish(answer, false, METHODS)
+            }
+        };
+        if let Some(standing) = standing {
+            standing.stamp(&mut answer);
+        }
+        answer
+    }
+
+    /// What is said to whoever may not ask: a browser without a key gets the form for it.
+    fn refused(&self, refusal: Refusal, request: &Request<Incoming>) -> Answer {
+        let is_unknown = refusal.status == StatusCode::UNAUTHORIZED;
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let mut answer = if is_unknown && reads && page::is_wanted(request.headers()) {
+            page::login(refusal.status, None)
+        } else {
+            refusal.answer()
+        };
+        if is_unknown {
+            let scheme = HeaderValue::from_static("Bearer realm=\"engine\"");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if request.method() == Method::HEAD {
+            without_body(&mut answer);
+        }
+        answer
+    }
+
+    async fn route(&self, mut request: Request<Incoming>, peer: IpAddr) -> Answer {
         let path = request.uri().path().to_owned();
+        if let LOGIN | LOGOUT = &*path {
+            let is_options = request.method() == Method::OPTIONS;
+            let methods = if path == LOGIN { "GET, HEAD, POST, OPTIONS" } else { "POST, OPTIONS" };
+            let answer = self.sign(&path, &mut request, peer, methods).await;
+            return self.finish(answer, is_options, methods);
+        }
         if let (Some(live), Some(target)) = (&self.live, Target::of(&path)) {
             let mut answer = live.answer(target, &mut request).await;
             if request.method() == Method::HEAD {
@@ -132,6 +193,65 @@ impl Routes {
                 self.finish(answer, is_options, predict::METHODS)
             }
             _ => self.answer(&request).await,
+        }
+    }
+
+    /// A browser shows a key, or forgets it.
+    async fn sign(&self, path: &str, request: &mut Request<Incoming>, peer: IpAddr, methods: &str) -> Answer {
+        let method = request.method().clone();
+        if !self.guard.has_keys() && method != Method::OPTIONS {
+            let hint = "nothing is to be shown; `engine key` makes a key";
+            return Refusal::new(StatusCode::NOT_FOUND, "this engine asks for no key", hint).answer();
+        }
+        let to_the_page = |cookie: Option<HeaderValue>| {
+            let mut answer = empty(StatusCode::SEE_OTHER);
+            // Relative, so that it leads to the page behind a proxy too.
+            answer.headers_mut().insert(header::LOCATION, HeaderValue::from_static("./"));
+            answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            if let Some(cookie) = cookie {
+                answer.headers_mut().insert(header::SET_COOKIE, cookie);
+            }
+            answer
+        };
+        match (path, method) {
+            (_, Method::OPTIONS) => empty(StatusCode::NO_CONTENT),
+            (LOGIN, Method::GET) => page::login(StatusCode::OK, None),
+            (LOGIN, Method::HEAD) => {
+                let mut answer = page::login(StatusCode::OK, None);
+                without_body(&mut answer);
+                answer
+            }
+            (LOGIN, Method::POST) => {
+                let form = match body::read(request.body_mut(), LARGEST_LOGIN).await {
+                    Ok(form) => form,
+                    Err(refusal) => return refusal.answer(),
+                };
+                let Some((_, key)) = form_urlencoded::parse(&form).find(|(name, _)| name == "key") else {
+                    let hint = "send a form with `key=KEY`; programs send `Authorization: Bearer KEY` instead";
+                    return Refusal::new(StatusCode::BAD_REQUEST, "the form has no `key`", hint).answer();
+                };
+                match self.guard.login(&key, peer) {
+                    Ok(cookie) => to_the_page(Some(cookie)),
+                    Err(Admission { result, standing }) => {
+                        let Err(refusal) = result else { return to_the_page(None) };
+                        let mut answer = match page::is_wanted(request.headers()) {
+                            true => page::login(refusal.status, Some(&refusal.error)),
+                            false => refusal.answer(),
+                        };
+                        if let Some(standing) = standing {
+                            standing.stamp(&mut answer);
+                        }
+                        answer
+                    }
+                }
+            }
+            (LOGOUT, Method::POST) => to_the_page(self.guard.logout(request.headers())),
+            (_, method) => Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("{method} is not answered here"),
+                format!("use one of {methods}"),
+            )
+            .answer(),
         }
     }
 
@@ -176,7 +296,9 @@ impl Routes {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             if is_options {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-                let allowed = HeaderValue::from_static("last-event-id, content-type, if-match, if-none-match");
+                let allowed = HeaderValue::from_static(
+                    "last-event-id, content-type, if-match, if-none-match, authorization, x-api-key",
+                );
                 headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
             }
         }
@@ -210,6 +332,13 @@ impl Routes {
                 Ok(json(StatusCode::OK, &Stats { report, events, predict }))
             }
             "/metrics" => self.metrics(),
+            OPENAPI => {
+                let mut answer = Response::new(Full::from(DOCUMENT).boxed_unsync());
+                let headers = answer.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                Ok(answer)
+            }
             "/events" => self.events(request),
             PREVIEW => self.preview(request.uri().query().unwrap_or_default()).await,
             _ => page::file(path, request.headers()).ok_or_else(|| Refusal {
@@ -461,6 +590,16 @@ mod tests {
         });
         let documented: Vec<&str> = documented.collect();
         assert_eq!(documented, PATHS.map(|(path, _)| path));
+    }
+
+    #[test]
+    fn the_document_for_programs_has_every_path_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
+        let described: std::collections::BTreeSet<&str> =
+            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let known: Vec<String> =
+            PATHS.iter().map(|(path, _)| path.replace("NAME", "{name}").replace("ID", "{id}")).collect();
+        assert_eq!(described, known.iter().map(String::as_str).collect());
     }
 
     #[test]

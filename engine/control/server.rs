@@ -1,12 +1,13 @@
 //! The server: one thread with its own runtime that accepts connections, bounds them, and stops in time.
 //!
-//! Bounds: connections, bytes of a request's head, time until that head is complete, and what one connection may have
-//! waiting to be written. A client beyond the number of connections is told so and cut.
+//! Bounds: connections, bytes of a request's head, time until that head is complete (the handshake of an encrypted
+//! connection has as long), and what one connection may have waiting to be written. A client beyond the number of
+//! connections is told so and cut.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,16 +16,21 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use operators::clock::Clock;
 use operators::error::StartError;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_rustls::TlsAcceptor;
 
 use super::events::EventHub;
+use super::guard::{Access, Guard};
 use super::live::Live;
 use super::predict::Predict;
 use super::routes::Routes;
+use super::tls::{Tls, TlsFiles};
 use crate::runtime::graphs::Graphs;
 use crate::runtime::stats::Observe;
 
@@ -44,6 +50,9 @@ pub struct ControlConfig {
     pub max_connections: usize,
     /// Connections that listen to `/events`; fewer than all, so that `/health` is always answered.
     pub max_subscribers: usize,
+    pub access: Access,
+    /// What it encrypts with; `None` for not at all.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Default for ControlConfig {
@@ -56,6 +65,8 @@ impl Default for ControlConfig {
             max_header_bytes: 16 << 10,
             max_connections: 2048,
             max_subscribers: 1900,
+            access: Access::default(),
+            tls: None,
         }
     }
 }
@@ -63,6 +74,7 @@ impl Default for ControlConfig {
 /// A running control plane. Dropping it stops it at once.
 pub struct ControlHandle {
     address: SocketAddr,
+    encrypted: bool,
     stop: Option<oneshot::Sender<Duration>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -77,6 +89,11 @@ impl ControlHandle {
     /// Where it listens; with the real port where 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same as an address to open.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.encrypted { "https" } else { "http" }, self.address)
     }
 
     /// Accepts nothing more, ends event streams once what waits is written, lets running answers finish, and cuts what
@@ -111,6 +128,7 @@ pub fn start(
     hub: Arc<EventHub>,
     predict: Option<Predict>,
     graphs: Option<Arc<Graphs>>,
+    clock: Arc<dyn Clock>,
 ) -> Result<ControlHandle, StartError> {
     let allow_origin = match &config.allow_origin {
         Some(origin) => Some(HeaderValue::from_str(origin).map_err(|_| {
@@ -119,6 +137,7 @@ pub fn start(
         })?),
         None => None,
     };
+    let tls = config.tls.clone().map(|files| Tls::new(files, clock.clone())).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -129,7 +148,11 @@ pub fn start(
     let listener =
         runtime.block_on(TcpListener::bind(&config.listen)).map_err(|error| cannot_listen(&config.listen, &error))?;
     let address = listener.local_addr().map_err(|error| cannot_listen(&config.listen, &error))?;
+    config.access.may_listen(address)?;
+    let encrypted = tls.is_some();
+    warn(&config.access, address, encrypted);
     let routes = Arc::new(Routes {
+        guard: Guard::new(config.access.clone(), clock, address.port(), encrypted),
         observe,
         live: graphs.map(|graphs| Live::new(graphs, hub.clone(), allow_origin.as_ref())),
         hub,
@@ -142,9 +165,22 @@ pub fn start(
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || runtime.block_on(serve(listener, config, routes, stopped)))
+        .spawn(move || runtime.block_on(serve(listener, config, tls, routes, stopped)))
         .map_err(|error| StartError::new(format!("cannot start the control thread: {error}")))?;
-    Ok(ControlHandle { address, stop: Some(stop), thread: Some(thread) })
+    Ok(ControlHandle { address, encrypted, stop: Some(stop), thread: Some(thread) })
+}
+
+/// What others in the network can do is said once more than it is written down.
+fn warn(access: &Access, address: SocketAddr, encrypted: bool) {
+    if address.ip().to_canonical().is_loopback() {
+        return;
+    }
+    if access.keys.is_empty() {
+        tracing::warn!("everybody who reaches {address} may do everything (`--insecure`)");
+    } else if !encrypted {
+        let hint = "give `--tls-cert` and `--tls-key`, or let a proxy on this machine encrypt";
+        tracing::warn!(hint, "keys come to {address} unencrypted: others in the network can read them");
+    }
 }
 
 /// Every connection takes a file descriptor, and the usual soft limit of a process is 1024 where the hard one is half a
@@ -186,6 +222,7 @@ fn cannot_listen(listen: &str, error: &io::Error) -> StartError {
 async fn serve(
     listener: TcpListener,
     config: ControlConfig,
+    tls: Option<Tls>,
     routes: Arc<Routes>,
     mut stopped: oneshot::Receiver<Duration>,
 ) {
@@ -205,8 +242,19 @@ async fn serve(
         tokio::select! {
             deadline = &mut stopped => break deadline.unwrap_or_default(),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match slots.clone().try_acquire_owned() {
-                    Ok(slot) => handle(stream, slot, &http, &graceful, &routes),
+                Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
+                    Ok(slot) => {
+                        let connection = Connection {
+                            http: http.clone(),
+                            watcher: graceful.watcher(),
+                            routes: routes.clone(),
+                            peer: peer.ip(),
+                        };
+                        let handshake = tls.as_ref().map(|tls| (tls.acceptor(), config.header_timeout));
+                        tokio::spawn(handle(stream, handshake, connection, slot));
+                    }
+                    // What is not encrypted would be noise to a client that expects it to be.
+                    Err(_) if tls.is_some() => {}
                     Err(_) => refuse(&stream),
                 },
                 Err(error) => {
@@ -225,29 +273,47 @@ async fn serve(
     dispatching.abort();
 }
 
-fn handle(
+/// What it takes to answer on a connection.
+struct Connection {
+    http: http1::Builder,
+    watcher: Watcher,
+    routes: Arc<Routes>,
+    peer: IpAddr,
+}
+
+/// Answers on a connection until it ends; a handshake may take only so long.
+async fn handle(
     stream: TcpStream,
+    handshake: Option<(TlsAcceptor, Duration)>,
+    connection: Connection,
     slot: OwnedSemaphorePermit,
-    http: &http1::Builder,
-    graceful: &GracefulShutdown,
-    routes: &Arc<Routes>,
 ) {
     // Events are small and must not wait for company.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot send small packets at once");
     }
-    let routes = routes.clone();
-    let answer = service_fn(move |request| {
-        let routes = routes.clone();
-        async move { Ok::<_, Infallible>(routes.respond(request).await) }
-    });
-    let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), answer));
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
+    match handshake {
+        None => connection.answer(stream).await,
+        Some((acceptor, patience)) => match tokio::time::timeout(patience, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => connection.answer(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection could not be encrypted"),
+            Err(_) => tracing::debug!(?patience, "a handshake took too long"),
+        },
+    }
+    drop(slot);
+}
+
+impl Connection {
+    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+        let Connection { http, watcher, routes, peer } = self;
+        let answer = service_fn(move |request| {
+            let routes = routes.clone();
+            async move { Ok::<_, Infallible>(routes.respond(request, peer).await) }
+        });
+        if let Err(error) = watcher.watch(http.serve_connection(TokioIo::new(stream), answer)).await {
             tracing::debug!(%error, "a connection ended early");
         }
-        drop(slot);
-    });
+    }
 }
 
 /// Tells a client beyond the limit, as far as that goes without waiting for it.

@@ -9,6 +9,7 @@ use operators::clock::{Clock, SystemClock};
 use operators::config::parse_duration;
 use operators::error::{FieldError, StartError};
 use operators::item::StreamId;
+use operators::media::gate;
 use operators::sources::probe::{Look, Probe, ProbedFormat, probe};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -16,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::body;
 use super::live::Live;
 use super::routes::{Answer, Refusal, json, nearest};
+use crate::graph::references::References;
 use crate::runtime::graph_streams::Removal;
 use crate::runtime::stats::StreamView;
 use crate::runtime::streams::{PostedStream, StreamError};
@@ -93,7 +95,8 @@ pub(super) async fn add(live: &Live, request: &mut Request<Incoming>) -> Result<
         Refusal::new(StatusCode::BAD_REQUEST, message, "use 1 to 128 of `A-Z a-z 0-9 _ . -`")
     })?;
     let own = own(wanted.own)?;
-    let posted = PostedStream { source: wanted.source.into(), own };
+    let references = live.graphs.references().clone();
+    let posted = PostedStream { source: wanted.source.into(), own, references };
     let (graphs, graph, name) = (live.graphs.clone(), wanted.graph.clone(), id.clone());
     let added = live.changes.run(move || graphs.add_stream(&graph, &name, posted)).await?;
     match added {
@@ -120,11 +123,13 @@ pub(super) async fn remove(live: &Live, id: &str) -> Result<Answer, Refusal> {
 pub(super) async fn check(live: &Live, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
     let body = body::read(request.body_mut(), LARGEST_BODY).await?;
     let asked: Asked = read(&body, "write it like {\"url\": \"rtsp://10.0.0.8/main\", \"timeout\": \"5s\"}")?;
-    let look = look(asked)?;
+    let look = look(asked, live.graphs.references())?;
+    let hosts = live.graphs.references().hosts();
     let shown = masked(&look.input);
     let (found, took) = live
         .looks
         .run(move || {
+            gate::enter(hosts);
             let begun = SystemClock.now();
             let found = probe(&look, &SystemClock);
             (found, SystemClock.now().saturating_duration_since(begun))
@@ -133,11 +138,17 @@ pub(super) async fn check(live: &Live, request: &mut Request<Incoming>) -> Resul
     Ok(json(StatusCode::OK, &seen(&shown, took, found.as_ref())))
 }
 
-fn look(asked: Asked) -> Result<Look, Refusal> {
+fn look(asked: Asked, references: &References) -> Result<Look, Refusal> {
     let bad = |error: String, hint: &str| Refusal::new(StatusCode::BAD_REQUEST, error, hint);
     let address = Address::parse(&asked.url).filter(|address| !address.scheme.eq_ignore_ascii_case("file"));
-    if address.is_none() {
+    let Some(address) = address else {
         return Err(bad("`url` is no URL with a host".to_owned(), "write it like \"rtsp://10.0.0.8/main\""));
+    };
+    if !references.allow_host(address.host) {
+        let host = address.host.escape_debug();
+        let message = format!("what comes over HTTP may not name the host `{host}`");
+        let hint = format!("start the engine with `--allow-host {host}`");
+        return Err(Refusal::new(StatusCode::FORBIDDEN, message, hint));
     }
     let timeout = match asked.timeout.as_deref().map(parse_duration).transpose() {
         Ok(timeout) => timeout.unwrap_or(LOOK),
@@ -272,6 +283,7 @@ fn wanted_graph(query: &str) -> Result<Option<String>, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use operators::reach::Hosts;
 
     fn settings(text: &str) -> Result<toml::Value, Refusal> {
         own(serde_json::from_str(text).unwrap())
@@ -299,8 +311,15 @@ mod tests {
     fn a_look_has_an_address_and_a_deadline() {
         let asked = |url: &str, timeout: Option<&str>, transport: Option<&str>| {
             let [timeout, transport] = [timeout, transport].map(|text| text.map(str::to_owned));
-            look(Asked { url: url.to_owned(), transport, timeout })
+            let references = References::Only {
+                variables: Vec::new(),
+                paths: Vec::new(),
+                except: Vec::new(),
+                hosts: Hosts::Only(vec!["h".parse().unwrap()]),
+            };
+            look(Asked { url: url.to_owned(), transport, timeout }, &references)
         };
+        assert_eq!(asked("rtsp://other/x", None, None).unwrap_err().status, StatusCode::FORBIDDEN);
         let look = asked("rtsp://h/x", Some("3s"), Some("udp")).unwrap();
         assert_eq!((look.timeout, look.watch, look.udp), (Duration::from_secs(3), Duration::from_secs(3), true));
         assert!(asked("rtsp://h/x", None, None).is_ok());

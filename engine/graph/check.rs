@@ -10,6 +10,7 @@ use operators::error::FieldError;
 use operators::inference::model::Catalog;
 use operators::item::{Kind, Origin, is_name};
 use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
+use operators::reach::Hosts;
 
 use super::answers;
 use super::cases::{self, Case};
@@ -20,6 +21,7 @@ use super::files;
 use super::identity::Template;
 use super::nodes::{self, Declaration};
 use super::parse::{self, Data, Table};
+use super::permission;
 use super::plan::Overflow;
 use super::references::References;
 use super::secrecy;
@@ -42,7 +44,7 @@ pub struct Surroundings {
     pub publisher: Arc<dyn Publisher>,
     /// The value of an environment variable.
     pub variable: Arc<Variables>,
-    /// Which variables and files a text may refer to.
+    /// Which variables, files and hosts a text may name.
     pub references: References,
 }
 
@@ -69,6 +71,8 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// What plans and messages must not show.
     pub secrets: Arc<Secrets>,
+    /// The hosts that its inputs may lead on to.
+    pub hosts: Hosts,
 }
 
 /// What came of checking a file.
@@ -174,14 +178,25 @@ fn check_document(
         unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
     };
     found.extend(about_tests);
-    found.extend(checker.diagnostics.into_iter().filter(|diagnostic| !noise(diagnostic)));
-    declared.iter_mut().for_each(|node| node.distrust(|value| unresolved.iter().any(|inner| value.encloses(inner))));
+    let forbidden = permission::check(&declared, &surroundings.folder, &surroundings.references);
+    let refused: Vec<_> = forbidden.iter().filter_map(|diagnostic| diagnostic.span.clone()).collect();
+    // What is said of a file that may not be named would tell whether it is there.
+    let tells = |diagnostic: &Diagnostic| {
+        let span = diagnostic.span.clone().unwrap_or(0..0);
+        refused.iter().any(|outer| outer.start <= span.start && span.end <= outer.end)
+    };
+    let about_values = checker.diagnostics.into_iter();
+    found.extend(about_values.filter(|diagnostic| !noise(diagnostic) && !tells(diagnostic)));
+    found.extend(forbidden);
+    let means_nothing = |value: &parse::Value| unresolved.iter().chain(&refused).any(|inner| value.encloses(inner));
+    declared.iter_mut().for_each(|node| node.distrust(means_nothing));
     let mut wrong = Vec::new();
     let wiring = wiring::wire(&declared, surroundings.registry, &mut wrong);
     found.extend(wrong.into_iter().filter(|diagnostic| !noise(diagnostic)));
     secrecy::cover_expansions(&declared, &surroundings.folder, &mut secrets);
     let graph: Arc<str> = name.into();
     let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
+    found.extend(permission::check_built(&declared, &built, &surroundings.references));
     report_counts(&declared, &built, &mut found);
     report_streams(&declared, &built, &mut found);
     files::report_shared(&declared, &built, &mut found);
@@ -199,7 +214,9 @@ fn check_document(
     }
     found.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| (span.start, span.end)));
     let sound = found.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
-    Checked { diagnostics: found, graph: sound.then_some(Graph { name: graph, nodes, secrets: Arc::new(secrets) }) }
+    let hosts = surroundings.references.hosts();
+    let whole = || Graph { name: graph, nodes, secrets: Arc::new(secrets), hosts };
+    Checked { diagnostics: found, graph: sound.then(whole) }
 }
 
 fn redact(diagnostic: &mut Diagnostic, secrets: &Secrets) {

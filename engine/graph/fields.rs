@@ -282,6 +282,7 @@ fn has_shape(expected: &FieldType, data: &Data) -> bool {
         | FieldType::Choice(_)
         | FieldType::InputPath
         | FieldType::OutputPath
+        | FieldType::Url
         | FieldType::Model => matches!(data, Data::String(_)),
         FieldType::Boolean => matches!(data, Data::Boolean(_)),
         FieldType::Integer { .. } => matches!(data, Data::Integer(_)),
@@ -319,6 +320,7 @@ pub fn described(expected: &FieldType) -> String {
         }
         FieldType::InputPath => "the path of a file".to_owned(),
         FieldType::OutputPath => "the path of a file to write".to_owned(),
+        FieldType::Url => "a URL".to_owned(),
         FieldType::Model => "the name of a model".to_owned(),
         FieldType::List(inner) => format!("a list ({} each)", described(inner)),
         FieldType::OneOrList(inner) => format!("{}, or a list", described(inner)),
@@ -359,6 +361,7 @@ fn example(expected: &FieldType) -> String {
         FieldType::Choice(words) => format!("\"{}\"", words.first().unwrap_or(&"")),
         FieldType::InputPath => "\"video.mp4\"".to_owned(),
         FieldType::OutputPath => "\"results.jsonl\"".to_owned(),
+        FieldType::Url => "\"rtsp://10.0.0.7/main\"".to_owned(),
         FieldType::Model => "\"name\"".to_owned(),
         FieldType::List(inner) => format!("[{}]", example(inner)),
         FieldType::OneOrList(inner) => example(inner),

@@ -12,6 +12,9 @@ use operators::item::StreamId;
 use operators::operator::{BuildContext, Built, Registration, Source, StreamSpec};
 use sha2::{Digest, Sha256};
 
+use super::permission;
+use super::references::References;
+
 /// Equal where the configuration is: a SHA-256 of it, so that the identity of a long chain is short, and tells no secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity([u8; 32]);
@@ -79,11 +82,17 @@ impl Template {
         self.table.get(STREAMS)?.get(&**stream)
     }
 
-    /// A source of one stream alone, configured like the node; `own` as `streams.ID` has it.
+    /// A source of one stream alone, configured like the node; `own` as `streams.ID` has it, which may name what
+    /// `references` allow.
     ///
     /// # Errors
     /// What is wrong with `own`, or that the type takes no further streams.
-    pub fn one_stream(&self, stream: &StreamId, own: &toml::Value) -> Result<Arc<dyn Source>, Vec<FieldError>> {
+    pub fn one_stream(
+        &self,
+        stream: &StreamId,
+        own: &toml::Value,
+        references: &References,
+    ) -> Result<Arc<dyn Source>, Vec<FieldError>> {
         let type_name = self.registration.name;
         let Some(field) = self.registration.fields.iter().find(|field| field.name == STREAMS) else {
             let message = format!("`{type_name}` makes its own streams and takes no further ones");
@@ -104,6 +113,11 @@ impl Template {
             }
             _ => toml::Value::Table(toml::Table::from_iter([(stream.to_string(), own.clone())])),
         };
+        let only = toml::Table::from_iter([(STREAMS.to_owned(), streams.clone())]);
+        let forbidden = permission::forbidden(self.registration.fields, &only, &self.context.folder, references);
+        if !forbidden.is_empty() {
+            return Err(forbidden);
+        }
         table.insert(STREAMS.to_owned(), streams);
         match (self.registration.build)(&self.context, table)? {
             Built::Source(source) => Ok(source),

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod memory;
 pub mod nodes;
 pub mod parse;
+pub mod permission;
 pub mod plan;
 pub mod planner;
 pub mod references;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use operators::item::Kind;
 use operators::lease::Limits;
 use operators::operator::{InlineOperator, IoOperator, PoolOperator, Sink, SinkInput, Source};
+use operators::reach::Hosts;
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
@@ -27,6 +28,8 @@ pub struct Plan {
     pub pool_threads: usize,
     /// What nothing that the graph tells at run time may show.
     pub secrets: Arc<Secrets>,
+    /// The hosts that its inputs may lead on to.
+    pub hosts: Hosts,
 }
 
 pub struct PlannedSource {

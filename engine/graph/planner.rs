@@ -123,6 +123,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         workers: options.worker_count(),
         pool_threads: options.pool_thread_count(),
         secrets: graph.secrets.clone(),
+        hosts: graph.hosts.clone(),
     }
 }
 

@@ -163,7 +163,7 @@ fn value(expected: &FieldType, references: References) -> Value {
 fn forms(expected: &FieldType, references: References) -> Vec<Value> {
     let inner = |expected: &FieldType| value(expected, references);
     vec![match expected {
-        FieldType::String | FieldType::InputPath | FieldType::OutputPath | FieldType::Model => {
+        FieldType::String | FieldType::InputPath | FieldType::OutputPath | FieldType::Url | FieldType::Model => {
             json!({ "type": "string" })
         }
         FieldType::Duration => json!({ "type": "string", "examples": ["6s", "100ms", "1h 30m"] }),

@@ -15,6 +15,7 @@ use super::graphs::ask;
 use super::streams::{PostedStream, StreamError};
 use super::supervision::{Change, RunningGraph};
 use crate::graph::identity::Identity;
+use crate::graph::references::References;
 
 /// How often a stream that was found looks whether there is room for it by now.
 const LOOK: Duration = Duration::from_millis(100);
@@ -138,7 +139,9 @@ impl RunningGraph {
         if running >= at_once {
             return false;
         }
-        let posted = PostedStream { source: source.clone(), own: found.own.clone() };
+        // What the graph names, whoever put it was allowed to name.
+        let references = References::Anything;
+        let posted = PostedStream { source: source.clone(), own: found.own.clone(), references };
         match self.add_stream(&found.id, posted) {
             Ok(()) => self.passing.push(found.id.clone()),
             Err(StreamError::Ending) => {}

@@ -20,7 +20,9 @@ use operators::item::{
     EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, RecordBody, StreamId, StreamInfo,
 };
 use operators::lease::{Ack, Lease, Verdict, Watched};
+use operators::media::gate;
 use operators::operator::{Demand, Offered, Outlet, Source, SourceState};
+use operators::reach::Hosts;
 use operators::time::MediaTime;
 use operators::transforms::sample::Sampler;
 
@@ -109,7 +111,7 @@ impl State {
 }
 
 impl Feed {
-    /// Starts to read `stream` of `source` for `listener`.
+    /// Starts to read `stream` of `source` for `listener`; what it opens may lead on to `hosts`.
     ///
     /// # Errors
     /// Where the system refuses a thread.
@@ -118,6 +120,7 @@ impl Feed {
         stream: StreamId,
         decoder_threads: usize,
         clock: Arc<dyn Clock>,
+        hosts: Hosts,
         listener: Listener,
     ) -> Result<Arc<Feed>, StartError> {
         listener.counters.progress(clock.now());
@@ -134,7 +137,10 @@ impl Feed {
         let running = feed.clone();
         let thread = std::thread::Builder::new()
             .name(format!("source {}", feed.stream))
-            .spawn(move || running.run(&*source))
+            .spawn(move || {
+                gate::enter(hosts);
+                running.run(&*source);
+            })
             .map_err(|error| StartError::new(format!("cannot start a thread for stream `{}`: {error}", feed.stream)))?;
         *lock(&feed.thread) = Some(thread);
         Ok(feed)

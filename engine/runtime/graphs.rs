@@ -153,6 +153,11 @@ impl Graphs {
         Graphs { engine, settings, state: Mutex::default(), loading: Mutex::default(), settled: AtomicBool::new(false) }
     }
 
+    /// What comes over HTTP may name.
+    pub fn references(&self) -> &References {
+        &self.settings.references
+    }
+
     /// Where pictures are pushed to.
     pub fn inlets(&self) -> Arc<Inlets> {
         self.engine.inlets()
@@ -391,6 +396,7 @@ impl Graphs {
         explanation: Arc<Explanation>,
         generation: u64,
     ) -> Result<Loaded, LoadError> {
+        let (resources, hooks) = (resources(&plan), hooks(&plan));
         let (requests, inbox) = bounded(4);
         let (teller, ending) = ending();
         let (started, starts) = bounded(1);
@@ -422,6 +428,7 @@ impl Graphs {
         let answer =
             starts.recv().unwrap_or_else(|_| Err(StartError::new("the graph's thread panicked as it started")));
         let (counters, changes) = answer.map_err(LoadError::Start)?;
+        // Whoever sees that it runs may count on all that belongs to it.
         let loaded = Loaded::Started { generation: counters.generation() };
         let entry = Entry {
             counters,
@@ -431,8 +438,8 @@ impl Graphs {
             is_deleted: false,
             thread,
             text: text.clone(),
-            resources: Vec::new(),
-            hooks: Vec::new(),
+            resources,
+            hooks,
             explanation,
             loaded: (self.engine.clock.wall(), loaded.clone()),
             refused: None,

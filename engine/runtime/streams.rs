@@ -6,6 +6,7 @@ use operators::address::masked;
 use operators::error::{FieldError, StartError};
 use operators::item::{Origin, StreamId};
 use operators::operator::{Source, StreamSpec};
+use operators::reach::Hosts;
 
 use super::counters::{GraphCounters, Place, TapCounters};
 use super::feed::{Feed, Listener};
@@ -15,6 +16,7 @@ use super::supervision::{RunningGraph, RunningStream};
 use super::tap::StreamTap;
 use crate::graph::identity::Identity;
 use crate::graph::plan::{Plan, PlannedSource};
+use crate::graph::references::References;
 
 /// A stream that was added while the graph ran.
 #[derive(Clone)]
@@ -23,6 +25,8 @@ pub struct PostedStream {
     pub source: Arc<str>,
     /// What `streams.ID` of the source's table would have said.
     pub own: toml::Value,
+    /// What it may name; the source's own table is not its affair.
+    pub references: References,
 }
 
 /// A stream that is to be read.
@@ -35,6 +39,8 @@ pub(super) struct WantedStream {
     pub identity: Identity,
     /// Where in its period it is sampled, 0..1.
     pub spread: f64,
+    /// The hosts that it may lead on to, where it was added while the graph ran; else those of its graph.
+    pub hosts: Option<Hosts>,
 }
 
 /// Why a stream was not added or removed.
@@ -89,20 +95,23 @@ impl RunningGraph {
         let source_index = self.generation.source(&posted.source).ok_or_else(no_source)?;
         let planned = &sources[source_index];
         let template = planned.template.as_ref().ok_or_else(no_source)?;
-        let source = template.one_stream(id, &posted.own).map_err(StreamError::Mistaken)?;
+        let source = template.one_stream(id, &posted.own, &posted.references).map_err(StreamError::Mistaken)?;
         let spec = source.streams().into_iter().find(|spec| spec.id == *id);
         let spec = spec.ok_or_else(|| StreamError::Refused(format!("`{}` makes no stream of it", planned.name)))?;
         let position = self.posted.keys().position(|other| other == id).unwrap_or(self.posted.len());
         let spread = (GOLDEN * (position + 1) as f64).fract();
         let mut wanted = planned.wanted(source_index, source, spec, spread);
         wanted.identity = planned.identity.of_stream(&wanted.spec, Some(&posted.own));
+        // One that its graph announces itself may reach what its graph may.
+        wanted.hosts = (posted.references != References::Anything).then(|| posted.references.hosts());
         Ok(wanted)
     }
 
     /// Starts to read a stream.
     pub(super) fn read(&mut self, wanted: WantedStream) -> Result<(), StartError> {
-        let WantedStream { source_index, source, spec, identity, spread } = wanted;
+        let WantedStream { source_index, source, spec, identity, spread, hosts } = wanted;
         let plan = self.generation.plan.clone();
+        let hosts = hosts.unwrap_or_else(|| plan.hosts.clone());
         let planned = &plan.sources[source_index];
         let counters = self.counters.open_stream(&spec.id, place(&plan, planned, &*source, &spec));
         let taps = self.generation.stream_taps(source_index, &spec.id, spread, &mut Vec::new());
@@ -121,7 +130,7 @@ impl RunningGraph {
             taps,
         };
         let clock = self.engine.clock.clone();
-        let feed = Feed::start(source, spec.id.clone(), planned.decoder_threads, clock, listener)?;
+        let feed = Feed::start(source, spec.id.clone(), planned.decoder_threads, clock, hosts, listener)?;
         if let Some(inlet) = &feed.inlet {
             self.engine.inlets().open(&plan.graph, &spec.id, inlet.clone());
         }
@@ -221,7 +230,7 @@ impl PlannedSource {
     fn wanted(&self, source_index: usize, source: Arc<dyn Source>, spec: StreamSpec, spread: f64) -> WantedStream {
         let own = self.template.as_ref().and_then(|template| template.own(&spec.id));
         let identity = self.identity.of_stream(&spec, own);
-        WantedStream { source_index, source, spec, identity, spread }
+        WantedStream { source_index, source, spec, identity, spread, hosts: None }
     }
 }
 

@@ -18,6 +18,7 @@ use operators::operator::{
     Batching, InlineOperator, ItemSize, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source, StreamOperator,
     StreamSpec,
 };
+use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
 
 use super::counters::lock;
@@ -287,7 +288,17 @@ fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>
         template: None,
     };
     let secrets = Arc::default();
-    Plan { graph: "test".into(), sources: vec![source], taps, operators, sinks, workers: 1, pool_threads: 1, secrets }
+    Plan {
+        graph: "test".into(),
+        sources: vec![source],
+        taps,
+        operators,
+        sinks,
+        workers: 1,
+        pool_threads: 1,
+        secrets,
+        hosts: Hosts::Anything,
+    }
 }
 
 fn source(streams: &[&str], count: u64) -> Counting {

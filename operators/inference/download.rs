@@ -149,8 +149,7 @@ impl Fetch for Download {
             let (bucket, place) = stored(name, url, &shown)?;
             Server::S3(bucket, place)
         } else {
-            let roots = std::env::var_os(ROOTS_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-            Server::Http(agent(url, roots.as_deref())?)
+            Server::Http(agent(url)?)
         };
         let mut transfer = Transfer { name, url, shown, part, file, server };
         let result = self.transfer(&mut transfer, &target, sha256);
@@ -349,8 +348,17 @@ impl Transfer<'_> {
     }
 }
 
-/// What asks for `url`, with the root certificates of the file `roots` where there is one.
-fn agent(url: &str, roots: Option<&Path>) -> Result<ureq::Agent, StartError> {
+/// How the other side of `url` is known: by the root certificates that are compiled in, or by those of the file that
+/// [`ROOTS_VARIABLE`] names.
+///
+/// # Errors
+/// Where there are no certificates in that file.
+pub fn trusted(url: &str) -> Result<TlsConfig, StartError> {
+    let roots = std::env::var_os(ROOTS_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    tls_config(url, roots.as_deref())
+}
+
+fn tls_config(url: &str, roots: Option<&Path>) -> Result<TlsConfig, StartError> {
     let mut tls = TlsConfig::builder();
     if let Some(path) = roots.filter(|_| url.starts_with("https://")) {
         let wrong = |why: &dyn std::fmt::Display| {
@@ -371,10 +379,15 @@ fn agent(url: &str, roots: Option<&Path>) -> Result<ureq::Agent, StartError> {
         }
         tls = tls.root_certs(RootCerts::from(certificates));
     }
+    Ok(tls.build())
+}
+
+/// What asks for `url`.
+fn agent(url: &str) -> Result<ureq::Agent, StartError> {
     Ok(ureq::Agent::config_builder()
         .http_status_as_error(false)
         .https_only(url.starts_with("https://"))
-        .tls_config(tls.build())
+        .tls_config(trusted(url)?)
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(SILENCE))
         .timeout_per_read(Some(SILENCE))

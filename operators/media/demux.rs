@@ -5,12 +5,15 @@
 //! abort from other failures, so the abort is remembered here.
 
 use std::cell::Cell;
+use std::ffi::{CStr, CString};
 use std::path::Path;
 
 use bytes::Bytes;
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 
+use super::formats;
+use super::gate;
 use super::initialise;
 use super::orientation::Orientation;
 use super::parameters::Parameters;
@@ -59,6 +62,12 @@ pub enum DemuxError {
     NoTrack { index: usize, tracks: String },
     #[error("it has no tracks at all")]
     Empty,
+    /// libav knows it, and it is not on the list of its kind of input, or leads to what is not.
+    #[error("its format is not played here: a playlist, a script or a description that leads on, or something broken")]
+    Format,
+    /// It is a playlist or a redirect, and what it names is not allowed ([`gate`]).
+    #[error("it leads on to the host `{0}`, which is not allowed")]
+    LeadsAway(String),
 }
 
 impl From<ffmpeg::Error> for DemuxError {
@@ -237,7 +246,11 @@ impl Demuxer {
         initialise();
         let text = path.to_str().filter(|text| !text.contains('\0')).ok_or(DemuxError::Path)?;
         // The prefix keeps a name such as `http:x` or `concat:a` from being taken for another protocol.
-        Demuxer::connect(&format!("file:{text}"), &[], tracks, stop)
+        let options = [
+            ("protocol_whitelist", formats::PROTOCOLS_OF_FILES.to_owned()),
+            ("format_whitelist", formats::OF_FILES.to_owned()),
+        ];
+        Demuxer::connect(&format!("file:{text}"), &options, tracks, stop)
     }
 
     /// Opens what lies under a URL of libav, with libav's options, and chooses its tracks. While it works, `stop` is
@@ -286,12 +299,16 @@ impl Demuxer {
         for (name, value) in options.iter().filter(|(name, value)| !name.contains('\0') && !value.contains('\0')) {
             dictionary.set(name, value);
         }
-        let opened = interrupt::while_polling(stop, || {
-            ffmpeg::format::input_with_interrupt_and_dictionary(location, interrupt::poll, dictionary)
-        });
+        let opened = interrupt::while_polling(stop, || open(location, dictionary));
+        let refused = gate::refused();
         match opened {
             (_, true) => Err(DemuxError::Stopped),
             (Ok(input), false) => Demuxer::of_input(input, tracks),
+            (Err(error), false) if refused.is_some() => {
+                Err(DemuxError::LeadsAway(refused.unwrap_or_else(|| error.to_string())))
+            }
+            // Its word for a format that is not on the list.
+            (Err(ffmpeg::Error::Other { errno: ffmpeg::error::EINVAL }), false) => Err(DemuxError::Format),
             (Err(error), false) => Err(error.into()),
         }
     }
@@ -482,6 +499,39 @@ impl Demuxer {
     fn stream(&self) -> ffmpeg::Stream<'_> {
         // SAFETY: `video` was an index of this input when it was opened, and streams are never removed.
         unsafe { ffmpeg::Stream::wrap(&self.input, self.video) }
+    }
+}
+
+/// Opens an input that asks [`interrupt::poll`] whether to give up, and [`gate`] where it may lead.
+fn open(location: &str, options: ffmpeg::Dictionary<'_>) -> Result<ffmpeg::format::context::Input, ffmpeg::Error> {
+    let location = CString::new(location).map_err(|_| ffmpeg::Error::InvalidData)?;
+    let asked = ffmpeg::util::interrupt::new(Box::new(interrupt::poll));
+    // SAFETY: the context is made here, given what it asks before it is opened, and opened once; libav frees it where
+    // that fails, and the wrapper owns it otherwise, with the guard of what it asks. The dictionary is taken back and
+    // freed, whatever libav has left in it.
+    unsafe {
+        let mut context = ffi::avformat_alloc_context();
+        if context.is_null() {
+            return Err(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM });
+        }
+        (*context).interrupt_callback = asked.interrupt;
+        gate::attach(context);
+        let mut options = options.disown();
+        let opened = ffi::avformat_open_input(&raw mut context, location.as_ptr(), std::ptr::null(), &raw mut options);
+        drop(ffmpeg::Dictionary::own(options));
+        if opened < 0 {
+            return Err(ffmpeg::Error::from(opened));
+        }
+        let input = ffmpeg::format::context::Input::wrap_with_interrupt(context, asked.guard);
+        // RTSP follows redirects without asking, and says afterwards where it is.
+        let reached = (*context).url;
+        if !reached.is_null() && !gate::allows(&CStr::from_ptr(reached).to_string_lossy()) {
+            return Err(ffmpeg::Error::Other { errno: ffmpeg::error::EPERM });
+        }
+        match ffi::avformat_find_stream_info(context, std::ptr::null_mut()) {
+            found if found < 0 => Err(ffmpeg::Error::from(found)),
+            _ => Ok(input),
+        }
     }
 }
 

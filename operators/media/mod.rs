@@ -11,6 +11,8 @@
 
 pub mod decode;
 pub mod demux;
+pub mod formats;
+pub mod gate;
 pub mod ledger;
 pub mod mux;
 pub mod orientation;

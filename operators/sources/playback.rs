@@ -187,6 +187,7 @@ pub(super) fn unreadable(path: &Path, error: &DemuxError) -> SourceError {
         DemuxError::NoVideo(_) => "name a file with a video track",
         DemuxError::NoTrack { .. } => "write indices out of that list, or `tracks = \"best\"`",
         DemuxError::Path => "rename the file",
+        DemuxError::Format => "name the media file itself; a playlist of the network is played by `type = \"url\"`",
         _ => match std::fs::metadata(path) {
             Err(cause) => {
                 return SourceError::input_with_hint(

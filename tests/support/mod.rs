@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
+pub mod authority;
 pub mod bucket;
 pub mod cameras;
 pub mod lossy;
@@ -217,10 +218,11 @@ impl Engine {
 
     /// `http://…` of the control plane.
     pub fn address(&mut self) -> String {
-        let line = self.wait_for_log("listening on http://");
-        let (_, address) = line.split_once("http://").expect("an address");
+        let line = self.wait_for_log("listening on http");
+        let (before, address) = line.split_once("://").expect("an address");
+        let scheme = if before.ends_with("https") { "https" } else { "http" };
         let end = address.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).unwrap_or(address.len());
-        format!("http://{}", &address[..end])
+        format!("{scheme}://{}", &address[..end])
     }
 
     /// Status and JSON of a path of the control plane.
@@ -423,11 +425,23 @@ pub fn send(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> An
     Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), text }
 }
 
-/// `engine run` on a folder with graph files, below a folder in which it runs, on a free port.
+/// What lets graphs that come over HTTP name the files of the folder in which the engine runs, those of the material, and
+/// this machine.
+pub fn allowed() -> Vec<std::ffi::OsString> {
+    let mut allowed: Vec<std::ffi::OsString> =
+        ["--allow-path", ".", "--allow-host", "127.0.0.1"].map(Into::into).into();
+    if let Some(material) = material() {
+        allowed.extend(["--allow-path".into(), material.into()]);
+    }
+    allowed
+}
+
+/// `engine run` on a folder with graph files, below a folder in which it runs, on a free port. Graphs over HTTP may name
+/// what [`allowed`] says.
 pub fn run_folder(folder: &Path, arguments: &[&str]) -> Engine {
     std::fs::create_dir_all(folder.join("graphs")).expect("a folder");
     let mut command = command(&["run", "graphs", "--listen", "127.0.0.1:0"]);
-    command.args(arguments).current_dir(folder);
+    command.args(allowed()).args(arguments).current_dir(folder);
     Engine::start(command)
 }
 

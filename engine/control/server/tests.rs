@@ -57,7 +57,7 @@ fn local() -> ControlConfig {
 fn plane_with(config: ControlConfig, limits: EventLimits) -> Plane {
     let engine = Arc::new(Engine(Mutex::new(Health { ok: true, status: "ok", problems: Vec::new() }), Arc::default()));
     let hub = EventHub::new(&SimulatedClock::default(), limits);
-    let handle = start(config, engine.clone(), hub.clone(), None, None).unwrap();
+    let handle = start(config, engine.clone(), hub.clone(), None, None, Arc::new(SystemClock)).unwrap();
     Plane { engine, hub, handle }
 }
 
@@ -478,8 +478,15 @@ fn stopping_does_not_wait_for_ever_for_a_client_that_does_not_read() {
 fn an_address_that_is_taken_is_named() {
     let plane = plane();
     let listen = plane.handle.address().to_string();
-    let error =
-        start(ControlConfig { listen: listen.clone(), ..local() }, plane.engine, plane.hub, None, None).unwrap_err();
+    let error = start(
+        ControlConfig { listen: listen.clone(), ..local() },
+        plane.engine,
+        plane.hub,
+        None,
+        None,
+        Arc::new(SystemClock),
+    )
+    .unwrap_err();
     assert_eq!(error.message, format!("cannot listen on `{listen}`: another program listens there already"));
     assert!(error.hint.unwrap().contains("--listen"));
 }
@@ -489,7 +496,7 @@ fn addresses_that_are_none_are_named() {
     for wrong in ["", "nonsense", "127.0.0.1:99999", "192.0.2.1:0"] {
         let plane = plane();
         let config = ControlConfig { listen: wrong.to_owned(), ..local() };
-        let error = start(config, plane.engine, plane.hub, None, None).unwrap_err();
+        let error = start(config, plane.engine, plane.hub, None, None, Arc::new(SystemClock)).unwrap_err();
         assert!(error.message.starts_with(&format!("cannot listen on `{wrong}`: ")), "{error}");
         assert!(error.hint.is_some());
     }

@@ -19,6 +19,7 @@ use operators::operator::{
     InlineOperator, ItemSize, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source, StreamOperator,
     StreamSpec,
 };
+use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
 
 use super::super::counters::{GraphCounters, lock};
@@ -322,6 +323,7 @@ impl Sketch {
             workers: 1,
             pool_threads: 1,
             secrets: Arc::default(),
+            hosts: Hosts::Anything,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::item::StreamId;
+use crate::media::gate;
 use crate::operator::{Demand, SourceState};
 
 use super::Settings;
@@ -46,10 +47,12 @@ impl Behind {
             cancelled: AtomicBool::new(false),
             state: Mutex::new(State { found: None, failures, news: None }),
         });
-        let (theirs, settings) = (shared.clone(), settings.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("search {stream}"))
-            .spawn(move || search(&theirs, &settings, demand, &*clock))?;
+        // What the stream may reach, its search may, and nothing else.
+        let (theirs, settings, hosts) = (shared.clone(), settings.clone(), gate::current());
+        let thread = std::thread::Builder::new().name(format!("search {stream}")).spawn(move || {
+            gate::enter(hosts);
+            search(&theirs, &settings, demand, &*clock);
+        })?;
         Ok(Behind { shared, thread: Some(thread) })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::media::decode::Decoder;
 use crate::media::demux::{DemuxError, Demuxer, Packet, Read, Tracks};
+use crate::media::formats;
 use crate::operator::Demand;
 
 use super::lookup::{NotFound, look_up};
@@ -13,11 +14,6 @@ use super::{Protocol, Settings, Transport};
 
 /// libav's own deadlines lie so much later than ours: they only end what ours did not reach.
 const MARGIN: Duration = Duration::from_secs(1);
-
-/// What a playlist or a session description from the network may lead to: never a file of this machine.
-const FROM_NETWORK: &str =
-    "http,https,httpproxy,tcp,tls,crypto,udp,rtp,srtp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,srt,hls,rtsp,rtsps";
-const FROM_DESCRIPTION: &str = "file,rtp,srtp,udp";
 
 /// An input that is there: it has shown a picture, or a keyframe where nobody wants pictures.
 pub(super) struct Connection {
@@ -54,6 +50,9 @@ impl Loss {
         let hint = match error {
             DemuxError::Unauthorized | DemuxError::Forbidden => {
                 "check user and password in the URL; characters such as @ or / in them are written %40 and %2F"
+            }
+            DemuxError::LeadsAway(_) => {
+                "start the engine with `--allow-host` for that host, or write the stream into a graph file"
             }
             DemuxError::NotFound => "check the path in the URL; the camera's manual names it",
             DemuxError::Refused => "check host and port, and whether the camera is on",
@@ -277,12 +276,20 @@ pub(in crate::sources) fn options(
                 ("timeout", timeout),
                 // The description says what there is; half a second shows the rate.
                 ("analyzeduration", "500000".to_owned()),
-                ("protocol_whitelist", FROM_NETWORK.to_owned()),
+                ("protocol_whitelist", formats::PROTOCOLS_OF_NETWORK.to_owned()),
+                ("format_whitelist", formats::OF_NETWORK.to_owned()),
             ]
         }
         Protocol::Other => {
-            let whitelist = if is_description { FROM_DESCRIPTION } else { FROM_NETWORK };
-            vec![("rw_timeout", timeout), ("protocol_whitelist", whitelist.to_owned())]
+            let (protocols, formats) = match is_description {
+                true => (formats::PROTOCOLS_OF_DESCRIPTIONS, formats::OF_DESCRIPTIONS),
+                false => (formats::PROTOCOLS_OF_NETWORK, formats::OF_NETWORK),
+            };
+            vec![
+                ("rw_timeout", timeout),
+                ("protocol_whitelist", protocols.to_owned()),
+                ("format_whitelist", formats.to_owned()),
+            ]
         }
     }
 }

@@ -439,13 +439,13 @@ const fn streams(each: &'static FieldType) -> Field {
 
 pub(in crate::sources) const URL: Field = optional(
     "url",
-    FieldType::String,
+    FieldType::Url,
     "The input; its stream is named after the host. This or `streams`. Credentials in it are shown nowhere.",
 );
 pub(in crate::sources) const RTSP_STREAMS: Field =
-    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&RTSP_STREAM)]));
+    streams(&FieldType::Either(&[FieldType::Url, FieldType::Table(&RTSP_STREAM)]));
 pub(in crate::sources) const URL_STREAMS: Field =
-    streams(&FieldType::Either(&[FieldType::String, FieldType::Table(&URL_STREAM)]));
+    streams(&FieldType::Either(&[FieldType::Url, FieldType::Table(&URL_STREAM)]));
 pub(in crate::sources) const HOOKS: Field = optional(
     "hooks",
     FieldType::Table(&[
@@ -457,7 +457,7 @@ pub(in crate::sources) const HOOKS: Field = optional(
         },
         Field {
             name: "url",
-            value: FieldType::String,
+            value: FieldType::Url,
             presence: Presence::Required,
             summary: "Where such a stream is read from, such as `rtsp://10.0.0.9/live/{id}/in`.",
         },
@@ -522,7 +522,7 @@ pub(in crate::sources) const KEYFRAMES_ONLY: Field = with_default(
 /// The input in the table of one stream.
 const STREAM_URL: Field = Field {
     name: "url",
-    value: FieldType::String,
+    value: FieldType::Url,
     presence: Presence::Required,
     summary: "The input of this stream. Credentials in it are shown nowhere.",
 };

@@ -50,7 +50,11 @@ page.on("dialog", (dialog) => {
 async function waitFor(expression) {
   const deadline = Date.now() + PATIENCE;
   for (;;) {
-    const value = await page.evaluate(expression);
+    const value = await page.evaluate(expression).catch((error) => {
+      // While another page comes, the one that was asked is gone.
+      if (/context was destroyed|navigati/i.test(error.message)) return undefined;
+      throw error;
+    });
     if (value) return value;
     if (Date.now() > deadline) {
       const text = await page.evaluate("document.body.innerText");

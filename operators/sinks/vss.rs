@@ -326,7 +326,8 @@ impl Service {
             None => Intent::of(stream, segment, self.copies(segment)?),
         };
         let chosen = (self.api == Api::Rtvi3).then(|| chosen_id(stream, segment));
-        if intent.attempts > 0
+        // An id of our own is looked for in any case: what made it may have been forgotten here.
+        if (intent.attempts > 0 || chosen.is_some())
             && let Some(id) = self.found(segment, &intent, chosen.as_deref())?
         {
             return self.done(segment, intent, id);

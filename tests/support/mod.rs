@@ -515,6 +515,8 @@ impl StalledPipe {
         assert!(made.success());
         // Without blocking, opening does not wait for the writer.
         let reader = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path).expect("opened");
+        // As small as a pipe can be: it is full soon.
+        nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).expect("a smaller pipe");
         StalledPipe { path, reader }
     }
 

@@ -1,0 +1,435 @@
+//! What every source and every sink must do, whatever it talks to. A type that is registered and not listed here fails the
+//! suite; each has tests of its own beside it.
+//!
+//! | of a source | of a sink |
+//! |---|---|
+//! | delivers, and ends with everything accounted for | takes everything, and closes |
+//! | ends in every state: connecting, retrying, delivering, held up by a sink that takes nothing | ends while the other side takes nothing |
+//! | finds its input again when that comes back, numbers going on | says so when the other side is gone |
+//! | holds no more than its budget while a sink takes nothing | |
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use operators::OPERATORS;
+use operators::operator::Role;
+use serde_json::Value;
+use support::cameras::{Mute, RtspServer, clip, free_port, server_is_here};
+use support::{Engine, Events, Finished, Folder, StalledPipe, ffmpeg};
+
+/// The stream of every source here.
+const STREAM: &str = "cam";
+
+/// How a source is looked at.
+struct SourceCase {
+    type_name: &'static str,
+    /// What delivers, for as long as it is held.
+    healthy: fn(&Folder) -> Input,
+    /// Whether its input can be away: the fields for an input on this port, where nobody listens or nobody answers.
+    remote: Option<fn(port: u16) -> String>,
+}
+
+/// An input that delivers.
+struct Input {
+    /// The fields of the node.
+    fields: String,
+    /// Where its server listens.
+    port: u16,
+    server: Option<Server>,
+    /// Does what others do to bring pictures, given the address of the engine.
+    bring: Option<fn(&str) -> Bringer>,
+}
+
+impl Input {
+    fn of(fields: String) -> Input {
+        Input { fields, port: 0, server: None, bring: None }
+    }
+}
+
+/// Somebody who brings pictures until dropped.
+struct Bringer {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Bringer {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("whoever brings pictures");
+        }
+    }
+}
+
+fn pictures(address: &str) -> Bringer {
+    let over = Arc::<AtomicBool>::default();
+    let (theirs, address) = (over.clone(), address.strip_prefix("http://").expect("an address").to_owned());
+    let thread = std::thread::spawn(move || {
+        let mut picture = std::io::Cursor::new(Vec::new());
+        image::DynamicImage::new_rgb8(64, 48).write_to(&mut picture, image::ImageFormat::Png).expect("a picture");
+        let picture = picture.into_inner();
+        while !theirs.load(Ordering::Acquire) {
+            // Refused where there is no room, and when it ends.
+            let Ok(mut connection) = TcpStream::connect(&address) else { return };
+            let head = format!(
+                "POST /streams/{STREAM}/frames HTTP/1.1\r\nhost: engine\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                picture.len()
+            );
+            let mut answer = Vec::new();
+            let sent = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(&picture));
+            let _ = sent.and_then(|()| connection.read_to_end(&mut answer));
+        }
+    });
+    Bringer { over, thread: Some(thread) }
+}
+
+fn rtsp_fields(port: u16) -> String {
+    format!(
+        "type = \"rtsp\"\nstreams.{STREAM} = \"rtsp://127.0.0.1:{port}/{STREAM}\"\nbackoff_first = \"200ms\"\n\
+         backoff_most = \"500ms\""
+    )
+}
+
+fn url_fields(port: u16) -> String {
+    rtsp_fields(port).replace("type = \"rtsp\"", "type = \"url\"").replace("rtsp://", "http://")
+}
+
+/// Serves the clip of a folder on a port; killed when dropped.
+enum Server {
+    Rtsp(#[expect(dead_code, reason = "held for its end")] RtspServer),
+    /// MPEG-TS over HTTP, to one client.
+    Http(Child),
+}
+
+impl Server {
+    fn start(type_name: &str, folder: &Folder, port: u16) -> Server {
+        let file = folder.file("camera.mp4");
+        if type_name == "rtsp" {
+            return Server::Rtsp(RtspServer::start(port, &[(STREAM, &file)], &[]));
+        }
+        let child = Command::new("ffmpeg")
+            .args(["-v", "error", "-nostdin", "-re", "-i"])
+            .arg(&file)
+            .args(["-c", "copy", "-f", "mpegts", "-listen", "1", &format!("http://127.0.0.1:{port}/{STREAM}")])
+            .spawn()
+            .expect("ffmpeg is installed");
+        Server::Http(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Server::Http(child) = self {
+            // Both fail only where it has ended and was waited for.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn camera(folder: &Folder, type_name: &str, fields: fn(u16) -> String) -> Input {
+    clip(folder.path(), "camera.mp4", "160x120", &[]);
+    let port = free_port();
+    let server = Server::start(type_name, folder, port);
+    Input { fields: fields(port), server: Some(server), port, bring: None }
+}
+
+const SOURCES: [SourceCase; 5] = [
+    SourceCase {
+        type_name: "file",
+        healthy: |folder| {
+            let source = "testsrc=size=160x120:rate=10:duration=4";
+            ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-g", "10"], &folder.file("clip.mp4"));
+            Input::of(format!("type = \"file\"\nstreams.{STREAM} = {{ path = \"clip.mp4\", loop = true }}"))
+        },
+        remote: None,
+    },
+    SourceCase {
+        type_name: "push",
+        healthy: |_| Input {
+            fields: format!("type = \"push\"\nstreams.{STREAM} = {{}}"),
+            port: 0,
+            server: None,
+            bring: Some(pictures),
+        },
+        remote: None,
+    },
+    SourceCase { type_name: "rtsp", healthy: |folder| camera(folder, "rtsp", rtsp_fields), remote: Some(rtsp_fields) },
+    SourceCase {
+        type_name: "synthetic",
+        healthy: |_| {
+            Input::of(format!(
+                "type = \"synthetic\"\nstreams = [\"{STREAM}\"]\nwidth = 64\nheight = 48\nfps = 30\nrealtime = false"
+            ))
+        },
+        remote: None,
+    },
+    SourceCase { type_name: "url", healthy: |folder| camera(folder, "url", url_fields), remote: Some(url_fields) },
+];
+
+const SINKS: [&str; 3] = ["blackhole", "file", "sse"];
+
+fn graph(fields: &str, sink: &str) -> String {
+    format!(
+        "[sources.input]\n{fields}\n\n[operators.sums]\ntype = \"checksum\"\ninputs = [\"input\"]\n\n\
+         [sinks.out]\ninputs = [\"sums\"]\n{sink}\n"
+    )
+}
+
+/// The engine on one source and one sink.
+struct Running {
+    engine: Engine,
+    bringer: Option<Bringer>,
+}
+
+impl Running {
+    fn start(folder: &Folder, fields: &str, bring: Option<fn(&str) -> Bringer>, sink: &str) -> Running {
+        std::fs::write(folder.graph(), graph(fields, sink)).expect("written");
+        let mut engine = folder.run(&[]);
+        let address = engine.address();
+        Running { bringer: bring.map(|bring| bring(&address)), engine }
+    }
+
+    /// Asks it to end; nothing may be missing from the books.
+    fn end(self, what: &str) -> Finished {
+        eprintln!("ends: {what}");
+        let finished = self.engine.terminate();
+        drop(self.bringer);
+        let finished = finished.expect(0);
+        finished.counts(STREAM);
+        finished
+    }
+
+    fn wait_for_state(&mut self, state: &str) {
+        self.engine.wait_for_graph(state, |graph| graph["streams"][0]["state"] == state);
+    }
+
+    fn wait_for_delivery(&mut self, more: u64) {
+        let mut start = None;
+        self.engine.wait_for_graph("items that are delivered", |graph| {
+            let now = graph["total"]["delivered"].as_u64().unwrap_or_default();
+            now >= *start.get_or_insert(now) + more
+        });
+    }
+}
+
+const RECORDS: &str = "type = \"file\"\npath = \"out.jsonl\"";
+
+#[test]
+fn every_registered_source_and_sink_is_in_the_suite() {
+    let names = |role: Role| -> BTreeSet<&str> {
+        OPERATORS.iter().filter(|known| known.role == role).map(|known| known.name).collect()
+    };
+    assert_eq!(names(Role::Source), SOURCES.iter().map(|case| case.type_name).collect());
+    assert_eq!(names(Role::Sink), SINKS.into_iter().collect());
+}
+
+#[test]
+fn every_source_delivers_and_ends_with_everything_accounted_for() {
+    if !server_is_here() {
+        return;
+    }
+    for case in SOURCES {
+        let folder = Folder::with_graph("");
+        let input = (case.healthy)(&folder);
+        let mut running = Running::start(&folder, &input.fields, input.bring, RECORDS);
+        running.wait_for_delivery(20);
+        let finished = running.end(case.type_name);
+        let counts = finished.counts(STREAM);
+        assert_eq!(counts.lost, 0, "{}: {counts:?}", case.type_name);
+        let records = folder.records("out.jsonl");
+        let results = records.iter().filter(|record| record["kind"] == "checksum");
+        let numbers: Vec<u64> = results.map(|record| record["seq"].as_u64().expect("a number")).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next), "{}: {numbers:?}", case.type_name);
+        assert_eq!(numbers.len() as u64, counts.delivered, "{}", case.type_name);
+    }
+}
+
+/// A sink that takes nothing holds everything up: memory stays within the budget, and what was read is delivered once the
+/// sink goes on.
+#[test]
+fn every_source_is_held_up_within_its_budget_and_loses_nothing_by_it() {
+    if !server_is_here() {
+        return;
+    }
+    for case in SOURCES {
+        let folder = Folder::with_graph("");
+        let input = (case.healthy)(&folder);
+        let pipe = StalledPipe::new(folder.file("pipe"));
+        let fields = format!("{}\nbudget = {{ items = 6 }}", input.fields);
+        let sink = "type = \"file\"\npath = \"pipe\"";
+        let mut running = Running::start(&folder, &fields, input.bring, sink);
+        let in_flight = wait_for_full(&mut running.engine);
+        assert!(in_flight <= 7, "{}: {in_flight} in flight, one of them in the source's hand", case.type_name);
+        let lines = pipe.drain();
+        let finished = running.end(case.type_name);
+        let counts = finished.counts(STREAM);
+        assert_eq!(counts.lost, 0, "{}: {counts:?}", case.type_name);
+        let lines = lines.join().expect("the pipe was read");
+        let results = lines.iter().filter(|line| line.contains("\"kind\":\"checksum\"")).count();
+        assert_eq!(results as u64, counts.delivered, "{}", case.type_name);
+    }
+}
+
+/// Waits until nothing more fits: the pipe takes some, then as many are in flight as may be.
+fn wait_for_full(engine: &mut Engine) -> u64 {
+    let in_flight = |graph: &Value| graph["total"]["in_flight"].as_u64().unwrap_or_default();
+    in_flight(&engine.wait_for_graph("a budget that is spent", |graph| in_flight(graph) >= 6))
+}
+
+#[test]
+fn every_source_ends_while_a_sink_takes_nothing() {
+    if !server_is_here() {
+        return;
+    }
+    for case in SOURCES {
+        let folder = Folder::with_graph("");
+        let input = (case.healthy)(&folder);
+        let pipe = StalledPipe::new(folder.file("pipe"));
+        let fields = format!("{}\nbudget = {{ items = 6 }}", input.fields);
+        std::fs::write(folder.graph(), graph(&fields, "type = \"file\"\npath = \"pipe\"")).expect("written");
+        let mut engine = folder.run(&["--drain-timeout", "1s"]);
+        let address = engine.address();
+        let bringer = input.bring.map(|bring| bring(&address));
+        wait_for_full(&mut engine);
+        let finished = engine.terminate();
+        drop(bringer);
+        assert_ne!(finished.code(), 0, "{}: it could not drain", case.type_name);
+        assert!(finished.stderr.contains("`out`"), "{}: the sink is named: {}", case.type_name, finished.stderr);
+        let counts = finished.counts(STREAM);
+        assert!(counts.lost > 0, "{}: {counts:?}", case.type_name);
+        drop(pipe);
+    }
+}
+
+#[test]
+fn every_remote_source_ends_while_it_connects_and_while_it_waits() {
+    for case in SOURCES {
+        let Some(remote) = case.remote else { continue };
+        // Nobody listens.
+        let folder = Folder::with_graph("");
+        let mut running = Running::start(&folder, &remote(free_port()), None, RECORDS);
+        running.wait_for_state("retrying");
+        running.end(case.type_name);
+        // Nobody answers.
+        let mute = Mute::start();
+        let folder = Folder::with_graph("");
+        let running = Running::start(&folder, &remote(mute.port), None, RECORDS);
+        mute.wait_for_a_question();
+        running.end(case.type_name);
+    }
+}
+
+#[test]
+fn every_remote_source_finds_its_input_again() {
+    if !server_is_here() {
+        return;
+    }
+    for case in SOURCES.into_iter().filter(|case| case.remote.is_some()) {
+        let folder = Folder::with_graph("");
+        let input = (case.healthy)(&folder);
+        let mut running = Running::start(&folder, &input.fields, input.bring, RECORDS);
+        running.wait_for_delivery(5);
+        drop(input.server);
+        running.wait_for_state("retrying");
+        let _server = Server::start(case.type_name, &folder, input.port);
+        running.wait_for_state("running");
+        running.wait_for_delivery(5);
+        let finished = running.end(case.type_name);
+        assert_eq!(finished.counts(STREAM).lost, 0, "{}", case.type_name);
+        let records = folder.records("out.jsonl");
+        assert!(records.iter().any(|record| record["kind"] == "gap"), "{}: no gap is told", case.type_name);
+        let results = records.iter().filter(|record| record["kind"] == "checksum");
+        let numbers: Vec<u64> = results.map(|record| record["seq"].as_u64().expect("a number")).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next), "{}: {numbers:?}", case.type_name);
+    }
+}
+
+const FRAMES: u64 = 60;
+
+fn frames() -> String {
+    format!(
+        "type = \"synthetic\"\nstreams = [\"{STREAM}\"]\nwidth = 64\nheight = 48\nfps = 30\nrealtime = false\nframes = {FRAMES}"
+    )
+}
+
+#[test]
+fn every_sink_takes_everything_and_closes() {
+    for sink in SINKS {
+        let folder = Folder::with_graph("");
+        let fields = frames().replace("realtime = false", "realtime = true");
+        let path = if sink == "file" { "\npath = \"out.jsonl\"" } else { "" };
+        std::fs::write(folder.graph(), graph(&fields, &format!("type = \"{sink}\"{path}"))).expect("written");
+        let mut engine = folder.run(&[]);
+        let address = engine.address();
+        // What it hears waits in the connection.
+        let heard = (sink == "sse").then(|| Events::listen(&address, "", None));
+        let finished = engine.finish().expect(0);
+        let counts = finished.counts(STREAM);
+        assert_eq!((counts.read, counts.delivered + counts.dropped), (FRAMES, FRAMES), "{sink}: {counts:?}");
+        match (sink, heard) {
+            ("file", _) => assert_eq!(folder.records("out.jsonl").len() as u64, counts.delivered),
+            (_, Some(events)) => {
+                let heard = events.filter(|event| event.kind == "checksum").count() as u64;
+                assert!(heard <= counts.delivered && heard > 0, "{heard} of {counts:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What is on the other side of a sink reads no more: the graph ends all the same.
+#[test]
+fn every_sink_ends_while_the_other_side_takes_nothing() {
+    // `blackhole` has no other side, and the stalled pipe of `file` is looked at above.
+    let folder = Folder::with_graph("");
+    let mut running =
+        Running::start(&folder, &frames().replace(&format!("\nframes = {FRAMES}"), ""), None, "type = \"sse\"");
+    let address = running.engine.address();
+    let mut silent = TcpStream::connect(address.strip_prefix("http://").expect("an address")).expect("connected");
+    silent.write_all(b"GET /events HTTP/1.1\r\nhost: engine\r\n\r\n").expect("written");
+    // It is slowed down by nobody who does not read.
+    running.wait_for_delivery(2000);
+    let finished = running.end("sse");
+    assert_eq!(finished.counts(STREAM).lost, 0);
+}
+
+#[test]
+fn every_sink_says_so_when_the_other_side_is_gone() {
+    // A listener who goes is nobody's failure.
+    let folder = Folder::with_graph("");
+    let mut running =
+        Running::start(&folder, &frames().replace(&format!("\nframes = {FRAMES}"), ""), None, "type = \"sse\"");
+    let address = running.engine.address();
+    drop(Events::listen(&address, "", None));
+    running.wait_for_delivery(100);
+    running.end("sse");
+
+    // A pipe whose reader goes, and a disk that is full.
+    let folder = Folder::with_graph("");
+    let pipe = StalledPipe::new(folder.file("pipe"));
+    let endless = frames().replace(&format!("\nframes = {FRAMES}"), "");
+    std::fs::write(folder.graph(), graph(&endless, "type = \"file\"\npath = \"pipe\"")).expect("written");
+    let mut engine = folder.run(&["--stay"]);
+    engine.wait_for_stall();
+    drop(pipe);
+    engine.wait_for_graph("items that are lost", |graph| graph["total"]["lost"].as_u64() > Some(0));
+    let finished = engine.terminate();
+    assert!(finished.stderr.contains("broken pipe"), "{}", finished.stderr);
+    assert_full_disk_is_named();
+}
+
+fn assert_full_disk_is_named() {
+    let folder = Folder::with_graph("");
+    std::fs::write(folder.graph(), graph(&frames(), "type = \"file\"\npath = \"/dev/full\"")).expect("written");
+    let finished = folder.run(&[]).finish();
+    assert_ne!(finished.code(), 0);
+    assert!(finished.stderr.contains("no space left"), "{}", finished.stderr);
+}

@@ -21,7 +21,9 @@ use std::thread::JoinHandle;
 use operators::OPERATORS;
 use operators::operator::Role;
 use serde_json::Value;
+use support::bucket::{Bucket, Fault, clips, objects, with_credentials};
 use support::cameras::{Mute, RtspServer, clip, free_port, server_is_here};
+use support::vss::Vss;
 use support::{Engine, Events, Finished, Folder, StalledPipe, ffmpeg};
 
 /// The stream of every source here.
@@ -106,6 +108,10 @@ enum Server {
     Rtsp(#[expect(dead_code, reason = "held for its end")] RtspServer),
     /// MPEG-TS over HTTP, to one client.
     Http(Child),
+    S3(
+        #[expect(dead_code, reason = "held for its end")] tempfile::TempDir,
+        #[expect(dead_code, reason = "held for its end")] Bucket,
+    ),
 }
 
 impl Server {
@@ -141,7 +147,7 @@ fn camera(folder: &Folder, type_name: &str, fields: fn(u16) -> String) -> Input 
     Input { fields: fields(port), server: Some(server), port, bring: None }
 }
 
-const SOURCES: [SourceCase; 5] = [
+const SOURCES: [SourceCase; 6] = [
     SourceCase {
         type_name: "file",
         healthy: |folder| {
@@ -163,6 +169,22 @@ const SOURCES: [SourceCase; 5] = [
     },
     SourceCase { type_name: "rtsp", healthy: |folder| camera(folder, "rtsp", rtsp_fields), remote: Some(rtsp_fields) },
     SourceCase {
+        type_name: "s3",
+        healthy: |_| {
+            let (root, bucket) = clips();
+            let source = "testsrc=size=160x120:rate=10:duration=4";
+            let object = root.path().join("clips/clip.mp4");
+            ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-g", "10"], &object);
+            let fields = format!(
+                "type = \"s3\"\nbucket = \"clips\"\nstreams.{STREAM} = {{ key = \"clip.mp4\" }}\nloop = true\nendpoint = \"{}\"",
+                bucket.endpoint()
+            );
+            Input { fields, port: 0, server: Some(Server::S3(root, bucket)), bring: None }
+        },
+        // An object that cannot be read now is tried again inside of a read: see `tests/s3.rs`.
+        remote: None,
+    },
+    SourceCase {
         type_name: "synthetic",
         healthy: |_| {
             Input::of(format!(
@@ -174,7 +196,96 @@ const SOURCES: [SourceCase; 5] = [
     SourceCase { type_name: "url", healthy: |folder| camera(folder, "url", url_fields), remote: Some(url_fields) },
 ];
 
-const SINKS: [&str; 3] = ["blackhole", "file", "sse"];
+/// How a sink is looked at.
+struct SinkCase {
+    type_name: &'static str,
+    /// What stands behind the source `input`, given where the other side is; for pictures of 64 by 48.
+    nodes: fn(place: &str) -> String,
+    /// The other side.
+    side: fn(&Folder) -> OtherSide,
+}
+
+/// What a sink talks to.
+enum OtherSide {
+    Nobody,
+    S3(tempfile::TempDir, Bucket),
+    Vss(tempfile::TempDir, Vss),
+}
+
+impl OtherSide {
+    fn place(&self) -> String {
+        match self {
+            OtherSide::Nobody => String::new(),
+            OtherSide::S3(_, bucket) => bucket.endpoint(),
+            OtherSide::Vss(_, vss) => vss.url(),
+        }
+    }
+
+    /// From here on it takes nothing and says nothing; `false` where it cannot do so.
+    fn fall_silent(&self) -> bool {
+        match self {
+            OtherSide::Nobody => false,
+            OtherSide::S3(_, bucket) => {
+                bucket.fail_always("PUT", Fault::Hang);
+                true
+            }
+            OtherSide::Vss(_, vss) => {
+                vss.fail(&["hang"; 100]);
+                true
+            }
+        }
+    }
+}
+
+fn sums(sink: &str) -> String {
+    format!("[operators.sums]\ntype = \"checksum\"\ninputs = [\"input\"]\n\n[sinks.out]\ninputs = [\"sums\"]\n{sink}\n")
+}
+
+const SINKS: [SinkCase; 6] = [
+    SinkCase { type_name: "blackhole", nodes: |_| sums("type = \"blackhole\""), side: |_| OtherSide::Nobody },
+    SinkCase {
+        type_name: "dataset",
+        nodes: |_| "[sinks.out]\ntype = \"dataset\"\ninputs = [\"input\"]\noutput = \"set\"\n".to_owned(),
+        side: |_| OtherSide::Nobody,
+    },
+    SinkCase { type_name: "file", nodes: |_| sums(RECORDS), side: |_| OtherSide::Nobody },
+    SinkCase {
+        type_name: "s3",
+        nodes: |place| {
+            let key = "key = \"{stream}/{seq}.jsonl\"\nbatch = { items = 5 }";
+            sums(&format!("type = \"s3\"\nbucket = \"clips\"\nendpoint = \"{place}\"\n{key}"))
+        },
+        side: |_| {
+            let (root, bucket) = clips();
+            OtherSide::S3(root, bucket)
+        },
+    },
+    SinkCase { type_name: "sse", nodes: |_| sums("type = \"sse\""), side: |_| OtherSide::Nobody },
+    SinkCase {
+        type_name: "vss",
+        nodes: |place| {
+            format!(
+                "[operators.chunks]\ntype = \"chunk\"\ninputs = [\"video\"]\nevery = \"1s\"\n\n[sources.video]\n\
+                 type = \"file\"\nstreams.video = \"clip.mp4\"\n\n[sinks.out]\ntype = \"vss\"\ninputs = [\"chunks\"]\n\
+                 url = \"{place}\"\n\n[sinks.nowhere]\ntype = \"blackhole\"\ninputs = [\"input\"]\n"
+            )
+        },
+        side: |folder| {
+            let source = "testsrc=size=160x120:rate=10:duration=4";
+            ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-g", "10"], &folder.file("clip.mp4"));
+            let files = tempfile::tempdir().expect("a folder");
+            let vss = Vss::start(files.path(), 0, &[]);
+            OtherSide::Vss(files, vss)
+        },
+    },
+];
+
+impl SinkCase {
+    fn write(&self, folder: &Folder, source: &str, side: &OtherSide) {
+        let text = format!("[sources.input]\n{source}\n\n{}", (self.nodes)(&side.place()));
+        std::fs::write(folder.graph(), text).expect("written");
+    }
+}
 
 fn graph(fields: &str, sink: &str) -> String {
     format!(
@@ -192,7 +303,7 @@ struct Running {
 impl Running {
     fn start(folder: &Folder, fields: &str, bring: Option<fn(&str) -> Bringer>, sink: &str) -> Running {
         std::fs::write(folder.graph(), graph(fields, sink)).expect("written");
-        let mut engine = folder.run(&[]);
+        let mut engine = folder.run_with(&[], with_credentials);
         let address = engine.address();
         Running { bringer: bring.map(|bring| bring(&address)), engine }
     }
@@ -228,7 +339,7 @@ fn every_registered_source_and_sink_is_in_the_suite() {
         OPERATORS.iter().filter(|known| known.role == role).map(|known| known.name).collect()
     };
     assert_eq!(names(Role::Source), SOURCES.iter().map(|case| case.type_name).collect());
-    assert_eq!(names(Role::Sink), SINKS.into_iter().collect());
+    assert_eq!(names(Role::Sink), SINKS.iter().map(|case| case.type_name).collect());
 }
 
 #[test]
@@ -295,7 +406,7 @@ fn every_source_ends_while_a_sink_takes_nothing() {
         let pipe = StalledPipe::new(folder.file("pipe"));
         let fields = format!("{}\nbudget = {{ items = 6 }}", input.fields);
         std::fs::write(folder.graph(), graph(&fields, "type = \"file\"\npath = \"pipe\"")).expect("written");
-        let mut engine = folder.run(&["--drain-timeout", "1s"]);
+        let mut engine = folder.run_with(&["--drain-timeout", "1s"], with_credentials);
         let address = engine.address();
         let bringer = input.bring.map(|bring| bring(&address));
         wait_for_full(&mut engine);
@@ -362,40 +473,73 @@ fn frames() -> String {
 
 #[test]
 fn every_sink_takes_everything_and_closes() {
-    for sink in SINKS {
+    for case in SINKS {
         let folder = Folder::with_graph("");
-        let fields = frames().replace("realtime = false", "realtime = true");
-        let path = if sink == "file" { "\npath = \"out.jsonl\"" } else { "" };
-        std::fs::write(folder.graph(), graph(&fields, &format!("type = \"{sink}\"{path}"))).expect("written");
-        let mut engine = folder.run(&[]);
+        let side = (case.side)(&folder);
+        // Paced, so that whoever listens is there before the end.
+        case.write(&folder, &frames().replace("realtime = false", "realtime = true\noverflow = \"block\""), &side);
+        let mut engine = folder.run_with(&[], with_credentials);
         let address = engine.address();
         // What it hears waits in the connection.
-        let heard = (sink == "sse").then(|| Events::listen(&address, "", None));
+        let heard = (case.type_name == "sse").then(|| Events::listen(&address, "", None));
         let finished = engine.finish().expect(0);
         let counts = finished.counts(STREAM);
-        assert_eq!((counts.read, counts.delivered + counts.dropped), (FRAMES, FRAMES), "{sink}: {counts:?}");
-        match (sink, heard) {
-            ("file", _) => assert_eq!(folder.records("out.jsonl").len() as u64, counts.delivered),
-            (_, Some(events)) => {
-                let heard = events.filter(|event| event.kind == "checksum").count() as u64;
-                assert!(heard <= counts.delivered && heard > 0, "{heard} of {counts:?}");
+        assert_eq!((counts.read, counts.delivered), (FRAMES, FRAMES), "{}: {counts:?}", case.type_name);
+        match (&side, heard) {
+            (OtherSide::S3(root, _), _) => {
+                let lines: usize = objects(root.path(), "clips")
+                    .values()
+                    .map(|object| object.iter().filter(|byte| **byte == b'\n').count())
+                    .sum();
+                assert_eq!(lines as u64, FRAMES);
             }
-            _ => {}
+            (OtherSide::Vss(files, _), _) => {
+                // Each with what is known of it.
+                assert_eq!(std::fs::read_dir(files.path()).expect("a folder").count(), 2 * 4);
+                let counts = finished.counts("video");
+                assert_eq!(counts.delivered, counts.read, "{counts:?}");
+            }
+            (OtherSide::Nobody, Some(events)) => {
+                let heard = events.filter(|event| event.kind == "checksum").count() as u64;
+                assert!(heard <= FRAMES && heard > 0, "{heard}");
+            }
+            (OtherSide::Nobody, None) if case.type_name == "file" => {
+                assert_eq!(folder.records("out.jsonl").len() as u64, FRAMES);
+            }
+            (OtherSide::Nobody, None) => {}
         }
     }
 }
 
-/// What is on the other side of a sink reads no more: the graph ends all the same.
+/// What is on the other side of a sink takes and says nothing more: the graph ends all the same, and the sink is named.
 #[test]
 fn every_sink_ends_while_the_other_side_takes_nothing() {
-    // `blackhole` has no other side, and the stalled pipe of `file` is looked at above.
+    for case in SINKS {
+        let folder = Folder::with_graph("");
+        let side = (case.side)(&folder);
+        if !side.fall_silent() {
+            continue;
+        }
+        case.write(&folder, &frames(), &side);
+        let mut engine = folder.run_with(&["--drain-timeout", "1s"], with_credentials);
+        engine.wait_for_graph("items that wait for the other side", |graph| {
+            let streams = graph["streams"].as_array().expect("a list");
+            let waits = |stream: &Value| {
+                stream["counts"]["in_flight"].as_u64() > Some(0) || stream["in_flight"].as_u64() > Some(0)
+            };
+            streams.iter().any(waits)
+        });
+        let finished = engine.terminate();
+        assert_ne!(finished.code(), 0, "{}: it could not drain", case.type_name);
+        assert!(finished.stderr.contains("`out`"), "{}: the sink is named: {}", case.type_name, finished.stderr);
+    }
+    // The stalled pipe of `file` is looked at above; somebody who listens and does not read slows nobody down.
     let folder = Folder::with_graph("");
-    let mut running =
-        Running::start(&folder, &frames().replace(&format!("\nframes = {FRAMES}"), ""), None, "type = \"sse\"");
+    let endless = frames().replace(&format!("\nframes = {FRAMES}"), "");
+    let mut running = Running::start(&folder, &endless, None, "type = \"sse\"");
     let address = running.engine.address();
     let mut silent = TcpStream::connect(address.strip_prefix("http://").expect("an address")).expect("connected");
     silent.write_all(b"GET /events HTTP/1.1\r\nhost: engine\r\n\r\n").expect("written");
-    // It is slowed down by nobody who does not read.
     running.wait_for_delivery(2000);
     let finished = running.end("sse");
     assert_eq!(finished.counts(STREAM).lost, 0);

@@ -3,68 +3,19 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use support::cameras::free_port;
-use support::{Finished, Folder, ffmpeg, get, repository, send, wait_for};
+use support::vss::Vss;
+use support::{Finished, Folder, ffmpeg, send, wait_for};
 
 /// Seconds of the clip, and of a chunk: so many chunks.
 const SECONDS: u32 = 6;
 const CHUNK: u32 = 2;
 const CHUNKS: usize = (SECONDS / CHUNK) as usize;
-
-/// A server whose files are in a folder, and outlive it.
-struct Vss {
-    process: Child,
-    port: u16,
-}
-
-impl Vss {
-    fn start(folder: &Path, port: u16, arguments: &[&str]) -> Vss {
-        let mut process = Command::new("python3")
-            .arg(repository().join("tests/support/vss_server.py"))
-            .arg(folder)
-            .args(["--port", &port.to_string()])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        let port = line.trim().parse().expect("a port");
-        Vss { process, port }
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn fail(&self, faults: &[&str]) {
-        let faults = serde_json::to_string(faults).expect("JSON");
-        assert_eq!(send("POST", &format!("{}/faults", self.url()), &[], &faults).status, 200);
-    }
-
-    fn log(&self) -> Vec<String> {
-        let (_, log) = get(&format!("{}/log", self.url()));
-        serde_json::from_value(log).expect("lines")
-    }
-
-    fn posts(&self) -> usize {
-        self.log().iter().filter(|line| line.starts_with("POST") && line.ends_with("/files")).count()
-    }
-}
-
-impl Drop for Vss {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// What a server keeps: by name, the contents and ids of all files that are called so.
 fn stored(folder: &Path) -> BTreeMap<String, Vec<(String, Vec<u8>)>> {

@@ -9,6 +9,7 @@ pub mod authority;
 pub mod bucket;
 pub mod cameras;
 pub mod lossy;
+pub mod vss;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

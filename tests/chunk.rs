@@ -416,6 +416,45 @@ fn what_exists_is_not_overwritten_unasked() {
     assert_complete(&video, &chunks(&run, "clip"));
 }
 
+/// Old containers say of most pictures only when they are decoded, and raw video says nothing at all.
+#[test]
+fn pictures_whose_times_are_missing_are_shown_in_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("old.avi");
+    let picture = ["-f", "lavfi", "-i", "testsrc=size=320x240:rate=25:duration=4"];
+    ffmpeg(&[&picture[..], &["-c:v", "mpeg4", "-bf", "2", "-g", "25"]].concat(), &video);
+    let raw = folder.path().join("raw.h264");
+    ffmpeg(&[&picture[..], &["-c:v", "libx264", "-bf", "0", "-g", "25", "-pix_fmt", "yuv420p"]].concat(), &raw);
+    let run = graph(&format!("path = ['{}', '{}']", video.display(), raw.display()), "every = \"1s\"");
+    let ended = run.run(&[]).finish().expect(0);
+    for (stream, file) in [("old", &video), ("raw", &raw)] {
+        let chunks = chunks(&run, stream);
+        assert_eq!(chunks.len(), 4, "{stream}");
+        let expected = packets(file, 0, false).len();
+        assert_eq!(ended.counts(stream), Counts::all_delivered(expected as u64), "{stream}");
+        for chunk in &chunks {
+            assert_decodes(chunk);
+            let mut shown: Vec<f64> = packets(chunk, 0, false).iter().map(|packet| packet.pts).collect();
+            shown.sort_by(f64::total_cmp);
+            shown.dedup();
+            assert_eq!(shown.len(), packets(chunk, 0, true).len(), "{}: each at a time of its own", chunk.display());
+        }
+    }
+}
+
+#[test]
+fn a_path_with_placeholders_takes_segments_alone() {
+    let folder = Folder::with_graph(
+        "[sources.scene]\ntype = \"synthetic\"\n[operators.sums]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+         [sinks.out]\ntype = \"file\"\ninputs = [\"sums\"]\npath = \"{stream}_{index}.json\"\n",
+    );
+    let output = support::command(&["check", text(&folder.graph())]).output().expect("the engine's binary runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let expected = "`sinks.out` takes nothing of `sums`: records have no files of their own, as `path` gives them";
+    assert!(said.contains(expected), "{said}");
+}
+
 #[test]
 fn what_mp4_cannot_hold_is_left_out_or_refused() {
     let folder = tempfile::tempdir().expect("a folder");

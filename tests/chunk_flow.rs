@@ -53,7 +53,8 @@ fn packets(file: &Path, track: usize, hidden: bool) -> Vec<String> {
         command.args(["-select_streams", &track.to_string()]).arg(file).output().expect("ffprobe is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
-    text.lines().filter(|line| !line.is_empty()).map(|line| line.trim_end_matches(',').to_owned()).collect()
+    // Side data of a packet, where it has any, stands behind its hash and on lines of its own.
+    text.lines().filter_map(|line| line.split(',').find(|word| word.starts_with("MD5:"))).map(str::to_owned).collect()
 }
 
 /// FFmpeg decodes all of it without a word.

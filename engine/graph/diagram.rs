@@ -216,7 +216,7 @@ mod tests {
           sink1 [label="disk\nrecorder", shape=note];
           source0 -> tap0 [label="frames, 2 a second\n4 items, 64 MiB, then the oldest is dropped"];
           tap0 -> sink0 [label="1 item, 64 MiB, then the oldest is dropped"];
-          source0 -> sink1 [label="all packets\n4 items, 64 MiB, then video is dropped until the next keyframe"];
+          source0 -> sink1 [label="all packets\n256 items, 64 MiB, then video is dropped until the next keyframe"];
         }
         "#);
     }
@@ -231,7 +231,7 @@ mod tests {
           sink1[/"disk<br/>recorder"/]
           source0 -->|"frames, 2 a second<br/>4 items, 64 MiB, then the oldest is dropped"| tap0
           tap0 -->|"1 item, 64 MiB, then the oldest is dropped"| sink0
-          source0 -->|"all packets<br/>4 items, 64 MiB, then video is dropped until the next keyframe"| sink1
+          source0 -->|"all packets<br/>256 items, 64 MiB, then video is dropped until the next keyframe"| sink1
           style tap0 stroke-dasharray: 5 5
         "#);
     }

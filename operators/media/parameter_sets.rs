@@ -109,7 +109,7 @@ fn picture_size(parameters: &Parameters, packet: &Packet) -> Option<(u32, u32)> 
         if parser.is_null() {
             return None;
         }
-        (*parser).flags |= ffi::PARSER_FLAG_COMPLETE_FRAMES as i32;
+        (*parser).flags |= ffi::PARSER_FLAG_COMPLETE_FRAMES;
         let (mut out, mut length) = (ptr::null_mut(), 0);
         let raw = packet.packet.as_ptr();
         ffi::av_parser_parse2(

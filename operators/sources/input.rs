@@ -173,7 +173,7 @@ impl Input {
     /// Gets the last pictures out of the decoder.
     pub fn drain(&mut self, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
         if let Some(packets) = &mut self.packets {
-            packets.drain();
+            packets.drain(outlet)?;
         }
         self.frames.as_mut().map_or(Ok(()), |frames| frames.drain(outlet))
     }

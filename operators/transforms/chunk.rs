@@ -137,7 +137,9 @@ struct Part {
     follows: bool,
     is_after_gap: bool,
     acks: Vec<Ack>,
-    /// When its first packet was read.
+    /// Number of its first picture's packet: unlike its index, it goes on through every reload.
+    seq: u64,
+    /// When that was read.
     time: SystemTime,
     fallback: bool,
     /// For each track whether all of it that belongs here has come.
@@ -146,6 +148,7 @@ struct Part {
 
 /// A packet of a track that is not cut by itself.
 struct Waiting {
+    seq: u64,
     packet: Arc<Packet>,
     pts: MediaTime,
     ack: Ack,
@@ -214,7 +217,8 @@ impl StreamOperator for ChunkStream {
             return Ok(());
         }
         self.waiting_bytes += packet.data.len() as u64;
-        self.waiting.push_back(Waiting { packet: packet.clone(), pts: item.pts, ack: item.lease.ack.clone() });
+        let (seq, pts, ack) = (item.seq, item.pts, item.lease.ack.clone());
+        self.waiting.push_back(Waiting { seq, packet: packet.clone(), pts, ack });
         self.place_waiting(self.decoded, out);
         Ok(())
     }
@@ -330,6 +334,7 @@ impl ChunkStream {
             follows: self.is_unbroken,
             is_after_gap: std::mem::take(&mut self.is_after_gap),
             acks: Vec::new(),
+            seq: item.seq,
             time: item.time,
             fallback: false,
             complete,
@@ -366,7 +371,7 @@ impl ChunkStream {
     }
 
     fn place_first(&mut self, out: &mut Output) {
-        let Some(Waiting { packet, pts, ack }) = self.waiting.pop_front() else { return };
+        let Some(Waiting { seq, packet, pts, ack }) = self.waiting.pop_front() else { return };
         self.waiting_bytes -= packet.data.len() as u64;
         let Some(open) = &mut self.open else {
             // Sound without any picture beside it.
@@ -390,7 +395,7 @@ impl ChunkStream {
         };
         match append(part, &packet, pts, self.info.as_deref()) {
             Ok(()) => part.acks.push(ack),
-            Err(error) => self.report(&explained(&error), ack, part_time(self.open.as_ref()), out),
+            Err(error) => self.report(&explained(&error), seq, ack, out),
         }
         self.finish_closing_if_complete(out);
     }
@@ -420,13 +425,13 @@ impl ChunkStream {
     }
 
     fn finish(&self, part: Part, out: &mut Output) {
-        let Part { muxer, index, start, end, follows, acks, time, fallback, .. } = part;
+        let Part { muxer, index, start, end, follows, acks, seq, time, fallback, .. } = part;
         let ack = Ack::merged(acks);
         let (content, sha256) = match muxer.finish() {
             Ok(finished) => finished,
             Err(error) => {
                 let message = format!("chunk {index} cannot be completed: {}", explained(&error));
-                self.report(&message, ack, Some(time), out);
+                self.report(&message, seq, ack, out);
                 return;
             }
         };
@@ -437,20 +442,20 @@ impl ChunkStream {
         let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, content };
         let payload = Payload::Segment(Arc::new(segment));
         let stream = self.stream.clone();
-        out.emit(Item { stream, seq: index, pts: start, time, fallback, payload, lease });
+        out.emit(Item { stream, seq, pts: start, time, fallback, payload, lease });
     }
 
     /// An error record in the place of what `ack` speaks for.
-    fn report(&self, message: &str, ack: Ack, time: Option<SystemTime>, out: &mut Output) {
+    fn report(&self, message: &str, seq: u64, ack: Ack, out: &mut Output) {
         let (node, stream) = (&self.settings.origin.node, &self.stream);
         let message = format!("`{node}` failed on stream `{stream}`: {message}");
         tracing::warn!(%node, %stream, "{message}");
         ack.raise(Verdict::Rejected);
-        let time = time.unwrap_or_else(|| self.settings.clock.wall());
-        let record = self.settings.origin.signal(stream, None, time, RecordBody::Error { message });
+        let time = self.settings.clock.wall();
+        let record = self.settings.origin.signal(stream, Some(seq), time, RecordBody::Error { message });
         out.emit(Item {
             stream: stream.clone(),
-            seq: self.next_index,
+            seq,
             pts: self.decoded.unwrap_or(MediaTime::ZERO),
             time,
             fallback: false,
@@ -458,10 +463,6 @@ impl ChunkStream {
             lease: Lease { credit: Some(self.budget.overdraw(0)), ack },
         });
     }
-}
-
-fn part_time(part: Option<&Part>) -> Option<SystemTime> {
-    part.map(|part| part.time)
 }
 
 fn append(part: &mut Part, packet: &Packet, pts: MediaTime, info: Option<&StreamInfo>) -> Result<(), MuxError> {
@@ -585,3 +586,102 @@ pub static REGISTRATION: Registration = Registration {
     example: "[operators.chunks]\ntype = \"chunk\"\ninputs = [\"cameras\"]\nevery = \"30s\"\n",
     build,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    use bytes::Bytes;
+
+    use crate::item::TrackFormat;
+    use crate::lease::Counts;
+    use crate::sinks::records::tests::context;
+    use crate::testing::item;
+    use crate::time::TimeBase;
+
+    fn built(fields: &str) -> Result<Arc<dyn InlineOperator>, String> {
+        match build(&context(Path::new(".")), fields.parse().unwrap()) {
+            Ok(Built::Inline(operator)) => Ok(operator),
+            Ok(_) => panic!("not an inline operator"),
+            Err(errors) => {
+                let told = |error: &FieldError| format!("{}: {}; {}", error.field, error, error.hint.clone().unwrap());
+                Err(errors.iter().map(told).collect::<Vec<_>>().join("\n"))
+            }
+        }
+    }
+
+    #[test]
+    fn fields_that_cannot_work_are_refused_with_what_to_do() {
+        for (fields, parts) in [
+            ("", &["it needs to know where to cut; add `every = \"30s\"`"][..]),
+            ("every = \"1s\"\nparts = 2", &["`every` and `parts` both say where to cut; keep one"]),
+            ("every = \"0s\"", &["every: `every` cannot be 0s; write a length of time up to 6h"]),
+            (
+                "every = \"1day\"\nwhole_below = \"1s\"",
+                &["cannot be 1day", "whole_below: `whole_below` has no meaning"],
+            ),
+            ("parts = 2\nname = \"{index}/a.mp4\"", &["name: `/a.mp4` cannot be part of a chunk's name; use letters"]),
+            ("parts = 2\nname = \"a.mp4\"", &["all chunks would have the same name; add `{index}`"]),
+            ("parts = 2\nname = \"{when}.mp4\"", &["nothing is known for `{when}`; there is `{stream}`, `{index}`"]),
+        ] {
+            let said = built(fields).err().unwrap_or_else(|| panic!("{fields} was taken"));
+            assert!(parts.iter().all(|part| said.contains(part)), "{fields}: {said}");
+        }
+        assert!(built("parts = 4").is_ok());
+    }
+
+    fn packet(seq: u64) -> (Item, Arc<crate::lease::Account>) {
+        let time = MediaTime::from_micros(i64::try_from(seq).unwrap() * 40_000);
+        let data = Bytes::from_static(b"picture");
+        let packet = Packet { track: 0, is_key: true, dts: time, duration: None, data };
+        item(seq, time, Payload::Packet(Arc::new(packet)))
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told_once_and_rejected() {
+        let operator = built("parts = 4").unwrap();
+        let mut stream = operator.start(&StreamId::new("door").unwrap());
+        let format = TrackFormat::Video { width: 4, height: 4, frame_rate: None, has_b_frames: false };
+        let base = TimeBase::MICROSECONDS;
+        let track = Track { index: 0, codec: "secret".into(), format, time_base: base, parameters: None };
+        let info = StreamInfo { tracks: vec![track], time_base: base, duration: None };
+        let mut out = Output::default();
+        stream.open(&Arc::new(info), &mut out);
+        let accounts: Vec<_> = (0..3)
+            .map(|seq| {
+                let (item, account) = packet(seq);
+                let outcome = stream.item(&item, &mut out);
+                match (seq, outcome) {
+                    (0, Err(error)) => {
+                        assert!(error.to_string().starts_with("MP4 cannot hold secret video; convert"), "{error}");
+                        // What the engine does with an error.
+                        item.lease.ack.raise(Verdict::Rejected);
+                    }
+                    (1.., Ok(())) => {}
+                    (seq, outcome) => panic!("{seq}: {outcome:?}"),
+                }
+                item.lease.ack.release();
+                account
+            })
+            .collect();
+        for account in accounts {
+            assert_eq!(account.snapshot(), Counts { read: 1, rejected: 1, ..Counts::default() });
+        }
+        stream.end(&EndReason::Eof, &mut out);
+        assert_eq!(out.drain().count(), 0);
+    }
+
+    #[test]
+    fn cuts_lie_behind_multiples_of_the_length() {
+        let base = TimeBase::new(1, 30).unwrap();
+        let at = |ticks| MediaTime::new(ticks, base);
+        let mut grid = Grid { start: at(5), length: 2_000_000, next: 1, left: 2 };
+        assert!(!grid.is_due(at(64)) && grid.is_due(at(65)), "exactly two seconds");
+        // A keyframe that comes late moves no other.
+        grid.cut_at(at(120));
+        assert!(!grid.is_due(at(124)) && grid.is_due(at(125)));
+        grid.cut_at(at(300));
+        assert!(!grid.is_due(at(10_000)), "no more cuts than there may be");
+    }
+}

@@ -200,6 +200,9 @@ impl Waiting {
     }
 }
 
+/// What was read to see that an input is there, and the size of its first picture where that was decoded.
+type Begun = (Vec<Packet>, Option<(u32, u32)>);
+
 /// Reads until a picture comes out of a decoder; answers the packets since the last keyframe, and the picture's size.
 /// Where nobody wants pictures, nothing is decoded: the first keyframe is enough.
 fn first_picture(
@@ -208,7 +211,7 @@ fn first_picture(
     demand: Demand,
     clock: &dyn Clock,
     stopping: &dyn Fn() -> bool,
-) -> Result<(Vec<Packet>, Option<(u32, u32)>), NotConnected> {
+) -> Result<Begun, NotConnected> {
     let lost = |loss| Err(NotConnected::Lost(loss));
     let decoder = demand.frames.then(|| Decoder::open(demuxer.parameters(), demuxer.time_base(), 1));
     let mut decoder = match decoder.transpose() {

@@ -15,6 +15,8 @@ use crate::time::MediaTime;
 /// Sound that comes before the first picture waits for it, because that is where time begins; no more than this.
 const MOST_WAITING: usize = 512;
 const MOST_WAITING_BYTES: u64 = 8 << 20;
+/// A picture whose time is missing waits for the next one that is shown behind it; behind no more packets than these.
+const MOST_HELD: usize = 64;
 /// Packets a second where a container says nothing.
 const FALLBACK_RATE: i64 = 25;
 
@@ -27,6 +29,8 @@ pub(in crate::sources) struct PacketTracks {
     longest_step: Option<Duration>,
     waiting: VecDeque<Packet>,
     waiting_bytes: u64,
+    /// A picture that others are shown before, and of which only the decoding time is known; and what came behind it.
+    held: VecDeque<Packet>,
     /// Number of the next packet.
     seq: u64,
     realtime: bool,
@@ -59,6 +63,7 @@ impl PacketTracks {
             longest_step,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            held: VecDeque::new(),
             seq,
             realtime,
             started: None,
@@ -117,6 +122,7 @@ impl PacketTracks {
             && let Some(track) = info.tracks.get_mut(packet.track())
         {
             track.parameters = Some(changed);
+            self.release(packet.dts(), outlet)?;
             outlet.open(info.clone());
         }
         if self.times.is_none() {
@@ -126,16 +132,58 @@ impl PacketTracks {
                 return Ok(());
             };
             self.begin_at(origin);
-            for waiting in std::mem::take(&mut self.waiting) {
-                self.emit(&waiting, outlet)?;
-            }
+            self.emit_waiting(outlet)?;
         }
-        self.emit(packet, outlet)
+        self.emit_or_hold(packet, outlet)
     }
 
-    /// What came of an input that ends before its first picture is nothing that anybody can show.
-    pub fn drain(&mut self) {
+    /// Old containers (AVI, program streams) do not say when pictures are shown that others are shown before: it is when
+    /// the next of them is decoded.
+    fn emit_or_hold(&mut self, packet: &Packet, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
+        let is_reordered = self.tracks.first().is_some_and(|track| nature(track).delay > 0);
+        let is_later = match (packet.pts(), packet.dts()) {
+            (None, Some(_)) => true,
+            (Some(pts), Some(dts)) => pts > dts,
+            (_, None) => false,
+        };
+        if is_reordered && packet.is_video() && is_later {
+            self.release(packet.dts(), outlet)?;
+            if packet.pts().is_none() {
+                self.held.push_back(packet.clone());
+                return Ok(());
+            }
+        }
+        if self.held.is_empty() {
+            return self.emit(packet, packet.pts(), outlet);
+        }
+        self.held.push_back(packet.clone());
+        if self.held.len() > MOST_HELD { self.release(None, outlet) } else { Ok(()) }
+    }
+
+    /// Emits what is held; its first picture is shown at `shown`.
+    fn release(&mut self, shown: Option<i64>, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
+        let mut shown = shown;
+        std::mem::take(&mut self.held).iter().try_for_each(|packet| {
+            let pts = packet.pts().or(shown.take());
+            self.emit(packet, pts, outlet)
+        })
+    }
+
+    /// The input is over: what waits for a time that never came begins at zero, if there is a picture among it.
+    pub fn drain(&mut self, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
+        if self.times.is_none() && self.waiting.iter().any(begins) {
+            self.begin_at(MediaTime::ZERO);
+            self.emit_waiting(outlet)?;
+        }
         self.waiting.clear();
+        let nominal = self.tracks.first().map_or(0, |track| nature(track).nominal);
+        let last = self.held.iter().filter(|packet| packet.is_video()).filter_map(Packet::dts).max();
+        self.release(last.map(|dts| dts.saturating_add(nominal)), outlet)
+    }
+
+    fn emit_waiting(&mut self, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting).iter().try_for_each(|packet| self.emit_or_hold(packet, outlet))
     }
 
     /// What the input says of the first picture, if this packet is it or too much waits for it.
@@ -144,8 +192,16 @@ impl PacketTracks {
             let base = self.tracks.get(packet.track())?.time_base;
             packet.pts().or(packet.dts()).map(|ticks| MediaTime::new(ticks, base))
         };
-        if packet.is_video() && packet.is_key() && !packet.is_hidden() {
-            return said(packet);
+        let before = self.waiting.iter().position(begins);
+        if packet.is_video() && (before.is_some() || begins(packet)) {
+            // RTP tells no time before its second picture.
+            let pictures =
+                before.map_or(0, |first| self.waiting.iter().skip(first).filter(|one| one.is_video()).count());
+            let nominal = self.tracks.first().map_or(0, |track| nature(track).nominal);
+            let earlier = nominal.saturating_mul(i64::try_from(pictures).unwrap_or(0));
+            if let Some(said) = said(packet) {
+                return Some(said.since(earlier));
+            }
         }
         let is_too_much = self.waiting.len() >= MOST_WAITING || self.waiting_bytes >= MOST_WAITING_BYTES;
         self.waiting.front().filter(|_| is_too_much).and_then(said).or_else(|| {
@@ -163,9 +219,9 @@ impl PacketTracks {
         });
     }
 
-    fn emit(&mut self, packet: &Packet, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
+    fn emit(&mut self, packet: &Packet, said: Option<i64>, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
         let (Some(times), Some(track)) = (&mut self.times, self.tracks.get(packet.track())) else { return Ok(()) };
-        let stamp = times.stamp(packet.track(), packet.pts(), packet.dts(), packet.duration());
+        let stamp = times.stamp(packet.track(), said, packet.dts(), packet.duration());
         let base = track.time_base;
         let (pts, dts) = (MediaTime::new(stamp.pts, base), MediaTime::new(stamp.dts, base));
         if let Some(repair) = stamp.repair {
@@ -196,6 +252,11 @@ impl PacketTracks {
         let started = *self.started.get_or_insert_with(|| now.checked_sub(dts.as_duration()).unwrap_or(now));
         started.checked_add(dts.as_duration()).is_none_or(|due| wait_until(outlet, due))
     }
+}
+
+/// Whether pictures can be shown from this packet on.
+fn begins(packet: &Packet) -> bool {
+    packet.is_video() && packet.is_key() && !packet.is_hidden()
 }
 
 fn nature(track: &Track) -> TrackNature {

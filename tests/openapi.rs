@@ -160,7 +160,7 @@ fn so_is_what_works() {
     image::RgbImage::new(320, 192).write_to(&mut picture, image::ImageFormat::Png).expect("a picture");
     let picture = picture.into_inner();
     wait_for("the models", || {
-        let (status, _, _) = support::get_text(&format!("{address}/preview?graph=door&stream=b"));
+        let (status, _, _) = support::get_bytes(&format!("{address}/preview?graph=door&stream=b"));
         let (_, stats) = support::get(&format!("{address}/stats"));
         (status == 200 && stats["predict"]["models"]["shapes"] == "ready").then_some(())
     });

@@ -385,6 +385,20 @@ fn texts_over_http_name_only_allowed_files_and_hosts() {
     assert_eq!(look("rtsp://127.0.0.1:9/x").expect(200)["ok"], false);
     engine.terminate().expect(0);
 
+    // What was saved is bound by what is allowed now, and not by what was allowed then.
+    let mut engine = run(&["--allow-path", "in", "--save", "saved"]);
+    put(&engine.address(), &file("in/clip.mp4")).expect(201);
+    let own = graph("type = \"file\"\npath = \"saved/door.toml\"", hole);
+    let inside = send("PUT", &format!("{}/graphs/other", engine.address()), &[], &own).expect(400);
+    assert_eq!(code(&inside), Some("forbidden-reference"), "{inside}");
+    engine.terminate().expect(0);
+    let mut engine = run(&["--save", "saved"]);
+    engine.wait_for_log("ready: ");
+    let (status, health) = engine.get("/health");
+    let problems = health["problems"].to_string();
+    assert!(status == 503 && problems.contains("door") && problems.contains("may not name the path"), "{health}");
+    engine.terminate();
+
     // The files of the process itself name what they like, and further streams of theirs do not.
     std::fs::write(at("graphs/own.toml"), file("secret.mp4").replace("path =", "loop = true\nstreams.own ="))
         .expect("written");

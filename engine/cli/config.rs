@@ -84,6 +84,7 @@ struct KeyConfig {
 struct LimitsConfig {
     rate: Option<Rate>,
     connections: Option<usize>,
+    connections_each: Option<usize>,
     subscribers: Option<usize>,
     header_size: Option<config::Size>,
     header_time: Option<config::Duration>,
@@ -149,6 +150,9 @@ impl ProcessArguments {
                  more than the subscribers, so that `/health` is answered"
             )));
         }
+        if limits.connections_each == Some(0) {
+            return Err(wrong("`connections_each` is 0: nobody could connect".to_owned()));
+        }
         let header_timeout = limits.header_time.map_or(defaults.header_timeout, |time| time.0);
         if header_timeout.is_zero() || header_timeout > Duration::from_secs(3600) {
             return Err(wrong("`header_time` is out of range: write a time up to an hour, such as \"10s\"".to_owned()));
@@ -185,6 +189,7 @@ impl ProcessArguments {
             header_timeout,
             max_header_bytes,
             max_connections,
+            max_connections_each: limits.connections_each,
             max_subscribers,
             access: Access { keys, rate, insecure: self.insecure },
             tls,
@@ -295,6 +300,7 @@ mod tests {
             ("[limits]\nrate = \"many\"", &[], "100/s"),
             ("[limits]\nconnections = 10\nsubscribers = 10", &[], "connections have to be more"),
             ("[limits]\nheader_size = \"1KiB\"", &[], "8KiB"),
+            ("[limits]\nconnections_each = 0", &[], "connections_each"),
             ("[limits]\nheader_time = \"0s\"", &[], "header_time"),
             ("[allow]\nhosts = [\"10.0.0.0/99\"]", &[], "10.0.0.0/99"),
             ("", &["--tls-cert", "a.pem"], "`--tls-cert` is given without `--tls-key`"),

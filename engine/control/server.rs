@@ -4,11 +4,12 @@
 //! connection has as long), and what one connection may have waiting to be written. A client beyond the number of
 //! connections is told so and cut.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use super::live::Live;
 use super::predict::Predict;
 use super::routes::Routes;
 use super::tls::{Tls, TlsFiles};
+use crate::runtime::counters::lock;
 use crate::runtime::graphs::Graphs;
 use crate::runtime::stats::Observe;
 
@@ -48,6 +50,8 @@ pub struct ControlConfig {
     /// Bytes of a request's head, and about as many of an answer that wait in a connection; at least 8192.
     pub max_header_bytes: usize,
     pub max_connections: usize,
+    /// Connections of one address; `None` for as many as there are. Behind a proxy all are of its address.
+    pub max_connections_each: Option<usize>,
     /// Connections that listen to `/events`; fewer than all, so that `/health` is always answered.
     pub max_subscribers: usize,
     pub access: Access,
@@ -64,6 +68,7 @@ impl Default for ControlConfig {
             header_timeout: Duration::from_secs(10),
             max_header_bytes: 16 << 10,
             max_connections: 2048,
+            max_connections_each: None,
             max_subscribers: 1900,
             access: Access::default(),
             tls: None,
@@ -232,6 +237,7 @@ async fn serve(
         .max_buf_size(config.max_header_bytes.max(8192));
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(config.max_connections));
+    let addresses = Addresses { most: config.max_connections_each, counts: Arc::default() };
     let hub = routes.hub.clone();
     let dispatching = tokio::spawn({
         let hub = hub.clone();
@@ -242,8 +248,8 @@ async fn serve(
         tokio::select! {
             deadline = &mut stopped => break deadline.unwrap_or_default(),
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
-                    Ok(slot) => {
+                Ok((stream, peer)) => match addresses.admit(peer.ip(), &slots) {
+                    Some(slot) => {
                         let connection = Connection {
                             http: http.clone(),
                             watcher: graceful.watcher(),
@@ -254,8 +260,8 @@ async fn serve(
                         tokio::spawn(handle(stream, handshake, connection, slot));
                     }
                     // What is not encrypted would be noise to a client that expects it to be.
-                    Err(_) if tls.is_some() => {}
-                    Err(_) => refuse(&stream),
+                    None if tls.is_some() => {}
+                    None => refuse(&stream),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -273,6 +279,48 @@ async fn serve(
     dispatching.abort();
 }
 
+/// How many connections each address has, where that is bounded.
+struct Addresses {
+    most: Option<usize>,
+    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// A connection's place among all, and among those of its address. It is free again when this is dropped.
+struct Slot {
+    _permit: OwnedSemaphorePermit,
+    counted: Option<(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr)>,
+}
+
+impl Addresses {
+    /// A place for a connection; `None` where there is none left.
+    fn admit(&self, address: IpAddr, slots: &Arc<Semaphore>) -> Option<Slot> {
+        let permit = slots.clone().try_acquire_owned().ok()?;
+        let Some(most) = self.most else { return Some(Slot { _permit: permit, counted: None }) };
+        let address = address.to_canonical();
+        let mut counts = lock(&self.counts);
+        let count = counts.entry(address).or_default();
+        // An entry of nobody is not left behind: a connection of its address would have to be there.
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Slot { _permit: permit, counted: Some((self.counts.clone(), address)) })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some((counts, address)) = &self.counted else { return };
+        let mut counts = lock(counts);
+        if let Some(count) = counts.get_mut(address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(address);
+            }
+        }
+    }
+}
+
 /// What it takes to answer on a connection.
 struct Connection {
     http: http1::Builder,
@@ -282,12 +330,7 @@ struct Connection {
 }
 
 /// Answers on a connection until it ends; a handshake may take only so long.
-async fn handle(
-    stream: TcpStream,
-    handshake: Option<(TlsAcceptor, Duration)>,
-    connection: Connection,
-    slot: OwnedSemaphorePermit,
-) {
+async fn handle(stream: TcpStream, handshake: Option<(TlsAcceptor, Duration)>, connection: Connection, slot: Slot) {
     // Events are small and must not wait for company.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot send small packets at once");

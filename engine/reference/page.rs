@@ -33,6 +33,7 @@ Editors that know TOML schemas (Even Better TOML, Taplo) complete and check grap
 | a size | `"64MiB"`, `"1.5GB"`, `65536` | bytes; KiB, MiB, GiB are powers of 1024, kB, MB, GB of 1000 |
 | a rate | `2`, `29.97`, `"30000/1001"` | pictures a second, at most 1000 |
 | the path of a file | `"videos/*.mp4"` | relative to the folder in which the engine runs; a pattern must match something |
+| a URL | `"rtsp://user:password@10.0.0.7/main"` | for `url` also the path of a session description, `"door.sdp"` |
 
 `[params]` has values with names of the user's choice; `--set NAME=VALUE` replaces one. In every value, `${NAME}` stands for a parameter, `${env.NAME}` for an
 environment variable, `${env.NAME:-default}` for one that may be missing or empty, and `${file.PATH}` for the text of a file. A value that is only one such

@@ -299,6 +299,10 @@ impl Demuxer {
         for (name, value) in options.iter().filter(|(name, value)| !name.contains('\0') && !value.contains('\0')) {
             dictionary.set(name, value);
         }
+        if gate::is_bound() {
+            // A connection that a playlist keeps is asked for more, and follows redirects, without coming by the gate.
+            dictionary.set("http_persistent", "0");
+        }
         let opened = interrupt::while_polling(stop, || open(location, dictionary));
         let refused = gate::refused();
         match opened {

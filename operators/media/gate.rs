@@ -1,7 +1,7 @@
 //! Which hosts libav may talk to on this thread, wherever an input leads on to: a redirect, a playlist, a key.
 //!
-//! Each stream is read on a thread of its own, so the thread says whose input it is. libav opens everything that is not
-//! the transport itself through a callback of the context, and of the contexts inside it; here it asks first. Redirects
+//! Each stream is read on a thread of its own, so the thread says whose input it is. What a playlist or a redirect names,
+//! libav opens through a callback of the context; here it asks first. Redirects
 //! of HTTP and of RTSP are followed by libav before anybody can look: the request goes out, and its answer is thrown away.
 
 use std::cell::{Cell, RefCell};
@@ -29,6 +29,11 @@ pub fn enter(hosts: Hosts) {
 /// What this thread may reach, for another that does a part of its work.
 pub fn current() -> Hosts {
     HOSTS.with_borrow(Hosts::clone)
+}
+
+/// Whether there are hosts that this thread may not reach.
+pub(super) fn is_bound() -> bool {
+    HOSTS.with_borrow(|hosts| *hosts != Hosts::Anything)
 }
 
 /// The host that was refused since the last question.
@@ -67,7 +72,7 @@ static DEFAULT: OnceLock<Open> = OnceLock::new();
 
 const NOT_PERMITTED: c_int = -ffmpeg::error::EPERM;
 
-/// Makes a context ask before it opens anything. Contexts that it makes inside take the callback over from it.
+/// Makes a context ask before it opens anything.
 ///
 /// # Safety
 /// `context` is a context that `avformat_alloc_context` has made and that is not open yet.

@@ -3,7 +3,6 @@
 use super::*;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream as Client;
-use std::sync::Mutex;
 
 use crate::control::events::tests::detection;
 use crate::control::events::{EventLimits, EventReport};
@@ -429,6 +428,30 @@ fn connections_and_listeners_are_bounded() {
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many connections"), "{answer}");
     drop((listener, idle, another));
     plane.wait_for(|report| report.subscribers == 0);
+}
+
+#[test]
+fn one_address_leaves_connections_to_others() {
+    let plane = plane_with(ControlConfig { max_connections_each: Some(2), ..local() }, EventLimits::default());
+    let (first, second) = (plane.listen("", ""), plane.listen("", ""));
+    let mut answer = String::new();
+    plane.connect().read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many connections"), "{answer}");
+    drop(first);
+    plane.wait_for(|report| report.subscribers == 1);
+    let deadline = SystemClock.now() + PATIENCE;
+    let mut free = || {
+        let mut client = plane.connect();
+        let _ = client.write_all(b"GET /health/live HTTP/1.0\r\n\r\n");
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        answer.starts_with("HTTP/1.0 200")
+    };
+    while !free() {
+        assert!(SystemClock.now() < deadline, "a place that is free is given again");
+        SystemClock.wait(deadline, Duration::from_millis(2));
+    }
+    drop(second);
 }
 
 #[test]

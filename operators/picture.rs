@@ -1,5 +1,6 @@
 //! Pictures as files that people and training sets keep: RGB of a frame, or what a model would see of it, as JPEG.
 
+use font8x8::{BASIC_FONTS, UnicodeFonts};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
@@ -7,6 +8,20 @@ use crate::error::ItemError;
 use crate::inference::manifest::{ColorOrder, ElementType, InputSize, InputSpec, LARGEST_SIDE, Layout, Resize};
 use crate::item::{Frame, Placement, TensorData};
 use crate::transforms::preprocess::kernel::Preprocessor;
+
+/// Width and height of a letter in pixels, before it is made larger for large pictures.
+const GLYPH: u32 = 8;
+/// Dark enough for bright letters on them, and far from each other.
+const COLOURS: [[u8; 3]; 8] = [
+    [200, 30, 30],
+    [20, 110, 200],
+    [20, 130, 50],
+    [150, 60, 180],
+    [190, 100, 0],
+    [0, 125, 130],
+    [110, 90, 30],
+    [200, 30, 120],
+];
 
 /// A picture as RGB.
 pub struct Picture {
@@ -69,6 +84,76 @@ impl Picture {
         }
     }
 
+    /// Draws a box round what lies in `bounds`, `[x1, y1, x2, y2]` in pixels of the frame, with `text` on its upper edge;
+    /// what lies outside of the picture is left out. Things of one `kind` have one colour.
+    pub fn mark(&mut self, bounds: [f32; 4], text: &str, kind: usize) {
+        let colour = COLOURS[kind % COLOURS.len()];
+        let [left, top, right, bottom] = self.at(bounds);
+        let line = (self.width.max(self.height) / 400).max(1);
+        for inset in 0..line {
+            let (left, top) = (left + inset, top + inset);
+            let (right, bottom) = (right.saturating_sub(inset), bottom.saturating_sub(inset));
+            self.fill([left, top, right, top + 1], colour);
+            self.fill([left, bottom.saturating_sub(1), right, bottom], colour);
+            self.fill([left, top, left + 1, bottom], colour);
+            self.fill([right.saturating_sub(1), top, right, bottom], colour);
+        }
+        let height = GLYPH * self.text_scale();
+        self.write(left, if top >= height { top - height } else { top }, text, colour);
+    }
+
+    /// Writes `text` into the upper left corner.
+    pub fn caption(&mut self, text: &str) {
+        self.write(0, 0, text, [0; 3]);
+    }
+
+    /// Pixels of the frame as pixels of the picture, within it.
+    fn at(&self, bounds: [f32; 4]) -> [u32; 4] {
+        let Placement { scale, offset, .. } = self.placement;
+        let limits = [self.width as f32, self.height as f32];
+        std::array::from_fn(|index| {
+            let axis = index % 2;
+            (bounds[index] * scale[axis] + offset[axis]).round().clamp(0.0, limits[axis]) as u32
+        })
+    }
+
+    fn text_scale(&self) -> u32 {
+        (self.width.max(self.height) / 640).max(1)
+    }
+
+    /// Text in bright letters on `ground`; letters that the font has not are shown as `?`.
+    fn write(&mut self, left: u32, top: u32, text: &str, ground: [u8; 3]) {
+        let scale = self.text_scale();
+        let side = GLYPH * scale;
+        for (nth, letter) in (0..).zip(text.chars()) {
+            let x = left + nth * side;
+            if x >= self.width {
+                break;
+            }
+            self.fill([x, top, x + side, top + side], ground);
+            let glyph = BASIC_FONTS.get(letter).or_else(|| BASIC_FONTS.get('?')).unwrap_or_default();
+            for (row, bits) in (0..).zip(glyph) {
+                for column in (0..GLYPH).filter(|column| bits >> column & 1 == 1) {
+                    let (x, y) = (x + column * scale, top + row * scale);
+                    self.fill([x, y, x + scale, y + scale], [255; 3]);
+                }
+            }
+        }
+    }
+
+    /// Fills a rectangle, as far as it lies in the picture.
+    fn fill(&mut self, [left, top, right, bottom]: [u32; 4], colour: [u8; 3]) {
+        let (right, bottom) = (right.min(self.width), bottom.min(self.height));
+        for y in top..bottom {
+            for x in left..right {
+                let at = (y as usize * self.width as usize + x as usize) * 3;
+                if let Some(pixel) = self.pixels.get_mut(at..at + 3) {
+                    pixel.copy_from_slice(&colour);
+                }
+            }
+        }
+    }
+
     /// The picture as a JPEG file; `quality`: 1 to 100. Some milliseconds for each million pixels.
     ///
     /// # Errors
@@ -126,6 +211,30 @@ mod tests {
         };
         close(8, 8, [200, 20, 30]);
         close(8, 56, [114, 114, 114]);
+    }
+
+    #[test]
+    fn boxes_and_words_lie_where_they_belong_and_never_outside() {
+        let white = rgb(100, 60, &[255; 100 * 60 * 3]);
+        let mut picture = Picture::of(&white).unwrap();
+        let pixel = |picture: &Picture, x: usize, y: usize| {
+            let at = (y * 100 + x) * 3;
+            [picture.pixels[at], picture.pixels[at + 1], picture.pixels[at + 2]]
+        };
+        picture.mark([10.0, 20.0, 50.0, 40.0], "", 1);
+        for (x, y, is_marked) in
+            [(10, 20, true), (49, 39, true), (30, 20, true), (10, 30, true), (30, 30, false), (50, 40, false)]
+        {
+            assert_eq!(pixel(&picture, x, y) == COLOURS[1], is_marked, "{x}, {y}");
+        }
+        picture.mark([10.0, 20.0, 50.0, 40.0], "I", 1);
+        let letter = (10..18).flat_map(|x| (12..20).map(move |y| (x, y)));
+        let bright = letter.filter(|(x, y)| pixel(&picture, *x, *y) == [255; 3]).count();
+        assert!((8..48).contains(&bright), "{bright} of 64 pixels are of the letter");
+        // Far outside, and text that is longer than the picture.
+        picture.mark([-50.0, -20.0, 500.0, 400.0], &"long ü ".repeat(50), 99);
+        picture.caption(&"x".repeat(1000));
+        assert_eq!(picture.pixels.len(), 100 * 60 * 3);
     }
 
     #[test]

@@ -45,6 +45,8 @@ struct Config {
     labels: Option<OneOrMany<String>>,
     above: Option<f64>,
     below: Option<f64>,
+    #[serde(default)]
+    annotate: bool,
     window: Option<config::Size>,
     quality: Option<u8>,
     uploads: Option<usize>,
@@ -106,6 +108,7 @@ struct Dataset {
     every: u64,
     max: Option<u64>,
     choice: Choice,
+    annotate: bool,
     window: u64,
     quality: u8,
     uploads: usize,
@@ -152,6 +155,7 @@ impl Sink for Dataset {
             every: self.every,
             max: self.max.unwrap_or(u64::MAX),
             choice: self.choice.clone(),
+            annotate: self.annotate,
             window: self.window,
             quality: self.quality,
             has_frames: frames > 0,
@@ -272,6 +276,7 @@ struct DatasetWriter {
     every: u64,
     max: u64,
     choice: Choice,
+    annotate: bool,
     window: u64,
     quality: u8,
     has_frames: bool,
@@ -412,6 +417,7 @@ impl DatasetWriter {
             origin: self.origin.clone(),
             entry,
             seen: self.seen.clone(),
+            annotate: self.annotate,
             quality: self.quality,
         };
         self.uploads.submit(Upload { id, work: Work::Make(Box::new(move || files.make())), items: claims });
@@ -450,6 +456,7 @@ struct Files {
     origin: Origin,
     entry: Entry,
     seen: Option<Arc<InputSpec>>,
+    annotate: bool,
     quality: u8,
 }
 
@@ -469,10 +476,13 @@ impl Files {
             description["fallback"] = true.into();
         }
         if let Some(frame) = &entry.frame {
-            let picture = match &self.seen {
+            let mut picture = match &self.seen {
                 Some(input) => Picture::as_seen(frame, input)?,
                 None => Picture::of(frame)?,
             };
+            if self.annotate {
+                entry.records.iter().for_each(|record| annotate(&mut picture, record));
+            }
             let key = format!("{}.jpg", self.base);
             let name = key.rsplit('/').next().unwrap_or(&key);
             description["picture"] = json!({
@@ -500,6 +510,23 @@ impl Files {
         let body = Body::Bytes(text.into());
         puts.push(Put { key: format!("{}.json", self.base), body, media_type: "application/json" });
         Ok(puts)
+    }
+}
+
+/// Draws what a record says into its picture.
+fn annotate(picture: &mut Picture, record: &Record) {
+    match &record.body {
+        RecordBody::Detection { detections, .. } => {
+            for found in detections {
+                picture.mark(found.bounds, &format!("{} {:.2}", found.label, found.score), found.index);
+            }
+        }
+        RecordBody::Classification { predictions, .. } => {
+            if let Some(best) = predictions.first() {
+                picture.caption(&format!("{} {:.2}", best.label, best.score));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -605,6 +632,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             every: config.every.unwrap_or(1).max(1),
             max: config.max,
             choice: Choice { labels, above: config.above, below: config.below },
+            annotate: config.annotate,
             window: config.window.map_or(WINDOW, |size| size.0),
             quality: config.quality.unwrap_or(QUALITY),
             uploads: config.uploads.unwrap_or(UPLOADS),
@@ -648,7 +676,7 @@ pub static REGISTRATION: Registration = Registration {
     fields: &[
         Field {
             name: "output",
-            value: FieldType::String,
+            value: FieldType::OutputPath,
             presence: Presence::Required,
             summary: "A folder, or `s3://BUCKET/PREFIX`. Files are `YYYY/MM/DD/TIME_UUID.jpg` and `.json` in it, by the \
                       picture's time (UTC).",
@@ -683,6 +711,12 @@ pub static REGISTRATION: Registration = Registration {
             summary: "source: the picture as it is; model_input: cut, scaled and padded as `model` sees it.",
         },
         optional("model", FieldType::Model, "For `model_input`: the model."),
+        Field {
+            name: "annotate",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Draw boxes and labels into the pictures, for people to look at.",
+        },
         Field {
             name: "window",
             value: FieldType::Size,

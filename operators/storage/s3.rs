@@ -159,8 +159,13 @@ impl S3 {
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
+        let told = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if let Some(region) = &access.region {
             loader = loader.region(Region::new(region.clone()));
+        } else if access.endpoint.is_some() && !told("AWS_REGION") && !told("AWS_DEFAULT_REGION") {
+            // A server of one's own has none; asking the machine for its region would take seconds where it is none of
+            // AWS.
+            loader = loader.region(Region::new(REGION_DEFAULT));
         }
         if let Some(profile) = &access.profile {
             loader = loader.profile_name(profile);
@@ -172,7 +177,7 @@ impl S3 {
             loader = loader.no_credentials();
         }
         let loaded = loader.load().await;
-        let elsewhere = loaded.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
+        let elsewhere = loaded.endpoint_url().is_some() || told("AWS_ENDPOINT_URL_S3");
         let mut config = aws_sdk_s3::config::Builder::from(&loaded)
             .force_path_style(access.path_style.unwrap_or(elsewhere))
             .retry_config(RetryConfig::disabled())

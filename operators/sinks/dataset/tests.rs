@@ -176,6 +176,28 @@ async fn labels_and_scores_choose_and_two_nodes_speak_of_one_picture() {
 }
 
 #[tokio::test]
+async fn annotated_pictures_show_what_was_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let colours = async |table: &str| {
+        let sink = built(folder.path(), table).unwrap();
+        let mut writer = sink.start_with(&inputs(&[Kind::Frame, Kind::Record])).unwrap();
+        let stream = Stream::default();
+        let frame = stream.frame(0);
+        let record = stream.record(&frame, Some(0.9));
+        write(&mut *writer, vec![Event::Item(frame), record]).await;
+        writer.close().await.unwrap();
+        let out = folder.path().join(table.split('"').nth(1).unwrap());
+        let name = files(&out).into_iter().find(|name| name.ends_with(".jpg")).unwrap();
+        let picture = image::open(out.join(name)).unwrap().into_rgb8();
+        // Within the letters of the label, which begin at the box's corner.
+        let bright = picture.pixels().filter(|pixel| pixel.0.iter().all(|sample| *sample > 180)).count();
+        bright > 10
+    };
+    assert!(!colours("output = \"plain\"\nquality = 100").await);
+    assert!(colours("output = \"marked\"\nquality = 100\nannotate = true").await);
+}
+
+#[tokio::test]
 async fn a_full_window_drops_the_oldest_and_says_so_in_the_books() {
     let folder = tempfile::tempdir().unwrap();
     // Each picture takes 6 KiB.

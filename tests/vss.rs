@@ -8,9 +8,10 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use support::bucket::{clips, with_credentials};
 use support::cameras::free_port;
 use support::vss::Vss;
-use support::{Finished, Folder, ffmpeg, send, wait_for};
+use support::{Finished, Folder, ffmpeg, repository, run_graph, send, wait_for};
 
 /// Seconds of the clip, and of a chunk: so many chunks.
 const SECONDS: u32 = 6;
@@ -233,6 +234,64 @@ fn a_service_that_never_comes_ends_in_a_failure_that_says_so() {
         assert_eq!((&record["state"], &record["code"]), (&"failed".into(), &"Unreachable".into()), "{record:#}");
         assert!(record["message"].as_str().expect("text").contains("given up after"), "{record:#}");
     }
+}
+
+/// `graphs/s3-to-vss.toml` on two videos of a bucket, killed and started again until it is done.
+#[test]
+fn videos_of_a_bucket_are_uploaded_once_however_often_the_engine_is_killed() {
+    let (root, bucket) = clips();
+    std::fs::create_dir(root.path().join("clips/incoming")).expect("a folder");
+    let source = format!("testsrc=size=160x120:rate=10:duration={SECONDS}");
+    for name in ["door.mp4", "yard.mp4"] {
+        let object = root.path().join("clips/incoming").join(name);
+        ffmpeg(&["-f", "lavfi", "-i", &source, "-c:v", "libx264", "-g", "10"], &object);
+    }
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = Folder::with_graph("");
+    let settings = [
+        "bucket=clips".to_owned(),
+        format!("endpoint={}", bucket.endpoint()),
+        format!("vss={}", vss.url()),
+        format!("every={CHUNK}s"),
+    ];
+    let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
+    let run = || {
+        run_graph(&repository().join("graphs/s3-to-vss.toml"), &arguments, |command| {
+            with_credentials(command);
+            command.current_dir(folder.path());
+        })
+    };
+    for kill in 1..=5 {
+        let engine = run();
+        // At another place each time: after so many files have come.
+        wait_for("files that are uploaded", || (stored(files.path()).len() >= kill).then_some(()));
+        engine.signal(Signal::SIGKILL);
+        engine.finish();
+    }
+    run().finish().expect(0);
+    let stored = stored(files.path());
+    assert_eq!(stored.len(), 2 * CHUNKS, "{:?}", stored.keys());
+    assert!(stored.values().all(|copies| copies.len() == 1), "one is there twice");
+    // The same as without any of it.
+    let (others, undisturbed) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let other = Vss::start(others.path(), 0, &[]);
+    let mut again = arguments.clone();
+    let url = format!("vss={}", other.url());
+    again.extend(["--set", &url]);
+    run_graph(&repository().join("graphs/s3-to-vss.toml"), &again, |command| {
+        with_credentials(command);
+        command.current_dir(undisturbed.path());
+    })
+    .finish()
+    .expect(0);
+    let contents = |files: &BTreeMap<String, Vec<(String, Vec<u8>)>>| -> BTreeMap<String, Vec<u8>> {
+        files.iter().map(|(name, copies)| (name.clone(), copies[0].1.clone())).collect()
+    };
+    assert!(
+        contents(&stored) == contents(&self::stored(others.path())),
+        "other bytes than those of an undisturbed run"
+    );
 }
 
 #[test]

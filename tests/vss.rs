@@ -254,6 +254,7 @@ fn videos_of_a_bucket_are_uploaded_once_however_often_the_engine_is_killed() {
         format!("endpoint={}", bucket.endpoint()),
         format!("vss={}", vss.url()),
         format!("every={CHUNK}s"),
+        "timeout=1s".to_owned(),
     ];
     let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
     let run = || {

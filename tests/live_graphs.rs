@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
     Answer, Engine, Events, StalledPipe, assert_conserved, assert_unbroken, command, get, get_text, run_folder,
-    run_graph, send,
+    run_graph, send, wait_for,
 };
 
 /// A graph of two paced streams that lose nothing, with their sums in a file. `sum` names the operator; `more` follows.
@@ -472,5 +472,29 @@ fn a_graph_that_has_ended_is_started_anew_and_counts_on() {
     assert_eq!(again.header("etag"), Some("\"2\""), "generations go on");
     assert_eq!(again.expect(201)["result"], "started");
     engine.wait_for_graph("its second end", |graph| graph["state"] == "finished" && graph["generation"] == 2);
+    engine.terminate().expect(0);
+}
+
+/// `/predict` answers with the models of the graphs that there are.
+#[test]
+fn a_model_goes_with_the_last_graph_that_has_it() {
+    let folder = Folder::with_graph("");
+    let graphs = folder.file("graphs");
+    std::fs::create_dir(&graphs).expect("a folder");
+    let mut engine = run_folder(&graphs, &[]);
+    let address = engine.address();
+    engine.wait_for_log("ready: 0 graphs run");
+    let text = "[sources.scene]\ntype = \"synthetic\"\n[operators.shapes]\ntype = \"detect\"\ninputs = [\"scene\"]\n\
+                model = \"shapes\"\n[sinks.nowhere]\ntype = \"blackhole\"\ninputs = [\"shapes\"]\n";
+    let other = text.replace("[sources.scene]\n", "[sources.scene]\nstreams = [\"other\"]\n");
+    let ask = || send("POST", &format!("{address}/predict?model=shapes"), &[], "no picture").status;
+    assert_eq!(ask(), 404, "no graph has it yet");
+    assert_eq!(send("PUT", &format!("{address}/graphs/one"), &[], text).status, 201);
+    assert_eq!(send("PUT", &format!("{address}/graphs/two"), &[], &other).status, 201);
+    wait_for("a model that answers", || (ask() == 415).then_some(()));
+    assert_eq!(send("DELETE", &format!("{address}/graphs/one"), &[], "").status, 200);
+    assert_eq!(ask(), 415, "the other graph has it still");
+    assert_eq!(send("DELETE", &format!("{address}/graphs/two"), &[], "").status, 200);
+    assert_eq!(ask(), 404);
     engine.terminate().expect(0);
 }

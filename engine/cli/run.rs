@@ -217,8 +217,10 @@ fn serve(
         on_models: {
             let predictor = predictor.clone();
             Box::new(move |names| {
-                if !names.is_empty() {
-                    warm_up(&predictor, names);
+                let any = !names.is_empty();
+                predictor.serve(names);
+                if any {
+                    warm_up(&predictor);
                 }
             })
         },
@@ -303,9 +305,9 @@ fn not_started(error: LoadError) -> StartError {
 }
 
 /// Makes models ready to answer `/predict`, on a thread of its own.
-fn warm_up(predictor: &Arc<Predictor>, names: Vec<Arc<str>>) {
+fn warm_up(predictor: &Arc<Predictor>) {
     let predictor = predictor.clone();
-    let warming = std::thread::Builder::new().name("predict".to_owned()).spawn(move || predictor.serve(names));
+    let warming = std::thread::Builder::new().name("predict".to_owned()).spawn(move || predictor.warm_up());
     if let Err(error) = warming {
         tracing::error!("`/predict` cannot be made ready: {error}");
     }

@@ -73,8 +73,8 @@ pub struct GraphSettings {
     pub saved: Option<Saved>,
     /// Why a plan cannot run in this process, whatever else runs.
     pub refuse: Refuse,
-    /// Hears which models a graph runs that was started or reloaded.
-    pub on_models: Box<dyn Fn(Vec<Arc<str>>) + Send + Sync>,
+    /// Hears which models all graphs run, when one was started, reloaded or deleted.
+    pub on_models: Box<dyn Fn(BTreeSet<Arc<str>>) + Send + Sync>,
 }
 
 /// What was refused, and when.
@@ -113,6 +113,7 @@ pub(super) struct Entry {
     text: GraphText,
     resources: Vec<(Arc<str>, Resource)>,
     hooks: Vec<Hooked>,
+    models: Vec<Arc<str>>,
     explanation: Arc<Explanation>,
     loaded: (SystemTime, Loaded),
     refused: Option<Refused>,
@@ -360,8 +361,9 @@ impl Graphs {
         };
         if let Some(entry) = lock(&self.state).graphs.get_mut(&text.name) {
             (entry.resources, entry.hooks, entry.explanation) = (resources, hooks, explanation);
+            entry.models = models;
         }
-        (self.settings.on_models)(models);
+        self.tell_models();
         let unsaved = prepared.and_then(|prepared| prepared.commit().err()).map(|error| error.to_string());
         if let Some(why) = &unsaved {
             tracing::error!(graph = %text.name, "graph `{}` runs, but its text is not saved: {why}", text.name);
@@ -440,6 +442,7 @@ impl Graphs {
             text: text.clone(),
             resources,
             hooks,
+            models: Vec::new(),
             explanation,
             loaded: (self.engine.clock.wall(), loaded.clone()),
             refused: None,
@@ -456,6 +459,12 @@ impl Graphs {
             self.bury(before);
         }
         Ok(loaded)
+    }
+
+    /// Lets `/predict` know which models graphs have.
+    fn tell_models(&self) {
+        let models = lock(&self.state).graphs.values().flat_map(|entry| entry.models.iter().cloned()).collect();
+        (self.settings.on_models)(models);
     }
 
     /// Forgets a graph that has ended.
@@ -578,6 +587,7 @@ impl Graphs {
         let entry = lock(&self.state).graphs.remove(name);
         if let Some(entry) = entry {
             self.bury(entry);
+            self.tell_models();
         }
         Some(outcome)
     }

@@ -187,17 +187,20 @@ impl Predictor {
         Ok(predictor)
     }
 
-    /// Serves further models, those of a graph that has been started, and makes their sessions. One that cannot be used is
-    /// named in the log.
-    pub fn serve(&self, names: Vec<Arc<str>>) {
-        for name in names {
-            let present: Vec<Arc<str>> = lock(&self.models).keys().cloned().collect();
-            let further = present.into_iter().filter(|name| !self.named.contains(name)).chain([name.clone()]);
-            if let Err(error) = self.replace_graph_models(further) {
-                tracing::error!(model = %name, "model `{name}` cannot answer `/predict`: {error}");
-            }
+    /// As [`Predictor::replace_graph_models`], but one that cannot be used is named in the log, and the others are served.
+    pub fn serve(&self, of_graphs: BTreeSet<Arc<str>>) {
+        let catalog = &self.catalog;
+        let usable = of_graphs.into_iter().filter(|name| {
+            let tried = model(catalog, name).and_then(|model| operator(catalog, &self.clock, &model));
+            tried
+                .inspect_err(|error| {
+                    tracing::error!(model = %name, "model `{name}` cannot answer `/predict`: {error}");
+                })
+                .is_ok()
+        });
+        if let Err(error) = self.replace_graph_models(usable) {
+            tracing::error!("`/predict` goes on with the models of before: {error}");
         }
-        self.warm_up();
     }
 
     /// From here on serves `of_graphs`, the models of all graphs that run, and those that were named at the start. Those
@@ -606,10 +609,11 @@ mod tests {
         let operator = Arc::downgrade(&door.operator);
         drop(door);
         assert!(operator.upgrade().is_none(), "it has left the pool");
-        predictor.serve(vec!["door".into(), "unknown".into()]);
+        predictor.serve(["door".into(), "unknown".into(), "yard".into()].into());
+        predictor.warm_up();
         let expected = [("door".into(), "ready"), ("named".into(), "ready"), ("yard".into(), "ready")];
         assert_eq!(states(&predictor), expected, "one that is not there keeps none of the others away");
-        predictor.replace_graph_models([]).unwrap();
+        predictor.serve([].into());
         assert_eq!(states(&predictor), [("named".into(), "ready")]);
         let counts = predictor.report().pictures;
         assert!(counts.conserved() && counts.delivered == 2, "{counts:?}");

@@ -275,7 +275,7 @@ fn attend(
     graphs.load_saved();
     graphs.settle();
     // After the graphs have made their sessions: then most are shared and not made twice.
-    warm_up(predictor, Vec::new());
+    warm_up(predictor);
     if name.is_none() {
         let graphs = match graphs.list().len() {
             1 => "1 graph runs".to_owned(),

@@ -440,7 +440,7 @@ fn one_address_leaves_connections_to_others() {
     drop(first);
     plane.wait_for(|report| report.subscribers == 1);
     let deadline = SystemClock.now() + PATIENCE;
-    let mut free = || {
+    let free = || {
         let mut client = plane.connect();
         let _ = client.write_all(b"GET /health/live HTTP/1.0\r\n\r\n");
         let mut answer = String::new();

@@ -62,7 +62,8 @@ mod tests {
             assert_eq!(hooks.stream(other), None, "{other}");
         }
         assert_eq!(hooks.stream("live/a b/in"), Some(Err("a b")));
-        assert_eq!(hooks.stream("live/../in").map(|id| id.is_ok()), Some(true), "dots are letters of an id");
+        assert_eq!(hooks.stream("live/a.b/in").map(|id| id.is_ok()), Some(true), "dots are letters of an id");
+        assert_eq!(hooks.stream("live/../in"), Some(Err("..")), "and an id is more than dots");
     }
 
     #[test]

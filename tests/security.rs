@@ -368,10 +368,12 @@ fn texts_over_http_name_only_allowed_files_and_hosts() {
     assert!(!at("new.jsonl").exists() && !at("out.jsonl").exists() && !at("graphs/new.toml").exists());
     assert_eq!(std::fs::read_to_string(at("engine.toml")).expect("still there"), "");
     put(&address, &file("in/clip.mp4")).expect(201);
-    put(&address, &scene("in/results/out.jsonl")).expect(200);
+    // Reloaded, or started anew where the clip has ended meanwhile.
+    let taken = |answer: Answer| assert!([200, 201].contains(&answer.status), "{}", answer.text);
+    taken(put(&address, &scene("in/results/out.jsonl")));
 
     // Streams that are added, and those that are only looked at.
-    put(&address, &graph("type = \"rtsp\"\nstreams.one = \"rtsp://127.0.0.1:9/x\"", hole)).expect(200);
+    taken(put(&address, &graph("type = \"rtsp\"\nstreams.one = \"rtsp://127.0.0.1:9/x\"", hole)));
     let post = |body: Value| send("POST", &format!("{address}/streams"), &[], &body.to_string());
     let refused = post(json!({ "graph": "door", "source": "s", "id": "two", "url": "rtsp://10.9.9.9/x" })).expect(400);
     assert_eq!(refused["mistakes"][0]["field"], "streams.two");

@@ -279,16 +279,18 @@ async fn serve(
     dispatching.abort();
 }
 
+type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
 /// How many connections each address has, where that is bounded.
 struct Addresses {
     most: Option<usize>,
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    counts: Counts,
 }
 
 /// A connection's place among all, and among those of its address. It is free again when this is dropped.
 struct Slot {
     _permit: OwnedSemaphorePermit,
-    counted: Option<(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr)>,
+    counted: Option<(Counts, IpAddr)>,
 }
 
 impl Addresses {

@@ -162,6 +162,10 @@ fn chunks_of_all_videos_are_the_videos() {
         let ended = folder.run(&["--workers", workers]).finish().expect(0);
         let told = folder.records("told.jsonl");
         for video in &videos {
+            // ADTS headers are taken off for MP4 alone.
+            if chunk.contains("fmp4") && video.extension().is_some_and(|extension| extension == "ts") {
+                continue;
+            }
             let stream = video.file_stem().and_then(|stem| stem.to_str()).expect("text");
             let chunks = chunks(&folder, stream);
             let count = assert_complete(video, &chunks);
@@ -262,7 +266,7 @@ fn nothing_is_decoded_and_pictures_of_the_same_reading_are_as_without() {
         type = "checksum"
         inputs = ["video"]
 
-        [sinks.sums]
+        [sinks.sum_file]
         type = "file"
         inputs = ["sums"]
         path = "sums.jsonl"

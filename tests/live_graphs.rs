@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    Answer, Engine, Events, StalledPipe, assert_conserved, assert_unbroken, command, get, get_text, run_folder,
+    Answer, Engine, Events, Folder, StalledPipe, assert_conserved, assert_unbroken, command, get, get_text, run_folder,
     run_graph, send, wait_for,
 };
 

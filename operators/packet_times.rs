@@ -118,9 +118,10 @@ impl PacketTimes {
         let (offset, epoch, longest) = (self.offset, self.epoch, self.longest_seconds);
         let believable = |ticks: &i64| (-MOST_TICKS..MOST_TICKS).contains(ticks);
         let (pts, dts) = (pts.filter(believable), dts.filter(believable));
-        let duration = duration.filter(believable);
         let Some(times) = self.tracks.get_mut(track) else { return PacketStamp { pts: 0, dts: 0, repair: None } };
-        let step = duration.filter(|ticks| *ticks > 0).unwrap_or(times.nature.nominal);
+        // Nothing is shown for longer than a clock may step.
+        let longest_shown = times.nature.ticks(ABSURD_SECONDS);
+        let step = duration.filter(|ticks| (1..=longest_shown).contains(ticks)).unwrap_or(times.nature.nominal);
         let said = times.decoding_time(pts, dts, step);
         let next = times.last.map(|(last, step)| last.saturating_add(step));
         let Some(said) = said else {
@@ -307,6 +308,13 @@ mod tests {
         }
         // 9600 samples are 18000 ticks, longer than two pictures.
         assert_eq!(times.stamp(0, Some(500), Some(-2500), None).pts, 36_000);
+    }
+
+    #[test]
+    fn a_length_that_no_packet_has_is_not_believed() {
+        let mut times = PacketTimes::new(&[video(16)], MediaTime::new(0, base(90_000)));
+        let stamp = times.stamp(0, Some(0), None, Some(1 << 59));
+        assert_eq!((stamp.pts, stamp.dts), (0, -16 * 3000));
     }
 
     proptest! {

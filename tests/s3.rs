@@ -458,6 +458,20 @@ fn a_video_that_cannot_be_had_says_why() {
     assert!(none.contains("`s3://clips/none.mp4`: the server answers") && none.contains("check the key"), "{none}");
     assert!(said("empty.mp4", &known).contains("`s3://clips/empty.mp4` is empty (0 bytes)"));
     assert!(said("text.mp4", &known).contains("`s3://clips/text.mp4` cannot be played"));
+    // Whoever can write an object cannot name files of this machine with it, whatever it is called.
+    let secret = root.path().join("secret.mp4");
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1"], &secret);
+    let name = secret.display();
+    let playlist = format!("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{name}\n#EXT-X-ENDLIST\n");
+    for (key, text) in [
+        ("list.m3u8", playlist.clone()),
+        ("list.mp4", playlist),
+        ("concat.txt", format!("ffconcat version 1.0\nfile '{name}'\n")),
+    ] {
+        std::fs::write(root.path().join("clips").join(key), text).expect("written");
+        let refused = said(key, &known);
+        assert!(refused.contains(&format!("`s3://clips/{key}` cannot be played")), "{refused}");
+    }
     let wrong = said("text.mp4", &|command| {
         with_credentials(command);
         command.env("AWS_SECRET_ACCESS_KEY", "something else");

@@ -16,7 +16,7 @@ use super::discovery::Discovering;
 use super::failure::{Heard, Notice, Notices, notices};
 use super::feed::Feed;
 use super::generation::{Generation, Making, OpenSink};
-use super::stats::GraphState;
+use super::stats::{GraphState, NodeReport};
 use super::streams::{PostedStream, WantedStream};
 use super::supervisor::{Engine, LAST_CALL};
 use crate::graph::identity::Identity;
@@ -285,8 +285,16 @@ impl RunningGraph {
         let mut open: Vec<String> = self.streams.keys().map(|stream| format!("stream `{stream}`")).collect();
         open.sort();
         open.extend(self.sinks.iter().map(|sink| format!("sink `{}`", sink.name)));
-        let counts = self.counters.report().total;
-        open.push(format!("{} items in flight", counts.in_flight));
+        let report = self.counters.report();
+        // Whoever talks to others may wait for one of them.
+        let waits = |node: &&NodeReport| {
+            node.queued > 0 && node.role != "tap" && self.sinks.iter().all(|sink| *sink.name != *node.name)
+        };
+        open.extend(report.nodes.iter().filter(waits).map(|node| match node.queued {
+            1 => format!("`{}` with an item", node.name),
+            items => format!("`{}` with {items} items", node.name),
+        }));
+        open.push(format!("{} items in flight", report.total.in_flight));
         open
     }
 

@@ -280,11 +280,18 @@ impl Demuxer {
         let name = name.replace('\0', "");
         let opened = interrupt::while_polling(stop, || {
             let stream = ffmpeg::format::context::StreamIo::from_read_seek(Polling(reader))?;
-            ffmpeg::format::input_from_stream_with_interrupt(stream, Some(&name), None, interrupt::poll)
+            // It is media or nothing, and leads to nothing else: whoever can write an object must not name files of this
+            // machine with it.
+            let mut options = ffmpeg::Dictionary::new();
+            options.set("format_whitelist", formats::OF_FILES);
+            options.set("protocol_whitelist", formats::NO_PROTOCOL);
+            ffmpeg::format::input_from_stream_with_interrupt(stream, Some(&name), Some(options), interrupt::poll)
         });
         match opened {
             (_, true) => Err(DemuxError::Stopped),
             (Ok(input), false) => Demuxer::of_input(input, tracks),
+            // Its word for a format that is not on the list.
+            (Err(ffmpeg::Error::Other { errno: ffmpeg::error::EINVAL }), false) => Err(DemuxError::Format),
             (Err(error), false) => Err(error.into()),
         }
     }

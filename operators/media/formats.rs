@@ -17,6 +17,9 @@ pub const OF_FILES: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mp
 /// Protocols of files.
 pub const PROTOCOLS_OF_FILES: &str = "file";
 
+/// For what is read without a protocol of libav, and leads nowhere.
+pub const NO_PROTOCOL: &str = "none";
+
 /// Formats of what the network sends. Playlists are among them, scripts are not.
 pub const OF_NETWORK: &str = "hls,dash,webm_dash_manifest,rtsp,rtp,sdp,sap,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpegtsraw,\
                               mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,mjpeg,mpjpeg,avi,flv,live_flv,asf,asf_o,ogg,\

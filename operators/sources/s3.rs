@@ -391,7 +391,7 @@ pub static REGISTRATION: Registration = Registration {
     summary: "Decodes videos in a bucket of S3 by reading only the parts that it needs.",
     execution: Execution::Thread,
     accepts: &[],
-    produces: Produces::Kinds(&[Kind::Frame]),
+    produces: Produces::Kinds(&[Kind::Frame, Kind::Packet]),
     fields: &[
         Field { name: "bucket", value: FieldType::String, presence: Presence::Required, summary: "The bucket." },
         Field {

@@ -389,10 +389,19 @@ fn every_source_is_held_up_within_its_budget_and_loses_nothing_by_it() {
     }
 }
 
-/// Waits until nothing more fits: the pipe takes some, then as many are in flight as may be.
+/// Waits until nothing more fits: as many are in flight as may be, and none is delivered while a source that drops reads
+/// on, or look after look where it waits. How many are in flight.
 fn wait_for_full(engine: &mut Engine) -> u64 {
-    let in_flight = |graph: &Value| graph["total"]["in_flight"].as_u64().unwrap_or_default();
-    in_flight(&engine.wait_for_graph("a budget that is spent", |graph| in_flight(graph) >= 6))
+    let count = |graph: &Value, what: &str| graph["total"][what].as_u64().unwrap_or_default();
+    let (mut delivered, mut read, mut looks) = (u64::MAX, 0, 0);
+    let graph = engine.wait_for_graph("a budget that is spent", |graph| {
+        if count(graph, "delivered") != delivered {
+            (delivered, read, looks) = (count(graph, "delivered"), count(graph, "read"), 0);
+        }
+        looks += 1;
+        count(graph, "in_flight") >= 6 && (count(graph, "read") >= read + 12 || looks > 50)
+    });
+    count(&graph, "in_flight")
 }
 
 #[test]

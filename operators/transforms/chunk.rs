@@ -435,7 +435,7 @@ impl ChunkStream {
                 return;
             }
         };
-        let name = self.settings.name.render(&Values { stream: &self.stream, index, name: "" });
+        let name = self.settings.name.render(&Values { stream: &self.stream, index, ..Values::default() });
         let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
         let media_type = self.settings.container.media_type();
         let origin = self.settings.origin.clone();

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod backoff;
 pub mod busy;
+pub mod choice;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -44,6 +45,7 @@ pub static OPERATORS: &[&Registration] = &[
     &transforms::checksum::REGISTRATION,
     &transforms::chunk::REGISTRATION,
     &transforms::classify::REGISTRATION,
+    &transforms::clip::REGISTRATION,
     &transforms::detect::REGISTRATION,
     &transforms::preprocess::REGISTRATION,
     &transforms::sample::REGISTRATION,

@@ -370,6 +370,18 @@ pub trait InlineOperator: Send + Sync {
         0
     }
 
+    /// Whether what comes of a stream by its several inputs is one stream to it, as packets and the records of their
+    /// pictures are: then it hears of formats and gaps from the inputs alone that are sources, and of the end when
+    /// all inputs have brought it. Otherwise each stream comes by one input.
+    fn joins(&self) -> bool {
+        false
+    }
+
+    /// Why it cannot work with what flows into it, and what to do.
+    fn refuses(&self, _inputs: &[SinkInput]) -> Option<(String, String)> {
+        None
+    }
+
     /// The sampling that this operator does, if that is all it does: the planner pushes it into the source.
     fn sampling(&self) -> Option<crate::transforms::sample::Sampling> {
         None

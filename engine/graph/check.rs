@@ -208,6 +208,7 @@ fn check_document(
     let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
+    report_joins(&nodes, &origins, &mut found);
     report_shared_fate(&nodes, &origins, &mut found);
     for diagnostic in &mut found {
         redact(diagnostic, &secrets);
@@ -379,6 +380,17 @@ fn report_refusals(declared: &[Declaration], built: &[Option<Built>], wiring: &W
             let message =
                 format!("`{}` takes nothing of `{}`: {why}", declared[index].path(), declared[link.from].name);
             found.push(Diagnostic::new(Code::WrongKind, link.span.clone(), message).hint(hint));
+        }
+    }
+}
+
+/// An operator that takes several kinds of items of one stream needs inputs that fit together.
+fn report_joins(nodes: &[Node], origins: &[&Declaration], found: &mut Vec<Diagnostic>) {
+    for (node, origin) in nodes.iter().zip(origins) {
+        let Some(Built::Inline(operator)) = &node.built else { continue };
+        if let Some((why, hint)) = operator.refuses(&demand::flows(nodes, node)) {
+            let message = format!("`{}` cannot work with these inputs: {why}", origin.path());
+            found.push(Diagnostic::new(Code::WrongKind, origin.span.clone(), message).hint(hint));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use operators::item::Kind;
 use operators::lease::Limits;
-use operators::operator::{Built, Registration, Role, Source};
+use operators::operator::{Built, Registration, Role, SinkInput, Source};
 use operators::transforms::sample::Sampling;
 
 use super::identity::Template;
@@ -147,6 +147,15 @@ pub fn has_bound(nodes: &[Node], index: usize) -> bool {
     let node = &nodes[index];
     let reads_source = node.inputs.iter().any(|edge| nodes[edge.from].registration.role == Role::Source);
     node.registration.role == Role::Source || reads_source || node.drops()
+}
+
+/// What flows into a node from each of its inputs.
+pub fn flows(nodes: &[Node], node: &Node) -> Vec<SinkInput> {
+    let flow = |edge: &Edge| {
+        let sources = roots(nodes, edge.from).into_iter().map(|root| nodes[root].name.clone()).collect();
+        SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources }
+    };
+    node.inputs.iter().map(flow).collect()
 }
 
 /// The sources that a node's items come from, as indices of nodes in ascending order.

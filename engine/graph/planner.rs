@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use operators::item::Kind;
-use operators::operator::{Built, Role, SinkInput};
+use operators::operator::{Built, Role};
 
 use super::check::Graph;
 use super::demand::{self, Node};
@@ -94,12 +94,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
                 // Whatever comes to it, its output goes on; what its errors mean is said to its writer.
                 let mut table = node.template.table.clone();
                 table.insert("on_error".to_owned(), format!("{on_error:?}").into());
-                let flow = |edge: &demand::Edge| {
-                    let roots = demand::roots(nodes, edge.from);
-                    let sources = roots.into_iter().map(|root| nodes[root].name.clone()).collect();
-                    SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources }
-                };
-                let flows: Vec<SinkInput> = node.inputs.iter().map(flow).collect();
+                let flows = demand::flows(nodes, node);
                 if sink.depends_on_inputs() {
                     table.insert("inputs".to_owned(), format!("{flows:?}").into());
                 }

@@ -5,9 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use operators::clock::Clock;
+use operators::item::Event;
 use operators::lease::Verdict;
 use operators::operator::InlineOperator;
 use timely::dataflow::operators::Concatenate;
+use timely::dataflow::operators::vec::Filter;
 use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 
@@ -89,11 +91,15 @@ impl Blueprint {
             built.taps.push(tap(scope, mailbox, planned.counters.clone(), self.clock.clone(), self.start));
         }
         for planned in &self.operators {
-            let input = built.gather(scope, &planned.inputs);
+            let is_joined = matches!(&planned.work, BlueprintWork::Inline(operator) if operator.joins());
+            let input = built.gather(scope, &planned.inputs, is_joined);
             let node = planned.node.clone();
             node.counters.set_inputs(self.names(&planned.inputs));
             let output = match &planned.work {
-                BlueprintWork::Inline(operator) => inline(input, operator.clone(), node),
+                BlueprintWork::Inline(operator) => {
+                    let ways = if is_joined { planned.inputs.len() } else { 1 };
+                    inline(input, operator.clone(), node, ways)
+                }
                 BlueprintWork::Offloaded(offloaded) => offload(input, offloaded.clone(), node),
             };
             if !planned.is_heard {
@@ -103,7 +109,7 @@ impl Blueprint {
             built.operators.push(output);
         }
         for planned in &self.sinks {
-            let input = built.gather(scope, &planned.inputs);
+            let input = built.gather(scope, &planned.inputs, false);
             planned.end.node.counters.set_inputs(self.names(&planned.inputs));
             sink(input, planned.end.clone());
         }
@@ -116,9 +122,16 @@ struct Streams<'scope> {
 }
 
 impl<'scope> Streams<'scope> {
-    fn gather(&self, scope: Scope<'scope, u64>, inputs: &[Input]) -> StreamVec<'scope, u64, Passage> {
+    /// All of a node's inputs. Where they are `joined`, formats and gaps come from the sources alone: other ways tell of
+    /// the same ones, later.
+    fn gather(&self, scope: Scope<'scope, u64>, inputs: &[Input], joined: bool) -> StreamVec<'scope, u64, Passage> {
+        let is_told_again =
+            |passage: &Passage| matches!(passage, Passage::Event(Event::Open { .. } | Event::Gap { .. }));
         let stream = |input: &Input| match input {
             Input::Tap(index) => self.taps[*index].clone(),
+            Input::Operator(index) if joined => {
+                self.operators[*index].clone().filter(move |passage| !is_told_again(passage))
+            }
             Input::Operator(index) => self.operators[*index].clone(),
         };
         match inputs {

@@ -18,15 +18,17 @@ use super::node::{Node, is_error};
 use super::passage::{Cut, Inheritance, Passage};
 use crate::graph::plan::OnError;
 
-/// Adds the node to the dataflow.
+/// Adds the node to the dataflow. Each of its streams comes by so many `ways` and has ended when all have said so.
 pub fn inline<'scope>(
     input: StreamVec<'scope, u64, Passage>,
     operator: Arc<dyn InlineOperator>,
     node: Node,
+    ways: usize,
 ) -> StreamVec<'scope, u64, Passage> {
     let worker = input.scope().index();
     let name = node.origin.node.to_string();
-    let mut states = States { operator, node, streams: HashMap::new(), output: Output::default() };
+    let mut states =
+        States { operator, node, ways, streams: HashMap::new(), ended: HashMap::new(), output: Output::default() };
     input.unary::<CapacityContainerBuilder<Vec<Passage>>, _, _, _>(Pipeline, &name, move |_capability, _info| {
         let mut results = Vec::new();
         move |input, output| {
@@ -53,7 +55,10 @@ pub fn inline<'scope>(
 struct States {
     operator: Arc<dyn InlineOperator>,
     node: Node,
+    ways: usize,
     streams: HashMap<StreamId, Stream>,
+    /// By how many ways streams have ended that others still bring.
+    ended: HashMap<StreamId, usize>,
     output: Output,
 }
 
@@ -146,6 +151,9 @@ impl States {
     /// Signals pass to the operator first, then on, so that what it emits comes before an `end`.
     fn signal(&mut self, signal: Event, results: &mut Vec<Passage>) {
         let id = signal.stream().clone();
+        if matches!(signal, Event::End { .. }) && !self.ends(&id) {
+            return;
+        }
         let outcome = self.guarded(&id, |stream, output| match &signal {
             Event::Open { info, .. } => {
                 stream.info = Some(info.clone());
@@ -176,6 +184,20 @@ impl States {
         if ended {
             self.forget(&id);
         }
+    }
+
+    /// One way of a stream ends; whether all have.
+    fn ends(&mut self, id: &StreamId) -> bool {
+        if self.ways == 1 {
+            return true;
+        }
+        let ended = self.ended.entry(id.clone()).or_default();
+        *ended += 1;
+        let all = *ended == self.ways;
+        if all {
+            self.ended.remove(id);
+        }
+        all
     }
 
     /// Lets an operator work on its state of a stream; what a panic says, if it does. Making the state may panic too.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::choice::Choice;
 use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, ItemError, SinkError, StartError};
@@ -64,39 +65,6 @@ const WINDOW: u64 = 64 << 20;
 enum Place {
     Folder(Arc<Folder>),
     S3 { bucket: Arc<S3>, prefix: String },
-}
-
-/// Which results are kept.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Choice {
-    labels: Vec<String>,
-    above: Option<f64>,
-    below: Option<f64>,
-}
-
-impl Choice {
-    fn is_open(&self) -> bool {
-        self.labels.is_empty() && self.above.is_none() && self.below.is_none()
-    }
-
-    /// Whether something in these records has one of the labels and a score within the bounds.
-    fn takes(&self, records: &[Arc<Record>]) -> bool {
-        let fits = |label: &str, score: f32| {
-            (self.labels.is_empty() || self.labels.iter().any(|wanted| wanted == label))
-                && self.above.is_none_or(|above| f64::from(score) >= above)
-                && self.below.is_none_or(|below| f64::from(score) < below)
-        };
-        self.is_open()
-            || records.iter().any(|record| match &record.body {
-                RecordBody::Classification { predictions, .. } => {
-                    predictions.iter().any(|prediction| fits(&prediction.label, prediction.score))
-                }
-                RecordBody::Detection { detections, .. } => {
-                    detections.iter().any(|detection| fits(&detection.label, detection.score))
-                }
-                _ => false,
-            })
-    }
 }
 
 struct Dataset {
@@ -394,11 +362,15 @@ impl DatasetWriter {
         }
     }
 
+    fn chooses(&self, records: &[Arc<Record>]) -> bool {
+        self.choice.is_open() || records.iter().any(|record| self.choice.finds(record))
+    }
+
     /// Stores a result, where it is one of those that are wanted.
     fn offer(&mut self, entry: Entry) {
         let is_error = |record: &Arc<Record>| matches!(record.body, RecordBody::Error { .. });
         let has_failed = !entry.records.is_empty() && entry.records.iter().all(is_error);
-        if has_failed || self.chosen >= self.max || !self.choice.takes(&entry.records) {
+        if has_failed || self.chosen >= self.max || !self.chooses(&entry.records) {
             return entry.settle(Verdict::Filtered);
         }
         let window = self.streams.entry(entry.stream.clone()).or_default();

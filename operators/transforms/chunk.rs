@@ -30,7 +30,7 @@ use crate::template::{Placeholder, Template, Values};
 use crate::time::MediaTime;
 
 /// A chunk that grows beyond this many bytes goes on in a temporary file.
-const MOST_IN_MEMORY: u64 = 16 << 20;
+pub(super) const MOST_IN_MEMORY: u64 = 16 << 20;
 /// Finished chunks of one stream that may wait for their sink: when as many do, the source's credits are kept back.
 const WAITING_FOR_SINK: Limits = Limits { items: 4, bytes: MOST_IN_MEMORY };
 /// Sound of one stream that waits for the pictures beside it, in packets and bytes.
@@ -471,7 +471,7 @@ fn append(part: &mut Part, packet: &Packet, pts: MediaTime, info: Option<&Stream
 }
 
 /// A failure with what to do next.
-fn explained(error: &MuxError) -> String {
+pub(super) fn explained(error: &MuxError) -> String {
     match error {
         MuxError::Spill { .. } => {
             format!("{error}; make room there, name another folder with the variable TMPDIR, or cut shorter chunks")
@@ -486,6 +486,25 @@ fn is_plain(name: &str) -> bool {
 }
 
 const DEFAULT_NAME: &str = "{stream}_chunk_{index:04}.mp4";
+
+/// The template of the `name` of files that are made of a stream; `example` is one that works.
+///
+/// # Errors
+/// Where two files would have the same name, or something else than VSS takes would be in it.
+pub(super) fn name_template(name: &str, example: &str) -> Result<Template, Vec<FieldError>> {
+    let template = Template::parse(name, &[Placeholder::Stream, Placeholder::Index])
+        .map_err(|why| vec![FieldError::new("name", why).hint(format!("write it like \"{example}\""))])?;
+    let mut mistakes = Vec::new();
+    if let Some(text) = template.text().find(|text| !is_plain(text)) {
+        let error = FieldError::new("name", format!("`{text}` cannot be part of a file's name"));
+        mistakes.push(error.hint("use letters, digits, spaces and `_ . -`; folders belong into the sink's `path`"));
+    }
+    if !template.has(Placeholder::Index) {
+        let error = FieldError::new("name", "all files of a stream would have the same name");
+        mistakes.push(error.hint(format!("add `{{index}}`, as in \"{example}\"")));
+    }
+    if mistakes.is_empty() { Ok(template) } else { Err(mistakes) }
+}
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
     let config: Config = config::read(table)?;
@@ -518,18 +537,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             return Err(vec![error.hint("add `every = \"30s\"`, or `parts = 4` for files")]);
         }
     };
-    let name = config.name.as_deref().unwrap_or(DEFAULT_NAME);
-    let template = Template::parse(name, &[Placeholder::Stream, Placeholder::Index]);
-    let template =
-        template.map_err(|why| vec![FieldError::new("name", why).hint(format!("write it like \"{DEFAULT_NAME}\""))])?;
-    if let Some(text) = template.text().find(|text| !is_plain(text)) {
-        let error = FieldError::new("name", format!("`{text}` cannot be part of a chunk's name"));
-        mistakes.push(error.hint("use letters, digits, spaces and `_ . -`; folders belong into the sink's `path`"));
-    }
-    if !template.has(Placeholder::Index) {
-        let error = FieldError::new("name", "all chunks would have the same name");
-        mistakes.push(error.hint(format!("add `{{index}}`, as in \"{DEFAULT_NAME}\"")));
-    }
+    let name = name_template(config.name.as_deref().unwrap_or(DEFAULT_NAME), DEFAULT_NAME);
+    let Ok(template) = name.map_err(|mut errors| mistakes.append(&mut errors)) else { return Err(mistakes) };
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -621,8 +630,8 @@ mod tests {
                 "every = \"1day\"\nwhole_below = \"1s\"",
                 &["cannot be 1day", "whole_below: `whole_below` has no meaning"],
             ),
-            ("parts = 2\nname = \"{index}/a.mp4\"", &["name: `/a.mp4` cannot be part of a chunk's name; use letters"]),
-            ("parts = 2\nname = \"a.mp4\"", &["all chunks would have the same name; add `{index}`"]),
+            ("parts = 2\nname = \"{index}/a.mp4\"", &["name: `/a.mp4` cannot be part of a file's name; use letters"]),
+            ("parts = 2\nname = \"a.mp4\"", &["all files of a stream would have the same name; add `{index}`"]),
             ("parts = 2\nname = \"{when}.mp4\"", &["nothing is known for `{when}`; there is `{stream}`, `{index}`"]),
         ] {
             let said = built(fields).err().unwrap_or_else(|| panic!("{fields} was taken"));

@@ -3,6 +3,7 @@
 pub mod checksum;
 pub mod chunk;
 pub mod classify;
+pub mod clip;
 pub mod detect;
 pub mod model_runner;
 #[cfg(test)]

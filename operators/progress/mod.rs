@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Field, FieldType, Presence};
 use crate::item::{Lineage, Origin, Played, Segment, StreamId, Version};
 
-pub use store::StateError;
+pub use store::{FILE, StateError};
 use store::{FINISHED, Held, INDICES, NOTES, OUTPUTS, STREAMS, Store, lock};
 
 /// The fields of a graph's table `state`.

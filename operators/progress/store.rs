@@ -16,7 +16,7 @@ use crate::error::{SinkError, SourceError, StartError};
 use crate::storage;
 
 /// The file in the folder.
-const FILE: &str = "progress.redb";
+pub const FILE: &str = "progress.redb";
 /// Bytes of it that are kept in memory.
 const CACHE: usize = 4 << 20;
 
@@ -45,7 +45,8 @@ pub struct StateError {
 impl StateError {
     fn of_system(place: &Path, error: &io::Error) -> StateError {
         let place = place.display().to_string();
-        let storage::error::StorageError { cause, message, .. } = storage::error::StorageError::of_system(&place, error);
+        let storage::error::StorageError { cause, message, .. } =
+            storage::error::StorageError::of_system(&place, error);
         let hint = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 "make room on that disk, or give `dir` of `[state]` a folder on another one"

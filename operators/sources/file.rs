@@ -574,7 +574,10 @@ mod tests {
     #[test]
     fn threads_are_shared_and_pacing_takes_one() {
         let folder = folder();
-        let source = |text: &str| FileSource { streams: chosen(folder.path(), text).unwrap(), size: OnceLock::new() };
+        let source = |text: &str| {
+            let streams = chosen(folder.path(), text).unwrap();
+            FileSource { streams, progress: None, size: OnceLock::new() }
+        };
         let fast = source("path = 'a.mp4'");
         assert_eq!([1, 2, 8].map(|running| fast.decoder_threads(2, running)), [4, 2, 1]);
         assert!(!fast.is_live() && fast.is_finite());

@@ -150,9 +150,10 @@ impl Source for S3Source {
         let found = runtime::wait(&|| waiting.stopping(), look).map_err(|error| error.of_source())?;
         let Some(object) = found else { return Ok(EndReason::Stopped) };
         let name = self.storage.location(&object.key);
-        let played = self.progress.as_ref().map_or(Played::Anew, |progress| {
-            played(progress, &*self.storage, &object, &known.settings.tracks)
-        });
+        let played = self
+            .progress
+            .as_ref()
+            .map_or(Played::Anew, |progress| played(progress, &*self.storage, &object, &known.settings.tracks));
         if let Some(progress) = self.progress.as_ref().filter(|_| !known.settings.repeat)
             && progress.is_finished(stream, &played).map_err(StateError::of_source)?
         {
@@ -323,7 +324,9 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         prefix,
         poll: config.poll.map(|poll| poll.0),
         realtime: config.settings.is_realtime(),
-        tracks: SettingsConfig::default().resolve(&config.settings, "tracks").map_or(Tracks::Best, |found| found.tracks),
+        tracks: SettingsConfig::default()
+            .resolve(&config.settings, "tracks")
+            .map_or(Tracks::Best, |found| found.tracks),
     });
     let at_once = config.at_once.unwrap_or(AT_ONCE);
     let streams = choose(config, &mut mistakes);

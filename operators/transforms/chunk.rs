@@ -461,7 +461,8 @@ impl ChunkStream {
         let media_type = self.settings.container.media_type();
         let origin = self.settings.origin.clone();
         let played = self.info.as_ref().map(|info| &info.played);
-        let lineage = self.settings.progress.as_ref().zip(played).and_then(|(progress, played)| progress.lineage(played));
+        let lineage =
+            self.settings.progress.as_ref().zip(played).and_then(|(progress, played)| progress.lineage(played));
         let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, lineage, content };
         let payload = Payload::Segment(Arc::new(segment));
         let stream = self.stream.clone();
@@ -668,7 +669,8 @@ mod tests {
         let format = TrackFormat::Video { width: 4, height: 4, frame_rate: None, has_b_frames: false };
         let base = TimeBase::MICROSECONDS;
         let track = Track { index: 0, codec: "secret".into(), format, time_base: base, parameters: None };
-        let info = StreamInfo { tracks: vec![track], time_base: base, duration: None, played: crate::item::Played::Live };
+        let info =
+            StreamInfo { tracks: vec![track], time_base: base, duration: None, played: crate::item::Played::Live };
         let mut out = Output::default();
         stream.open(&Arc::new(info), &mut out);
         let accounts: Vec<_> = (0..3)

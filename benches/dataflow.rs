@@ -65,7 +65,12 @@ impl Source for Pixels {
 
     fn run(&self, _stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
         let base = TimeBase::MICROSECONDS;
-        outlet.open(StreamInfo { tracks: Vec::new(), time_base: base, duration: None });
+        outlet.open(StreamInfo {
+            tracks: Vec::new(),
+            time_base: base,
+            duration: None,
+            played: operators::item::Played::Live,
+        });
         for seq in 0..self.0 {
             outlet.frame(seq, MediaTime::new(seq as i64, base), &mut || {
                 Ok(Frame {

@@ -224,6 +224,39 @@ pub struct StreamInfo {
     pub time_base: TimeBase,
     /// Seconds of media, where the container says so.
     pub duration: Option<f64>,
+    pub played: Played,
+}
+
+/// What a stream plays, as far as it can be told again after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Played {
+    /// Time goes on: what was played does not come again.
+    #[default]
+    Live,
+    /// Something with an end, which is played anew each time and of which nothing is remembered.
+    Anew,
+    /// One version of something with an end: played again, it is the same.
+    Version(Arc<Version>),
+}
+
+/// What tells an input from every other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The name of the source's node.
+    pub source: Arc<str>,
+    /// Such as `s3://bucket/key`.
+    pub name: String,
+    /// Changes with the content.
+    pub version: String,
+}
+
+/// What a [`Segment`] was made of, where that is remembered over a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lineage {
+    /// Of a stream that does not come again.
+    Live,
+    /// Of this input, by nodes of this configuration.
+    Version { version: Arc<Version>, configuration: Arc<str> },
 }
 
 /// One selected track of a stream.
@@ -459,6 +492,8 @@ pub struct Segment {
     pub follows: bool,
     /// Hexadecimal SHA-256 of the content.
     pub sha256: String,
+    /// What it was made of, where that is remembered.
+    pub lineage: Option<Lineage>,
     pub content: Content,
 }
 

@@ -21,6 +21,7 @@ pub mod operator;
 pub mod packet_times;
 pub mod picture;
 pub mod preview;
+pub mod progress;
 pub mod reach;
 pub mod sinks;
 pub mod sources;

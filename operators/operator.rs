@@ -27,6 +27,7 @@ use crate::inference::session::Sessions;
 use crate::inlet::Inlet;
 use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, Record, StreamId, StreamInfo};
 use crate::lease::{Verdict, Watched};
+use crate::progress::Progress;
 use crate::time::MediaTime;
 
 /// What part a registered type plays in a graph; the table that it is written in.
@@ -107,6 +108,8 @@ pub struct BuildContext {
     pub clock: Arc<dyn Clock>,
     /// Where the `sse` sink publishes.
     pub publisher: Arc<dyn Publisher>,
+    /// What it remembers over a restart; `None`: nothing.
+    pub progress: Option<Progress>,
 }
 
 /// Takes records for subscribers. The control plane implements it; without one, records go nowhere.

@@ -99,6 +99,7 @@ fn segment() -> Segment {
         end: MediaTime::from_micros(60_000_000),
         follows: true,
         sha256: "0".repeat(64),
+        lineage: None,
         content: Content::Memory(Bytes::from_static(b"ftyp")),
     }
 }

@@ -236,6 +236,7 @@ fn large_objects_go_up_in_parts_from_memory_and_from_files() {
         end: MediaTime::from_micros(1),
         follows: false,
         sha256: String::new(),
+        lineage: None,
         content: Content::File(SpilledFile { path, bytes: content.len() as u64 }),
     };
     for (key, body) in

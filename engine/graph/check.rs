@@ -10,6 +10,7 @@ use operators::error::FieldError;
 use operators::inference::model::Catalog;
 use operators::item::{Kind, Origin, is_name};
 use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
+use operators::progress::Progress;
 use operators::reach::Hosts;
 
 use super::answers;
@@ -25,6 +26,7 @@ use super::permission;
 use super::plan::Overflow;
 use super::references::References;
 use super::secrecy;
+use super::state;
 use super::substitute::{self, Environment, Secrets, Setting, Substituted};
 use super::wiring::{self, Wiring};
 
@@ -172,13 +174,15 @@ fn check_document(
     let Substituted { mut secrets, unresolved } =
         substitute::substitute(&mut document, text, settings, &environment, &mut found);
     let mut checker = FieldChecker { text, folder: &surroundings.folder, diagnostics: Vec::new() };
+    let kept = state::take(&mut document, &mut checker);
     let mut declared = nodes::declarations(document, surroundings.registry, &mut checker);
     let noise = |diagnostic: &Diagnostic| {
         let span = diagnostic.span.clone().unwrap_or(0..0);
         unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
     };
     found.extend(about_tests);
-    let forbidden = permission::check(&declared, &surroundings.folder, &surroundings.references);
+    let mut forbidden = permission::check(&declared, &surroundings.folder, &surroundings.references);
+    forbidden.extend(kept.iter().flat_map(|kept| kept.forbidden(&surroundings.folder, &surroundings.references)));
     let refused: Vec<_> = forbidden.iter().filter_map(|diagnostic| diagnostic.span.clone()).collect();
     // What is said of a file that may not be named would tell whether it is there.
     let tells = |diagnostic: &Diagnostic| {
@@ -195,17 +199,22 @@ fn check_document(
     found.extend(wrong.into_iter().filter(|diagnostic| !noise(diagnostic)));
     secrecy::cover_expansions(&declared, &surroundings.folder, &mut secrets);
     let graph: Arc<str> = name.into();
-    let built: Vec<Option<Built>> = declared.iter().map(|node| build(&graph, node, surroundings, &mut found)).collect();
+    let progress = state::progress(kept.as_ref(), &graph, &declared, &wiring, &surroundings.folder);
+    let with_progress = declared.iter().zip(&progress);
+    let built: Vec<Option<Built>> = with_progress
+        .map(|(node, progress)| build(node, &context(&graph, node, surroundings, progress), surroundings, &mut found))
+        .collect();
     found.extend(permission::check_built(&declared, &built, &surroundings.references));
     report_counts(&declared, &built, &mut found);
     report_streams(&declared, &built, &mut found);
     files::report_shared(&declared, &built, &mut found);
     secrecy::report_names(&declared, &built, &secrets, &mut found);
-    files::report_overwrites(&declared, &built, surroundings, &secrets, &mut found);
+    let state = kept.as_ref().map(|kept| kept.path(&surroundings.folder).join(operators::progress::FILE));
+    files::report_overwrites(&declared, &built, surroundings, &secrets, state, &mut found);
     report_tensors(&declared, &built, &wiring, &mut found);
     answers::report(&declared, &built, &wiring, &mut found);
     report_refusals(&declared, &built, &wiring, &mut found);
-    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings);
+    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings, &progress);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
     report_joins(&nodes, &origins, &mut found);
@@ -229,15 +238,15 @@ fn redact(diagnostic: &mut Diagnostic, secrets: &Secrets) {
 }
 
 fn build(
-    graph: &Arc<str>,
     node: &Declaration,
+    context: &BuildContext,
     surroundings: &Surroundings,
     found: &mut Vec<Diagnostic>,
 ) -> Option<Built> {
     let registration = node.registration?;
     let mut table = node.table.to_toml();
     table.retain(|name, _| !node.faulty.iter().any(|faulty| faulty == name));
-    let errors = match (registration.build)(&context(graph, node, surroundings), table) {
+    let errors = match (registration.build)(context, table) {
         Ok(built) => return node.sound.then_some(built),
         Err(errors) => errors,
     };
@@ -263,13 +272,19 @@ fn is_consequence(node: &Declaration, error: &FieldError) -> bool {
     names(&error.message) || error.hint.as_deref().is_some_and(names)
 }
 
-fn context(graph: &Arc<str>, node: &Declaration, surroundings: &Surroundings) -> BuildContext {
+fn context(
+    graph: &Arc<str>,
+    node: &Declaration,
+    surroundings: &Surroundings,
+    progress: &Option<Progress>,
+) -> BuildContext {
     BuildContext {
         origin: Origin { graph: graph.clone(), node: node.name.as_str().into() },
         folder: surroundings.folder.clone(),
         models: surroundings.models.clone(),
         clock: surroundings.clock.clone(),
         publisher: surroundings.publisher.clone(),
+        progress: progress.clone(),
     }
 }
 
@@ -402,6 +417,7 @@ fn assemble<'a>(
     mut built: Vec<Option<Built>>,
     wiring: &Wiring,
     surroundings: &Surroundings,
+    progress: &[Option<Progress>],
 ) -> (Vec<Node>, Vec<&'a Declaration>) {
     let mut places = vec![usize::MAX; declared.len()];
     let (mut nodes, mut origins) = (Vec::new(), Vec::new());
@@ -426,7 +442,7 @@ fn assemble<'a>(
             max_streams: declaration.max_streams,
             template: Template {
                 registration,
-                context: context(graph, declaration, surroundings),
+                context: context(graph, declaration, surroundings, &progress[index]),
                 table: declaration.table.to_toml(),
             },
         });

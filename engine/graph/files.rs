@@ -46,6 +46,7 @@ pub fn report_overwrites(
     built: &[Option<Built>],
     surroundings: &Surroundings,
     secrets: &Secrets,
+    state: Option<PathBuf>,
     found: &mut Vec<Diagnostic>,
 ) {
     let of_sources: Vec<(usize, Files)> = built
@@ -58,6 +59,7 @@ pub fn report_overwrites(
         .collect();
     let others = [
         (Files::of(surroundings.file.clone()), "this graph file itself"),
+        (Files::of(state), "the progress that this graph keeps"),
         (Files::of(surroundings.models.files()), "a file of a model"),
         (Files::of(secrets.files().iter().cloned()), "a file that a value of this graph is taken from"),
     ];

@@ -4,6 +4,7 @@
 //! order of fields do not count. A source is compared without its streams, which are compared one by one, so that a
 //! camera that is added touches no other.
 
+use std::fmt;
 use std::sync::Arc;
 
 use operators::config::FieldType;
@@ -37,6 +38,11 @@ impl Identity {
         Identity(hash.finalize().into())
     }
 
+    /// Of a list of texts; two lists that read the same in one piece differ.
+    pub fn of_texts<'a>(parts: impl IntoIterator<Item = &'a str>) -> Identity {
+        Identity::of(parts.into_iter().map(str::as_bytes))
+    }
+
     /// Of a node alone.
     pub fn of_node(type_name: &str, table: &toml::Table) -> Identity {
         // Tables are ordered by name, so equal ones read the same.
@@ -64,6 +70,12 @@ impl Identity {
     pub fn of_stream(&self, spec: &StreamSpec, own: Option<&toml::Value>) -> Identity {
         let own = own.map(ToString::to_string).unwrap_or_default();
         Identity::of([&self.0[..], spec.id.as_bytes(), spec.location.as_bytes(), own.as_bytes()])
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&hex::encode(self.0))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod planner;
 pub mod references;
 pub mod secrecy;
+pub mod state;
 pub mod substitute;
 #[cfg(test)]
 mod testing;

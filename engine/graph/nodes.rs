@@ -206,12 +206,12 @@ pub fn declarations(
 fn other_table(key: &Key) -> Option<Diagnostic> {
     match key.name.as_str() {
         "params" | "test" => None,
-        "state" | "chaos" => {
+        "chaos" => {
             let message = format!("the table `{}` is reserved, and nothing can be written in it yet", key.name);
             Some(Diagnostic::new(Code::ReservedTable, key.span.clone(), message).hint("remove it"))
         }
         name => {
-            let known = ROLES.into_iter().map(Role::table).chain(OTHER_TABLES[..2].iter().copied());
+            let known = ROLES.into_iter().map(Role::table).chain(OTHER_TABLES[..3].iter().copied());
             let message = format!("a graph has no table or value `{}`", name.escape_debug());
             let hint = suggestion(name, known, "a graph has");
             Some(Diagnostic::new(Code::UnknownTable, key.span.clone(), message).maybe_hint(hint))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use operators::item::Kind;
 use operators::lease::Limits;
 use operators::operator::{InlineOperator, IoOperator, PoolOperator, Sink, SinkInput, Source};
+use operators::progress::Progress;
 use operators::reach::Hosts;
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
@@ -44,6 +45,13 @@ pub struct PlannedSource {
     pub max_streams: u32,
     /// What further streams are made from while the graph runs.
     pub template: Option<Template>,
+}
+
+impl PlannedSource {
+    /// What is remembered of its streams over a restart.
+    pub fn progress(&self) -> Option<&Progress> {
+        self.template.as_ref()?.context.progress.as_ref()
+    }
 }
 
 pub struct PlannedTap {

@@ -98,7 +98,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
                 if sink.depends_on_inputs() {
                     table.insert("inputs".to_owned(), format!("{flows:?}").into());
                 }
-                let (sink, identity) = (sink.clone(), Identity::of_node(type_name, &table));
+                let (sink, identity) = (sink.clone(), kept(node, Identity::of_node(type_name, &table)));
                 sinks.push(PlannedSink { name, type_name, sink, inputs, flows, on_error, entry, identity });
                 continue;
             }
@@ -131,9 +131,17 @@ fn identities(nodes: &[Node]) -> Vec<Identity> {
             Role::Source => Identity::of_source(type_name, table),
             Role::Operator | Role::Sink => Identity::of_node(type_name, table),
         };
-        identities.push(alone.behind(node.inputs.iter().map(|edge| &identities[edge.from])));
+        identities.push(kept(node, alone).behind(node.inputs.iter().map(|edge| &identities[edge.from])));
     }
     identities
+}
+
+/// The identity of a node, with the place where its progress is kept: another one is opened with the node.
+fn kept(node: &Node, identity: Identity) -> Identity {
+    match &node.template.context.progress {
+        Some(progress) => Identity::of_texts([identity.to_string().as_str(), &progress.folder().to_string_lossy()]),
+        None => identity,
+    }
 }
 
 fn inputs(graph: &Graph, index: usize, taps: &[demand::Tap], operators: &HashMap<usize, usize>) -> Vec<Input> {

@@ -17,7 +17,7 @@ use operators::error::{ItemError, SourceError, StartError};
 use operators::inference::pool::panic_text;
 use operators::inlet::Inlet;
 use operators::item::{
-    EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, RecordBody, StreamId, StreamInfo,
+    EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, Played, RecordBody, StreamId, StreamInfo,
 };
 use operators::lease::{Ack, Lease, Verdict, Watched};
 use operators::media::gate;
@@ -166,6 +166,11 @@ impl Feed {
         if let Some(listener) = state.listener.take() {
             listener.ended(&self.stream, reason, self.clock.now());
         }
+    }
+
+    /// What it plays, as far as it has opened.
+    pub fn played(&self) -> Option<Played> {
+        lock(&self.state).info.as_ref().map(|info| info.played.clone())
     }
 
     /// Tells the thread to end; it says [`Notice::StreamEnded`] when it has.

@@ -13,6 +13,7 @@ use operators::inference::pool::Installed;
 use operators::item::{Origin, StreamId};
 use operators::lease::Budget;
 use operators::operator::SinkWriter;
+use operators::progress::StateError;
 use operators::transforms::sample::{Sampler, Sampling};
 use tokio::sync::mpsc::Receiver;
 
@@ -28,7 +29,7 @@ use super::sink::{Intake, SinkEnd, intake, write};
 use super::supervisor::Engine;
 use super::tap::{StreamTap, TapEnd};
 use crate::graph::identity::Identity;
-use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedTap, Work};
+use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedSource, PlannedTap, Work};
 
 /// A sink whose writer is open.
 pub struct OpenSink {
@@ -100,10 +101,13 @@ impl Making<'_> {
     /// were opened for it.
     ///
     /// # Errors
-    /// Where a model does not load or a sink does not open; nothing of the generation is left then.
+    /// Where progress cannot be kept, a model does not load or a sink does not open; nothing of the generation is left then.
     pub fn install(&self, plan: Arc<Plan>) -> Result<(Generation, Vec<OpenSink>), StartError> {
         let engine = self.engine;
         let workers = engine.workers.count();
+        if let Some(progress) = plan.sources.iter().find_map(PlannedSource::progress) {
+            progress.open().map_err(StateError::at_start)?;
+        }
         let mut installed = InstalledOperators { engine, operators: Vec::new() };
         let mut nodes = Vec::new();
         let mut counters = |name: &Arc<str>, type_name, role| {

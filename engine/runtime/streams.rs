@@ -120,6 +120,7 @@ impl RunningGraph {
             return Ok(());
         }
         counters.set_budgets(budgets(&taps));
+        let counters_lost = counters.account.snapshot().lost;
         let listener = Listener {
             origin: Origin { graph: plan.graph.clone(), node: planned.name.clone() },
             first_seq: counters.next_seq(),
@@ -135,7 +136,9 @@ impl RunningGraph {
             self.engine.inlets().open(&plan.graph, &spec.id, inlet.clone());
         }
         self.ended.remove(&spec.id);
-        self.streams.insert(spec.id, RunningStream { source: planned.name.clone(), identity, feed });
+        let (progress, lost_before) = (planned.progress().cloned(), counters_lost);
+        let running = RunningStream { source: planned.name.clone(), identity, feed, progress, lost_before };
+        self.streams.insert(spec.id, running);
         Ok(())
     }
 

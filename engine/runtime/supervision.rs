@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use operators::error::StartError;
-use operators::item::{EndReason, StreamId};
+use operators::item::{EndReason, Played, StreamId, Version};
+use operators::lease::Account;
+use operators::progress::Progress;
 
 use super::counters::GraphCounters;
 use super::discovery::Discovering;
@@ -20,7 +22,7 @@ use super::stats::{GraphState, NodeReport};
 use super::streams::{PostedStream, WantedStream};
 use super::supervisor::{Engine, LAST_CALL};
 use crate::graph::identity::Identity;
-use crate::graph::plan::Plan;
+use crate::graph::plan::{Plan, PlannedSource};
 
 /// What somebody asks of a running graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +56,31 @@ pub type Change = Box<dyn FnOnce(&mut RunningGraph) + Send>;
 /// Changes that wait for the supervisor; whoever asks for more waits.
 const CHANGES: usize = 64;
 
+/// How often it is looked whether streams that ended are through.
+const SWEEP: Duration = Duration::from_millis(200);
+
+/// How long a stream that a source found is listed after it has ended.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// A stream that is read.
 pub(super) struct RunningStream {
     /// The name of the source's node.
     pub source: Arc<str>,
     pub identity: Identity,
     pub feed: Arc<Feed>,
+    /// Where it is written down that everything of it is stored.
+    pub progress: Option<Progress>,
+    /// Items of the stream that were lost before.
+    pub lost_before: u64,
+}
+
+/// A stream that was read to its end, until nothing of it is in flight.
+pub(super) struct Finishing {
+    stream: StreamId,
+    version: Arc<Version>,
+    progress: Progress,
+    account: Arc<Account>,
+    lost_before: u64,
 }
 
 /// A graph that runs. Somebody must [`RunningGraph::supervise`] it.
@@ -79,6 +100,9 @@ pub struct RunningGraph {
     pub(super) restarts: HashMap<StreamId, WantedStream>,
     /// Streams that were removed, until nothing of them is in flight.
     pub(super) retired: Vec<StreamId>,
+    /// Streams that a source found and that have ended, and when: they are listed a little longer.
+    pub(super) lingering: Vec<(StreamId, Instant)>,
+    pub(super) finishing: Vec<Finishing>,
     /// Streams that a source found, which are forgotten when they have ended.
     pub(super) passing: Vec<StreamId>,
     /// Sources that look for further streams.
@@ -116,6 +140,8 @@ impl RunningGraph {
             posted: BTreeMap::new(),
             restarts: HashMap::new(),
             retired: Vec::new(),
+            lingering: Vec::new(),
+            finishing: Vec::new(),
             passing: Vec::new(),
             discovering: Vec::new(),
             failed_streams: Vec::new(),
@@ -152,12 +178,20 @@ impl RunningGraph {
     /// `drain_deadline` to deliver what is in flight.
     pub fn supervise(mut self, requests: &Receiver<Request>, drain_deadline: Duration) -> Outcome {
         let mut deadline = never();
+        let mut sweep: Option<Receiver<Instant>> = None;
         let mut requests = requests.clone();
         let mut stuck = Vec::new();
         let mut asked = None;
         while !self.is_done() {
             let mut drain = false;
+            if sweep.is_none() && self.has_to_sweep() {
+                sweep = Some(after(SWEEP));
+            }
             select! {
+                recv(sweep.clone().unwrap_or_else(never)) -> _ => {
+                    sweep = None;
+                    self.sweep();
+                }
                 recv(self.heard.nodes) -> notice => drain = notice.is_ok_and(|notice| self.take(notice)),
                 recv(self.heard.streams) -> notice => drain = notice.is_ok_and(|notice| self.take(notice)),
                 recv(self.changes.1) -> change => if let Ok(change) = change {
@@ -243,8 +277,15 @@ impl RunningGraph {
             self.posted.remove(stream);
             // One that failed is listed, so that whoever looks sees why.
             if !matches!(reason, EndReason::Failed(_)) {
-                self.retired.push(stream.clone());
+                self.lingering.push((stream.clone(), self.engine.clock.now()));
             }
+        }
+        if let (EndReason::Eof, Some(Played::Version(version)), Some(progress)) =
+            (&reason, running.feed.played(), running.progress.clone())
+            && let Some(counters) = self.counters.stream(stream)
+        {
+            let (stream, account, lost_before) = (stream.clone(), counters.account.clone(), running.lost_before);
+            self.finishing.push(Finishing { stream, version, progress, account, lost_before });
         }
         self.engine.inlets().close(&self.counters.name, stream);
         self.unlist_retired();
@@ -256,6 +297,45 @@ impl RunningGraph {
                 self.ended.insert(stream.clone(), running.identity);
             }
             EndReason::Stopped | EndReason::Reload => {}
+        }
+    }
+
+    fn has_to_sweep(&self) -> bool {
+        !(self.finishing.is_empty() && self.lingering.is_empty() && self.retired.is_empty())
+    }
+
+    /// Writes down which streams everything is stored of, and lists those no more that have been over for long enough.
+    fn sweep(&mut self) {
+        self.note_finished();
+        let now = self.engine.clock.now();
+        let is_over = |(_, since): &(StreamId, Instant)| now.saturating_duration_since(*since) >= LINGER;
+        let (over, lingering) = std::mem::take(&mut self.lingering).into_iter().partition(is_over);
+        self.lingering = lingering;
+        self.retired.extend(Vec::into_iter(over).map(|(stream, _)| stream));
+        self.unlist_retired();
+    }
+
+    fn note_finished(&mut self) {
+        for finishing in std::mem::take(&mut self.finishing) {
+            let Finishing { stream, version, progress, account, lost_before } = &finishing;
+            let counts = account.snapshot();
+            if counts.in_flight > 0 {
+                self.finishing.push(finishing);
+                continue;
+            }
+            // What began with other nodes behind it was not made by these alone.
+            let plan = &self.generation.plan;
+            let is_same = |planned: &PlannedSource| {
+                *planned.name == *version.source && planned.progress().is_some_and(|now| now.leads_where(progress))
+            };
+            if counts.lost > *lost_before || !plan.sources.iter().any(is_same) {
+                tracing::warn!(%stream, "not everything of `{}` is stored: it is read again at the next start", plan.secrets.redact(&version.name));
+                continue;
+            }
+            if let Err(error) = progress.finish(stream, version) {
+                let error = plan.secrets.redact(&format!("{error}; hint: {}", error.hint));
+                tracing::error!(%stream, "stream `{stream}` is finished, but is read again at the next start: {error}");
+            }
         }
     }
 
@@ -329,6 +409,7 @@ impl RunningGraph {
 
     fn finish(mut self, stuck: Vec<String>, asked: Option<Request>) -> Outcome {
         self.generation.take_down();
+        self.note_finished();
         self.engine.inlets().close_all(&self.counters.name);
         let (state, reason) = self.counters.state();
         let mut failures = std::mem::take(&mut self.failed_streams);

@@ -76,7 +76,12 @@ impl Source for Counting {
 
     fn run(&self, _stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
         let base = TimeBase::new(1, 30).unwrap();
-        outlet.open(StreamInfo { tracks: Vec::new(), time_base: base, duration: None });
+        outlet.open(StreamInfo {
+            tracks: Vec::new(),
+            time_base: base,
+            duration: None,
+            played: operators::item::Played::Live,
+        });
         for seq in 0..self.count {
             if outlet.stopping() {
                 return Ok(EndReason::Stopped);

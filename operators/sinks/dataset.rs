@@ -28,6 +28,7 @@ use crate::operator::{
 };
 use crate::picture::Picture;
 use crate::sinks::s3::{QUALITY_FIELD, UPLOADS_FIELD};
+use crate::storage::IfExists;
 use crate::storage::folder::Folder;
 use crate::storage::location::{S3Location, is_s3};
 use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
@@ -392,7 +393,13 @@ impl DatasetWriter {
             annotate: self.annotate,
             quality: self.quality,
         };
-        self.uploads.submit(Upload { id, work: Work::Make(Box::new(move || files.make())), items: claims });
+        self.uploads.submit(Upload {
+            id,
+            work: Work::Make(Box::new(move || files.make())),
+            items: claims,
+            output: None,
+            if_exists: IfExists::Overwrite,
+        });
     }
 
     /// The name of an item's files without its ending.

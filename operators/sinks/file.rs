@@ -23,7 +23,8 @@ use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{Event, Kind};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkWriter};
 use crate::sinks::records::Records;
-use crate::sinks::segments::{IfExists, SegmentFiles};
+use crate::sinks::segments::SegmentFiles;
+use crate::storage::IfExists;
 use crate::template::{Placeholder, Template};
 
 #[derive(Deserialize)]
@@ -245,7 +246,7 @@ fn segments(
         let error = FieldError::new("path", "all segments of a stream would have the same path");
         return Err(vec![error.hint(format!("add `{{index}}` or `{{name}}`, as in \"out/{EXAMPLE}\""))]);
     }
-    Ok(Some(SegmentFiles::new(context, path.to_owned(), template, if_exists.unwrap_or_default())))
+    Ok(Some(SegmentFiles::new(context, path.to_owned(), template, if_exists.unwrap_or(IfExists::Error))))
 }
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
@@ -289,10 +290,11 @@ pub static REGISTRATION: Registration = Registration {
         },
         Field {
             name: "if_exists",
-            value: FieldType::Choice(&["error", "replace"]),
+            value: FieldType::Choice(&["error", "overwrite", "replace", "skip"]),
             presence: Presence::Optional,
-            summary: "What happens to a segment whose path exists already: it is lost and the error told, or it takes the \
-                      place of what is there. Left out: `error`.",
+            summary: "What happens to a segment whose path exists already: it is lost and the error told, it takes the \
+                      place of what is there (`replace` means the same), or what is there stays and counts. With \
+                      `[state]`, what the graph itself has stored is written over in any case. Left out: `error`.",
         },
     ],
     example: "[sinks.results]\ntype = \"file\"\ninputs = [\"people\"]\npath = \"people.jsonl\"\n",

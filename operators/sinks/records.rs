@@ -69,6 +69,7 @@ pub(crate) mod tests {
             models: Arc::new(Catalog::default()),
             clock: Arc::new(SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
+            progress: None,
         }
     }
 
@@ -116,7 +117,12 @@ pub(crate) mod tests {
         let failed = json(&Event::End { stream: stream(), reason: failed }).unwrap();
         assert_eq!((&failed["state"], &failed["reason"]), (&"failed".into(), &"no such file".into()));
 
-        let info = StreamInfo { tracks: Vec::new(), time_base: TimeBase::MICROSECONDS, duration: None };
+        let info = StreamInfo {
+            tracks: Vec::new(),
+            time_base: TimeBase::MICROSECONDS,
+            duration: None,
+            played: crate::item::Played::Live,
+        };
         assert_eq!(json(&Event::Open { stream: stream(), info: Arc::new(info) }), None);
         assert_eq!(json(&Event::End { stream: stream(), reason: EndReason::Eof }), None);
         assert_eq!(json(&Event::End { stream: stream(), reason: EndReason::Stopped }), None);

@@ -23,11 +23,12 @@ use crate::operator::{
     BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkInput, SinkWriter, Trouble,
 };
 use crate::picture::Picture;
+use crate::progress::{Output, Progress};
 use crate::sinks::records::Records;
 use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
 use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
 use crate::storage::uploads::{Claim, Finished, Put, Upload, Uploads, Work};
-use crate::storage::{Body, Storage, runtime};
+use crate::storage::{Body, IfExists, Storage, runtime};
 use crate::template::{Placeholder, Template, Values};
 
 #[derive(Deserialize)]
@@ -39,6 +40,7 @@ struct Config {
     retry_for: Option<config::Duration>,
     uploads: Option<usize>,
     quality: Option<u8>,
+    if_exists: Option<IfExists>,
     #[serde(default)]
     batch: BatchConfig,
 }
@@ -74,6 +76,8 @@ struct S3Sink {
     uploads: usize,
     quality: u8,
     batching: Batching,
+    if_exists: IfExists,
+    progress: Option<Progress>,
 }
 
 impl S3Sink {
@@ -98,6 +102,8 @@ impl S3Sink {
             batches: BTreeMap::new(),
             next_id: 0,
             tells_signals,
+            if_exists: self.if_exists,
+            progress: self.progress.clone(),
         }
     }
 }
@@ -152,6 +158,8 @@ struct S3Writer {
     next_id: u64,
     /// Gaps and failures of streams become records: where records are what comes.
     tells_signals: bool,
+    if_exists: IfExists,
+    progress: Option<Progress>,
 }
 
 impl S3Writer {
@@ -160,11 +168,10 @@ impl S3Writer {
         self.key.render(&Values { graph, node, stream, name, index, seq, time })
     }
 
-    fn submit(&mut self, work: Work, items: Vec<Claim>) -> u64 {
+    fn submit(&mut self, work: Work, items: Vec<Claim>, output: Option<Output>) {
         let id = self.next_id;
         self.next_id += 1;
-        self.uploads.submit(Upload { id, work, items });
-        id
+        self.uploads.submit(Upload { id, work, items, output, if_exists: self.if_exists });
     }
 
     fn event(&mut self, event: &Event) -> Result<(), SinkError> {
@@ -173,7 +180,8 @@ impl S3Writer {
                 Payload::Segment(segment) => {
                     let key = self.name(&item.stream, item.seq, segment.index, &segment.name, item.time);
                     let put = Put { key, body: Body::Segment(segment.clone()), media_type: segment.media_type };
-                    self.submit(Work::Ready(vec![put]), vec![Claim::whole(item)]);
+                    let output = self.progress.as_ref().and_then(|progress| progress.output(&item.stream, segment));
+                    self.submit(Work::Ready(vec![put]), vec![Claim::whole(item)], output);
                     Ok(())
                 }
                 Payload::Frame(frame) => {
@@ -204,7 +212,7 @@ impl S3Writer {
             let file = Picture::of(&frame)?.jpeg(quality)?;
             Ok(vec![Put { key, body: Body::Bytes(file.into()), media_type: "image/jpeg" }])
         };
-        self.submit(Work::Make(Box::new(make)), vec![Claim::whole(item)]);
+        self.submit(Work::Make(Box::new(make)), vec![Claim::whole(item)], None);
     }
 
     fn record(&mut self, record: &Record, item: Option<&Item>) -> Result<(), SinkError> {
@@ -276,7 +284,9 @@ impl S3Writer {
     fn submit_behind(&mut self, earlier: Option<u64>, put: Put, items: Vec<Claim>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.uploads.submit_behind(earlier, Upload { id, work: Work::Ready(vec![put]), items });
+        // It grows under its key, so it has to write over itself.
+        let (work, if_exists) = (Work::Ready(vec![put]), IfExists::Overwrite);
+        self.uploads.submit_behind(earlier, Upload { id, work, items, output: None, if_exists });
         id
     }
 
@@ -416,6 +426,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             retry_for: config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0),
             uploads: config.uploads.unwrap_or(UPLOADS),
             quality: config.quality.unwrap_or(QUALITY),
+            if_exists: config.if_exists.unwrap_or_default(),
+            progress: context.progress.clone(),
             batching: Batching {
                 items: items.unwrap_or(BATCH_ITEMS),
                 bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -482,7 +494,15 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::String,
             presence: Presence::Required,
             summary: "The objects' keys, with `{stream}`, `{name}`, `{seq:09}`, `{index:04}`, `{graph}`, `{node}`, \
-                      `{time}`, `{date:%Y/%m/%d}`, `{year}`, … in them. An object of the same key is overwritten.",
+                      `{time}`, `{date:%Y/%m/%d}`, `{year}`, … in them.",
+        },
+        Field {
+            name: "if_exists",
+            value: FieldType::Choice(&["error", "overwrite", "skip"]),
+            presence: Presence::Default("\"overwrite\""),
+            summary: "What happens where an object of the same key is there already, of segments and frames: the new one is \
+                      lost and the error told, it takes the other's place, or the other one stays and counts. With \
+                      `[state]`, what the graph itself has stored is written over in any case.",
         },
         ENDPOINT,
         REGION,

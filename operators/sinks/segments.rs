@@ -8,23 +8,14 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use crate::error::{SinkError, StartError};
 use crate::item::{Content, Event, Item, Kind, Origin, Payload, RecordBody, Segment};
 use crate::operator::{BuildContext, Resource, Sink, SinkWriter};
+use crate::progress::{Progress, StateError};
+use crate::storage::IfExists;
 use crate::template::{Template, Values};
 
 use super::file::{identity, make_folder, reason};
-
-/// What happens to a segment whose path exists already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum IfExists {
-    #[default]
-    Error,
-    Replace,
-}
 
 /// Where segments go.
 #[derive(Clone)]
@@ -35,16 +26,28 @@ pub(super) struct SegmentFiles {
     written: String,
     path: Template,
     if_exists: IfExists,
+    progress: Option<Progress>,
 }
 
 impl SegmentFiles {
     /// Relative paths are relative to the folder of the graph.
     pub fn new(context: &BuildContext, written: String, path: Template, if_exists: IfExists) -> SegmentFiles {
-        let (folder, origin) = (context.folder.clone(), context.origin.clone());
-        SegmentFiles { folder, origin, written, path, if_exists }
+        let (folder, origin, progress) = (context.folder.clone(), context.origin.clone(), context.progress.clone());
+        SegmentFiles { folder, origin, written, path, if_exists, progress }
     }
 
     fn store(&self, item: &Item, segment: &Segment) -> Result<(), SinkError> {
+        let output = self.progress.as_ref().and_then(|progress| progress.output(&item.stream, segment));
+        let mut if_exists = self.if_exists;
+        if let Some(output) = &output {
+            if output.is_done().map_err(StateError::of_sink)? {
+                return Ok(());
+            }
+            // What was begun before, and perhaps stored, is ours; of a live stream, its index must not come again.
+            if (output.is_live() || if_exists != IfExists::Overwrite) && output.begin().map_err(StateError::of_sink)? {
+                if_exists = IfExists::Overwrite;
+            }
+        }
         let values = Values {
             graph: &self.origin.graph,
             node: &self.origin.node,
@@ -57,7 +60,8 @@ impl SegmentFiles {
         let written = self.path.render(&values);
         let path = self.folder.join(&written);
         make_folder(&written, &path).map_err(|error| SinkError { message: error.message, hint: error.hint })?;
-        write(&path, &segment.content, self.if_exists).map_err(|error| failed(&written, &error))
+        write(&path, &segment.content, if_exists).map_err(|error| failed(&written, &error))?;
+        output.map_or(Ok(()), |output| output.done().map_err(StateError::of_sink))
     }
 }
 
@@ -128,8 +132,10 @@ impl SinkWriter for SegmentWriter {
 /// Writes a file that is there as a whole or not at all.
 fn write(path: &Path, content: &Content, if_exists: IfExists) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if if_exists == IfExists::Error && path.symlink_metadata().is_ok() {
-        return Err(ErrorKind::AlreadyExists.into());
+    match if_exists {
+        IfExists::Error if path.symlink_metadata().is_ok() => return Err(ErrorKind::AlreadyExists.into()),
+        IfExists::Skip if path.symlink_metadata().is_ok() => return Ok(()),
+        IfExists::Error | IfExists::Overwrite | IfExists::Skip => {}
     }
     // What everybody may do with a new file; the process's mask takes away from it.
     let permissions = Permissions::from_mode(0o666);
@@ -140,8 +146,8 @@ fn write(path: &Path, content: &Content, if_exists: IfExists) -> io::Result<()> 
     }
     beside.as_file().sync_all()?;
     let placed = match if_exists {
-        IfExists::Error => beside.persist_noclobber(path),
-        IfExists::Replace => beside.persist(path),
+        IfExists::Error | IfExists::Skip => beside.persist_noclobber(path),
+        IfExists::Overwrite => beside.persist(path),
     };
     placed.map_err(|error| error.error)?;
     // The name itself lies in the folder.
@@ -152,7 +158,7 @@ fn failed(written: &str, error: &io::Error) -> SinkError {
     let (why, hint) = match error.kind() {
         ErrorKind::AlreadyExists => (
             "it exists already".to_owned(),
-            "move it away, choose another `path`, or write `if_exists = \"replace\"` to write over it",
+            "move it away, choose another `path`, or write `if_exists = \"overwrite\"` to write over it",
         ),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             (reason(error), "make room on that disk, or give `path` a place on another one")
@@ -205,6 +211,7 @@ mod tests {
             end: MediaTime::ZERO,
             follows: false,
             sha256: String::new(),
+            lineage: None,
             content,
         };
         let (item, account) = crate::testing::item(index, MediaTime::ZERO, Payload::Segment(Arc::new(segment)));
@@ -259,10 +266,13 @@ mod tests {
         let mut careful = sink(folder.path(), r#"path = "{name}""#).start().unwrap();
         let error = careful.write(std::slice::from_ref(&event)).await.unwrap_err();
         assert_eq!(error.message, "cannot write the segment `x0.mp4`: it exists already");
-        assert!(error.hint.unwrap().contains("if_exists = \"replace\""));
+        assert!(error.hint.unwrap().contains("if_exists = \"overwrite\""));
         assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"precious");
         assert_eq!(names(folder.path()), ["x0.mp4"], "nothing is left beside it");
-        let fields = "path = \"{name}\"\nif_exists = \"replace\"";
+        let fields = "path = \"{name}\"\nif_exists = \"skip\"";
+        sink(folder.path(), fields).start().unwrap().write(std::slice::from_ref(&event)).await.unwrap();
+        assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"precious");
+        let fields = "path = \"{name}\"\nif_exists = \"overwrite\"";
         sink(folder.path(), fields).start().unwrap().write(std::slice::from_ref(&event)).await.unwrap();
         assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"new");
         drop(event);

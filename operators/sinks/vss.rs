@@ -24,9 +24,10 @@ use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError, StartError};
 use crate::item::{Item, Kind, Origin, Payload, RecordBody, Segment, SegmentStatus, StreamId};
 use crate::operator::{BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role};
+use crate::progress::{Output, Progress};
 
 use client::{Api, Client, Failure, StoredFile, Upload};
-use journal::{Intent, Journal};
+use journal::{Intent, Journal, Place};
 
 /// Between two attempts, unless the server says how long it wants to be left alone.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) };
@@ -64,8 +65,8 @@ pub static REGISTRATION: Registration = Registration {
             name: "state",
             value: FieldType::OutputPath,
             presence: Presence::Optional,
-            summary: "A folder that remembers what was uploaded, so that a restart repeats nothing. Left out: each run \
-                      uploads anew what it makes anew.",
+            summary: "A folder that remembers what was uploaded, so that a restart repeats nothing. Left out: the graph's \
+                      `[state]` does; without one, each run uploads anew what it makes anew.",
         },
         Field {
             name: "concurrency",
@@ -143,6 +144,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         summarize: config.summarize,
         origin: context.origin.clone(),
         clock: context.clock.clone(),
+        progress: context.progress.clone(),
     })))
 }
 
@@ -157,11 +159,17 @@ struct Vss {
     summarize: Option<Summarize>,
     origin: Origin,
     clock: Arc<dyn Clock>,
+    progress: Option<Progress>,
 }
 
 impl IoOperator for Vss {
     fn start(&self) -> Result<Arc<dyn IoRunner>, StartError> {
-        let journal = Journal::open(self.state.as_deref()).map_err(|why| {
+        let place = match (&self.state, &self.progress) {
+            (Some(folder), _) => Place::Folder(folder.clone()),
+            (None, Some(progress)) => Place::Progress(progress.clone()),
+            (None, None) => Place::Nowhere,
+        };
+        let journal = Journal::open(place).map_err(|why| {
             StartError::new(format!("cannot use the state of earlier uploads: {why}"))
                 .hint("give `state` a folder of its own that can be written")
         })?;
@@ -178,6 +186,7 @@ impl IoOperator for Vss {
             prompt: self.summarize.as_ref().map(|summarize| summarize.prompt.clone()),
             origin: self.origin.clone(),
             clock: self.clock.clone(),
+            progress: self.progress.clone(),
         }))
     }
 
@@ -196,6 +205,7 @@ struct Uploader {
     prompt: Option<String>,
     origin: Origin,
     clock: Arc<dyn Clock>,
+    progress: Option<Progress>,
 }
 
 #[async_trait::async_trait]
@@ -242,10 +252,14 @@ impl Uploader {
     ) -> Result<String, (String, String)> {
         let start = self.clock.now();
         let mut failures = 0;
+        // Of a live stream, the index must not come again.
+        let progress = self.progress.as_ref();
+        let live = progress.and_then(|progress| progress.output(stream, segment)).filter(Output::is_live);
         loop {
+            let live = live.clone();
             let (service, stream, segment) = (self.service.clone(), stream.clone(), segment.clone());
             let name = segment.name.clone();
-            let failure = match blocking(move || Ok(service.attempt(&stream, &segment, time))).await {
+            let failure = match blocking(move || Ok(service.attempt(&stream, &segment, time, live.as_ref()))).await {
                 Ok(Ok(Attempt::Uploaded(id))) => return Ok(id),
                 // Whether the last request went well will be known by then.
                 Ok(Ok(Attempt::TooEarly(wait))) => {
@@ -310,8 +324,18 @@ struct Service {
 
 impl Service {
     /// Makes sure of what is there, and uploads the segment where it is not. Blocks.
-    fn attempt(&self, stream: &StreamId, segment: &Segment, time: SystemTime) -> Result<Attempt, Failure> {
-        let mut intent = match self.journal.find(stream, segment) {
+    fn attempt(
+        &self,
+        stream: &StreamId,
+        segment: &Segment,
+        time: SystemTime,
+        live: Option<&Output>,
+    ) -> Result<Attempt, Failure> {
+        if let Some(output) = live {
+            output.begin().map_err(|error| unwritten(&format!("{error}; {}", error.hint)))?;
+        }
+        let found = self.journal.find(stream, segment).map_err(|error| unwritten(&error))?;
+        let mut intent = match found {
             Some(Intent { id: Some(id), .. }) => match self.client.file(&id)? {
                 Some(_) => return Ok(Attempt::Uploaded(id)),
                 // The server was emptied meanwhile.
@@ -395,18 +419,19 @@ impl Service {
     }
 
     fn keep(&self, intent: &Intent) -> Result<(), Failure> {
-        // A full disk may have room again.
-        self.journal.keep(intent).map_err(|error| Failure::Busy {
-            code: "State".to_owned(),
-            message: format!("what is uploaded cannot be written down: {error}"),
-            after: None,
-        })
+        self.journal.keep(intent).map_err(|error| unwritten(&error))
     }
 
     fn now_ms(&self) -> u64 {
         let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         millis(since)
     }
+}
+
+/// What is uploaded cannot be written down; a full disk may have room again.
+fn unwritten(why: &dyn std::fmt::Display) -> Failure {
+    let message = format!("what is uploaded cannot be written down: {why}");
+    Failure::Busy { code: "State".to_owned(), message, after: None }
 }
 
 fn millis(duration: Duration) -> u64 {

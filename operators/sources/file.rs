@@ -6,17 +6,19 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, SourceError};
-use crate::item::{EndReason, Kind, StreamId};
+use crate::item::{EndReason, Kind, Played, StreamId};
 use crate::media::demux::{Demuxer, Tracks};
 use crate::media::picture;
 use crate::operator::{
     BuildContext, Built, Execution, ItemSize, Outlet, Produces, Registration, Role, Source, StreamSpec,
 };
+use crate::progress::{Progress, StateError};
 
 use super::playback::{self, Settings};
 use super::track::dormant;
@@ -29,6 +31,7 @@ struct Config {
     path: Option<OneOrMany<String>>,
     #[serde(default)]
     streams: toml::Table,
+    resume: Option<bool>,
     #[serde(flatten)]
     settings: SettingsConfig,
 }
@@ -57,6 +60,7 @@ enum StreamConfig {
     Path(String),
     Table {
         path: String,
+        resume: Option<bool>,
         #[serde(flatten)]
         settings: SettingsConfig,
     },
@@ -97,10 +101,13 @@ struct FileStream {
     id: StreamId,
     path: PathBuf,
     settings: Settings,
+    /// Whether it goes on over a restart where it was.
+    resume: bool,
 }
 
 struct FileSource {
     streams: Vec<FileStream>,
+    progress: Option<Progress>,
     size: OnceLock<ItemSize>,
 }
 
@@ -153,14 +160,48 @@ impl Source for FileSource {
     fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
         let known = self.streams.iter().find(|known| known.id == *stream);
         let known = known.ok_or_else(|| SourceError::input(format!("this source has no stream `{stream}`")))?;
-        playback::play(&known.path, &known.settings, outlet)
+        let Some(progress) = self.progress.as_ref().filter(|_| known.resume) else {
+            return playback::play(&known.path, &known.settings, outlet);
+        };
+        let played = version(progress, known)?;
+        if progress.is_finished(stream, &played).map_err(StateError::of_source)? {
+            tracing::info!(%stream, "`{}` is finished: it was played and stored before", known.path.display());
+            return Ok(EndReason::Eof);
+        }
+        playback::play_as(&known.path, played, &known.settings, outlet)
     }
+}
+
+/// What a file is: itself, as long as nobody writes it.
+fn version(progress: &Progress, stream: &FileStream) -> Result<Played, SourceError> {
+    let (path, tracks) = (&stream.path, &stream.settings.tracks);
+    let unknown = |error: std::io::Error| {
+        let message = format!("`{}` cannot be opened: {error}", path.display());
+        SourceError::input_with_hint(message, "check the path and the permissions")
+    };
+    let whole = path.canonicalize().map_err(unknown)?;
+    let data = std::fs::metadata(path).map_err(unknown)?;
+    let changed = data.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let version = format!("{}-{:?}-{tracks:?}", data.len(), changed.unwrap_or_default());
+    Ok(progress.played(whole.display().to_string(), version))
 }
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
     let config: Config = config::read(table)?;
     let streams = choose(&context.folder, config)?;
-    Ok(Built::Source(Arc::new(FileSource { streams, size: OnceLock::new() })))
+    let progress = context.progress.clone();
+    if let Some(stream) = streams.iter().find(|stream| stream.resume) {
+        let field = if streams.len() == 1 { "resume".to_owned() } else { format!("streams.{}", stream.id) };
+        if progress.is_none() {
+            let error = FieldError::new("resume", "`resume` needs to know where progress is kept");
+            return Err(vec![error.hint("add `[state]` with `dir = \"state\"` to the graph")]);
+        }
+        if streams.iter().any(|stream| stream.resume && stream.settings.repeat) {
+            let error = FieldError::new(field, "a file that is played again and again has no end to resume towards");
+            return Err(vec![error.hint("remove `resume` or `loop`; indices of chunks go on in any case")]);
+        }
+    }
+    Ok(Built::Source(Arc::new(FileSource { streams, progress, size: OnceLock::new() })))
 }
 
 /// The streams of `config`, or every mistake in it. Relative paths are relative to `folder`.
@@ -178,7 +219,7 @@ fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldErr
         }
         (paths, _) => paths.map(OneOrMany::into_vec).unwrap_or_default(),
     };
-    let node = &config.settings;
+    let (node, resume) = (&config.settings, config.resume.unwrap_or(false));
     match SettingsConfig::default().resolve(node, "tracks") {
         Err(mistake) => mistakes.push(mistake),
         Ok(settings) => {
@@ -189,6 +230,7 @@ fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldErr
                         id: unique(&path, &mut taken),
                         path,
                         settings: settings.clone(),
+                        resume,
                     })),
                     Err(mistake) => mistakes.push(mistake),
                 }
@@ -196,7 +238,7 @@ fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldErr
         }
     }
     for (name, value) in config.streams {
-        match named(folder, node, &name, value) {
+        match named(folder, node, resume, &name, value) {
             Ok(stream) => streams.push(stream),
             Err(mistake) => mistakes.push(mistake),
         }
@@ -218,15 +260,21 @@ fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldErr
 }
 
 /// One entry of `streams`.
-fn named(folder: &Path, node: &SettingsConfig, name: &str, value: toml::Value) -> Result<FileStream, FieldError> {
+fn named(
+    folder: &Path,
+    node: &SettingsConfig,
+    resume: bool,
+    name: &str,
+    value: toml::Value,
+) -> Result<FileStream, FieldError> {
     let field = format!("streams.{name}");
     let id = StreamId::new(name).ok_or_else(|| {
         FieldError::new(&field, format!("`{name}` cannot be the name of a stream"))
             .hint("use 1 to 128 of the characters A-Z a-z 0-9 _ . -")
     })?;
-    let (path, field, settings) = match value.try_into() {
-        Ok(StreamConfig::Path(path)) => (path, field, SettingsConfig::default()),
-        Ok(StreamConfig::Table { path, settings }) => (path, format!("{field}.path"), settings),
+    let (path, field, own, settings) = match value.try_into() {
+        Ok(StreamConfig::Path(path)) => (path, field, None, SettingsConfig::default()),
+        Ok(StreamConfig::Table { path, resume, settings }) => (path, format!("{field}.path"), resume, settings),
         Err(_) => {
             let hint =
                 format!("write `{field} = \"video.mp4\"` or `{field} = {{ path = \"video.mp4\", loop = true }}`");
@@ -236,7 +284,7 @@ fn named(folder: &Path, node: &SettingsConfig, name: &str, value: toml::Value) -
     let path = folder.join(path);
     check(&path, &field)?;
     let settings = settings.resolve(node, &format!("streams.{name}.tracks"))?;
-    Ok(FileStream { id, path, settings })
+    Ok(FileStream { id, path, settings, resume: own.unwrap_or(resume) })
 }
 
 /// The files that `text` names: itself, or what matches it as a glob, sorted.
@@ -364,8 +412,15 @@ pub(super) const KEYFRAMES_ONLY: Field = Field {
     summary: "Decode keyframes alone and pass no other picture on; `seq` counts the others too.",
 };
 
+const RESUME: Field = Field {
+    name: "resume",
+    value: FieldType::Boolean,
+    presence: Presence::Default("false"),
+    summary: "After a restart, skip what was stored before, and a file that was finished. Needs the table `[state]`.",
+};
+
 /// The table of one stream. What it leaves out, its node says.
-static STREAM_FIELDS: [Field; 6] = [
+static STREAM_FIELDS: [Field; 7] = [
     Field {
         name: "path",
         value: FieldType::InputPath,
@@ -377,6 +432,7 @@ static STREAM_FIELDS: [Field; 6] = [
     TRACKS.of_one_stream(),
     SKIP.of_one_stream(),
     KEYFRAMES_ONLY.of_one_stream(),
+    RESUME.of_one_stream(),
 ];
 
 pub static REGISTRATION: Registration = Registration {
@@ -398,13 +454,14 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::Map(&FieldType::Either(&[FieldType::InputPath, FieldType::Table(&STREAM_FIELDS)])),
             presence: Presence::Optional,
             summary: "Named streams: each a path, or a table with `path` and settings of its own (`loop`, \
-                      `realtime`, `tracks`, `skip`, `keyframes_only`). This or `path`.",
+                      `realtime`, `tracks`, `skip`, `keyframes_only`, `resume`). This or `path`.",
         },
         LOOP,
         REALTIME,
         TRACKS,
         SKIP,
         KEYFRAMES_ONLY,
+        RESUME,
     ],
     example: "[sources.clips]\ntype = \"file\"\npath = \"videos/*.mp4\"\n",
     build,
@@ -517,7 +574,10 @@ mod tests {
     #[test]
     fn threads_are_shared_and_pacing_takes_one() {
         let folder = folder();
-        let source = |text: &str| FileSource { streams: chosen(folder.path(), text).unwrap(), size: OnceLock::new() };
+        let source = |text: &str| {
+            let streams = chosen(folder.path(), text).unwrap();
+            FileSource { streams, progress: None, size: OnceLock::new() }
+        };
         let fast = source("path = 'a.mp4'");
         assert_eq!([1, 2, 8].map(|running| fast.decoder_threads(2, running)), [4, 2, 1]);
         assert!(!fast.is_live() && fast.is_finite());

@@ -6,7 +6,7 @@
 //! nobody does, nothing is decoded.
 
 use crate::error::SourceError;
-use crate::item::{StreamInfo, TrackFormat};
+use crate::item::{Played, StreamInfo, TrackFormat};
 use crate::media::decode::DecodeError;
 use crate::media::demux::{Demuxer, Packet};
 use crate::operator::{Demand, Outlet};
@@ -38,6 +38,7 @@ impl Input {
             tracks: demuxer.tracks().to_vec(),
             time_base: demuxer.time_base(),
             duration: demuxer.duration(),
+            played: Played::Live,
         };
         if let Some(TrackFormat::Video { width, height, .. }) = info.tracks.first_mut().map(|track| &mut track.format) {
             (*width, *height) = demuxer.orientation().size((*width, *height));
@@ -47,6 +48,14 @@ impl Input {
         let packets = demand.packets.then(|| PacketTracks::new(&info, 0, None, longest, manner.realtime));
         demuxer.read_all(demand.packets);
         Ok(Input { info, manner, threads, frames, packets, next: (0, 0), pictures: 0, trouble: None })
+    }
+
+    /// What it plays, which nothing in it tells.
+    pub fn set_played(&mut self, played: &Played) {
+        self.info.played = played.clone();
+        if let Some(frames) = &mut self.frames {
+            frames.info_mut().played = played.clone();
+        }
     }
 
     pub fn info(&self) -> &StreamInfo {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::SourceError;
-use crate::item::{EndReason, Gap};
+use crate::item::{EndReason, Gap, Played};
 use crate::media::decode::DecodeError;
 use crate::media::demux::{DemuxError, Demuxer, Read, Tracks};
 use crate::operator::Outlet;
@@ -33,6 +33,11 @@ pub(super) trait Recording {
     /// Opens it at its beginning. While that works, `stop` is polled.
     fn open(&self, tracks: &Tracks, stop: &dyn Fn() -> bool) -> Result<Demuxer, SourceError>;
 
+    /// What it is, as far as that is remembered over a restart.
+    fn played(&self) -> Played {
+        Played::Anew
+    }
+
     /// Why it became unreadable, where it knows better than libav.
     fn failure(&self) -> Option<SourceError> {
         None
@@ -40,21 +45,38 @@ pub(super) trait Recording {
 }
 
 /// A file of this machine.
-struct LocalFile<'a>(&'a Path);
+struct LocalFile<'a> {
+    path: &'a Path,
+    played: Played,
+}
 
 impl Recording for LocalFile<'_> {
     fn name(&self) -> String {
-        self.0.display().to_string()
+        self.path.display().to_string()
     }
 
     fn open(&self, tracks: &Tracks, stop: &dyn Fn() -> bool) -> Result<Demuxer, SourceError> {
-        Demuxer::open(self.0, tracks, stop).map_err(|error| unreadable(self.0, &error))
+        Demuxer::open(self.path, tracks, stop).map_err(|error| unreadable(self.path, &error))
+    }
+
+    fn played(&self) -> Played {
+        self.played.clone()
     }
 }
 
 /// Plays the file at `path` until it ends or the outlet stops.
 pub(super) fn play(path: &Path, settings: &Settings, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
-    play_recording(&LocalFile(path), settings, outlet)
+    play_as(path, Played::Anew, settings, outlet)
+}
+
+/// As [`play`]; `played` is what the file is where it has an end.
+pub(super) fn play_as(
+    path: &Path,
+    played: Played,
+    settings: &Settings,
+    outlet: &mut dyn Outlet,
+) -> Result<EndReason, SourceError> {
+    play_recording(&LocalFile { path, played }, settings, outlet)
 }
 
 /// Plays a recording until it ends or the outlet stops.
@@ -92,7 +114,9 @@ impl<'a> Playback<'a> {
             longest_step: None,
         };
         let input = Input::open(&mut demuxer, manner, outlet.demand(), outlet.decoder_threads());
-        let input = input.map_err(|error| undecodable(recording, &error))?;
+        let mut input = input.map_err(|error| undecodable(recording, &error))?;
+        // What has no end does not come again, whatever it is made of.
+        input.set_played(&if settings.repeat { Played::Live } else { recording.played() });
         Ok(Playback { recording, settings, outlet, demuxer, input })
     }
 

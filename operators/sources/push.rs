@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence, Size};
 use crate::error::{FieldError, ItemError, SourceError};
 use crate::inlet::{Arrivals, Inlet, InletSettings, Pushed};
-use crate::item::{EndReason, Kind, StreamId, StreamInfo, Track, TrackFormat};
+use crate::item::{EndReason, Kind, Played, StreamId, StreamInfo, Track, TrackFormat};
 use crate::media::still;
 use crate::operator::{
     BuildContext, Built, Execution, ItemSize, Outlet, Produces, Registration, Role, Source, SourceState, StreamSpec,
@@ -73,7 +73,7 @@ impl Push {
         let format = TrackFormat::Video { width, height, frame_rate: None, has_b_frames: false };
         let (codec, time_base) = ("picture".into(), self.time_base);
         let track = Track { index: 0, codec, time_base, format, parameters: None };
-        StreamInfo { tracks: vec![track], time_base: self.time_base, duration: None }
+        StreamInfo { tracks: vec![track], time_base: self.time_base, duration: None, played: Played::Live }
     }
 
     fn picture(&self, mut pushed: Pushed, progress: &mut Progress, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
@@ -280,6 +280,7 @@ mod tests {
             models: Arc::new(Catalog::default()),
             clock: Arc::new(clock.clone()),
             publisher: Arc::new(NoPublisher),
+            progress: None,
         };
         match (REGISTRATION.build)(&context, toml::from_str(text).unwrap())? {
             Built::Source(source) => Ok(source),

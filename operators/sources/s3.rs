@@ -13,12 +13,13 @@ use serde::Deserialize;
 use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, SourceError};
-use crate::item::{EndReason, Kind, StreamId};
+use crate::item::{EndReason, Kind, Played, StreamId};
 use crate::media::demux::{DemuxError, Demuxer, Tracks};
 use crate::operator::{
     BuildContext, Built, Discovery, Execution, FoundStream, ItemSize, Outlet, Produces, Registration, Role, Source,
     StreamSpec, Trouble,
 };
+use crate::progress::{FoundStreams, Progress, StateError};
 use crate::storage::ranges::{self, Failure, Ranges};
 use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
 use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
@@ -74,6 +75,8 @@ struct Search {
     poll: Option<Duration>,
     /// Whether they play in real time.
     realtime: bool,
+    /// Those that are read of each.
+    tracks: Tracks,
 }
 
 struct S3Source {
@@ -82,6 +85,7 @@ struct S3Source {
     search: Option<Search>,
     at_once: usize,
     retry: Retry,
+    progress: Option<Progress>,
 }
 
 impl Source for S3Source {
@@ -98,6 +102,7 @@ impl Source for S3Source {
             storage,
             search,
             retry,
+            progress: self.progress.clone(),
             known: BTreeMap::new(),
             taken: BTreeSet::new(),
             has_looked: false,
@@ -144,9 +149,33 @@ impl Source for S3Source {
         let waiting = &*outlet;
         let found = runtime::wait(&|| waiting.stopping(), look).map_err(|error| error.of_source())?;
         let Some(object) = found else { return Ok(EndReason::Stopped) };
-        let recording = StoredVideo { source: self, object, failure: Failure::default() };
+        let name = self.storage.location(&object.key);
+        let played = self
+            .progress
+            .as_ref()
+            .map_or(Played::Anew, |progress| played(progress, &*self.storage, &object, &known.settings.tracks));
+        if let Some(progress) = self.progress.as_ref().filter(|_| !known.settings.repeat)
+            && progress.is_finished(stream, &played).map_err(StateError::of_source)?
+        {
+            tracing::info!(%stream, "`{name}` is finished: it was read and stored before");
+            return Ok(EndReason::Eof);
+        }
+        let recording = StoredVideo { source: self, object, played, failure: Failure::default() };
         playback::play_recording(&recording, &known.settings, outlet)
     }
+}
+
+/// What tells one version of an object from another.
+fn version(object: &Object) -> String {
+    match &object.etag {
+        Some(etag) => etag.clone(),
+        None => format!("{}-{:?}", object.bytes, object.modified),
+    }
+}
+
+/// What an object is for whoever remembers it.
+fn played(progress: &Progress, storage: &dyn Storage, object: &Object, tracks: &Tracks) -> Played {
+    progress.played(storage.location(&object.key), format!("{}-{tracks:?}", version(object)))
 }
 
 /// Finds objects that were not there before.
@@ -154,6 +183,7 @@ struct Finder {
     storage: Arc<dyn Storage>,
     search: Search,
     retry: Retry,
+    progress: Option<Progress>,
     /// What was found, and in which version.
     known: BTreeMap<String, Option<String>>,
     taken: BTreeSet<StreamId>,
@@ -161,24 +191,44 @@ struct Finder {
 }
 
 impl Finder {
-    /// What is new in a list of all objects. One in a new version is a new stream.
-    fn new_ones(&mut self, listed: Vec<Object>) -> Vec<FoundStream> {
+    /// What is new in a list of all objects. One in a new version is a new stream. Streams are called as they were before,
+    /// where that is remembered, and what is finished is left out.
+    fn new_ones(&mut self, listed: Vec<Object>) -> Result<Vec<FoundStream>, StateError> {
         // What is gone may come again.
         let there: BTreeSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
         self.known.retain(|key, _| there.contains(key.as_str()));
-        let mut found = Vec::new();
+        let before = self.progress.as_ref().map_or_else(|| Ok(FoundStreams::default()), Progress::found_streams)?;
+        self.taken.extend(before.taken());
+        let (mut found, mut named) = (Vec::new(), Vec::new());
         for object in listed {
             // What a folder of the console is, and what is not uploaded yet.
             if object.key.ends_with('/') || object.bytes == 0 {
                 continue;
             }
-            let before = self.known.insert(object.key.clone(), object.etag.clone());
-            if before.is_none_or(|version| version != object.etag) {
-                let id = unique(Path::new(&object.key), &mut self.taken);
-                found.push(FoundStream { id, own: object.key.into() });
+            let known = self.known.insert(object.key.clone(), object.etag.clone());
+            if known.is_some_and(|version| version == object.etag) {
+                continue;
             }
+            let what = format!("{} {}", version(&object), object.key);
+            let id = match before.id(&what) {
+                Some(id) => id.clone(),
+                None => {
+                    let id = unique(Path::new(&object.key), &mut self.taken);
+                    named.push((what, id.clone()));
+                    id
+                }
+            };
+            if let Some(progress) = &self.progress
+                && progress.is_finished(&id, &played(progress, &*self.storage, &object, &self.search.tracks))?
+            {
+                continue;
+            }
+            found.push(FoundStream { id, own: object.key.into() });
         }
-        found
+        if let Some(progress) = &self.progress {
+            progress.keep_streams(&before, &named)?;
+        }
+        Ok(found)
     }
 }
 
@@ -200,7 +250,7 @@ impl Discovery for Finder {
             let list = async move { retry.run("cannot list", || storage.list(&prefix)).await };
             let Some(listed) = runtime::wait(stop, list).map_err(|error| error.of_source())? else { return Ok(None) };
             self.has_looked = true;
-            let found = self.new_ones(listed);
+            let found = self.new_ones(listed).map_err(StateError::of_source)?;
             if !found.is_empty() {
                 return Ok(Some(found));
             }
@@ -212,6 +262,7 @@ impl Discovery for Finder {
 struct StoredVideo<'a> {
     source: &'a S3Source,
     object: Object,
+    played: Played,
     failure: Failure,
 }
 
@@ -242,6 +293,10 @@ impl Recording for StoredVideo<'_> {
         })
     }
 
+    fn played(&self) -> Played {
+        self.played.clone()
+    }
+
     fn failure(&self) -> Option<SourceError> {
         self.failure.first().map(|error| error.of_source())
     }
@@ -269,12 +324,16 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         prefix,
         poll: config.poll.map(|poll| poll.0),
         realtime: config.settings.is_realtime(),
+        tracks: SettingsConfig::default()
+            .resolve(&config.settings, "tracks")
+            .map_or(Tracks::Best, |found| found.tracks),
     });
     let at_once = config.at_once.unwrap_or(AT_ONCE);
     let streams = choose(config, &mut mistakes);
     match storage {
         Some(storage) if mistakes.is_empty() => {
-            Ok(Built::Source(Arc::new(S3Source { storage, streams, search, at_once, retry })))
+            let progress = context.progress.clone();
+            Ok(Built::Source(Arc::new(S3Source { storage, streams, search, at_once, retry, progress })))
         }
         _ => Err(mistakes),
     }
@@ -481,10 +540,10 @@ mod tests {
         };
         assert!(source.streams().is_empty() && !source.is_finite() && source.at_once() == 4);
         let storage: Arc<dyn Storage> = Arc::new(crate::storage::folder::Folder::new("x", "x"));
-        let search = Search { prefix: "in/".into(), poll: None, realtime: false };
+        let search = Search { prefix: "in/".into(), poll: None, realtime: false, tracks: Tracks::Best };
         let retry = retry(&context(Path::new(".")), Duration::ZERO);
         let (known, taken) = (BTreeMap::new(), BTreeSet::new());
-        let mut finder = Finder { storage, search, retry, known, taken, has_looked: false };
+        let mut finder = Finder { storage, search, retry, progress: None, known, taken, has_looked: false };
         let object = |key: &str, bytes: u64, version: &str| Object {
             key: key.into(),
             bytes,
@@ -492,7 +551,7 @@ mod tests {
             modified: None,
         };
         let mut look = |listed: Vec<Object>| {
-            let found = finder.new_ones(listed);
+            let found = finder.new_ones(listed).unwrap();
             found.into_iter().map(|found| (found.id.to_string(), found.own.to_string())).collect::<Vec<_>>()
         };
         let pair = |id: &str, key: &str| (id.to_owned(), format!("\"{key}\""));

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::config::{self, Field, FieldType, Presence, Rate};
 use crate::error::{FieldError, SourceError};
-use crate::item::{EndReason, Frame, Kind, PixelFormat, StreamId, StreamInfo, Track, TrackFormat};
+use crate::item::{EndReason, Frame, Kind, PixelFormat, Played, StreamId, StreamInfo, Track, TrackFormat};
 use crate::operator::{
     BuildContext, Built, Execution, ItemSize, Outlet, Produces, Registration, Role, Source, StreamSpec, wait_until,
 };
@@ -85,6 +85,7 @@ impl Synthetic {
             }],
             time_base: self.time_base,
             duration: self.frames.map(|frames| frames as f64 / self.rate.as_f64()),
+            played: if self.frames.is_some() { Played::Anew } else { Played::Live },
         }
     }
 }
@@ -274,6 +275,7 @@ mod tests {
             models: Arc::new(Catalog::default()),
             clock: Arc::new(SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
+            progress: None,
         };
         match (REGISTRATION.build)(&context, toml::from_str(text).unwrap())? {
             Built::Source(source) => Ok(source),

@@ -17,7 +17,7 @@ pub(super) mod packets;
 use std::time::{Duration, Instant};
 
 use crate::error::{ItemError, SourceError};
-use crate::item::{StreamInfo, TrackFormat};
+use crate::item::{Played, StreamInfo, TrackFormat};
 use crate::media::decode::{DecodeError, Decoder, Picture, Skippable};
 use crate::media::demux::{Demuxer, Packet};
 use crate::media::ledger::{Fate, Ledger, LeftOut};
@@ -88,7 +88,12 @@ impl VideoTrack {
         let threads = if manner.keyframes_only { 1 } else { threads };
         let decoder = Decoder::open(demuxer.parameters(), base, threads)?;
         let orientation = demuxer.orientation();
-        let mut info = StreamInfo { tracks: demuxer.tracks().to_vec(), time_base: base, duration: demuxer.duration() };
+        let mut info = StreamInfo {
+            tracks: demuxer.tracks().to_vec(),
+            time_base: base,
+            duration: demuxer.duration(),
+            played: Played::Live,
+        };
         if let Some(TrackFormat::Video { width, height, .. }) = info.tracks.first_mut().map(|track| &mut track.format) {
             (*width, *height) = orientation.size((*width, *height));
         }

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::item::{Content, Segment};
@@ -39,6 +40,20 @@ pub struct Object {
     /// Changes with the content. Of a folder: made of length and time of change.
     pub etag: Option<String>,
     pub modified: Option<SystemTime>,
+}
+
+/// What happens where something else is in the place of what is to be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IfExists {
+    /// It stays, and what was to be stored is lost.
+    Error,
+    /// It is gone.
+    #[default]
+    #[serde(alias = "replace")]
+    Overwrite,
+    /// It stays, and counts as what was to be stored.
+    Skip,
 }
 
 /// Bytes that are to be stored. A clone shares them.

@@ -11,9 +11,11 @@ use tokio::task::JoinSet;
 use crate::error::{ItemError, SinkError};
 use crate::item::{Item, StreamId};
 use crate::lease::{Ack, Credit, Verdict};
+use crate::progress::{Output, StateError};
 
+use super::error::{Cause, StorageError};
 use super::retry::Retry;
-use super::{Body, Storage};
+use super::{Body, IfExists, Storage};
 
 /// One object to store.
 #[derive(Clone, Debug)]
@@ -67,6 +69,9 @@ pub struct Upload {
     pub id: u64,
     pub work: Work,
     pub items: Vec<Claim>,
+    /// What is remembered of it, where something is: it has one object then.
+    pub output: Option<Output>,
+    pub if_exists: IfExists,
 }
 
 /// What became of an upload.
@@ -167,8 +172,13 @@ impl Uploads {
 }
 
 async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<(), SinkError> {
-    let Upload { id: _, work, items } = upload;
+    let Upload { id: _, work, items, output, if_exists } = upload;
     let result = async {
+        if let Some(output) = &output
+            && remember(&retry, output, Output::is_done).await?
+        {
+            return Ok(());
+        }
         let puts = match work {
             Work::Ready(puts) => puts,
             Work::Make(make) => match tokio::task::spawn_blocking(make).await {
@@ -177,12 +187,30 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
                 Err(error) => return Err(Failed::Rejected(error.to_string())),
             },
         };
+        // What was begun before, and perhaps stored, is ours; of a live stream, its index must not come again.
+        let is_ours = match &output {
+            Some(output) if output.is_live() || if_exists != IfExists::Overwrite => {
+                remember(&retry, output, Output::begin).await?
+            }
+            _ => false,
+        };
         for put in puts {
+            if if_exists != IfExists::Overwrite && !is_ours && is_there(&*storage, &retry, &put.key).await? {
+                if if_exists == IfExists::Skip {
+                    continue;
+                }
+                let message = format!("`{}` exists already", storage.location(&put.key));
+                let hint = "move it away, choose another `key`, or write `if_exists = \"overwrite\"`";
+                return Err(Failed::Lost(StorageError::new(Cause::Final, message).hint(hint)));
+            }
             let attempt = || storage.put(&put.key, &put.body, put.media_type);
             let stored = retry.run("cannot store", attempt).await;
             stored.map_err(Failed::Lost)?;
         }
-        Ok(())
+        match &output {
+            Some(output) => remember(&retry, output, Output::done).await,
+            None => Ok(()),
+        }
     };
     match result.await {
         Ok(()) => {
@@ -202,8 +230,37 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
     }
 }
 
+/// Looks into what is remembered of an output, or changes it; a full disk is waited for.
+async fn remember<T: Send + 'static>(
+    retry: &Retry,
+    output: &Output,
+    work: fn(&Output) -> Result<T, StateError>,
+) -> Result<T, Failed> {
+    let attempt = || async {
+        let output = output.clone();
+        let done = tokio::task::spawn_blocking(move || work(&output)).await;
+        match done {
+            Ok(done) => done.map_err(StateError::of_storage),
+            Err(error) => Err(StorageError::new(Cause::Final, format!("progress cannot be kept: {error}"))),
+        }
+    };
+    retry.run("cannot go on:", attempt).await.map_err(Failed::Lost)
+}
+
+/// Whether there is something under a key.
+async fn is_there(storage: &dyn Storage, retry: &Retry, key: &str) -> Result<bool, Failed> {
+    let attempt = || async {
+        match storage.head(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.cause == Cause::Missing => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    retry.run("cannot look at", attempt).await.map_err(Failed::Lost)
+}
+
 enum Failed {
-    Lost(super::error::StorageError),
+    Lost(StorageError),
     /// It could not be made.
     Rejected(String),
 }
@@ -237,7 +294,6 @@ mod tests {
     use crate::operator::Trouble;
     use crate::sinks::records::tests::result;
     use crate::storage::Object;
-    use crate::storage::error::{Cause, StorageError};
     use crate::time::MediaTime;
 
     /// Refuses each key as often as it was told to, and remembers what it took.
@@ -290,7 +346,8 @@ mod tests {
 
     fn upload(id: u64, item: &Item) -> Upload {
         let put = Put { key: format!("key{id}"), body: Body::Bytes(Bytes::new()), media_type: "text/plain" };
-        Upload { id, work: Work::Ready(vec![put]), items: vec![Claim::whole(item)] }
+        let items = vec![Claim::whole(item)];
+        Upload { id, work: Work::Ready(vec![put]), items, output: None, if_exists: IfExists::Overwrite }
     }
 
     fn item() -> (Item, Arc<crate::lease::Account>) {
@@ -331,7 +388,9 @@ mod tests {
         let mut uploads = uploads(&storage, 4, &trouble);
         let (broken, account) = item();
         let make = Box::new(|| Err(ItemError::Failed("it has no pixels".into())));
-        uploads.submit(Upload { id: 0, work: Work::Make(make), items: vec![Claim::whole(&broken)] });
+        let items = vec![Claim::whole(&broken)];
+        let work = Work::Make(make);
+        uploads.submit(Upload { id: 0, work, items, output: None, if_exists: IfExists::Overwrite });
         broken.lease.ack.release();
         let error = uploads.next().await.result.unwrap_err();
         assert_eq!(error.message, "an item of stream `test` is rejected: it has no pixels");

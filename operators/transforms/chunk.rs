@@ -19,13 +19,14 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError};
 use crate::item::{
-    EndReason, Gap, Item, Kind, Origin, Packet, Payload, RecordBody, Segment, StreamId, StreamInfo, Track,
+    EndReason, Gap, Item, Kind, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, Track,
 };
 use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
 use crate::media::mux::{Container, MuxError, Muxer, ticks_since};
 use crate::operator::{
     BuildContext, Built, Execution, InlineOperator, Output, Produces, Registration, Role, StreamOperator,
 };
+use crate::progress::Progress;
 use crate::template::{Placeholder, Template, Values};
 use crate::time::MediaTime;
 
@@ -70,6 +71,7 @@ struct Settings {
     name: Template,
     origin: Origin,
     clock: Arc<dyn Clock>,
+    progress: Option<Progress>,
 }
 
 struct Chunk {
@@ -85,6 +87,7 @@ impl InlineOperator for Chunk {
             refusal: None,
             grid: None,
             next_index: 0,
+            begun: 0,
             open: None,
             closing: None,
             waiting: VecDeque::new(),
@@ -161,7 +164,10 @@ struct ChunkStream {
     /// Why nothing of the stream can be kept; told with the first packet.
     refusal: Option<Refusal>,
     grid: Option<Grid>,
+    /// Where nothing is remembered of the stream.
     next_index: u64,
+    /// How many parts it has begun.
+    begun: u64,
     open: Option<Part>,
     /// The part before, which lacks only sound.
     closing: Option<Part>,
@@ -323,12 +329,13 @@ impl ChunkStream {
             Some(_) => {}
             None => self.grid = self.new_grid(item.pts, &info),
         }
+        let index = self.index(&info)?;
         let muxer = Muxer::new(self.settings.container, &info.tracks, MOST_IN_MEMORY);
         let muxer = muxer.map_err(|error| ItemError::Failed(explained(&error)))?;
         let complete = (0..info.tracks.len()).map(|track| track == 0 || !muxer.has(track)).collect();
         self.open = Some(Part {
             muxer,
-            index: self.next_index,
+            index,
             start: item.pts,
             end: item.pts,
             follows: self.is_unbroken,
@@ -339,10 +346,24 @@ impl ChunkStream {
             fallback: false,
             complete,
         });
-        self.next_index += 1;
+        self.begun += 1;
         (self.is_unbroken, self.is_broken) = (true, false);
         self.finish_closing_if_complete(out);
         Ok(())
+    }
+
+    /// The number of the next part. Those of a live stream go on where they were before a restart.
+    fn index(&mut self, info: &StreamInfo) -> Result<u64, ItemError> {
+        if let Some(progress) = self.settings.progress.as_ref().filter(|_| info.played == Played::Live) {
+            let next = progress.next_index(&self.stream);
+            let next = next.map_err(|error| ItemError::Failed(format!("{error}; {}", error.hint)))?;
+            if let Some(next) = next {
+                return Ok(next);
+            }
+        }
+        let index = self.next_index;
+        self.next_index += 1;
+        Ok(index)
     }
 
     fn new_grid(&self, start: MediaTime, info: &StreamInfo) -> Option<Grid> {
@@ -352,7 +373,7 @@ impl ChunkStream {
                 let seconds = info.duration.unwrap_or_default();
                 let is_whole = seconds < whole_below.as_secs_f64();
                 let length = (seconds * 1e6 / parts as f64).ceil() as i64;
-                (length, if is_whole { 0 } else { (parts - 1).saturating_sub(self.next_index) })
+                (length, if is_whole { 0 } else { (parts - 1).saturating_sub(self.begun) })
             }
         };
         Some(Grid { start, length: length.max(1), next: 1, left })
@@ -439,7 +460,10 @@ impl ChunkStream {
         let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
         let media_type = self.settings.container.media_type();
         let origin = self.settings.origin.clone();
-        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, content };
+        let played = self.info.as_ref().map(|info| &info.played);
+        let lineage =
+            self.settings.progress.as_ref().zip(played).and_then(|(progress, played)| progress.lineage(played));
+        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, lineage, content };
         let payload = Payload::Segment(Arc::new(segment));
         let stream = self.stream.clone();
         out.emit(Item { stream, seq, pts: start, time, fallback, payload, lease });
@@ -546,8 +570,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         None | Some(ContainerConfig::Mp4) => Container::Mp4,
         Some(ContainerConfig::Fmp4) => Container::FragmentedMp4,
     };
-    let settings =
-        Settings { cut, container, name: template, origin: context.origin.clone(), clock: context.clock.clone() };
+    let (origin, clock, progress) = (context.origin.clone(), context.clock.clone(), context.progress.clone());
+    let settings = Settings { cut, container, name: template, origin, clock, progress };
     Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(settings) })))
 }
 
@@ -654,7 +678,8 @@ mod tests {
         let format = TrackFormat::Video { width: 4, height: 4, frame_rate: None, has_b_frames: false };
         let base = TimeBase::MICROSECONDS;
         let track = Track { index: 0, codec: "secret".into(), format, time_base: base, parameters: None };
-        let info = StreamInfo { tracks: vec![track], time_base: base, duration: None };
+        let info =
+            StreamInfo { tracks: vec![track], time_base: base, duration: None, played: crate::item::Played::Live };
         let mut out = Output::default();
         stream.open(&Arc::new(info), &mut out);
         let accounts: Vec<_> = (0..3)

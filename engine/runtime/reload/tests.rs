@@ -111,7 +111,12 @@ impl Source for Numbers {
     fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
         *lock(&self.seen.opened).entry(stream.to_string()).or_default() += 1;
         let base = TimeBase::new(1, 30).unwrap();
-        outlet.open(StreamInfo { tracks: Vec::new(), time_base: base, duration: None });
+        outlet.open(StreamInfo {
+            tracks: Vec::new(),
+            time_base: base,
+            duration: None,
+            played: operators::item::Played::Live,
+        });
         for seq in 0..self.count {
             if outlet.stopping() {
                 return Ok(EndReason::Stopped);

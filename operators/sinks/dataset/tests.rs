@@ -16,6 +16,7 @@ fn context(folder: &Path) -> BuildContext {
         models: Arc::new(Catalog::default()),
         clock: Arc::new(SimulatedClock::default()),
         publisher: Arc::new(NoPublisher),
+        progress: None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! What is about to be uploaded, and what was: one small file for each segment, written before the upload begins, so
-//! that whoever comes after a crash knows what may be there already.
+//! What is about to be uploaded, and what was: a note for each segment (a small file, or an entry of the graph's progress),
+//! written before the upload begins, so that whoever comes after a crash knows what may be there already.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::item::{Segment, StreamId};
+use crate::progress::Progress;
 
 /// What is meant to be uploaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,20 +49,30 @@ impl Intent {
     }
 }
 
-/// The intents of one node. Without a folder they live as long as the process.
+/// Where intents are kept.
+pub enum Place {
+    /// They live as long as the process.
+    Nowhere,
+    /// One file for each.
+    Folder(PathBuf),
+    /// In the progress of the graph.
+    Progress(Progress),
+}
+
+/// The intents of one node.
 pub struct Journal {
-    folder: Option<PathBuf>,
+    place: Place,
     kept: Mutex<BTreeMap<String, Intent>>,
 }
 
 impl Journal {
-    /// Reads what is in `folder`, and makes it where it is missing.
+    /// Reads what is in a folder, and makes it where it is missing.
     ///
     /// # Errors
     /// Where the folder cannot be made or read, or a file in it is no intent: the text names it.
-    pub fn open(folder: Option<&Path>) -> Result<Journal, String> {
+    pub fn open(place: Place) -> Result<Journal, String> {
         let mut kept = BTreeMap::new();
-        if let Some(folder) = folder {
+        if let Place::Folder(folder) = &place {
             let wrong = |path: &Path, error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
             fs::create_dir_all(folder).map_err(|error| wrong(folder, &error))?;
             for entry in fs::read_dir(folder).map_err(|error| wrong(folder, &error))? {
@@ -74,13 +85,25 @@ impl Journal {
                 kept.insert(Intent::key(&intent.stream, &intent.name), intent);
             }
         }
-        Ok(Journal { folder: folder.map(Path::to_owned), kept: Mutex::new(kept) })
+        Ok(Journal { place, kept: Mutex::new(kept) })
     }
 
     /// What was meant with this very segment before: the same stream, name and content.
-    pub fn find(&self, stream: &StreamId, segment: &Segment) -> Option<Intent> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(&Intent::key(stream, &segment.name)).filter(|intent| intent.sha256 == segment.sha256).cloned()
+    ///
+    /// # Errors
+    /// Where the progress of the graph cannot be read.
+    pub fn find(&self, stream: &StreamId, segment: &Segment) -> io::Result<Option<Intent>> {
+        let key = Intent::key(stream, &segment.name);
+        let found = match &self.place {
+            Place::Progress(progress) => match progress.note(&key).map_err(io::Error::other)? {
+                Some(note) => Some(serde_json::from_slice(&note)?),
+                None => None,
+            },
+            Place::Nowhere | Place::Folder(_) => {
+                self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+            }
+        };
+        Ok(found.filter(|intent: &Intent| intent.sha256 == segment.sha256))
     }
 
     /// Writes an intent down; it is on the disk when this returns.
@@ -89,14 +112,20 @@ impl Journal {
     /// The file's.
     pub fn keep(&self, intent: &Intent) -> io::Result<()> {
         let key = Intent::key(&intent.stream, &intent.name);
-        if let Some(folder) = &self.folder {
-            let place = folder.join(format!("{key}.json"));
-            let temporary = folder.join(format!("{key}.new"));
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(intent)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &place)?;
-            File::open(folder)?.sync_all()?;
+        match &self.place {
+            Place::Progress(progress) => {
+                return progress.set_note(&key, &serde_json::to_vec(intent)?).map_err(io::Error::other);
+            }
+            Place::Folder(folder) => {
+                let place = folder.join(format!("{key}.json"));
+                let temporary = folder.join(format!("{key}.new"));
+                let mut file = File::create(&temporary)?;
+                file.write_all(&serde_json::to_vec(intent)?)?;
+                file.sync_all()?;
+                fs::rename(&temporary, &place)?;
+                File::open(folder)?.sync_all()?;
+            }
+            Place::Nowhere => {}
         }
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(key, intent.clone());
         Ok(())
@@ -121,6 +150,7 @@ mod tests {
             follows: false,
             origin: Origin { graph: "door".into(), node: "chunks".into() },
             sha256: sha256.to_owned(),
+            lineage: None,
             content: Content::Memory(Bytes::from_static(content)),
         }
     }
@@ -131,20 +161,20 @@ mod tests {
         let place = folder.path().join("vss/door");
         let door = StreamId::sanitised("door");
         let (one, other) = (segment(b"one", "aa"), segment(b"two", "bb"));
-        let journal = Journal::open(Some(&place)).unwrap();
-        assert_eq!(journal.find(&door, &one), None);
+        let journal = Journal::open(Place::Folder(place.clone())).unwrap();
+        assert_eq!(journal.find(&door, &one).unwrap(), None);
         let mut intent = Intent::of(&door, &one, vec!["theirs".to_owned()]);
         journal.keep(&intent).unwrap();
         intent.id = Some("ours".to_owned());
         journal.keep(&intent).unwrap();
 
-        let journal = Journal::open(Some(&place)).unwrap();
-        assert_eq!(journal.find(&door, &one), Some(intent));
-        assert_eq!(journal.find(&door, &other), None, "another content under the same name");
-        assert_eq!(journal.find(&StreamId::sanitised("yard"), &one), None);
+        let journal = Journal::open(Place::Folder(place.clone())).unwrap();
+        assert_eq!(journal.find(&door, &one).unwrap(), Some(intent));
+        assert_eq!(journal.find(&door, &other).unwrap(), None, "another content under the same name");
+        assert_eq!(journal.find(&StreamId::sanitised("yard"), &one).unwrap(), None);
 
         fs::write(place.join("door__torn.json"), "{").unwrap();
-        let error = Journal::open(Some(&place)).err().unwrap();
+        let error = Journal::open(Place::Folder(place.clone())).err().unwrap();
         assert!(error.contains("door__torn.json"), "{error}");
     }
 }

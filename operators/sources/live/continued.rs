@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::{ItemError, SourceError};
-use crate::item::{Frame, Gap, Packet, StreamInfo};
+use crate::item::{Frame, Gap, Packet, Played, StreamInfo};
 use crate::operator::{Demand, Offered, Outlet, SourceState};
 use crate::time::{MediaTime, TimeBase};
 
@@ -107,7 +107,7 @@ impl Outlet for Continued<'_> {
     /// Says it on only where it is news.
     fn open(&mut self, info: StreamInfo) {
         // However long the file of a fallback is, the stream has no end.
-        let info = StreamInfo { duration: None, ..info };
+        let info = StreamInfo { duration: None, played: Played::Live, ..info };
         if self.start.is_none() {
             let ticks = self.line.resume(info.time_base, self.outlet.clock().now());
             self.start = Some(MediaTime::new(ticks, info.time_base));
@@ -197,7 +197,12 @@ mod tests {
     }
 
     fn info(denominator: u32, duration: Option<f64>) -> StreamInfo {
-        StreamInfo { tracks: Vec::new(), time_base: TimeBase::new(1, denominator).unwrap(), duration }
+        StreamInfo {
+            tracks: Vec::new(),
+            time_base: TimeBase::new(1, denominator).unwrap(),
+            duration,
+            played: Played::Live,
+        }
     }
 
     #[test]

@@ -1,0 +1,493 @@
+//! What a graph with `[state]` remembers over a restart: outputs that are stored are not stored again, inputs that are
+//! finished are not read again, and indices go on.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use support::bucket::{Asked, Bucket, Fault, clips, objects, with_credentials};
+use support::vss::Vss;
+use support::{Engine, Finished, Folder, allowed, command, ffmpeg, run_folder, send, soak, wait_for};
+
+/// Seconds of the video, and so chunks of it.
+const SECONDS: usize = 20;
+
+/// A video with a keyframe every second.
+fn video(path: &Path, seconds: usize) {
+    fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    let source = format!("testsrc=size=160x120:rate=10:duration={seconds}");
+    ffmpeg(&["-f", "lavfi", "-i", &source, "-c:v", "libx264", "-g", "10", "-sc_threshold", "0"], path);
+}
+
+/// A server with a bucket `clips` for videos and a bucket `archive` for chunks.
+fn buckets() -> (tempfile::TempDir, Bucket) {
+    let (root, bucket) = clips();
+    fs::create_dir(root.path().join("archive")).expect("a bucket");
+    (root, bucket)
+}
+
+/// Chunks of a second, of what `source` says, into the bucket `archive`.
+fn chunks_to_bucket(bucket: &Bucket, source: &str, sink: &str) -> Folder {
+    Folder::with_graph(&format!(
+        r#"
+        [state]
+        dir = "state"
+
+        [sources.clips]
+        {source}
+
+        [operators.chunks]
+        type = "chunk"
+        inputs = ["clips"]
+        every = "1s"
+
+        [sinks.archive]
+        type = "s3"
+        inputs = ["chunks"]
+        bucket = "archive"
+        key = "{{stream}}/{{name}}"
+        endpoint = "{}"
+        uploads = 1
+        {sink}
+        "#,
+        bucket.endpoint()
+    ))
+}
+
+fn from_bucket(bucket: &Bucket, which: &str) -> String {
+    format!("type = \"s3\"\nbucket = \"clips\"\n{which}\nendpoint = \"{}\"", bucket.endpoint())
+}
+
+fn run(folder: &Folder) -> Engine {
+    folder.run_with(&[], with_credentials)
+}
+
+fn finish(folder: &Folder) -> Finished {
+    run(folder).finish().expect(0)
+}
+
+/// The keys that were stored since request number `from`, in order.
+fn stored_since(bucket: &Bucket, from: usize) -> Vec<String> {
+    let asked = bucket.asked();
+    let puts = asked[from..].iter().filter(|asked| asked.method == "PUT" && asked.status == 200);
+    puts.map(|asked| asked.path.clone()).collect()
+}
+
+/// How much of videos was read since request number `from`.
+fn reads_since(bucket: &Bucket, from: usize) -> usize {
+    let is_read = |asked: &&Asked| asked.method == "GET" && asked.range.is_some();
+    bucket.asked()[from..].iter().filter(is_read).count()
+}
+
+/// Numbers that look random and are the same in every run (Knuth's MMIX).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % most
+    }
+}
+
+/// Kills the engine again and again while it stores, and lets it finish. Each object is there as without all this, and
+/// what was written down as stored was never sent again.
+fn assert_survives_kills(
+    folder: &Folder,
+    root: &Path,
+    bucket: &Bucket,
+    kills: u64,
+    expected: &BTreeMap<String, Vec<u8>>,
+) {
+    let mut dice = Dice(kills);
+    let mut certain: BTreeSet<String> = BTreeSet::new();
+    bucket.fail_always("PUT", Fault::Slow(Duration::from_millis(20)));
+    for kill in 0..=kills {
+        let from = bucket.asked().len();
+        let mut engine = run(folder);
+        if kill < kills {
+            let puts = 1 + dice.roll(3) as usize;
+            engine.wait_for("some objects", |_| (stored_since(bucket, from).len() >= puts).then_some(()));
+            // Anywhere between two requests, or in one.
+            let never = crossbeam_channel::never::<()>();
+            let _ = never.recv_timeout(Duration::from_micros(dice.roll(30_000)));
+            engine.signal(Signal::SIGKILL);
+            engine.finish();
+        } else {
+            engine.finish().expect(0);
+        }
+        let mut stored = stored_since(bucket, from);
+        // One upload at a time: the next begins when the one before is written down.
+        let last = stored.pop();
+        for key in &stored {
+            assert!(!certain.contains(key), "{key} was stored again, in run {kill}");
+        }
+        certain.extend(stored);
+        assert!(last.is_none_or(|last| !certain.contains(&last)), "the last one was stored again, in run {kill}");
+    }
+    bucket.recover();
+    assert!(objects(root, "archive") == *expected, "{:?}", objects(root, "archive").keys());
+}
+
+#[test]
+fn after_kill_9_every_chunk_is_there_once_as_if_nothing_had_happened() {
+    let (root, bucket) = buckets();
+    let kills = if soak() { 100 } else { 5 };
+    // Of each run, some are stored.
+    let seconds = 5 * (kills as usize + 1);
+    video(&root.path().join("clips/door.mp4"), seconds);
+    let undisturbed = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "");
+    finish(&undisturbed);
+    let expected = objects(root.path(), "archive");
+    assert_eq!(expected.len(), seconds, "{:?}", expected.keys());
+    fs::remove_dir_all(root.path().join("archive")).expect("removed");
+    fs::create_dir(root.path().join("archive")).expect("a bucket");
+
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "");
+    assert_survives_kills(&folder, root.path(), &bucket, kills, &expected);
+
+    // Everything is stored: the video is not read again, and nothing sent.
+    let from = bucket.asked().len();
+    let finished = finish(&folder);
+    assert!(finished.stderr.contains("`s3://clips/door.mp4` is finished"), "{}", finished.stderr);
+    assert_eq!((reads_since(&bucket, from), stored_since(&bucket, from).len()), (0, 0));
+
+    // Another version is read, and another configuration too.
+    video(&root.path().join("clips/door.mp4"), SECONDS - 5);
+    let from = bucket.asked().len();
+    finish(&folder);
+    assert_eq!(stored_since(&bucket, from).len(), SECONDS - 5);
+    let text = fs::read_to_string(folder.graph()).expect("written").replace("every = \"1s\"", "every = \"5s\"");
+    fs::write(folder.graph(), text).expect("written");
+    let from = bucket.asked().len();
+    finish(&folder);
+    assert_eq!(stored_since(&bucket, from).len(), SECONDS / 5 - 1);
+}
+
+/// An end in the middle closes a chunk before its time; the whole one takes its place.
+#[test]
+fn what_was_cut_short_by_an_end_is_stored_anew() {
+    let (root, bucket) = buckets();
+    video(&root.path().join("clips/door.mp4"), SECONDS);
+    let source = from_bucket(&bucket, "key = \"door.mp4\"");
+    finish(&chunks_to_bucket(&bucket, &source, ""));
+    let expected = objects(root.path(), "archive");
+    fs::remove_dir_all(root.path().join("archive")).expect("removed");
+    fs::create_dir(root.path().join("archive")).expect("a bucket");
+
+    // As slow as the video, so that an end comes in the middle of a chunk.
+    let folder = chunks_to_bucket(&bucket, &format!("{source}\nrealtime = true\noverflow = \"block\""), "");
+    let mut engine = run(&folder);
+    engine.wait_for("two chunks", |_| (objects(root.path(), "archive").len() >= 2).then_some(()));
+    engine.terminate().expect(0);
+    let before = objects(root.path(), "archive");
+    let cut: Vec<&String> = before.keys().filter(|key| before[*key] != expected[*key]).collect();
+    assert!(cut.len() <= 1 && before.len() < SECONDS, "{cut:?} of {}", before.len());
+
+    let from = bucket.asked().len();
+    finish(&folder);
+    assert!(objects(root.path(), "archive") == expected, "{:?}", objects(root.path(), "archive").keys());
+    let again = stored_since(&bucket, from);
+    let whole = before.len() - cut.len();
+    assert_eq!(again.len(), SECONDS - whole, "{again:?}");
+}
+
+#[test]
+fn objects_of_a_prefix_keep_their_names_and_are_read_once() {
+    let (root, bucket) = buckets();
+    for key in ["in/a/door.mp4", "in/b/door.mp4"] {
+        video(&root.path().join("clips").join(key), 3);
+    }
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, "prefix = \"in/\"\nat_once = 1"), "");
+    finish(&folder);
+    let first = objects(root.path(), "archive");
+    let names = |found: &BTreeMap<String, Vec<u8>>| {
+        found.keys().filter_map(|key| Some(key.split_once('/')?.0.to_owned())).collect::<BTreeSet<_>>()
+    };
+    assert_eq!((first.len(), names(&first)), (6, ["door", "door-2"].map(str::to_owned).into()));
+    let from = bucket.asked().len();
+    finish(&folder);
+    assert_eq!((reads_since(&bucket, from), stored_since(&bucket, from).len()), (0, 0));
+
+    // The one before is gone: the other one keeps its name, and a third gets one of its own.
+    fs::remove_file(root.path().join("clips/in/a/door.mp4")).expect("removed");
+    video(&root.path().join("clips/in/c/door.mp4"), 2);
+    finish(&folder);
+    let now = objects(root.path(), "archive");
+    assert_eq!((now.len(), names(&now)), (8, ["door", "door-2", "door-3"].map(str::to_owned).into()));
+    assert!(first.iter().all(|(key, content)| now[key] == *content));
+}
+
+/// Chunks of a file into a folder, where what exists already is an error.
+fn chunks_to_files(source: &str, every: &str, state: &str) -> Folder {
+    Folder::with_graph(&format!(
+        r#"
+        {state}
+        [sources.clips]
+        type = "file"
+        {source}
+
+        [operators.chunks]
+        type = "chunk"
+        inputs = ["clips"]
+        every = "{every}"
+
+        [sinks.files]
+        type = "file"
+        inputs = ["chunks"]
+        path = "out/{{name}}"
+        "#
+    ))
+}
+
+/// The files that were made, each with what tells whether it was written anew.
+fn files(folder: &Folder) -> BTreeMap<String, (u64, Vec<u8>)> {
+    let Ok(entries) = fs::read_dir(folder.file("out")) else { return BTreeMap::new() };
+    let entry = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().expect("text");
+        let about = fs::metadata(entry.path()).ok()?;
+        (!name.starts_with('.')).then(|| (name, (about.ino(), fs::read(entry.path()).unwrap_or_default())))
+    };
+    entries.filter_map(|found| entry(found.expect("an entry"))).collect()
+}
+
+const STATE: &str = "[state]\ndir = \"state\"\n";
+
+#[test]
+fn a_file_resumes_where_it_is_asked_to_and_starts_over_where_it_is_not() {
+    let source = "path = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"";
+    let folder = chunks_to_files(source, "1s", STATE);
+    video(&folder.file("door.mp4"), 6);
+    let mut engine = folder.run(&[]);
+    engine.wait_for("two chunks", |_| (files(&folder).len() >= 2).then_some(()));
+    engine.signal(Signal::SIGKILL);
+    engine.finish();
+    let before = files(&folder);
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(!finished.stderr.contains("exists already"), "{}", finished.stderr);
+    let after = files(&folder);
+    assert_eq!(after.len(), 6, "{:?}", after.keys());
+    // Of the last one it may not have been written down that it is there.
+    for name in before.keys().take(before.len() - 1) {
+        assert_eq!(before[name].0, after[name].0, "{name} was written again");
+    }
+    // Nothing is left to do.
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(finished.stderr.contains("door.mp4` is finished"), "{}", finished.stderr);
+    assert_eq!(finished.counts("door").read, 0);
+    assert_eq!(files(&folder), after);
+
+    // Without it, everything is made again, and what is there is in the way.
+    let text = fs::read_to_string(folder.graph()).expect("written");
+    fs::write(folder.graph(), text.replace("resume = true\nrealtime = true\n", "")).expect("written");
+    let finished = folder.run(&[]).finish().expect(1);
+    assert!(finished.stderr.contains("it exists already"), "{}", finished.stderr);
+    assert_eq!(files(&folder), after);
+}
+
+#[test]
+fn indices_of_a_live_stream_go_on_after_kill_9_and_nothing_is_written_over() {
+    let folder = chunks_to_files("streams.door = { path = \"door.mp4\", loop = true, realtime = true }", "1s", STATE);
+    video(&folder.file("door.mp4"), 2);
+    let mut before = BTreeMap::new();
+    for round in 1..=4 {
+        let mut engine = folder.run(&[]);
+        let wanted = before.len() + 2;
+        engine.wait_for("more chunks", |_| (files(&folder).len() >= wanted).then_some(()));
+        // Killed and ended in turn.
+        let stderr = if round % 2 == 1 {
+            engine.signal(Signal::SIGKILL);
+            engine.finish().stderr
+        } else {
+            engine.terminate().expect(0).stderr
+        };
+        assert!(!stderr.contains("ERROR") && !stderr.contains("exists already"), "{stderr}");
+        let now = files(&folder);
+        assert!(before.iter().all(|(name, file)| now[name] == *file), "one was written over in round {round}");
+        let newest = before.keys().next_back().cloned().unwrap_or_default();
+        assert!(now.keys().filter(|name| !before.contains_key(*name)).all(|name| *name > newest), "{:?}", now.keys());
+        before = now;
+    }
+    // Without what was remembered, the indices begin again, and what is there stays.
+    fs::remove_dir_all(folder.file("state")).expect("removed");
+    let mut engine = folder.run(&[]);
+    engine.wait_for_log("it exists already");
+    engine.terminate();
+    assert!(before.iter().all(|(name, file)| files(&folder)[name] == *file));
+}
+
+#[test]
+fn what_exists_in_a_bucket_is_treated_as_it_is_said() {
+    let (root, bucket) = buckets();
+    let precious = |keys: usize| {
+        fs::create_dir_all(root.path().join("archive/door")).expect("made");
+        for index in 0..keys {
+            let name = format!("archive/door/door_chunk_{index:04}.mp4");
+            fs::write(root.path().join(name), "precious").expect("written");
+        }
+    };
+    let kept = || objects(root.path(), "archive").values().filter(|content| **content == b"precious").count();
+    let folder = |if_exists: &str, state: bool| {
+        let folder =
+            chunks_to_bucket(&bucket, "type = \"file\"\npath = \"door.mp4\"", &format!("if_exists = \"{if_exists}\""));
+        video(&folder.file("door.mp4"), 3);
+        if !state {
+            let text =
+                fs::read_to_string(folder.graph()).expect("written").replace("[state]\n        dir = \"state\"", "");
+            fs::write(folder.graph(), text).expect("written");
+        }
+        folder
+    };
+    precious(2);
+    let refused = run(&folder("error", false)).finish().expect(1);
+    let told = "`s3://archive/door/door_chunk_0000.mp4` exists already";
+    assert!(refused.stderr.contains(told) && refused.stderr.contains("overwrite"), "{}", refused.stderr);
+    assert_eq!((kept(), objects(root.path(), "archive").len()), (2, 3), "what was not there is stored");
+    let finished = finish(&folder("skip", false));
+    assert_eq!((kept(), finished.counts("door").lost), (2, 0));
+    finish(&folder("overwrite", true));
+    assert_eq!(kept(), 0);
+}
+
+/// `vss` keeps its notes in the state of the graph where it has none of its own.
+#[test]
+fn uploads_to_vss_are_remembered_with_everything_else() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let graph = |resume: bool| {
+        format!(
+            "{STATE}[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nresume = {resume}\n[operators.chunks]\ntype = \"chunk\"\n\
+             inputs = [\"clips\"]\nevery = \"1s\"\n[sinks.search]\ntype = \"vss\"\ninputs = [\"chunks\"]\nurl = \"{}\"\n\
+             timeout = \"2s\"\nconcurrency = 1\n",
+            vss.url()
+        )
+    };
+    let folder = Folder::with_graph(&graph(true));
+    video(&folder.file("door.mp4"), 4);
+    vss.fail(&["ok", "kept-hang"]);
+    let engine = folder.run(&[]);
+    wait_for("an upload that is not answered", || (vss.posts() >= 2).then_some(()));
+    engine.signal(Signal::SIGKILL);
+    engine.finish();
+    vss.fail(&[]);
+    folder.run(&[]).finish().expect(0);
+    assert_eq!(vss.posts(), 4, "{:?}", vss.log());
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(finished.stderr.contains("is finished"), "{}", finished.stderr);
+    // Also where the file starts over, what is there is not sent again.
+    fs::write(folder.graph(), graph(false)).expect("written");
+    folder.run(&[]).finish().expect(0);
+    assert_eq!(vss.posts(), 4, "{:?}", vss.log());
+}
+
+fn refused(folder: &Folder) -> String {
+    let finished = folder.run(&[]).finish();
+    assert_ne!(finished.code(), 0, "{}", finished.stderr);
+    finished.stderr
+}
+
+#[test]
+fn a_state_that_cannot_be_used_is_said_before_anything_runs() {
+    let folder = chunks_to_files("path = \"door.mp4\"\nloop = true\nrealtime = true", "1s", STATE);
+    video(&folder.file("door.mp4"), 2);
+    let mut engine = folder.run(&[]);
+    engine.wait_for("a chunk", |_| (!files(&folder).is_empty()).then_some(()));
+    let said = refused(&folder);
+    assert!(said.contains("another engine keeps its progress in") && said.contains("a `dir` of its own"), "{said}");
+    engine.terminate().expect(0);
+
+    fs::write(folder.file("state/progress.redb"), "this is no database").expect("written");
+    let said = refused(&folder);
+    assert!(said.contains("progress.redb` is damaged") && said.contains("move that file away"), "{said}");
+
+    fs::remove_dir_all(folder.file("state")).expect("removed");
+    fs::write(folder.file("state"), "a file").expect("written");
+    let said = refused(&folder);
+    assert!(said.contains("progress cannot be kept in") && said.contains("hint: give `dir`"), "{said}");
+
+    fs::remove_file(folder.file("state")).expect("removed");
+    let finished = folder
+        .run_with(&[], |command| {
+            let mut limited = Command::new("bash");
+            limited.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"]).arg(command.get_program());
+            limited.args(command.get_args()).current_dir(folder.path());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => limited.env(name, value),
+                    None => limited.env_remove(name),
+                };
+            }
+            *command = limited;
+        })
+        .finish();
+    assert_ne!(finished.code(), 0, "{}", finished.stderr);
+    assert!(finished.stderr.contains("file too large") && finished.stderr.contains("make room"), "{}", finished.stderr);
+
+    let lost = chunks_to_files("path = \"door.mp4\"\nresume = true", "1s", "");
+    video(&lost.file("door.mp4"), 2);
+    let said = refused(&lost);
+    assert!(said.contains("`resume` needs to know where progress is kept") && said.contains("[state]"), "{said}");
+}
+
+/// The check looks at a graph and leaves nothing behind.
+#[test]
+fn a_graph_that_is_only_checked_makes_no_state() {
+    let folder = chunks_to_files("path = \"door.mp4\"\nresume = true", "1s", STATE);
+    video(&folder.file("door.mp4"), 2);
+    for arguments in [&["check", "graph.toml"][..], &["plan", "graph.toml"]] {
+        let output = command(arguments).current_dir(folder.path()).output().expect("the engine's binary runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(!folder.file("state").exists());
+}
+
+/// A graph that comes over HTTP keeps its state where it may; a reload goes on with the same one.
+#[test]
+fn over_http_the_folder_must_be_allowed_and_a_reload_shares_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    video(&folder.path().join("door.mp4"), 2);
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let graph = |dir: &str, every: &str| {
+        format!(
+            "[state]\ndir = \"{dir}\"\n[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nloop = true\nrealtime = true\n\
+             [operators.chunks]\ntype = \"chunk\"\ninputs = [\"clips\"]\nevery = \"{every}\"\n\
+             [sinks.files]\ntype = \"file\"\ninputs = [\"chunks\"]\npath = \"out/{{name}}\"\n"
+        )
+    };
+    assert!(allowed().contains(&"--allow-path".into()));
+    let outside = folder.path().with_extension("outside");
+    let refused = send("PUT", &format!("{address}/graphs/door"), &[], &graph(&outside.display().to_string(), "1s"));
+    let told = refused.expect(400);
+    assert!(told.to_string().contains("may not name the path"), "{told}");
+    assert!(!outside.exists());
+
+    let made = || {
+        let entries = fs::read_dir(folder.path().join("out")).into_iter().flatten();
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect::<BTreeSet<_>>()
+    };
+    let chunk = |made: &BTreeSet<String>| made.iter().filter(|name| name.ends_with(".mp4")).count();
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph("state", "1s")).expect(201);
+    engine.wait_for("a chunk", |_| (chunk(&made()) >= 1).then_some(()));
+    // Chunks are cut elsewhere from here on, and their numbers go on.
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph("state", "2s")).expect(200);
+    let before = chunk(&made());
+    engine.wait_for("another chunk", |_| (chunk(&made()) > before).then_some(()));
+    // Another folder is opened anew.
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph("other-state", "2s").replace("out/", "other/"))
+        .expect(200);
+    assert!(folder.path().join("other-state/progress.redb").exists());
+    let deleted = send("DELETE", &format!("{address}/graphs/door"), &[], "");
+    assert_eq!(deleted.status, 200, "{}", deleted.text);
+    // Nobody has it any more: another graph may be the only one that does.
+    send("PUT", &format!("{address}/graphs/yard"), &[], &graph("state", "1s").replace("out/", "yard/")).expect(201);
+    let finished = engine.terminate().expect(0);
+    assert!(!finished.stderr.contains("exists already"), "{}", finished.stderr);
+    let indices: Vec<PathBuf> = made().iter().map(PathBuf::from).collect();
+    assert!(indices.len() >= 3, "{indices:?}");
+}

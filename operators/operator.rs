@@ -27,6 +27,7 @@ use crate::inference::session::Sessions;
 use crate::inlet::Inlet;
 use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, Record, StreamId, StreamInfo};
 use crate::lease::{Verdict, Watched};
+use crate::sinks::hls::store::Playlists;
 use crate::time::MediaTime;
 
 /// What part a registered type plays in a graph; the table that it is written in.
@@ -107,6 +108,8 @@ pub struct BuildContext {
     pub clock: Arc<dyn Clock>,
     /// Where the `sse` sink publishes.
     pub publisher: Arc<dyn Publisher>,
+    /// Where the `hls` sink publishes.
+    pub playlists: Arc<Playlists>,
 }
 
 /// Takes records for subscribers. The control plane implements it; without one, records go nowhere.
@@ -501,6 +504,8 @@ pub struct SinkInput {
     pub kind: Kind,
     /// The sources that its items come from.
     pub sources: Vec<Arc<str>>,
+    /// Whether time passes while one of them is read.
+    pub is_live: bool,
 }
 
 /// What keeps a node from getting on just now, such as a server that is down. Shared between whoever tries again and the

@@ -9,6 +9,7 @@ pub mod emf;
 pub mod events;
 mod graphs;
 pub mod guard;
+mod hls;
 pub mod keys;
 mod live;
 mod mediamtx;

@@ -11,6 +11,7 @@ use operators::inference::model::Catalog;
 use operators::item::{Kind, Origin, is_name};
 use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
 use operators::reach::Hosts;
+use operators::sinks::hls::store::Playlists;
 
 use super::answers;
 use super::cases::{self, Case};
@@ -42,6 +43,7 @@ pub struct Surroundings {
     pub models: Arc<Catalog>,
     pub clock: Arc<dyn Clock>,
     pub publisher: Arc<dyn Publisher>,
+    pub playlists: Arc<Playlists>,
     /// The value of an environment variable.
     pub variable: Arc<Variables>,
     /// Which variables, files and hosts a text may name.
@@ -58,6 +60,7 @@ impl Surroundings {
             models,
             clock: Arc::new(SystemClock),
             publisher: Arc::new(NoPublisher),
+            playlists: Arc::default(),
             variable: Arc::new(|name| std::env::var(name).ok()),
             references: References::Anything,
         }
@@ -269,6 +272,7 @@ fn context(graph: &Arc<str>, node: &Declaration, surroundings: &Surroundings) ->
         models: surroundings.models.clone(),
         clock: surroundings.clock.clone(),
         publisher: surroundings.publisher.clone(),
+        playlists: surroundings.playlists.clone(),
     }
 }
 

@@ -96,8 +96,9 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
                 table.insert("on_error".to_owned(), format!("{on_error:?}").into());
                 let flow = |edge: &demand::Edge| {
                     let roots = demand::roots(nodes, edge.from);
+                    let is_live = roots.iter().any(|root| nodes[*root].source().is_some_and(|source| source.is_live()));
                     let sources = roots.into_iter().map(|root| nodes[root].name.clone()).collect();
-                    SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources }
+                    SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources, is_live }
                 };
                 let flows: Vec<SinkInput> = node.inputs.iter().map(flow).collect();
                 if sink.depends_on_inputs() {

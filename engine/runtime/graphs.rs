@@ -15,6 +15,7 @@ use operators::error::StartError;
 use operators::hooks::Hooks;
 use operators::item::{StreamId, is_name};
 use operators::operator::Resource;
+use operators::sinks::hls::store::Playlists;
 
 use super::counters::{GraphCounters, lock};
 use super::ending::{Ending, ending};
@@ -157,6 +158,11 @@ impl Graphs {
     /// What comes over HTTP may name.
     pub fn references(&self) -> &References {
         &self.settings.references
+    }
+
+    /// What `hls` sinks publish.
+    pub fn playlists(&self) -> &Playlists {
+        &self.settings.surroundings.playlists
     }
 
     /// Where pictures are pushed to.

@@ -451,6 +451,7 @@ fn operator(
         models: catalog.clone(),
         clock: clock.clone(),
         publisher: Arc::new(NoPublisher),
+        playlists: Arc::default(),
     };
     match (registration.build)(&context, table) {
         Ok(Built::Pool(work)) => Ok(work),

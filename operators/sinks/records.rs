@@ -69,6 +69,7 @@ pub(crate) mod tests {
             models: Arc::new(Catalog::default()),
             clock: Arc::new(SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
+            playlists: Arc::default(),
         }
     }
 

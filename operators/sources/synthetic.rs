@@ -274,6 +274,7 @@ mod tests {
             models: Arc::new(Catalog::default()),
             clock: Arc::new(SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
+            playlists: Arc::default(),
         };
         match (REGISTRATION.build)(&context, toml::from_str(text).unwrap())? {
             Built::Source(source) => Ok(source),

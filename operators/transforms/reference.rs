@@ -42,6 +42,7 @@ pub(crate) fn context(material: &Path) -> BuildContext {
         models: Arc::new(Catalog::with_hashes([root().join("models"), material.join("models")], HashCache::default())),
         clock: Arc::new(SystemClock),
         publisher: Arc::new(NoPublisher),
+        playlists: Arc::default(),
     }
 }
 

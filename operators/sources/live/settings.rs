@@ -570,6 +570,7 @@ mod tests {
             models: Arc::new(Catalog::default()),
             clock: Arc::new(crate::clock::SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
+            playlists: Arc::default(),
         };
         LiveSource::build(&context, takes, toml::from_str(text).unwrap())
     }

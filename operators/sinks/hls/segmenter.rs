@@ -423,3 +423,185 @@ impl Segmenter {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use crate::item::Payload;
+    use crate::lease::{Account, Counts};
+    use crate::testing::item;
+
+    const SECOND: i64 = 1_000_000;
+
+    /// A segmenter of pictures and sound.
+    fn segmenter(rules: Rules) -> Segmenter {
+        Segmenter { kept: vec![true, true], ..Segmenter::new(rules) }
+    }
+
+    const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20 };
+
+    /// Gives it a packet and lets go of it, as the engine does.
+    fn give(
+        segmenter: &mut Segmenter,
+        track: usize,
+        pts: i64,
+        is_key: bool,
+        bytes: usize,
+    ) -> (Vec<Part>, Arc<Account>) {
+        let time = MediaTime::from_micros(pts);
+        let data = Bytes::from(vec![0; bytes]);
+        let packet = Arc::new(Packet { track, is_key, dts: time, duration: None, data });
+        let (item, account) = item(0, time, Payload::Packet(packet.clone()));
+        let parts = segmenter.take(&item, &packet);
+        item.lease.ack.release();
+        (parts, account)
+    }
+
+    /// Ten pictures a second, those at `keys` tenths of a second with a keyframe.
+    fn pictures(segmenter: &mut Segmenter, tenths: std::ops::Range<i64>, keys: &[i64]) -> Vec<Part> {
+        tenths.flat_map(|tenth| give(segmenter, 0, tenth * SECOND / 10, keys.contains(&tenth), 10).0).collect()
+    }
+
+    fn lengths(parts: &[Part]) -> Vec<(f64, bool)> {
+        parts.iter().map(|part| (part.duration as f64 / 1e6, part.is_independent)).collect()
+    }
+
+    #[test]
+    fn segments_end_at_the_first_keyframe_behind_their_length() {
+        let mut segmenter = segmenter(RULES);
+        let mut parts = pictures(&mut segmenter, 0..60, &[0, 15, 30, 45, 50]);
+        assert_eq!(lengths(&parts), [(3.0, true), (2.0, true)]);
+        assert_eq!(parts[0].target, Some(4), "two seconds, and a group of a second and a half, rounded up");
+        assert_eq!(parts[0].following[0], Some(MediaTime::from_micros(3 * SECOND)));
+        parts.extend(segmenter.finish());
+        assert_eq!(parts.iter().map(|part| part.samples.len()).sum::<usize>(), 60);
+        assert_eq!(segmenter.forced, 0);
+    }
+
+    #[test]
+    fn what_would_be_longer_than_promised_is_cut_at_the_last_keyframe_before() {
+        let mut segmenter = segmenter(RULES);
+        // Groups of a second, then one of three seconds behind a keyframe that was not due.
+        let keys = [0, 10, 20, 30, 35, 70, 80];
+        let parts = pictures(&mut segmenter, 0..100, &keys);
+        assert_eq!(parts[0].target, Some(3));
+        assert_eq!(lengths(&parts), [(2.0, true), (1.5, true), (3.1, true)]);
+        assert!(parts.iter().all(|part| part.duration <= longest(3)));
+    }
+
+    #[test]
+    fn without_a_keyframe_in_time_a_segment_begins_in_the_middle() {
+        let mut segmenter = segmenter(RULES);
+        let parts = pictures(&mut segmenter, 0..120, &[0, 10, 20, 110]);
+        assert!(segmenter.forced > 0);
+        assert!(parts.iter().any(|part| !part.is_independent));
+        assert!(parts.iter().all(|part| part.duration <= longest(3)), "{:?}", lengths(&parts));
+        // Where all are known before the playlist is shown, nothing has to be cut.
+        let mut patient = Segmenter { kept: vec![true, true], ..Segmenter::new(Rules { promises: false, ..RULES }) };
+        let parts = pictures(&mut patient, 0..120, &[0, 10, 20, 110]);
+        assert_eq!(lengths(&parts), [(2.0, true), (9.0, true)]);
+    }
+
+    #[test]
+    fn sound_is_cut_where_it_is_heard() {
+        let mut segmenter = segmenter(RULES);
+        give(&mut segmenter, 0, 0, true, 10);
+        give(&mut segmenter, 1, 0, true, 1);
+        // Ahead of the pictures.
+        give(&mut segmenter, 1, 1_900_000, true, 1);
+        give(&mut segmenter, 1, 2_000_000, true, 1);
+        give(&mut segmenter, 0, 1_000_000, false, 10);
+        let (parts, _) = give(&mut segmenter, 0, 2_000_000, true, 10);
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].samples.iter().filter(|sample| sample.packet.track == 1).count(), 2);
+        assert_eq!(parts[0].following[1], Some(MediaTime::from_micros(2 * SECOND)));
+        // Behind them: the segment waits for it.
+        let (parts, _) = give(&mut segmenter, 0, 4_000_000, true, 10);
+        assert!(parts.is_empty());
+        give(&mut segmenter, 1, 3_900_000, true, 1);
+        let (parts, _) = give(&mut segmenter, 1, 4_100_000, true, 1);
+        assert_eq!(parts[0].samples.iter().filter(|sample| sample.packet.track == 1).count(), 2);
+        // But not for ever.
+        let (parts, _) = give(&mut segmenter, 0, 6_000_000, true, 10);
+        assert!(parts.is_empty());
+        let (parts, _) = give(&mut segmenter, 0, 7_000_000, false, 10);
+        assert_eq!(parts.len(), 1);
+    }
+
+    #[test]
+    fn nothing_begins_before_a_keyframe_and_behind_a_gap() {
+        let mut segmenter = segmenter(RULES);
+        let (_, before) = give(&mut segmenter, 0, 0, false, 10);
+        assert_eq!(before.snapshot(), Counts { read: 1, filtered: 1, ..Counts::default() });
+        let (_, early) = give(&mut segmenter, 1, 0, true, 1);
+        assert!(pictures(&mut segmenter, 20..30, &[20]).is_empty());
+        assert_eq!(early.snapshot().filtered, 1, "long before the first picture");
+        let parts = segmenter.gap();
+        assert_eq!((parts.len(), parts[0].is_after_gap), (1, false));
+        assert!(pictures(&mut segmenter, 50..52, &[51]).is_empty());
+        let parts = segmenter.finish();
+        assert_eq!((parts.len(), parts[0].samples.len(), parts[0].is_after_gap), (1, 1, true));
+    }
+
+    #[test]
+    fn a_hole_that_nobody_announces_is_no_part_of_a_segment() {
+        let mut segmenter = segmenter(RULES);
+        let mut parts = pictures(&mut segmenter, 0..45, &[0, 10, 20, 30, 40]);
+        parts.extend(pictures(&mut segmenter, 300..330, &[300, 310, 320]));
+        parts.extend(segmenter.finish());
+        assert!(parts.iter().all(|part| part.duration <= longest(3)), "{:?}", lengths(&parts));
+        let after: Vec<bool> = parts.iter().map(|part| part.is_after_gap).collect();
+        assert_eq!(after.iter().filter(|after| **after).count(), 1, "{after:?}");
+    }
+
+    proptest! {
+        /// Whatever comes: every packet is in one segment, in order, and none is longer than promised.
+        #[test]
+        fn every_packet_is_in_one_segment(
+            groups in proptest::collection::vec((1i64..60, any::<bool>(), 0i64..40), 1..40),
+            promises: bool,
+            most_bytes in prop_oneof![Just(1u64 << 20), Just(2_000)],
+        ) {
+            let mut segmenter = segmenter(Rules { promises, most_bytes, ..RULES });
+            let (mut now, mut given, mut parts) = (0i64, 0, Vec::new());
+            for (pictures, gap, sound_lag) in groups {
+                if gap {
+                    parts.extend(segmenter.gap());
+                }
+                for picture in 0..pictures {
+                    now += SECOND / 10;
+                    parts.extend(give(&mut segmenter, 0, now, picture == 0, 50).0);
+                    given += 1;
+                    let heard = now - sound_lag * SECOND / 100;
+                    if heard > 0 {
+                        parts.extend(give(&mut segmenter, 1, heard, true, 5).0);
+                    }
+                }
+            }
+            parts.extend(segmenter.finish());
+            let pictures: Vec<i64> = parts
+                .iter()
+                .flat_map(|part| &part.samples)
+                .filter(|sample| sample.packet.track == 0)
+                .map(|sample| sample.pts.as_micros())
+                .collect();
+            prop_assert_eq!(pictures.len(), given);
+            prop_assert!(pictures.windows(2).all(|pair| pair[0] < pair[1]));
+            for part in &parts {
+                let first = part.samples.iter().find(|sample| sample.packet.track == 0).unwrap();
+                prop_assert_eq!(part.is_independent, first.packet.is_key);
+                prop_assert_eq!(part.target.is_some(), promises);
+                if let Some(target) = part.target {
+                    prop_assert_eq!(Some(target), parts[0].target);
+                    prop_assert!((part.duration as f64 / 1e6).round() as u64 <= target);
+                }
+                prop_assert!(part.acks.len() == part.samples.len());
+            }
+            prop_assert_eq!(segmenter.bytes, 0);
+        }
+    }
+}

@@ -517,3 +517,208 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Whole at every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::clock::{Clock, SimulatedClock};
+
+    const TERMS: Terms =
+        Terms { kind: Kind::Live, window: Window::Segments(3), dated: true, memory: 1 << 20, disk: 1 << 20 };
+
+    fn origin(node: &str) -> Origin {
+        Origin { graph: "yard".into(), node: node.into() }
+    }
+
+    fn stream() -> StreamId {
+        StreamId::new("door").unwrap()
+    }
+
+    fn segment(number: u64, bytes: usize, clock: &dyn Clock) -> NewSegment {
+        NewSegment {
+            init: Bytes::from_static(b"init"),
+            media: Bytes::from(vec![u8::try_from(number % 251).unwrap(); bytes]),
+            sha256: format!("{number:064x}"),
+            duration: 2_000_000,
+            target: Some(2),
+            is_discontinuous: false,
+            is_independent: true,
+            time: clock.wall(),
+        }
+    }
+
+    struct Bench {
+        clock: SimulatedClock,
+        playlists: Playlists,
+        shelf: Arc<Shelf>,
+        published: Arc<Published>,
+        next: u64,
+    }
+
+    impl Bench {
+        fn new(terms: Terms) -> Bench {
+            let (clock, playlists) = (SimulatedClock::default(), Playlists::default());
+            let shelf = playlists.shelf(&origin("watch"));
+            let Ok(published) = playlists.publish(&shelf, &stream(), &terms, clock.now()) else { panic!("taken") };
+            Bench { clock, playlists, shelf, published, next: 0 }
+        }
+
+        /// Two seconds go by, and another segment comes.
+        fn append(&mut self, bytes: usize) -> Result<(), Refused> {
+            self.clock.advance(Duration::from_secs(2));
+            self.next += 1;
+            self.published.append(segment(self.next, bytes, &self.clock), self.clock.now())
+        }
+
+        fn text(&self) -> String {
+            let Found::Playlist(served) = self.published.file("index.m3u8", self.clock.now()) else { panic!("none") };
+            String::from_utf8(served.read(0..u64::MAX).unwrap().to_vec()).unwrap()
+        }
+
+        fn listed(&self) -> Vec<String> {
+            self.text().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        }
+
+        fn has(&self, name: &str) -> bool {
+            matches!(self.published.file(name, self.clock.now()), Found::Segment(_) | Found::Init(_))
+        }
+    }
+
+    #[test]
+    fn what_was_listed_is_there_until_nobody_can_want_it() {
+        let mut bench = Bench::new(TERMS);
+        assert!(matches!(bench.published.file("index.m3u8", bench.clock.now()), Found::NotYet(Kind::Live)));
+        let mut seen = std::collections::BTreeMap::new();
+        for _ in 0..40 {
+            bench.append(1000).unwrap();
+            for name in bench.listed() {
+                assert!(bench.has(&name), "{name}");
+                seen.insert(name, bench.clock.now());
+            }
+            for (name, last) in &seen {
+                let age = bench.clock.now() - *last;
+                // The longest playlist and the segment itself.
+                assert!(age > Duration::from_secs(6 + 2) || bench.has(name), "{name} is gone after {age:?}");
+            }
+        }
+        let first = seen.keys().next().unwrap();
+        assert!(matches!(bench.published.file(first, bench.clock.now()), Found::Over), "{first}");
+        assert!(matches!(bench.published.file("1.m4s", bench.clock.now()), Found::Over));
+        for name in ["99999999999.m4s", "init-7.mp4", "index.m3u", "0x1.m4s", "+1.m4s", "01.m4s", "", ".."] {
+            assert!(matches!(bench.published.file(name, bench.clock.now()), Found::Unknown), "{name}");
+        }
+        assert!(bench.has("init-0.mp4"));
+        // Memory is bounded by what is kept: three listed, and those of ten seconds more.
+        assert!(bench.published.used().0 <= 10 * 1000, "{:?}", bench.published.used());
+    }
+
+    #[test]
+    fn what_does_not_fit_into_memory_lies_in_files_and_what_fits_nowhere_is_refused() {
+        let mut bench = Bench::new(Terms { kind: Kind::Event, memory: 2500, disk: 2500, ..TERMS });
+        for _ in 0..4 {
+            bench.append(1000).unwrap();
+        }
+        assert_eq!(bench.published.used(), (2000, 2000));
+        assert!(matches!(bench.append(1000), Err(Refused::Full(2000))));
+        bench.append(400).unwrap();
+        let listed = bench.listed();
+        assert_eq!(listed.len(), 5);
+        for (number, name) in listed.iter().enumerate() {
+            let Found::Segment(served) = bench.published.file(name, bench.clock.now()) else { panic!("{name}") };
+            let expected = [1, 2, 3, 4, 6][number];
+            assert_eq!(served.read(0..3).unwrap(), vec![expected; 3], "{name}");
+        }
+        // The lost one is not passed over in silence.
+        assert_eq!(bench.text().matches("#EXT-X-DISCONTINUITY\n").count(), 1, "{}", bench.text());
+        let Found::Segment(served) = bench.published.file(&listed[3], bench.clock.now()) else {
+            panic!("it is listed")
+        };
+        let Content::File(file) = &*served.content else { panic!("in memory") };
+        let path = file.path.clone();
+        assert!(path.exists());
+        drop((served, bench));
+        assert!(!path.exists(), "it goes with the graph");
+    }
+
+    #[test]
+    fn old_segments_make_room_before_new_ones_are_lost() {
+        let mut bench = Bench::new(Terms { memory: 0, disk: 4000, ..TERMS });
+        for _ in 0..20 {
+            bench.append(1000).unwrap();
+            assert!(bench.listed().iter().all(|name| bench.has(name)));
+            assert!(bench.published.used().1 <= 4000);
+        }
+    }
+
+    #[test]
+    fn another_writer_goes_on_with_other_numbers() {
+        let mut bench = Bench::new(TERMS);
+        for _ in 0..4 {
+            bench.append(10).unwrap();
+        }
+        let before = bench.listed();
+        bench.published.abandon(bench.clock.now());
+        let again = bench
+            .playlists
+            .publish(&bench.shelf, &stream(), &TERMS, bench.clock.now())
+            .unwrap_or_else(|_| panic!("taken"));
+        assert!(Arc::ptr_eq(&again, &bench.published));
+        bench.append(10).unwrap();
+        let after = bench.listed();
+        assert_eq!(after.len(), 1);
+        let number = |name: &String| name.trim_end_matches(".m4s").parse::<u64>().unwrap();
+        assert_eq!(number(&after[0]), number(&before[2]) + 1);
+        assert!(bench.text().contains("#EXT-X-DISCONTINUITY\n"));
+        assert!(before.iter().all(|name| bench.has(name)));
+    }
+
+    #[test]
+    fn a_stream_has_one_sink_and_is_forgotten_with_it() {
+        let bench = Bench::new(TERMS);
+        let other = bench.playlists.shelf(&origin("again"));
+        let now = bench.clock.now();
+        assert_eq!(bench.playlists.publish(&other, &stream(), &TERMS, now).err().as_deref(), Some("watch"));
+        assert!(bench.playlists.find("yard", "door", now).is_some());
+        assert!(
+            bench.playlists.find("other", "door", now).is_none() && bench.playlists.find("yard", "..", now).is_none()
+        );
+        assert_eq!(bench.playlists.streams("yard", now), [stream()]);
+        let Bench { playlists, shelf, .. } = bench;
+        drop(shelf);
+        assert!(playlists.find("yard", "door", now).is_none());
+    }
+
+    #[test]
+    fn a_live_stream_that_has_ended_is_forgotten_and_a_finished_one_stays() {
+        for (kind, stays) in [(Kind::Live, false), (Kind::Vod, true)] {
+            let mut bench = Bench::new(Terms { kind, ..TERMS });
+            bench.append(10).unwrap();
+            bench.published.end(bench.clock.now());
+            assert!(bench.text().ends_with("#EXT-X-ENDLIST\n"));
+            bench.clock.advance(Duration::from_secs(3));
+            assert!(bench.playlists.find("yard", "door", bench.clock.now()).is_some(), "{kind:?}");
+            bench.clock.advance(Duration::from_secs(60));
+            assert_eq!(bench.playlists.find("yard", "door", bench.clock.now()).is_some(), stays, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn dates_follow_the_clock_of_the_stream_as_long_as_that_is_right() {
+        let mut bench = Bench::new(Terms { window: Window::Segments(100), ..TERMS });
+        let dates = |bench: &Bench| -> Vec<String> {
+            let text = bench.text();
+            text.lines().filter_map(|line| line.strip_prefix("#EXT-X-PROGRAM-DATE-TIME:")).map(str::to_owned).collect()
+        };
+        bench.append(10).unwrap();
+        // Half a second late: by the stream's clock it is not.
+        bench.clock.advance(Duration::from_millis(500));
+        bench.append(10).unwrap();
+        // Too late to be right.
+        bench.clock.advance(Duration::from_secs(5));
+        bench.append(10).unwrap();
+        let dates: Vec<jiff::Timestamp> = dates(&bench).iter().map(|date| date.parse().unwrap()).collect();
+        let between = |a: usize, b: usize| dates[b].duration_since(dates[a]).as_millis();
+        assert_eq!((between(0, 1), between(0, 2)), (2000, 9500));
+    }
+}

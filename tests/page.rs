@@ -178,7 +178,7 @@ fn a_key_is_shown_in_a_form_and_the_routes_are_read_on_a_page() {
              return true; }})()"
         )
     };
-    assert_eq!(browser.command(&json!({ "open": address })), 401);
+    assert_eq!(browser.command(&serde_json::json!({ "open": address })), 401);
     browser.wait(&show("engine_wrong"));
     browser.wait("document.querySelector('[role=alert]')?.textContent === 'this key is not known here'");
     browser.look("page-login-phone", 390, 844, "dark");

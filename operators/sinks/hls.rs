@@ -69,7 +69,7 @@ struct Settings {
 
 struct Hls {
     settings: Settings,
-    /// Held, so that what is published stays as long as the graph does.
+    /// What is published stays as long as the graph has its sinks.
     shelf: Arc<Shelf>,
 }
 
@@ -84,6 +84,7 @@ impl Sink for Hls {
         let by_source = if is_live { playlist::Kind::Live } else { playlist::Kind::Vod };
         let terms = Terms {
             kind: settings.kind.unwrap_or(by_source),
+            length: i64::try_from(settings.segment.as_micros()).unwrap_or(i64::MAX),
             window: settings.window,
             dated: is_live,
             memory: settings.memory,
@@ -166,7 +167,7 @@ impl HlsWriter {
         }
         self.break_off(id).await;
         let rules = Rules {
-            length: i64::try_from(self.settings.segment.as_micros()).unwrap_or(i64::MAX),
+            length: self.terms.length,
             promises: self.terms.kind != playlist::Kind::Vod,
             most_bytes: MOST_HELD,
         };
@@ -183,7 +184,8 @@ impl HlsWriter {
                         "keep one of the two sinks, or put one of them into a graph of its own",
                     );
                 });
-                (Segmenter::new(rules), published.ok())
+                let (published, promised) = published.ok().unzip();
+                (Segmenter::new(rules, promised.flatten()), published)
             }
         };
         segmenter.open(info);
@@ -445,3 +447,69 @@ pub static REGISTRATION: Registration = Registration {
     example: "[sinks.watch]\ntype = \"hls\"\ninputs = [\"cameras\"]\nsegment = \"4s\"\n",
     build,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    use bytes::Bytes;
+
+    use crate::item::{Packet, TrackFormat};
+    use crate::lease::Counts;
+    use crate::sinks::records::tests::context;
+    use crate::testing::item;
+    use crate::time::{MediaTime, TimeBase};
+
+    fn built(fields: &str) -> Result<Arc<dyn Sink>, String> {
+        match build(&context(Path::new(".")), fields.parse().unwrap()) {
+            Ok(Built::Sink(sink)) => Ok(sink),
+            Ok(_) => panic!("not a sink"),
+            Err(errors) => {
+                let told = |error: &FieldError| format!("{}: {}; {}", error.field, error, error.hint.clone().unwrap());
+                Err(errors.iter().map(told).collect::<Vec<_>>().join("\n"))
+            }
+        }
+    }
+
+    #[test]
+    fn fields_that_cannot_work_are_refused_with_what_to_do() {
+        for (fields, parts) in [
+            ("segment = \"100ms\"", &["segment: `segment` cannot be 100ms; write a length of time from 1s to 1m"][..]),
+            ("window = \"0s\"", &["window: `window` cannot be 0s; write a number of segments such as 6"]),
+            (
+                "segment = \"1h\"\nkind = \"vod\"\nwindow = 3",
+                &["cannot be 1h", "window: `window` has no meaning where the playlist keeps all segments; remove it"],
+            ),
+        ] {
+            let said = built(fields).err().unwrap_or_else(|| panic!("{fields} was taken"));
+            assert!(parts.iter().all(|part| said.contains(part)), "{fields}: {said}");
+        }
+        let sink = built("memory = \"1MiB\"\nwindow = \"1m\"").unwrap();
+        assert_eq!(sink.stream_memory(), (1 << 20) + 2 * MOST_HELD);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_published_is_told_once_and_rejected() {
+        let sink = built("").unwrap();
+        let mut writer = sink.start().unwrap();
+        let format = TrackFormat::Video { width: 4, height: 4, frame_rate: None, has_b_frames: false };
+        let base = TimeBase::MICROSECONDS;
+        let track = crate::item::Track { index: 0, codec: "secret".into(), format, time_base: base, parameters: None };
+        let info = Arc::new(StreamInfo { tracks: vec![track], time_base: base, duration: None });
+        let stream = StreamId::new("test").unwrap();
+        let told = writer.write(&[Event::Open { stream, info }]).await.unwrap_err();
+        assert_eq!(told.message, "stream `test`: MP4 cannot hold secret video");
+        assert!(told.hint.is_some_and(|hint| hint.contains("libx264")));
+        for seq in 0..2 {
+            let packet =
+                Packet { track: 0, is_key: true, dts: MediaTime::ZERO, duration: None, data: Bytes::from_static(b"x") };
+            let (item, account) = item(seq, MediaTime::ZERO, Payload::Packet(Arc::new(packet)));
+            writer.write(&[Event::Item(item.clone())]).await.unwrap();
+            // What the engine does for a writer that settles by itself.
+            item.lease.ack.release();
+            assert_eq!(account.snapshot(), Counts { read: 1, rejected: 1, ..Counts::default() });
+        }
+        writer.close().await.unwrap();
+    }
+}

@@ -47,7 +47,7 @@ impl Browser {
         Some(Browser { driver, commands, answers, _profile: profile })
     }
 
-    fn command(&mut self, command: &Value) -> Value {
+    pub fn command(&mut self, command: &Value) -> Value {
         let commands = self.commands.as_mut().expect("open");
         writeln!(commands, "{command}").expect("the driver listens");
         let mut line = String::new();

@@ -177,7 +177,8 @@ pub struct Segmenter {
 }
 
 impl Segmenter {
-    pub fn new(rules: Rules) -> Segmenter {
+    /// `promised` is the longest segment, in seconds, where that has been promised already.
+    pub fn new(rules: Rules, promised: Option<u64>) -> Segmenter {
         Segmenter {
             rules,
             kept: Vec::new(),
@@ -187,7 +188,7 @@ impl Segmenter {
             bytes: 0,
             is_after_gap: false,
             has_begun: false,
-            target: None,
+            target: promised,
             forced: 0,
         }
     }
@@ -439,7 +440,7 @@ mod tests {
 
     /// A segmenter of pictures and sound.
     fn segmenter(rules: Rules) -> Segmenter {
-        Segmenter { kept: vec![true, true], ..Segmenter::new(rules) }
+        Segmenter { kept: vec![true, true], ..Segmenter::new(rules, None) }
     }
 
     const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20 };
@@ -501,7 +502,8 @@ mod tests {
         assert!(parts.iter().any(|part| !part.is_independent));
         assert!(parts.iter().all(|part| part.duration <= longest(3)), "{:?}", lengths(&parts));
         // Where all are known before the playlist is shown, nothing has to be cut.
-        let mut patient = Segmenter { kept: vec![true, true], ..Segmenter::new(Rules { promises: false, ..RULES }) };
+        let mut patient =
+            Segmenter { kept: vec![true, true], ..Segmenter::new(Rules { promises: false, ..RULES }, None) };
         let parts = pictures(&mut patient, 0..120, &[0, 10, 20, 110]);
         assert_eq!(lengths(&parts), [(2.0, true), (9.0, true)]);
     }

@@ -65,7 +65,8 @@ impl Playlists {
         streams
     }
 
-    /// Makes room for a stream on `shelf`.
+    /// Makes room for a stream on `shelf`. Where its playlist goes on, it answers the longest segment that this promises, in
+    /// seconds.
     ///
     /// # Errors
     /// The sink that publishes the same stream of the same graph already.
@@ -75,7 +76,7 @@ impl Playlists {
         stream: &StreamId,
         terms: &Terms,
         now: Instant,
-    ) -> Result<Arc<Published>, Arc<str>> {
+    ) -> Result<(Arc<Published>, Option<u64>), Arc<str>> {
         let others = self.of_graph(&shelf.origin.graph);
         let is_taken = |other: &&Arc<Shelf>| {
             !Arc::ptr_eq(other, shelf) && other.get(stream, now).is_some_and(|published| published.is_written())
@@ -100,12 +101,12 @@ impl Shelf {
         streams.keys().cloned().collect()
     }
 
-    fn publish(&self, stream: &StreamId, terms: &Terms, now: Instant) -> Arc<Published> {
+    fn publish(&self, stream: &StreamId, terms: &Terms, now: Instant) -> (Arc<Published>, Option<u64>) {
         let mut streams = lock(&self.streams);
         streams.retain(|_, published| !published.is_forgotten(now));
         let published = streams.entry(stream.clone()).or_insert_with(|| Arc::new(Published::new(*terms)));
-        published.resume(*terms, now);
-        published.clone()
+        let promised = published.resume(*terms, now);
+        (published.clone(), promised)
     }
 }
 
@@ -113,6 +114,8 @@ impl Shelf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub kind: Kind,
+    /// Microseconds after which the next keyframe begins another segment.
+    pub length: i64,
     pub window: Window,
     /// Whether segments say when their pictures were taken.
     pub dated: bool,
@@ -223,29 +226,32 @@ impl Published {
         Published { state: Mutex::new(State::new(terms)) }
     }
 
-    /// Somebody writes it, again where somebody did before: numbers go on, and what was listed leaves.
-    fn resume(&self, terms: Terms, now: Instant) {
+    /// Somebody writes it, again where somebody did before: numbers go on. On the same terms so does the playlist, and this
+    /// answers the longest segment that it promises, in seconds; else what it listed leaves with the next segment.
+    fn resume(&self, terms: Terms, now: Instant) -> Option<u64> {
         let mut state = lock(&self.state);
         state.left = None;
         state.anchor = None;
         if terms.kind == Kind::Vod {
             *state = State::new(terms);
-            return;
+            return None;
         }
-        let until = now + state.patience();
-        let listed: Vec<u64> =
-            state.playlist.iter().flat_map(|list| &list.segments).map(|listed| listed.number).collect();
-        for number in listed {
-            if let Some(kept) = state.segments.get_mut(&number) {
-                kept.until = Some(until);
+        let is_same = state.terms == terms;
+        state.terms = terms;
+        let patience = state.patience();
+        let State { playlist, segments, is_broken, .. } = &mut *state;
+        let playlist = playlist.as_mut()?;
+        *is_broken = true;
+        if is_same {
+            playlist.is_over = false;
+            return Some(playlist.target);
+        }
+        while let Some(left) = playlist.leave() {
+            if let Some(kept) = segments.get_mut(&left.number) {
+                kept.until = Some(now + patience);
             }
         }
-        if let Some(playlist) = &mut state.playlist {
-            while playlist.leave().is_some() {}
-            state.is_broken = true;
-        }
-        state.terms = terms;
-        state.served = None;
+        None
     }
 
     fn is_written(&self) -> bool {
@@ -524,8 +530,14 @@ mod tests {
 
     use crate::clock::{Clock, SimulatedClock};
 
-    const TERMS: Terms =
-        Terms { kind: Kind::Live, window: Window::Segments(3), dated: true, memory: 1 << 20, disk: 1 << 20 };
+    const TERMS: Terms = Terms {
+        kind: Kind::Live,
+        length: 2_000_000,
+        window: Window::Segments(3),
+        dated: true,
+        memory: 1 << 20,
+        disk: 1 << 20,
+    };
 
     fn origin(node: &str) -> Origin {
         Origin { graph: "yard".into(), node: node.into() }
@@ -560,7 +572,9 @@ mod tests {
         fn new(terms: Terms) -> Bench {
             let (clock, playlists) = (SimulatedClock::default(), Playlists::default());
             let shelf = playlists.shelf(&origin("watch"));
-            let Ok(published) = playlists.publish(&shelf, &stream(), &terms, clock.now()) else { panic!("taken") };
+            let Ok((published, None)) = playlists.publish(&shelf, &stream(), &terms, clock.now()) else {
+                panic!("taken")
+            };
             Bench { clock, playlists, shelf, published, next: 0 }
         }
 
@@ -652,25 +666,45 @@ mod tests {
     }
 
     #[test]
-    fn another_writer_goes_on_with_other_numbers() {
+    fn another_writer_goes_on_with_the_next_numbers() {
         let mut bench = Bench::new(TERMS);
         for _ in 0..4 {
             bench.append(10).unwrap();
         }
         let before = bench.listed();
-        bench.published.abandon(bench.clock.now());
-        let again = bench
-            .playlists
-            .publish(&bench.shelf, &stream(), &TERMS, bench.clock.now())
-            .unwrap_or_else(|_| panic!("taken"));
-        assert!(Arc::ptr_eq(&again, &bench.published));
+        let number = |name: &String| name.trim_end_matches(".m4s").parse::<u64>().unwrap();
+        let resume = |bench: &Bench, terms: &Terms| {
+            bench.published.abandon(bench.clock.now());
+            let resumed = bench.playlists.publish(&bench.shelf, &stream(), terms, bench.clock.now());
+            let (again, promised) = resumed.unwrap_or_else(|other| panic!("`{other}` has it"));
+            assert!(Arc::ptr_eq(&again, &bench.published));
+            assert!(before.iter().all(|name| bench.has(name)) && bench.listed() == before, "until there is more");
+            promised
+        };
+        // On other terms what was listed leaves.
+        assert_eq!(resume(&bench, &Terms { length: 1_000_000, ..TERMS }), None);
         bench.append(10).unwrap();
         let after = bench.listed();
         assert_eq!(after.len(), 1);
-        let number = |name: &String| name.trim_end_matches(".m4s").parse::<u64>().unwrap();
         assert_eq!(number(&after[0]), number(&before[2]) + 1);
         assert!(bench.text().contains("#EXT-X-DISCONTINUITY\n"));
         assert!(before.iter().all(|name| bench.has(name)));
+    }
+
+    #[test]
+    fn on_the_same_terms_a_playlist_goes_on() {
+        let mut bench = Bench::new(TERMS);
+        for _ in 0..3 {
+            bench.append(10).unwrap();
+        }
+        let before = bench.listed();
+        bench.published.end(bench.clock.now());
+        assert!(bench.text().ends_with("#EXT-X-ENDLIST\n"));
+        let resumed = bench.playlists.publish(&bench.shelf, &stream(), &TERMS, bench.clock.now());
+        assert_eq!(resumed.ok().and_then(|(_, promised)| promised), Some(2));
+        bench.append(10).unwrap();
+        assert_eq!(bench.listed()[..2], before[1..]);
+        assert!(!bench.text().contains("#EXT-X-ENDLIST") && bench.text().contains("#EXT-X-DISCONTINUITY\n"));
     }
 
     #[test]

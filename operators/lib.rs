@@ -52,6 +52,7 @@ pub static OPERATORS: &[&Registration] = &[
     &transforms::sample::REGISTRATION,
     &sinks::dataset::REGISTRATION,
     &sinks::file::REGISTRATION,
+    &sinks::hls::REGISTRATION,
     &sinks::s3::REGISTRATION,
     &sinks::sse::REGISTRATION,
     &sinks::vss::REGISTRATION,

@@ -28,6 +28,7 @@ use crate::inlet::Inlet;
 use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, Record, StreamId, StreamInfo};
 use crate::lease::{Verdict, Watched};
 use crate::progress::Progress;
+use crate::sinks::hls::store::Playlists;
 use crate::time::MediaTime;
 
 /// What part a registered type plays in a graph; the table that it is written in.
@@ -110,6 +111,8 @@ pub struct BuildContext {
     pub publisher: Arc<dyn Publisher>,
     /// What it remembers over a restart; `None`: nothing.
     pub progress: Option<Progress>,
+    /// Where the `hls` sink publishes.
+    pub playlists: Arc<Playlists>,
 }
 
 /// Takes records for subscribers. The control plane implements it; without one, records go nowhere.
@@ -516,6 +519,8 @@ pub struct SinkInput {
     pub kind: Kind,
     /// The sources that its items come from.
     pub sources: Vec<Arc<str>>,
+    /// Whether time passes while one of them is read.
+    pub is_live: bool,
 }
 
 /// What keeps a node from getting on just now, such as a server that is down. Shared between whoever tries again and the

@@ -7,73 +7,8 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use support::probe::{Probed, assert_decodes, best, comparable, ffprobe, packets, text};
 use support::{Counts, Folder, assert_conserved, ffmpeg, material};
-
-/// A packet as ffprobe sees it.
-#[derive(Clone, Debug, PartialEq)]
-struct Probed {
-    hash: String,
-    /// Seconds.
-    pts: f64,
-    is_key: bool,
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("text")
-}
-
-fn ffprobe(arguments: &[&str], file: &Path) -> Value {
-    let output = Command::new("ffprobe")
-        .args(["-v", "error", "-of", "json"])
-        .args(arguments)
-        .arg(file)
-        .output()
-        .expect("ffprobe is installed");
-    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
-/// All packets of one track; of MP4 also those that its edit list hides, where `hidden` are asked for.
-fn packets(file: &Path, track: usize, hidden: bool) -> Vec<Probed> {
-    let number = track.to_string();
-    let select = ["-select_streams", &number, "-show_packets", "-show_data_hash", "md5"];
-    let hide = ["-ignore_editlist", "1"];
-    let is_mp4 = file.extension().is_some_and(|extension| extension == "mp4");
-    let arguments = if hidden && is_mp4 { [&hide[..], &select].concat() } else { select.to_vec() };
-    let probed = ffprobe(&arguments, file);
-    let packet = |packet: &Value| Probed {
-        hash: packet["data_hash"].as_str().expect("a hash").to_owned(),
-        pts: packet["pts_time"].as_str().map_or(f64::NAN, |time| time.parse().expect("seconds")),
-        is_key: packet["flags"].as_str().is_some_and(|flags| flags.starts_with('K')),
-    };
-    probed["packets"].as_array().expect("packets").iter().map(packet).collect()
-}
-
-/// The tracks that `tracks = "best"` chooses: the largest video and, where there is sound, that with the most packets.
-fn best(file: &Path) -> Vec<usize> {
-    let probed = ffprobe(&["-show_streams", "-count_packets"], file);
-    let of = |kind: &str, size: &dyn Fn(&Value) -> u64| {
-        let streams = probed["streams"].as_array().expect("streams").iter();
-        let kind = streams.filter(|stream| stream["codec_type"] == kind);
-        let best = kind.max_by_key(|stream| size(stream))?;
-        best["index"].as_u64().map(|index| usize::try_from(index).expect("small"))
-    };
-    let area = |stream: &Value| stream["width"].as_u64().unwrap_or(0) * stream["height"].as_u64().unwrap_or(0);
-    let count = |stream: &Value| {
-        stream["nb_read_packets"].as_str().and_then(|count| count.parse::<u64>().ok()).unwrap_or_default()
-    };
-    [of("video", &area), of("audio", &count)].into_iter().flatten().collect()
-}
-
-/// The file itself, or where it has start codes and ADTS headers the MP4 that FFmpeg makes of it.
-fn comparable(file: &Path, folder: &Path) -> PathBuf {
-    if file.extension().is_none_or(|extension| extension != "ts") {
-        return file.to_owned();
-    }
-    let path = folder.join("comparable.mp4");
-    ffmpeg(&["-copyts", "-i", text(file), "-copyinkf", "-copypriorss", "1", "-c", "copy"], &path);
-    path
-}
 
 /// Files of a folder, by name.
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -91,16 +26,6 @@ fn chunks(folder: &Folder, stream: &str) -> Vec<PathBuf> {
             .is_some_and(|name| name.starts_with(&format!("{stream}_chunk_")))
     });
     files
-}
-
-/// FFmpeg decodes all of it without a word.
-fn assert_decodes(file: &Path) {
-    let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-xerror", "-nostdin", "-i", text(file), "-f", "null", "-"])
-        .output()
-        .expect("ffmpeg is installed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{}: {said}", file.display());
 }
 
 fn graph(source: &str, chunk: &str) -> Folder {
@@ -162,10 +87,6 @@ fn chunks_of_all_videos_are_the_videos() {
         let ended = folder.run(&["--workers", workers]).finish().expect(0);
         let told = folder.records("told.jsonl");
         for video in &videos {
-            // ADTS headers are taken off for MP4 alone.
-            if chunk.contains("fmp4") && video.extension().is_some_and(|extension| extension == "ts") {
-                continue;
-            }
             let stream = video.file_stem().and_then(|stem| stem.to_str()).expect("text");
             let chunks = chunks(&folder, stream);
             let count = assert_complete(video, &chunks);

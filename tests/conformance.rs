@@ -241,7 +241,7 @@ fn sums(sink: &str) -> String {
     format!("[operators.sums]\ntype = \"checksum\"\ninputs = [\"input\"]\n\n[sinks.out]\ninputs = [\"sums\"]\n{sink}\n")
 }
 
-const SINKS: [SinkCase; 6] = [
+const SINKS: [SinkCase; 7] = [
     SinkCase { type_name: "blackhole", nodes: |_| sums("type = \"blackhole\""), side: |_| OtherSide::Nobody },
     SinkCase {
         type_name: "dataset",
@@ -249,6 +249,19 @@ const SINKS: [SinkCase; 6] = [
         side: |_| OtherSide::Nobody,
     },
     SinkCase { type_name: "file", nodes: |_| sums(RECORDS), side: |_| OtherSide::Nobody },
+    SinkCase {
+        type_name: "hls",
+        nodes: |_| {
+            "[sources.video]\ntype = \"file\"\nstreams.video = \"clip.mp4\"\n\n[sinks.out]\ntype = \"hls\"\n\
+             inputs = [\"video\"]\nsegment = \"1s\"\n\n[sinks.nowhere]\ntype = \"blackhole\"\ninputs = [\"input\"]\n"
+                .to_owned()
+        },
+        side: |folder| {
+            let source = "testsrc=size=160x120:rate=10:duration=4";
+            ffmpeg(&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-g", "10"], &folder.file("clip.mp4"));
+            OtherSide::Nobody
+        },
+    },
     SinkCase {
         type_name: "s3",
         nodes: |place| {

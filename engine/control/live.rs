@@ -13,7 +13,7 @@ use super::events::EventHub;
 use super::push::{self, Push, PushLimits};
 use super::routes::{Answer, Refusal, empty};
 use super::work::Work;
-use super::{graphs, mediamtx, streams};
+use super::{graphs, hls, mediamtx, streams};
 use crate::runtime::graphs::Graphs;
 
 /// Graphs and streams are loaded, added and removed by so many requests at once; most of them wait for each other.
@@ -49,6 +49,8 @@ pub(super) enum Target<'a> {
     Infer,
     Ready,
     NotReady,
+    /// A graph, a stream, and a file of what is published of it.
+    Hls(&'a str, &'a str, &'a str),
 }
 
 impl<'a> Target<'a> {
@@ -60,7 +62,13 @@ impl<'a> Target<'a> {
         }
         let mut parts = path.strip_prefix('/')?.split('/');
         let target = (parts.next()?, parts.next(), parts.next());
-        if parts.next().is_some() {
+        let (fourth, rest) = (parts.next(), parts.next());
+        if let (("hls", Some(graph), Some(stream)), Some(file), None) = (target, fourth, rest)
+            && ![graph, stream, file].contains(&"")
+        {
+            return Some(Target::Hls(graph, stream, file));
+        }
+        if fourth.is_some() {
             return None;
         }
         match target {
@@ -79,7 +87,7 @@ impl<'a> Target<'a> {
     /// As the `Allow` header has them.
     pub fn methods(self) -> &'static str {
         match self {
-            Target::Graphs | Target::Plan(_) => "GET, HEAD, OPTIONS",
+            Target::Graphs | Target::Plan(_) | Target::Hls(..) => "GET, HEAD, OPTIONS",
             Target::Graph(_) => "GET, HEAD, PUT, DELETE, OPTIONS",
             Target::Check(_) | Target::Frames(_) | Target::Infer | Target::Ready | Target::NotReady => "POST, OPTIONS",
             Target::Streams => "GET, HEAD, POST, OPTIONS",
@@ -128,6 +136,9 @@ impl Live {
             (&Method::POST, Target::Stream("check")) => streams::check(self, request).await,
             (&Method::GET | &Method::HEAD, Target::Stream(id)) => streams::get(self, id),
             (&Method::DELETE, Target::Stream(id)) => streams::remove(self, id).await,
+            (&Method::GET | &Method::HEAD, Target::Hls(graph, stream, file)) => {
+                hls::get(self, (graph, stream, file), request).await
+            }
             (&Method::POST, Target::Frames(id)) => push::frame(&self.push, id, request).await,
             (&Method::POST, Target::Infer) => push::infer(&self.push, request).await,
             (&Method::POST, Target::Ready) => mediamtx::ready(self, request).await,
@@ -174,6 +185,11 @@ mod tests {
             ("/streams//frames", None),
             ("/infer", Some(Target::Infer)),
             ("/infer/a", None),
+            ("/hls/yard/door/index.m3u8", Some(Target::Hls("yard", "door", "index.m3u8"))),
+            ("/hls/yard/door", None),
+            ("/hls/yard/door/", None),
+            ("/hls/yard//index.m3u8", None),
+            ("/hls/yard/door/a/b", None),
             (READY, Some(Target::Ready)),
             (NOT_READY, Some(Target::NotReady)),
             ("/v1/mediamtx/events/other", None),

@@ -1,7 +1,7 @@
 //! The control plane: HTTP and server-sent events.
 //!
 //! It knows the engine only by [`Observe`](crate::runtime::stats::Observe), by the graphs that may change
-//! ([`Graphs`](crate::runtime::graphs::Graphs)), and by the hub that the `sse` sinks publish to, and runs on one thread of
+//! ([`Graphs`](crate::runtime::graphs::Graphs)), by the hub that the `sse` sinks publish to and the playlists of `hls` sinks, and runs on one thread of
 //! its own.
 
 mod body;
@@ -9,6 +9,7 @@ pub mod emf;
 pub mod events;
 mod graphs;
 pub mod guard;
+mod hls;
 pub mod keys;
 mod live;
 mod mediamtx;

@@ -15,6 +15,7 @@
 //! | `/login`, `/logout` | a browser shows a key, and forgets it ([`super::guard`]) |
 //! | `/graphs…` | graphs, as they change ([`super::graphs`]) |
 //! | `/streams…` | streams, as they come and go ([`super::streams`]) |
+//! | `/hls/…` | streams as HTTP Live Streaming ([`super::hls`]) |
 //! | `POST /v1/mediamtx/events/…` | streams that a MediaMTX server announces ([`super::mediamtx`]) |
 //! | `POST /streams/{id}/frames`, `POST /infer` | pictures that are pushed into streams ([`super::push`]) |
 //!
@@ -71,7 +72,7 @@ const LOGOUT: &str = "/logout";
 /// What [`OPENAPI`] answers; beside the other documents, for those who read them without an engine.
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
 
-const PATHS: [(&str, &str); 24] = [
+const PATHS: [(&str, &str); 25] = [
     ("/", "this list; in a browser, a page with streams, pictures and results"),
     ("/health", "200 while everything works, else 503, with every problem named"),
     ("/health/live", "200 while the process answers"),
@@ -92,6 +93,7 @@ const PATHS: [(&str, &str); 24] = [
     (READY, "POST by MediaMTX: a path begins, so its stream starts"),
     (NOT_READY, "POST by MediaMTX: a path ends, and its stream"),
     (push::INFER, "POST frames in base64: the boxes of each"),
+    ("/hls/NAME/ID/FILE", "a stream as HTTP Live Streaming: index.m3u8 of a graph and a stream, and what it lists"),
     (OPENAPI, "these routes for programs: what they take and answer"),
     ("/docs", "the same, to read"),
     (LOGIN, "for browsers: POST a key, and get a cookie"),
@@ -297,7 +299,7 @@ impl Routes {
             if is_options {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
                 let allowed = HeaderValue::from_static(
-                    "last-event-id, content-type, if-match, if-none-match, authorization, x-api-key",
+                    "last-event-id, content-type, if-match, if-none-match, if-range, range, authorization, x-api-key",
                 );
                 headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
             }
@@ -597,8 +599,10 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
         let described: std::collections::BTreeSet<&str> =
             document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        let known: Vec<String> =
-            PATHS.iter().map(|(path, _)| path.replace("NAME", "{name}").replace("ID", "{id}")).collect();
+        let known: Vec<String> = PATHS
+            .iter()
+            .map(|(path, _)| path.replace("NAME", "{name}").replace("ID", "{id}").replace("FILE", "{file}"))
+            .collect();
         assert_eq!(described, known.iter().map(String::as_str).collect());
     }
 

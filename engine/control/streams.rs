@@ -14,9 +14,9 @@ use operators::sources::probe::{Look, Probe, ProbedFormat, probe};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::body;
 use super::live::Live;
 use super::routes::{Answer, Refusal, json, nearest};
+use super::{body, hls};
 use crate::graph::references::References;
 use crate::runtime::graph_streams::Removal;
 use crate::runtime::stats::StreamView;
@@ -80,6 +80,9 @@ pub(super) fn get(live: &Live, id: &str) -> Result<Answer, Refusal> {
     let (graph, view) = live.graphs.stream(id).ok_or_else(|| unknown(live, id))?;
     let mut body = described(&graph, &view);
     body.insert("last_result".to_owned(), json!(live.hub.latest_result(&graph, id)));
+    if let Some(url) = hls::published(live, &graph, id) {
+        body.insert("hls_url".to_owned(), url.into());
+    }
     Ok(json(StatusCode::OK, &body))
 }
 

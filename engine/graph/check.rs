@@ -12,6 +12,7 @@ use operators::item::{Kind, Origin, is_name};
 use operators::operator::{BuildContext, Built, ItemSize, NoPublisher, Publisher, Registration, Role, StreamSpec};
 use operators::progress::Progress;
 use operators::reach::Hosts;
+use operators::sinks::hls::store::Playlists;
 
 use super::answers;
 use super::cases::{self, Case};
@@ -44,6 +45,7 @@ pub struct Surroundings {
     pub models: Arc<Catalog>,
     pub clock: Arc<dyn Clock>,
     pub publisher: Arc<dyn Publisher>,
+    pub playlists: Arc<Playlists>,
     /// The value of an environment variable.
     pub variable: Arc<Variables>,
     /// Which variables, files and hosts a text may name.
@@ -60,6 +62,7 @@ impl Surroundings {
             models,
             clock: Arc::new(SystemClock),
             publisher: Arc::new(NoPublisher),
+            playlists: Arc::default(),
             variable: Arc::new(|name| std::env::var(name).ok()),
             references: References::Anything,
         }
@@ -285,6 +288,7 @@ fn context(
         clock: surroundings.clock.clone(),
         publisher: surroundings.publisher.clone(),
         progress: progress.clone(),
+        playlists: surroundings.playlists.clone(),
     }
 }
 

@@ -152,8 +152,10 @@ pub fn has_bound(nodes: &[Node], index: usize) -> bool {
 /// What flows into a node from each of its inputs.
 pub fn flows(nodes: &[Node], node: &Node) -> Vec<SinkInput> {
     let flow = |edge: &Edge| {
-        let sources = roots(nodes, edge.from).into_iter().map(|root| nodes[root].name.clone()).collect();
-        SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources }
+        let roots = roots(nodes, edge.from);
+        let is_live = roots.iter().any(|root| nodes[*root].source().is_some_and(|source| source.is_live()));
+        let sources = roots.into_iter().map(|root| nodes[root].name.clone()).collect();
+        SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources, is_live }
     };
     node.inputs.iter().map(flow).collect()
 }

@@ -25,6 +25,7 @@ pub fn surroundings() -> Surroundings {
         models: Arc::new(Catalog::default()),
         clock: Arc::new(SimulatedClock::default()),
         publisher: Arc::new(NoPublisher),
+        playlists: Arc::default(),
         variable: Arc::new(|_| None),
         references: crate::graph::references::References::Anything,
     }

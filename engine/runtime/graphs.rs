@@ -14,7 +14,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use operators::error::StartError;
 use operators::hooks::Hooks;
 use operators::item::{StreamId, is_name};
-use operators::operator::Resource;
+use operators::operator::{Resource, Sink};
+use operators::sinks::hls::store::Playlists;
 
 use super::counters::{GraphCounters, lock};
 use super::ending::{Ending, ending};
@@ -117,6 +118,8 @@ pub(super) struct Entry {
     explanation: Arc<Explanation>,
     loaded: (SystemTime, Loaded),
     refused: Option<Refused>,
+    /// As planned: what they have published is there for as long as they are.
+    sinks: Vec<Arc<dyn Sink>>,
 }
 
 /// A source whose streams another server announces.
@@ -157,6 +160,11 @@ impl Graphs {
     /// What comes over HTTP may name.
     pub fn references(&self) -> &References {
         &self.settings.references
+    }
+
+    /// What `hls` sinks publish.
+    pub fn playlists(&self) -> &Playlists {
+        &self.settings.surroundings.playlists
     }
 
     /// Where pictures are pushed to.
@@ -348,6 +356,7 @@ impl Graphs {
         let _coming = Coming::reserve(self, &text.name, streams(&plan))?;
         let prepared = self.prepare(text)?;
         let (resources, hooks, models) = (resources(&plan), hooks(&plan), models(&plan));
+        let sinks = plan.sinks.iter().map(|planned| planned.sink.clone()).collect();
         let explanation = Arc::new(explain(&plan, &plan.secrets));
         let before = {
             let state = lock(&self.state);
@@ -361,7 +370,7 @@ impl Graphs {
         };
         if let Some(entry) = lock(&self.state).graphs.get_mut(&text.name) {
             (entry.resources, entry.hooks, entry.explanation) = (resources, hooks, explanation);
-            entry.models = models;
+            (entry.models, entry.sinks) = (models, sinks);
         }
         self.tell_models();
         let unsaved = prepared.and_then(|prepared| prepared.commit().err()).map(|error| error.to_string());
@@ -443,6 +452,7 @@ impl Graphs {
             resources,
             hooks,
             models: Vec::new(),
+            sinks: Vec::new(),
             explanation,
             loaded: (self.engine.clock.wall(), loaded.clone()),
             refused: None,

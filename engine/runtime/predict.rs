@@ -452,6 +452,7 @@ fn operator(
         clock: clock.clone(),
         publisher: Arc::new(NoPublisher),
         progress: None,
+        playlists: Arc::default(),
     };
     match (registration.build)(&context, table) {
         Ok(Built::Pool(work)) => Ok(work),

@@ -4,14 +4,16 @@
 //! ([`ledger`]) numbers the pictures and those that were left out, and a picture becomes a [`crate::item::Frame`]
 //! without being copied ([`picture`]) or, where its format is none of ours, converted ([`scale`]). What was stored turned
 //! is turned upright ([`orientation`]). Where decoding may start anew, [`refresh`] sees. Packets that nobody decodes go into
-//! files again ([`mux`]) with what [`parameters`] keeps of their track; where that changes on the way, [`parameter_sets`]
+//! files again ([`mux`]), or into pieces of a presentation ([`fragment`]), with what [`parameters`] keeps of their track; where that changes on the way, [`parameter_sets`]
 //! sees. Still pictures have a decoder of their own, without libav ([`still`]).
 
 #![allow(unsafe_code, reason = "libav is a C library; each block says why it is sound")]
 
+mod adts;
 pub mod decode;
 pub mod demux;
 pub mod formats;
+pub mod fragment;
 pub mod gate;
 pub mod ledger;
 pub mod mux;

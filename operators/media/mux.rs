@@ -15,6 +15,7 @@ use ffmpeg_next::codec::Id;
 use ffmpeg_next::ffi;
 use sha2::{Digest, Sha256};
 
+use super::adts::AdtsFilter;
 use super::initialise;
 use super::parameters::Parameters;
 use crate::item::{Content, Packet, SpilledFile, Track};
@@ -30,6 +31,9 @@ pub enum Container {
     Mp4,
     /// MP4 in fragments, one for each keyframe.
     FragmentedMp4,
+    /// An initialisation and one fragment behind it, whose times are those that were written: a piece of a longer
+    /// presentation ([`super::fragment`]).
+    Piece,
 }
 
 impl Container {
@@ -42,6 +46,8 @@ impl Container {
             Container::Mp4 => "+faststart",
             // A late index knows the first times, so that a fragmented file begins at zero too.
             Container::FragmentedMp4 => "+frag_keyframe+delay_moov+default_base_moof",
+            // Without an edit list, which could only say where the first piece begins.
+            Container::Piece => "+frag_custom+empty_moov+default_base_moof+frag_discont+skip_trailer",
         }
     }
 
@@ -84,8 +90,18 @@ pub struct Muxer {
     context: *mut ffi::AVFormatContext,
     /// What libav writes to, owned; the callbacks have the same pointer.
     storage: *mut Storage,
-    /// For each track of the stream where it is in the file, and the length of its ticks; `None` for those left out.
-    tracks: Vec<Option<(c_int, TimeBase)>>,
+    container: Container,
+    /// For each track of the stream where it is in the file; `None` for those left out.
+    tracks: Vec<Option<Place>>,
+}
+
+/// A track in the file.
+struct Place {
+    index: c_int,
+    /// Length of one tick of the times of its packets.
+    base: TimeBase,
+    /// What is taken off its packets.
+    filter: Option<AdtsFilter>,
 }
 
 // SAFETY: everything behind the pointers is owned by the muxer and used by one thread at a time.
@@ -100,7 +116,7 @@ impl Muxer {
     pub fn new(container: Container, tracks: &[Track], most_in_memory: u64) -> Result<Muxer, MuxError> {
         initialise();
         let storage = Box::into_raw(Box::new(Storage { most_in_memory, ..Storage::default() }));
-        let mut muxer = Muxer { context: ptr::null_mut(), storage, tracks: Vec::new() };
+        let mut muxer = Muxer { context: ptr::null_mut(), storage, container, tracks: Vec::new() };
         // SAFETY: the context is allocated here and freed when `muxer` is dropped. The storage, which the I/O context
         // gets a pointer to, lives until after that.
         unsafe {
@@ -109,6 +125,9 @@ impl Muxer {
             checked(made)?;
             let context = muxer.context;
             (*context).flags |= ffi::AVFMT_FLAG_BITEXACT;
+            if container == Container::Piece {
+                (*context).avoid_negative_ts = ffi::AVFMT_AVOID_NEG_TS_DISABLED;
+            }
             (*context).opaque = storage.cast();
             (*context).io_open = Some(open_again);
             (*context).io_close2 = Some(close_again);
@@ -116,15 +135,20 @@ impl Muxer {
         }
         for track in tracks {
             let place = match &track.parameters {
-                Some(parameters) if container.holds(track) => {
-                    Some((muxer.add(parameters, track.time_base)?, track.time_base))
-                }
+                Some(parameters) if container.holds(track) => Some(Place {
+                    index: muxer.add(parameters, track.time_base)?,
+                    base: track.time_base,
+                    filter: AdtsFilter::of(parameters).map_err(MuxError::Failed)?,
+                }),
                 _ => None,
             };
             muxer.tracks.push(place);
         }
         let mut options = ffmpeg::Dictionary::new();
         options.set("movflags", container.flags());
+        if container == Container::Piece {
+            options.set("use_editlist", "0");
+        }
         // SAFETY: the context is complete; libav takes what it knows out of the dictionary, and the rest is freed.
         let written = unsafe {
             let mut raw = options.disown();
@@ -148,10 +172,12 @@ impl Muxer {
             checked(ffi::avcodec_parameters_copy((*stream).codecpar, parameters.raw()))?;
             // Tags of other containers mean something else here. That of HEVC without parameter sets in its packets
             // is kept: some players take nothing else.
-            let keeps = parameters.id() == Id::HEVC && parameters.raw().codec_tag == u32::from_le_bytes(*b"hvc1");
-            if !keeps {
-                (*(*stream).codecpar).codec_tag = 0;
-            }
+            let hvc1 = u32::from_le_bytes(*b"hvc1");
+            let is_hevc = parameters.id() == Id::HEVC;
+            let keeps = is_hevc && parameters.raw().codec_tag == hvc1;
+            // Of HLS, Apple's players take no other.
+            let takes = is_hevc && self.container == Container::Piece && !parameters.extradata().is_empty();
+            (*(*stream).codecpar).codec_tag = if keeps || takes { hvc1 } else { 0 };
             (*stream).time_base = rational(base);
             let (numerator, denominator) = parameters.frame_rate();
             (*stream).avg_frame_rate = ffi::AVRational { num: numerator, den: denominator };
@@ -180,8 +206,39 @@ impl Muxer {
     /// # Errors
     /// See [`MuxError`].
     pub fn write(&mut self, packet: &Packet, pts: i64, dts: i64) -> Result<(), MuxError> {
+        let Some(Some(place)) = self.tracks.get_mut(packet.track) else { return Ok(()) };
+        let (index, base) = (place.index, place.base);
+        let duration = packet.duration.map_or(0, |duration| duration.ticks_in(base));
+        let bare =
+            place.filter.as_mut().map(|filter| filter.strip(&packet.data)).transpose().map_err(MuxError::Packet)?;
+        if let Some(configuration) = bare.as_ref().and_then(|bare| bare.configuration.as_deref()) {
+            self.configure(index, configuration)?;
+        }
+        let data = bare.as_ref().map_or(&packet.data, |bare| &bare.data);
+        self.append(index, base, &Written { data, is_key: packet.is_key, pts, dts, duration })
+    }
+
+    /// What comes before the first packet of a track, and was not known when the file was begun.
+    fn configure(&mut self, index: c_int, extradata: &[u8]) -> Result<(), MuxError> {
+        // SAFETY: the stream is one of the context's, and its parameters are its own. The room is allocated by libav's
+        // allocator, with the padding that it wants, and what was there is freed by the same.
+        unsafe {
+            let parameters = (*stream(self.context, index)).codecpar;
+            let room = ffi::av_mallocz(extradata.len() + ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize).cast::<u8>();
+            if room.is_null() {
+                return Err(MuxError::Failed("no memory for a track's configuration".to_owned()));
+            }
+            room.copy_from_nonoverlapping(extradata.as_ptr(), extradata.len());
+            ffi::av_freep((&raw mut (*parameters).extradata).cast());
+            (*parameters).extradata = room;
+            (*parameters).extradata_size = c_int::try_from(extradata.len()).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// Appends a packet to the track at `index` of the file.
+    fn append(&mut self, index: c_int, base: TimeBase, packet: &Written<'_>) -> Result<(), MuxError> {
         use ffmpeg::packet::Mut;
-        let Some(Some((index, base))) = self.tracks.get(packet.track).copied() else { return Ok(()) };
         let mut borrowed = ffmpeg::Packet::empty();
         // SAFETY: the packet borrows the bytes for this call: libav neither writes to nor keeps what has no buffer of
         // its own. The stream is one of the context's.
@@ -189,21 +246,40 @@ impl Muxer {
             let raw = borrowed.as_mut_ptr();
             (*raw).data = packet.data.as_ptr().cast_mut();
             (*raw).size = c_int::try_from(packet.data.len()).unwrap_or(c_int::MAX);
-            (*raw).pts = pts;
-            (*raw).dts = dts;
-            (*raw).duration = packet.duration.map_or(0, |duration| duration.ticks_in(base));
+            (*raw).pts = packet.pts;
+            (*raw).dts = packet.dts;
+            (*raw).duration = packet.duration;
             (*raw).stream_index = index;
             if packet.is_key {
                 (*raw).flags |= ffi::AV_PKT_FLAG_KEY;
             }
-            let stream = *(*self.context).streams.add(index as usize);
-            ffi::av_packet_rescale_ts(raw, rational(base), (*stream).time_base);
+            ffi::av_packet_rescale_ts(raw, rational(base), (*stream(self.context, index)).time_base);
             ffi::av_write_frame(self.context, raw)
         };
         match self.outcome(written) {
             Err(MuxError::Failed(why)) => Err(MuxError::Packet(why)),
             other => other,
         }
+    }
+
+    /// Appends a packet as it is kept in a file: without what [`AdtsFilter`] takes off.
+    ///
+    /// # Errors
+    /// See [`MuxError`].
+    pub(super) fn write_bare(&mut self, track: usize, packet: &Written<'_>) -> Result<(), MuxError> {
+        let Some(Some(place)) = self.tracks.get(track) else { return Ok(()) };
+        self.append(place.index, place.base, packet)
+    }
+
+    /// What has been written up to here, as a position in the content.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub(super) fn position(&mut self) -> Result<u64, MuxError> {
+        // SAFETY: the context has its I/O context until it is dropped.
+        unsafe { ffi::avio_flush((*self.context).pb) };
+        self.outcome(0)?;
+        Ok(self.storage().length)
     }
 
     /// Completes the file; its content, and the hexadecimal SHA-256 of it.
@@ -392,6 +468,26 @@ unsafe fn release(mut context: *mut ffi::AVIOContext) {
         ffi::av_freep((&raw mut (*context).buffer).cast());
         ffi::avio_context_free(&raw mut context);
     }
+}
+
+/// A packet that is ready for the file.
+pub(super) struct Written<'a> {
+    pub data: &'a Bytes,
+    pub is_key: bool,
+    /// Ticks of its track's base, like the other times.
+    pub pts: i64,
+    pub dts: i64,
+    /// Zero where it is not known.
+    pub duration: i64,
+}
+
+/// A track of the file.
+///
+/// # Safety
+/// `index` is that of one of the context's streams.
+unsafe fn stream(context: *mut ffi::AVFormatContext, index: c_int) -> *mut ffi::AVStream {
+    // SAFETY: indices of streams are not negative, and the caller knows this one.
+    unsafe { *(*context).streams.add(index as usize) }
 }
 
 /// libav's `io_open`: a second way to the same bytes.

@@ -3,6 +3,7 @@
 pub mod blackhole;
 pub mod dataset;
 pub mod file;
+pub mod hls;
 pub mod records;
 pub mod s3;
 pub mod segments;

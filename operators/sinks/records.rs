@@ -70,6 +70,7 @@ pub(crate) mod tests {
             clock: Arc::new(SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
             progress: None,
+            playlists: Arc::default(),
         }
     }
 

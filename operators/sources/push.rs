@@ -281,6 +281,7 @@ mod tests {
             clock: Arc::new(clock.clone()),
             publisher: Arc::new(NoPublisher),
             progress: None,
+            playlists: Arc::default(),
         };
         match (REGISTRATION.build)(&context, toml::from_str(text).unwrap())? {
             Built::Source(source) => Ok(source),

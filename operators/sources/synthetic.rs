@@ -276,6 +276,7 @@ mod tests {
             clock: Arc::new(SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
             progress: None,
+            playlists: Arc::default(),
         };
         match (REGISTRATION.build)(&context, toml::from_str(text).unwrap())? {
             Built::Source(source) => Ok(source),

@@ -131,6 +131,7 @@ fn the_shipped_weights_find_what_the_manifest_says() {
         clock: Arc::new(SimulatedClock::default()),
         publisher: Arc::new(NoPublisher),
         progress: None,
+        playlists: Arc::default(),
     };
     let table = toml::from_str("model = \"shapes\"\nthreshold = 0.01").unwrap();
     let Ok(Built::Pool(operator)) = (detect::REGISTRATION.build)(&context, table) else { panic!("no detector") };

@@ -43,6 +43,7 @@ pub(crate) fn context(material: &Path) -> BuildContext {
         clock: Arc::new(SystemClock),
         publisher: Arc::new(NoPublisher),
         progress: None,
+        playlists: Arc::default(),
     }
 }
 

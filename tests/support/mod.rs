@@ -6,9 +6,11 @@
 #![allow(dead_code, reason = "each file of tests uses its own part")]
 
 pub mod authority;
+pub mod browser;
 pub mod bucket;
 pub mod cameras;
 pub mod lossy;
+pub mod probe;
 pub mod vss;
 
 use std::fs::File;

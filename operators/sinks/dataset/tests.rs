@@ -17,6 +17,7 @@ fn context(folder: &Path) -> BuildContext {
         clock: Arc::new(SimulatedClock::default()),
         publisher: Arc::new(NoPublisher),
         progress: None,
+        playlists: Arc::default(),
     }
 }
 
@@ -28,7 +29,12 @@ fn built(folder: &Path, table: &str) -> Result<Arc<dyn Sink>, Vec<FieldError>> {
 }
 
 fn inputs(kinds: &[Kind]) -> Vec<SinkInput> {
-    let of = |kind: &Kind| SinkInput { node: kind.plural().into(), kind: *kind, sources: vec!["cameras".into()] };
+    let of = |kind: &Kind| SinkInput {
+        node: kind.plural().into(),
+        kind: *kind,
+        sources: vec!["cameras".into()],
+        is_live: true,
+    };
     kinds.iter().map(of).collect()
 }
 
@@ -257,6 +263,7 @@ fn sources_whose_pictures_and_records_come_differently_are_refused() {
         node: "n".into(),
         kind,
         sources: sources.iter().map(|source| (*source).into()).collect(),
+        is_live: false,
     };
     let why = |inputs: &[SinkInput]| sink.start_with(inputs).err().map(|error| error.message);
     assert_eq!(why(&[input(Kind::Frame, &["a", "b"]), input(Kind::Record, &["a", "b"])]), None);

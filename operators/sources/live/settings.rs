@@ -571,6 +571,7 @@ mod tests {
             clock: Arc::new(crate::clock::SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
             progress: None,
+            playlists: Arc::default(),
         };
         LiveSource::build(&context, takes, toml::from_str(text).unwrap())
     }

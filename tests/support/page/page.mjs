@@ -1,4 +1,4 @@
-// Drives Chromium for tests/page.rs: reads one command in JSON from each line, and answers each with a line.
+// Drives Chromium for tests: reads one command in JSON from each line, and answers each with a line.
 //
 //   {"open": URL}                 opens a page
 //   {"wait": EXPRESSION}          evaluates it in the page until it is true, and answers its value

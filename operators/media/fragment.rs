@@ -1,0 +1,143 @@
+//! Pieces of a longer presentation: fragmented MP4 with its initialisation apart, as HLS serves it.
+//!
+//! Each piece is made by itself of the packets that are in it, so one that fails takes no other with it. Times go on from
+//! piece to piece: all of them are moved by [`LEAD`], so that sound and pictures that are decoded before the first picture
+//! is shown have times that MP4 can express.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::adts::AdtsFilter;
+use super::mux::{Container, MuxError, Muxer, Written};
+use crate::item::{Content, Packet, Track};
+use crate::time::MediaTime;
+
+/// The time of the stream's first picture in the presentation.
+pub const LEAD: MediaTime = MediaTime::from_micros(10_000_000);
+
+/// A packet and when it is shown.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub packet: Arc<Packet>,
+    pub pts: MediaTime,
+}
+
+/// A piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// What a player needs once for all pieces of which it is the same.
+    pub init: Bytes,
+    pub media: Bytes,
+    /// Hexadecimal SHA-256 of both.
+    pub sha256: String,
+    /// Places of samples that could not be kept, and why.
+    pub refused: Vec<(usize, String)>,
+}
+
+/// Makes the pieces of one stream, as long as its format stays the same.
+pub struct Fragmenter {
+    /// Those that can be kept; with what was learnt of them from their packets.
+    tracks: Vec<Track>,
+    filters: Vec<Option<AdtsFilter>>,
+}
+
+impl Fragmenter {
+    /// # Errors
+    /// Where libav refuses the parameters of a track.
+    pub fn new(tracks: &[Track]) -> Result<Fragmenter, MuxError> {
+        let mut filters = Vec::new();
+        for track in tracks {
+            let filter = track.parameters.as_ref().map(AdtsFilter::of).transpose().map_err(MuxError::Failed)?;
+            filters.push(filter.flatten());
+        }
+        Ok(Fragmenter { tracks: tracks.to_vec(), filters })
+    }
+
+    /// Makes one piece. `following` has for each track when the packet behind its last one here is decoded, where that is
+    /// known: until then the last one lasts.
+    ///
+    /// # Errors
+    /// Where no piece comes of it.
+    pub fn piece(&mut self, samples: &[Sample], following: &[Option<MediaTime>]) -> Result<Fragment, MuxError> {
+        let mut refused = Vec::new();
+        let mut bare = Vec::with_capacity(samples.len());
+        for (place, sample) in samples.iter().enumerate() {
+            match self.bare(&sample.packet) {
+                Ok(data) => bare.push((place, sample, data)),
+                Err(why) => refused.push((place, why)),
+            }
+        }
+        let tracks: Vec<Track> =
+            self.tracks.iter().enumerate().map(|(index, track)| self.known(index, track)).collect();
+        let mut muxer = Muxer::new(Container::Piece, &tracks, u64::MAX)?;
+        let split = muxer.position()?;
+        for (index, track) in tracks.iter().enumerate().filter(|(_, track)| track.parameters.is_some()) {
+            let ticks = |time: MediaTime| time.ticks_in(track.time_base).saturating_add(LEAD.ticks_in(track.time_base));
+            let own: Vec<_> = bare.iter().filter(|(_, sample, _)| sample.packet.track == index).collect();
+            let mut last = i64::MIN;
+            // Two of a time are one tick apart: MP4 knows no others.
+            let decoded: Vec<i64> = own
+                .iter()
+                .map(|(_, sample, _)| {
+                    last = ticks(sample.packet.dts).max(last.saturating_add(1));
+                    last
+                })
+                .collect();
+            let end = following.get(index).copied().flatten().map(ticks);
+            for (nth, (place, sample, data)) in own.into_iter().enumerate() {
+                let dts = decoded[nth];
+                let own = sample.packet.duration.map_or(0, |duration| duration.ticks_in(track.time_base));
+                let duration =
+                    decoded.get(nth + 1).copied().or(end).map_or(own, |next| next.saturating_sub(dts).max(1));
+                let pts = ticks(sample.pts);
+                let written = Written { data, is_key: sample.packet.is_key, pts, dts, duration };
+                match muxer.write_bare(index, &written) {
+                    Err(MuxError::Packet(why)) => refused.push((*place, why)),
+                    other => other?,
+                }
+            }
+        }
+        let (content, sha256) = muxer.finish()?;
+        let Content::Memory(bytes) = content else {
+            return Err(MuxError::Failed("a piece left the memory".to_owned()));
+        };
+        let split = usize::try_from(split).unwrap_or(usize::MAX).min(bytes.len());
+        // A copy: the few bytes of it would keep all of the piece alive.
+        Ok(Fragment { init: Bytes::copy_from_slice(&bytes[..split]), media: bytes.slice(split..), sha256, refused })
+    }
+
+    /// What of a packet goes into the file; what it tells of its track is remembered.
+    fn bare(&mut self, packet: &Packet) -> Result<Bytes, String> {
+        let Some(Some(filter)) = self.filters.get_mut(packet.track) else { return Ok(packet.data.clone()) };
+        let bare = filter.strip(&packet.data)?;
+        if let (Some(configuration), Some(track)) = (bare.configuration, self.tracks.get_mut(packet.track)) {
+            track.parameters = track.parameters.as_ref().map(|known| known.with_extradata(&configuration, None));
+        }
+        Ok(bare.data)
+    }
+
+    /// A track as far as a file can have it: none of which no packet has said yet how it is coded.
+    fn known(&self, index: usize, track: &Track) -> Track {
+        let filtered = self.filters.get(index).is_some_and(Option::is_some);
+        let is_known = track.parameters.as_ref().is_some_and(|known| !filtered || !known.extradata().is_empty());
+        let is_kept = is_known && is_playable(track);
+        Track { parameters: track.parameters.clone().filter(|_| is_kept), ..track.clone() }
+    }
+}
+
+/// Codecs of sound that players of HLS know.
+const SOUND: [&str; 6] = ["aac", "ac3", "eac3", "mp3", "flac", "opus"];
+/// Codecs of pictures that browsers may know.
+const PICTURES: [&str; 4] = ["h264", "hevc", "vp9", "av1"];
+
+/// Whether a track can be a part of pieces, whoever can play it.
+pub fn is_playable(track: &Track) -> bool {
+    let is_sound = matches!(track.format, crate::item::TrackFormat::Audio { .. });
+    Container::Piece.holds(track) && (!is_sound || SOUND.contains(&&*track.codec))
+}
+
+/// Whether browsers may play a track of pictures.
+pub fn is_common(track: &Track) -> bool {
+    PICTURES.contains(&&*track.codec)
+}

@@ -1,0 +1,586 @@
+//! HTTP Live Streaming from outside: FFmpeg's own programs find every packet of the source once, in files and live, and
+//! nothing that a playlist lists is ever missing.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use support::browser::Browser;
+use support::cameras::{RtspServer, free_port, server_is_here};
+use support::probe::{Probed, assert_decodes, best, comparable, ffprobe, packets};
+use support::{
+    Answer, Counts, Engine, Folder, assert_conserved, ffmpeg, get_bytes, material, repository, run_folder, run_graph,
+    send, wait_for,
+};
+
+fn graph(source: &str, sink: &str) -> Folder {
+    Folder::with_graph(&format!(
+        "[sources.video]\ntype = \"file\"\n{source}\n\n[sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\n{sink}\n"
+    ))
+}
+
+/// The address of the playlist of a stream, as the engine tells it.
+fn hls_url(engine: &mut Engine, stream: &str) -> String {
+    let address = engine.address();
+    let (status, told) = engine.get(&format!("/streams/{stream}"));
+    assert_eq!(status, 200, "{told}");
+    let url = told["hls_url"].as_str().unwrap_or_else(|| panic!("no hls_url: {told}"));
+    format!("{address}{url}")
+}
+
+fn hashes(packets: &[Probed]) -> Vec<&str> {
+    packets.iter().map(|packet| &*packet.hash).collect()
+}
+
+/// Fails unless a file or an address has every packet of the source's best tracks once, in order and with the same bytes.
+/// Answers how many packets those are.
+fn assert_same(source: &Path, played: &Path) -> u64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    let compared = comparable(source, folder.path());
+    let mut count = 0;
+    for (place, track) in best(source).into_iter().enumerate() {
+        let expected = packets(&compared, track, compared != source);
+        let found = packets(played, place, false);
+        assert_eq!(found.len(), expected.len(), "{}, track {track}", source.display());
+        assert!(hashes(&found) == hashes(&expected), "{}, track {track}: other packets", source.display());
+        assert!(place > 0 || found[0].is_key, "{}", source.display());
+        count += found.len() as u64;
+    }
+    count
+}
+
+/// A playlist as a player reads it.
+#[derive(Debug)]
+struct Playlist {
+    text: String,
+    target: u64,
+    sequence: u64,
+    /// Seconds, and the names of the segment and of its initialisation.
+    segments: Vec<(f64, String, String)>,
+}
+
+impl Playlist {
+    /// Fails where it is not what RFC 8216 allows.
+    fn of(text: &str) -> Playlist {
+        let value = |tag: &str| {
+            let value =
+                text.lines().find_map(|line| line.strip_prefix(tag)).unwrap_or_else(|| panic!("no {tag}: {text}"));
+            value.parse().unwrap_or_else(|_| panic!("{tag}{value}"))
+        };
+        assert!(text.starts_with("#EXTM3U\n#EXT-X-VERSION:7\n"), "{text}");
+        let (target, sequence) = (value("#EXT-X-TARGETDURATION:"), value("#EXT-X-MEDIA-SEQUENCE:"));
+        let (mut duration, mut map, mut segments) = (f64::NAN, String::new(), Vec::new());
+        for line in text.lines() {
+            if let Some(length) = line.strip_prefix("#EXTINF:") {
+                duration = length.trim_end_matches(',').parse().expect("seconds");
+                assert!(duration.round() <= target as f64, "{text}");
+            } else if let Some(address) = line.strip_prefix("#EXT-X-MAP:URI=\"") {
+                map = address.trim_end_matches('"').to_owned();
+            } else if !line.starts_with('#') {
+                segments.push((duration, line.to_owned(), map.clone()));
+            }
+        }
+        assert!(segments.iter().all(|(duration, _, map)| duration.is_finite() && !map.is_empty()), "{text}");
+        Playlist { text: text.to_owned(), target, sequence, segments }
+    }
+
+    fn fetch(url: &str) -> Option<Playlist> {
+        let (status, _, body) = get_bytes(url);
+        assert!(status == 200 || status == 404, "{status}");
+        (status == 200).then(|| Playlist::of(&String::from_utf8(body).expect("text")))
+    }
+
+    fn is_over(&self) -> bool {
+        self.text.ends_with("#EXT-X-ENDLIST\n")
+    }
+
+    fn duration(&self) -> f64 {
+        self.segments.iter().map(|(duration, ..)| duration).sum()
+    }
+}
+
+/// Seconds that a video lasts, by its best track.
+fn duration(file: &Path) -> f64 {
+    let video = packets(file, best(file)[0], false);
+    let (first, last) =
+        video.iter().fold((f64::MAX, f64::MIN), |(first, last), packet| (first.min(packet.pts), last.max(packet.pts)));
+    last - first
+}
+
+#[test]
+fn all_videos_are_played_as_they_are() {
+    let Some(material) = material() else { return };
+    let mut videos: Vec<PathBuf> = std::fs::read_dir(material.join("videos"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    videos.sort();
+    assert!(videos.len() >= 7, "{videos:?}");
+    let glob = format!("path = '{}/*'", material.join("videos").display());
+    // Most of what is kept lies in files.
+    let folder = graph(&glob, "segment = \"2s\"\nmemory = \"1MiB\"");
+    let mut engine = folder.run(&["--stay", "--workers", "2"]);
+    let ended = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    for video in &videos {
+        let stream = video.file_stem().and_then(|stem| stem.to_str()).expect("text");
+        let url = hls_url(&mut engine, stream);
+        let count = assert_same(video, Path::new(&url));
+        let counts = ended["streams"].as_array().expect("a list").iter().find(|counts| counts["stream"] == stream);
+        let counts = counts.expect("its counts");
+        assert_eq!((&counts["read"], &counts["delivered"]), (&count.into(), &count.into()), "{stream}");
+        assert_conserved(counts);
+        assert_eq!(counts["decoded"], 0, "{stream}");
+
+        let playlist = Playlist::fetch(&url).expect("a playlist");
+        assert!(playlist.is_over() && playlist.text.contains("#EXT-X-PLAYLIST-TYPE:VOD\n"), "{}", playlist.text);
+        assert!(!playlist.text.contains("PROGRAM-DATE-TIME") && !playlist.text.contains("DISCONTINUITY"), "{stream}");
+        let off = playlist.duration() - duration(video);
+        assert!((-0.001..0.5).contains(&off), "{stream}: off by {off} s");
+        assert_decodes(Path::new(&url));
+    }
+    engine.terminate().expect(0);
+}
+
+/// A keyframe each second, with sound.
+fn clip(folder: &Path, name: &str, seconds: u32, options: &[&str]) -> PathBuf {
+    let path = folder.join(name);
+    let picture = format!("testsrc=size=320x240:rate=25:duration={seconds}");
+    let tone = format!("sine=frequency=440:duration={seconds}");
+    let inputs = ["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &tone];
+    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-sc_threshold", "0", "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&inputs[..], &coded, &["-bf", "2"], options].concat(), &path);
+    path
+}
+
+/// What a player fetches that looks at every version of a playlist.
+#[derive(Default)]
+struct Watched {
+    /// By number.
+    segments: BTreeMap<u64, Vec<u8>>,
+    durations: BTreeMap<u64, f64>,
+    maps: BTreeMap<String, Vec<u8>>,
+    target: Option<u64>,
+    sequence: u64,
+}
+
+impl Watched {
+    /// Fetches everything that is listed; fails where something of it is not there, or what was known has changed.
+    fn look(&mut self, url: &str, playlist: &Playlist) {
+        let base = url.strip_suffix("index.m3u8").expect("a playlist");
+        assert_eq!(*self.target.get_or_insert(playlist.target), playlist.target, "it was promised");
+        assert!(playlist.sequence >= self.sequence, "{}", playlist.text);
+        self.sequence = playlist.sequence;
+        for (place, (duration, name, map)) in playlist.segments.iter().enumerate() {
+            let number = playlist.sequence + place as u64;
+            assert_eq!(*name, format!("{number}.m4s"));
+            let known = *self.durations.entry(number).or_insert(*duration);
+            assert!((known - duration).abs() < 1e-9, "segment {number} lasts {duration} s now, and lasted {known} s");
+            if !self.maps.contains_key(map) {
+                let (status, _, body) = get_bytes(&format!("{base}{map}"));
+                assert_eq!(status, 200, "{map} is listed: {}", playlist.text);
+                self.maps.insert(map.clone(), body);
+            }
+            let (status, headers, body) = get_bytes(&format!("{base}{name}"));
+            assert_eq!(status, 200, "{name} is listed: {}", playlist.text);
+            assert!(headers["cache-control"].to_str().expect("text").contains("immutable"));
+            let before = self.segments.entry(number).or_insert_with(|| body.clone());
+            assert!(*before == body, "segment {number} has changed");
+        }
+    }
+}
+
+#[test]
+fn a_live_playlist_moves_on_and_nothing_that_it_lists_is_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.mp4", 20, &["-c:a", "aac"]);
+    let run = graph(&format!("path = '{}'\nrealtime = true", video.display()), "segment = \"1s\"\nwindow = 3");
+    let mut engine = run.run(&["--stay"]);
+    let address = engine.address();
+    let url = engine.wait_for("the stream", |_| {
+        let (_, told) = support::get(&format!("{address}/streams/door"));
+        told["hls_url"].as_str().map(|path| format!("{address}{path}"))
+    });
+    let (status, early) = support::get(&format!("{address}/hls/graph/door/nothing.m3u8"));
+    assert_eq!(status, 404, "{early}");
+    let first = engine.wait_for("a playlist", |_| Playlist::fetch(&url));
+    assert!(!first.is_over());
+    // A player that reads along, from the beginning.
+    let player = Command::new("ffprobe")
+        .args(["-v", "error", "-of", "json", "-live_start_index", "0", "-show_packets", "-show_data_hash", "md5", &url])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ffprobe is installed");
+    let mut watched = Watched::default();
+    let last = engine.wait_for("the end of the playlist", |_| {
+        let playlist = Playlist::fetch(&url)?;
+        watched.look(&url, &playlist);
+        assert!(playlist.segments.len() <= 8, "{}", playlist.text);
+        assert!(playlist.text.contains("#EXT-X-INDEPENDENT-SEGMENTS\n"), "{}", playlist.text);
+        assert!(playlist.text.contains("#EXT-X-PROGRAM-DATE-TIME:"), "{}", playlist.text);
+        playlist.is_over().then_some(playlist)
+    });
+    assert_eq!(last.target, 2, "a second, and a group of pictures of a second");
+    let numbers: Vec<u64> = watched.segments.keys().copied().collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{numbers:?}");
+    assert!(last.sequence > first.sequence + 5, "{first:?} {last:?}");
+    let whole = run.file("whole.mp4");
+    assert_eq!(watched.maps.len(), 1);
+    let pieces = watched.maps.values().chain(watched.segments.values());
+    std::fs::write(&whole, pieces.flatten().copied().collect::<Vec<u8>>()).expect("written");
+    let count = assert_same(&video, &whole);
+    assert_decodes(&whole);
+
+    let played = player.wait_with_output().expect("it ends");
+    let played: Value = serde_json::from_slice(&played.stdout).expect("JSON");
+    let played = played["packets"].as_array().expect("packets");
+    for (place, track) in best(&video).into_iter().enumerate() {
+        let of_track = played.iter().filter(|packet| packet["stream_index"] == place);
+        let found: Vec<&str> = of_track.map(|packet| packet["data_hash"].as_str().expect("a hash")).collect();
+        let expected = packets(&video, track, false);
+        assert!(found == hashes(&expected), "track {track}: {} packets, not {}", found.len(), expected.len());
+    }
+    let ended = engine.terminate().expect(0);
+    assert_eq!(ended.counts("door"), Counts::all_delivered(count));
+}
+
+fn ask(method: &str, url: &str, headers: &[(&str, &str)]) -> (u16, ureq::http::HeaderMap, Vec<u8>) {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut answer = config.new_agent().run(request.body(()).expect("a request")).expect("an answer");
+    let body = answer.body_mut().read_to_vec().expect("a whole body");
+    (answer.status().as_u16(), answer.headers().clone(), body)
+}
+
+#[test]
+fn files_are_served_in_parts_and_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.mp4", 4, &["-c:a", "aac"]);
+    let run = graph(&format!("path = '{}'", video.display()), "segment = \"1s\"");
+    let origin = "http://player.example";
+    let mut engine = run.run(&["--stay", "--allow-origin", origin]);
+    engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let url = hls_url(&mut engine, "door");
+    let base = url.strip_suffix("index.m3u8").expect("a playlist").to_owned();
+    let playlist = Playlist::fetch(&url).expect("a playlist");
+    assert_eq!(playlist.segments.len(), 4, "{}", playlist.text);
+    let (_, name, map) = &playlist.segments[1];
+    for (name, media_type, cache) in [
+        ("index.m3u8", "application/vnd.apple.mpegurl", "no-cache"),
+        (&**map, "video/mp4", "immutable"),
+        (&**name, "video/iso.segment", "immutable"),
+    ] {
+        let url = format!("{base}{name}");
+        let (status, headers, whole) = ask("GET", &url, &[("origin", origin)]);
+        let header = |name: &str| headers.get(name).map(|value| value.to_str().expect("text")).unwrap_or_default();
+        assert_eq!((status, header("content-type")), (200, media_type), "{name}");
+        assert!(header("cache-control").contains(cache) && header("accept-ranges") == "bytes", "{name}: {headers:?}");
+        assert_eq!(header("access-control-allow-origin"), origin, "{name}");
+        let tag = header("etag");
+        let (status, head, nothing) = ask("HEAD", &url, &[]);
+        assert!(status == 200 && nothing.is_empty(), "{name}: {status}");
+        assert_eq!(head["content-length"].to_str().expect("text"), whole.len().to_string(), "{name}");
+        let (status, same, nothing) = ask("GET", &url, &[("if-none-match", tag)]);
+        assert!(
+            status == 304 && nothing.is_empty() && same["etag"].to_str().expect("text") == tag,
+            "{name}: {status} {same:?}"
+        );
+        let (status, part, bytes) = ask("GET", &url, &[("range", "bytes=10-19")]);
+        assert_eq!((status, &bytes[..]), (206, &whole[10..20]), "{name}");
+        assert_eq!(part["content-range"].to_str().expect("text"), format!("bytes 10-19/{}", whole.len()), "{name}");
+        let (status, _, bytes) = ask("GET", &url, &[("range", "bytes=-5"), ("if-range", tag)]);
+        assert_eq!((status, &bytes[..]), (206, &whole[whole.len() - 5..]), "{name}");
+        let (status, _, bytes) = ask("GET", &url, &[("range", "bytes=0-1"), ("if-range", "\"other\"")]);
+        assert_eq!((status, bytes.len()), (200, whole.len()), "{name}");
+        let (status, beyond, _) = ask("GET", &url, &[("range", "bytes=100000000-")]);
+        assert_eq!(status, 416, "{name}");
+        assert_eq!(beyond["content-range"].to_str().expect("text"), format!("bytes */{}", whole.len()), "{name}");
+    }
+    for (path, hint) in [
+        ("/hls/graph/dor/index.m3u8", "did you mean `/hls/graph/door/index.m3u8`?"),
+        ("/hls/other/door/index.m3u8", "sink of type `hls`"),
+        ("/hls/graph/door/99.m4s", "`/hls/graph/door/index.m3u8` lists the files"),
+        ("/hls/graph/door/..", "lists the files"),
+    ] {
+        let (status, told) = engine.get(path);
+        assert!(
+            status == 404 && told["hint"].as_str().is_some_and(|told| told.contains(hint)),
+            "{path}: {status} {told}"
+        );
+    }
+    let address = engine.address();
+    let refused = send("POST", &format!("{address}/hls/graph/door/index.m3u8"), &[], "");
+    assert_eq!(refused.header("allow"), Some("GET, HEAD, OPTIONS"));
+    refused.expect(405);
+    let asked: Answer = send("OPTIONS", &url, &[("origin", origin)], "");
+    let allowed = asked.header("access-control-allow-headers").unwrap_or_default();
+    assert!(allowed.split(", ").any(|name| name == "range"), "{allowed}");
+    engine.terminate().expect(0);
+}
+
+/// ADTS headers are taken off, and what they say goes where players look for it.
+#[test]
+fn broadcasts_are_played_with_their_sound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.ts", 6, &["-c:a", "aac"]);
+    let run = graph(&format!("path = '{}'", video.display()), "segment = \"2s\"");
+    let mut engine = run.run(&["--stay"]);
+    engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let url = hls_url(&mut engine, "door");
+    let playlist = Playlist::fetch(&url).expect("a playlist");
+    assert_eq!(playlist.segments.len(), 3, "{}", playlist.text);
+    assert_same(&video, Path::new(&url));
+    assert_decodes(Path::new(&url));
+    let seen = ffprobe(&["-show_streams"], Path::new(&url));
+    let kinds: Vec<&str> = seen["streams"]
+        .as_array()
+        .expect("streams")
+        .iter()
+        .filter_map(|stream| stream["codec_name"].as_str())
+        .collect();
+    assert_eq!(kinds, ["h264", "aac"]);
+    engine.terminate().expect(0);
+}
+
+/// Two recordings of different sizes, one behind the other.
+#[test]
+fn another_format_is_a_discontinuity() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = clip(folder.path(), "small.ts", 4, &["-c:a", "aac"]);
+    let large = clip(folder.path(), "large.ts", 4, &["-vf", "scale=640:480", "-c:a", "aac"]);
+    let both = folder.path().join("both.ts");
+    let bytes = [small, large].map(|part| std::fs::read(part).expect("there")).concat();
+    std::fs::write(&both, bytes).expect("written");
+    let run = graph(&format!("path = '{}'", both.display()), "segment = \"2s\"\nkind = \"event\"");
+    let mut engine = run.run(&["--stay"]);
+    engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let url = hls_url(&mut engine, "both");
+    let playlist = Playlist::fetch(&url).expect("a playlist");
+    assert!(playlist.is_over() && playlist.text.contains("#EXT-X-PLAYLIST-TYPE:EVENT\n"), "{}", playlist.text);
+    assert_eq!(playlist.text.matches("#EXT-X-DISCONTINUITY\n").count(), 1, "{}", playlist.text);
+    let maps: Vec<&str> = playlist.segments.iter().map(|(_, _, map)| &**map).collect();
+    assert_eq!((maps.first(), maps.last()), (Some(&"init-0.mp4"), Some(&"init-1.mp4")), "{}", playlist.text);
+    let widths = ["init-0.mp4", "init-1.mp4"].map(|init| {
+        let file = folder.path().join("piece.mp4");
+        let base = url.strip_suffix("index.m3u8").expect("a playlist");
+        let (_, segment, _) = playlist.segments.iter().find(|(_, _, map)| map == init).expect("a segment");
+        let pieces = [init, segment].map(|name| get_bytes(&format!("{base}{name}")).2);
+        std::fs::write(&file, pieces.concat()).expect("written");
+        ffprobe(&["-select_streams", "v", "-show_streams"], &file)["streams"][0]["width"].as_u64()
+    });
+    assert_eq!(widths, [Some(320), Some(640)]);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_camera_that_comes_back_is_a_discontinuity_and_not_the_end() {
+    if !server_is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let clip = support::cameras::clip(folder.path(), "camera.mp4", "160x120", &[]);
+    let port = free_port();
+    let server = RtspServer::start(port, &[("cam", &clip)], &[]);
+    let graph = repository().join("graphs/camera-to-hls.toml");
+    let settings = ["--set", "segment=1s", "--set", "window=60"];
+    let mut engine = run_graph(&graph, &settings, |command| {
+        command.env("CAMERA_URL", server.url("cam"));
+    });
+    let url = format!("{}/hls/camera-to-hls/camera/index.m3u8", engine.address());
+    let mut watched = Watched::default();
+    let mut listed = |engine: &mut Engine, what: &str, condition: &dyn Fn(&Playlist) -> bool| {
+        engine.wait_for(what, |_| {
+            let playlist = Playlist::fetch(&url)?;
+            watched.look(&url, &playlist);
+            condition(&playlist).then_some(playlist)
+        })
+    };
+    let before = listed(&mut engine, "segments", &|playlist| playlist.segments.len() >= 3);
+    assert!(!before.text.contains("DISCONTINUITY\n"), "{}", before.text);
+    server.kill();
+    engine.wait_for_graph("the loss", |graph| graph["streams"][0]["state"] == "retrying");
+    let server = RtspServer::start(port, &[("cam", &clip)], &[]);
+    let is_back = |playlist: &Playlist| {
+        let behind = playlist.text.split("#EXT-X-DISCONTINUITY\n").nth(1);
+        behind.is_some_and(|behind| behind.matches("#EXTINF").count() >= 3)
+    };
+    let after = listed(&mut engine, "segments behind the loss", &is_back);
+    assert!(!after.is_over() && after.sequence == before.sequence, "{}", after.text);
+    // A player goes through it.
+    let played = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-live_start_index", "0", "-i", &url, "-t", "5", "-f", "null", "-"])
+        .output()
+        .expect("ffmpeg is installed");
+    assert!(played.status.success(), "{}", String::from_utf8_lossy(&played.stderr));
+    let ended = engine.terminate().expect(0);
+    assert_eq!(ended.counts("camera").lost, 0, "{}", ended.stderr);
+    server.kill();
+}
+
+/// The sink goes on where it is the same, and its playlist with it.
+#[test]
+fn a_reload_that_changes_nothing_leaves_no_trace() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.mp4", 8, &["-c:a", "aac"]);
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let text = |comment: &str, segment: &str| {
+        format!(
+            "{comment}\n[sources.video]\ntype = \"file\"\nrealtime = true\nstreams.door = {{ path = '{}', loop = true }}\n\
+             [sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\nsegment = \"{segment}\"\nwindow = 100\n",
+            video.display()
+        )
+    };
+    let put =
+        |comment: &str, segment: &str| send("PUT", &format!("{address}/graphs/yard"), &[], &text(comment, segment));
+    put("", "1s").expect(201);
+    let url = format!("{address}/hls/yard/door/index.m3u8");
+    let listed = |engine: &mut Engine, what: &str, condition: &dyn Fn(&Playlist) -> bool| {
+        engine.wait_for(what, |_| Playlist::fetch(&url).filter(condition))
+    };
+    let before = listed(&mut engine, "segments", &|playlist| playlist.segments.len() >= 2);
+    put("# nothing but this", "1s").expect(200);
+    let after = listed(&mut engine, "more segments", &|playlist| playlist.segments.len() >= 5);
+    assert_eq!((after.sequence, after.target), (before.sequence, before.target));
+    assert!(!after.text.contains("#EXT-X-DISCONTINUITY\n") && !after.is_over(), "{}", after.text);
+
+    // Another one goes on with other numbers at the same address.
+    put("", "2s").expect(200);
+    let changed = listed(&mut engine, "another playlist", &|playlist| playlist.sequence > after.sequence);
+    assert!(changed.target > after.target && !changed.is_over(), "{}", changed.text);
+    let (_, kept, _) = &after.segments[4];
+    assert_eq!(get_bytes(&url.replace("index.m3u8", kept)).0, 200, "players may still want it");
+
+    send("DELETE", &format!("{address}/graphs/yard"), &[], "").expect(200);
+    wait_for("the end of what was published", || (get_bytes(&url).0 == 404).then_some(()));
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn two_sinks_cannot_publish_at_one_address() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.mp4", 3, &["-c:a", "aac"]);
+    let run = graph(&format!("path = '{}'", video.display()), "\n[sinks.again]\ntype = \"hls\"\ninputs = [\"video\"]");
+    let ended = run.run(&[]).finish();
+    for part in ["stream `door`", "publishes a stream of this name already", "keep one of the two sinks"] {
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
+}
+
+/// What does not fit is refused with a word, and what is listed is there all the same.
+#[test]
+fn a_full_disk_is_said_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.mp4", 8, &["-c:a", "aac"]);
+    let run = graph(&format!("path = '{}'", video.display()), "segment = \"1s\"\nmemory = 40000\ndisk = 40000");
+    let mut engine = run.run(&["--stay"]);
+    let ended = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let stream = &ended["streams"][0];
+    assert_conserved(stream);
+    assert!(stream["lost"].as_u64() > Some(0) && stream["delivered"].as_u64() > Some(0), "{stream}");
+    let url = hls_url(&mut engine, "door");
+    let playlist = Playlist::fetch(&url).expect("a playlist");
+    let base = url.strip_suffix("index.m3u8").expect("a playlist");
+    for (_, name, _) in &playlist.segments {
+        assert_eq!(get_bytes(&format!("{base}{name}")).0, 200, "{}", playlist.text);
+    }
+    let said = engine.terminate().stderr;
+    for part in ["`watch`", "stream `door`", "which is all that `disk` allows", "give `disk` more"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+/// A page with hls.js at an origin of its own.
+struct PlayerPage {
+    origin: String,
+}
+
+impl PlayerPage {
+    /// `None` where hls.js is not installed.
+    fn serve() -> Option<PlayerPage> {
+        let script = repository().join(".local/page/node_modules/hls.js/dist/hls.min.js");
+        let Ok(script) = std::fs::read(&script) else {
+            let missing = format!("there is no {}; run script/setup --tests", script.display());
+            let is_required = std::env::var_os("ENGINE_REQUIRE_BROWSER").is_some_and(|value| value == "1");
+            assert!(!is_required, "{missing}");
+            eprintln!("skipped: {missing}");
+            return None;
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let origin = format!("http://{}", listener.local_addr().expect("an address"));
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                let mut line = String::new();
+                let read = BufReader::new(&client).read_line(&mut line);
+                let (media_type, body) = match line.split(' ').nth(1) {
+                    Some("/hls.js") => ("text/javascript", &script[..]),
+                    Some("/favicon.ico") => ("image/x-icon", &b""[..]),
+                    _ => ("text/html", PLAYER.as_bytes()),
+                };
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                // A browser that has gone needs no answer.
+                let _ = read.and_then(|_| client.write_all(head.as_bytes())).and_then(|()| client.write_all(body));
+            }
+        });
+        Some(PlayerPage { origin })
+    }
+}
+
+const PLAYER: &str = r#"<!doctype html><title>player</title><video id="video" muted playsinline></video>
+<script src="/hls.js"></script>
+<script>
+  const video = document.getElementById("video");
+  window.problems = [];
+  window.stalls = 0;
+  const hls = new Hls({ lowLatencyMode: false });
+  hls.on(Hls.Events.ERROR, (_, data) => {
+    if (data.fatal) window.problems.push(data.type + " " + data.details);
+    if (data.details === "bufferStalledError") window.stalls += 1;
+  });
+  hls.on(Hls.Events.MANIFEST_PARSED, () => video.play());
+  hls.loadSource(new URLSearchParams(location.search).get("url"));
+  hls.attachMedia(video);
+</script>"#;
+
+/// Chromium with hls.js plays a file to its end, and a live stream on and on.
+#[test]
+fn a_browser_plays_it() {
+    let Some(page) = PlayerPage::serve() else { return };
+    let Some(mut browser) = Browser::start() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.mp4", 6, &["-c:a", "aac"]);
+    let run = Folder::with_graph(&format!(
+        "[sources.video]\ntype = \"file\"\npath = '{0}'\n[sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\n\
+         segment = \"1s\"\n[sources.paced]\ntype = \"file\"\nrealtime = true\nstreams.live = {{ path = '{0}', loop = true }}\n\
+         [sinks.live]\ntype = \"hls\"\ninputs = [\"paced\"]\nsegment = \"1s\"\n",
+        video.display()
+    ));
+    let mut engine = run.run(&["--stay", "--allow-origin", &page.origin]);
+    for stream in ["door", "live"] {
+        let address = engine.address();
+        let url = format!("{address}/hls/graph/{stream}/index.m3u8");
+        engine.wait_for("a playlist", |_| Playlist::fetch(&url));
+        browser.open(&format!("{}/?url={url}", page.origin));
+        browser.wait("video.videoWidth === 320 && video.videoHeight === 240");
+        let enough = if stream == "door" { "video.ended && video.currentTime > 5.5" } else { "video.currentTime > 0" };
+        browser.wait(enough);
+        if stream == "live" {
+            let begun = browser.wait("video.currentTime").as_f64().expect("seconds");
+            browser.wait(&format!("video.currentTime > {} && !video.paused", begun + 6.0));
+        }
+        assert_eq!(browser.wait("[window.problems.join(), window.stalls]")[0], "", "{stream}");
+    }
+    let (_, complaints) = browser.seen();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    engine.terminate().expect(0);
+}

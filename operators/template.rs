@@ -151,6 +151,16 @@ impl Template {
         })
     }
 
+    /// The folder that all names lie in, as far as it has no placeholders, and the template of what lies below it.
+    pub fn split_folder(&self) -> (String, Template) {
+        let mut below = self.clone();
+        let Some(Part::Text(text)) = below.parts.first_mut() else { return (String::new(), below) };
+        let Some((folder, rest)) = text.rsplit_once('/') else { return (String::new(), below) };
+        let folder = if folder.is_empty() { "/".to_owned() } else { folder.to_owned() };
+        *text = rest.to_owned();
+        (folder, below)
+    }
+
     pub fn render(&self, values: &Values<'_>) -> String {
         let mut name = String::new();
         for part in &self.parts {
@@ -177,7 +187,13 @@ impl Template {
             Part::Word(Placeholder::Graph) => graph.to_owned(),
             Part::Word(Placeholder::Node) => node.to_owned(),
             Part::Text(plain) => plain.clone(),
-            other => format!("{{{other:?}}}"),
+            Part::Word(placeholder) | Part::Number(placeholder, 0) => {
+                format!("{{{}}}", placeholder.words().first().unwrap_or(&""))
+            }
+            Part::Number(placeholder, digits) => {
+                format!("{{{}:0{digits}}}", placeholder.words().first().unwrap_or(&""))
+            }
+            Part::Date(format) => format!("{{date:{format}}}"),
         };
         self.parts.iter().map(text).collect()
     }
@@ -309,6 +325,23 @@ mod tests {
         assert_eq!(of("{stream}/{seq}", "a"), of("{stream}/{seq}", "b"));
         assert_ne!(of("{node}/{stream}/{seq}", "a"), of("{node}/{stream}/{seq}", "b"));
         assert_ne!(of("{stream}/{seq}", "a"), of("{stream}/{index}", "a"));
+        let whole = of("{graph}/{stream}/{seq:09}-{index}-{date:%Y}", "a");
+        assert_eq!(whole, "door/{stream}/{seq:09}-{index}-{date:%Y}", "the rest is as it was written");
+    }
+
+    #[test]
+    fn a_folder_without_placeholders_is_split_off() {
+        for (text, folder, name) in [
+            ("out/a/{stream}/{index}.mp4", "out/a", "cam/7.mp4"),
+            ("../x{index}.mp4", "..", "x7.mp4"),
+            ("/{stream}/{index}", "/", "cam/7"),
+            ("x{index}", "", "x7"),
+            ("{name}", "", "a.mp4"),
+        ] {
+            let (split, below) = Template::parse(text, Placeholder::ALL).unwrap().split_folder();
+            let values = Values { stream: "cam", name: "a.mp4", index: 7, ..Values::default() };
+            assert_eq!((&*split, &*below.render(&values)), (folder, name), "{text}");
+        }
     }
 
     proptest! {

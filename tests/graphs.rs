@@ -29,6 +29,7 @@ fn no_graph_is_left_out_here() {
         "camera.toml",
         "capture.toml",
         "chunk-files.toml",
+        "clips-on-person.toml",
         "people.toml",
         "push.toml",
         "quickstart.toml",

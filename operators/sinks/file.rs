@@ -1,5 +1,5 @@
 //! `file`: records as JSON lines, one object a line (`docs/records.md`); or, where its path has placeholders, each segment
-//! as a file of its own ([`super::segments`]).
+//! and each frame as a file of its own ([`super::segments`]).
 //!
 //! The file of records is truncated when the graph starts, and missing folders on its path are made. A batch is one write, and it
 //! is on its way to the disk (handed to the operating system, not synced) before it counts as delivered. A batch that
@@ -24,6 +24,7 @@ use crate::item::{Event, Kind};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkWriter};
 use crate::sinks::records::Records;
 use crate::sinks::segments::SegmentFiles;
+use crate::storage::retry::DEFAULT_RETRY_FOR;
 use crate::storage::IfExists;
 use crate::template::{Placeholder, Template};
 
@@ -31,8 +32,12 @@ use crate::template::{Placeholder, Template};
 struct Config {
     path: String,
     if_exists: Option<IfExists>,
+    retry_for: Option<config::Duration>,
+    quality: Option<u8>,
 }
 
+/// Of JPEGs, where it is left out.
+const QUALITY: u8 = 90;
 /// What `-` means.
 const STANDARD_OUTPUT: &str = "-";
 
@@ -79,6 +84,16 @@ impl Sink for FileSink {
         }))
     }
 
+    fn refuses(&self, kind: Kind) -> Option<(String, String)> {
+        let message = format!("a file of records has no place for {}", kind.plural());
+        let hint = match kind {
+            Kind::Frame => "for pictures write a path such as \"{stream}/{seq:09}.jpg\"",
+            _ => "for files of their own write a path such as \"{stream}_chunk_{index:04}.mp4\"",
+        };
+        // A segment is told of by a record.
+        (!matches!(kind, Kind::Record | Kind::Segment)).then(|| (message, hint.to_owned()))
+    }
+
     fn resources(&self) -> Vec<Resource> {
         match &self.target {
             Target::Path { absolute, .. } if fs::metadata(absolute).map_or(true, |found| found.is_file()) => {
@@ -118,7 +133,7 @@ pub(super) fn identity(path: &Path) -> PathBuf {
 }
 
 /// Makes the folders on the way to `path`, which was `written` in the graph.
-pub(super) fn make_folder(written: &str, path: &Path) -> Result<(), StartError> {
+fn make_folder(written: &str, path: &Path) -> Result<(), StartError> {
     let Some(Err(error)) = path.parent().map(fs::create_dir_all) else { return Ok(()) };
     let message = format!("cannot make the folder of `{written}`: {}", reason(&error));
     Err(StartError::new(message).hint("make the folder yourself, or choose another `path`"))
@@ -219,41 +234,53 @@ impl SinkWriter for FileWriter {
     }
 }
 
-/// The sink of segments, where `path` has placeholders.
-fn segments(
-    context: &BuildContext,
-    path: &str,
-    if_exists: Option<IfExists>,
-) -> Result<Option<SegmentFiles>, Vec<FieldError>> {
+/// The sink of segments and frames, where `path` has placeholders.
+fn segments(context: &BuildContext, config: &Config) -> Result<Option<SegmentFiles>, Vec<FieldError>> {
+    let path = &config.path;
     const EXAMPLE: &str = "{stream}_chunk_{index:04}.mp4";
     let template = Template::parse(path, Placeholder::ALL).map_err(|why| {
         let hint = format!("for segments write it like \"out/{EXAMPLE}\"");
         vec![FieldError::new("path", why).hint(hint)]
     })?;
     if template.is_plain() {
-        return match if_exists {
-            None => Ok(None),
-            Some(_) => {
-                let error = FieldError::new("if_exists", "a file of records is always begun anew");
-                Err(vec![error.hint(format!("remove it, or write segments to a path such as \"{EXAMPLE}\""))])
-            }
-        };
+        let given = [
+            ("if_exists", config.if_exists.is_some(), "a file of records is always begun anew"),
+            ("retry_for", config.retry_for.is_some(), "records are not tried again"),
+            ("quality", config.quality.is_some(), "there are no pictures in a file of records"),
+        ];
+        let mistakes: Vec<FieldError> = given
+            .into_iter()
+            .filter(|(_, is_given, _)| *is_given)
+            .map(|(field, _, why)| {
+                let hint = format!("remove it, or write segments to a path such as \"{EXAMPLE}\"");
+                FieldError::new(field, why).hint(hint)
+            })
+            .collect();
+        return if mistakes.is_empty() { Ok(None) } else { Err(mistakes) };
     }
     if path.contains('\0') {
         return Err(vec![FieldError::new("path", "a path cannot contain a zero byte").hint("remove it")]);
     }
-    if !template.has(Placeholder::Index) && !template.has(Placeholder::Name) {
+    let has = |placeholder: Placeholder| template.has(placeholder);
+    if !has(Placeholder::Index) && !has(Placeholder::Seq) && !has(Placeholder::Name) {
         let error = FieldError::new("path", "all segments of a stream would have the same path");
         return Err(vec![error.hint(format!("add `{{index}}` or `{{name}}`, as in \"out/{EXAMPLE}\""))]);
     }
-    Ok(Some(SegmentFiles::new(context, path.to_owned(), template, if_exists.unwrap_or(IfExists::Error))))
+    if !has(Placeholder::Stream) && !has(Placeholder::Name) {
+        let error = FieldError::new("path", "the segments of two streams would have the same path");
+        return Err(vec![error.hint(format!("add `{{stream}}` or `{{name}}`, as in \"out/{EXAMPLE}\""))]);
+    }
+    let if_exists = config.if_exists.unwrap_or(IfExists::Error);
+    let retry_for = config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0);
+    Ok(Some(SegmentFiles::new(context, &template, if_exists, retry_for, config.quality.unwrap_or(QUALITY))))
 }
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
-    let Config { path, if_exists } = config::read(table)?;
-    if let Some(files) = segments(context, &path, if_exists)? {
+    let config: Config = config::read(table)?;
+    if let Some(files) = segments(context, &config)? {
         return Ok(Built::Sink(Arc::new(files)));
     }
+    let path = config.path;
     let target = if path == STANDARD_OUTPUT {
         Target::StandardOutput
     } else if path.is_empty() {
@@ -274,9 +301,9 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
 pub static REGISTRATION: Registration = Registration {
     name: "file",
     role: Role::Sink,
-    summary: "Writes records to a file, one JSON object a line; or each segment as a file of its own.",
+    summary: "Writes records to a file, one JSON object a line; or each segment, or each frame as a JPEG, as a file of its own.",
     execution: Execution::Io,
-    accepts: &[Kind::Record, Kind::Segment],
+    accepts: &[Kind::Record, Kind::Segment, Kind::Frame],
     produces: Produces::Nothing,
     fields: &[
         Field {
@@ -286,7 +313,7 @@ pub static REGISTRATION: Registration = Registration {
             summary: "The file of records; `-` is the standard output. It is truncated at start, and missing folders are \
                       made. With placeholders, the path of each segment: `{stream}`, `{index}`, `{index:04}` for at \
                       least four digits, `{name}` for the name that it has already, and as in the keys of `s3` `{graph}`, \
-                      `{node}`, `{seq:09}`, `{time}`, `{date:%Y/%m/%d}`, `{year}`, …",
+                      `{node}`, `{seq:09}`, `{time}`, `{date:%Y/%m/%d}`, `{year}` and the like.",
         },
         Field {
             name: "if_exists",
@@ -295,6 +322,19 @@ pub static REGISTRATION: Registration = Registration {
             summary: "What happens to a segment whose path exists already: it is lost and the error told, it takes the \
                       place of what is there (`replace` means the same), or what is there stays and counts. With \
                       `[state]`, what the graph itself has stored is written over in any case. Left out: `error`.",
+        },
+        Field {
+            name: "retry_for",
+            value: FieldType::Duration,
+            presence: Presence::Optional,
+            summary: "How long a segment or a picture is tried again while the disk is full; what waits slows the graph \
+                      down. Then it is lost. Left out: 1h.",
+        },
+        Field {
+            name: "quality",
+            value: FieldType::Integer { minimum: 1, maximum: 100 },
+            presence: Presence::Optional,
+            summary: "Of pictures as JPEG: 1 is the smallest file, 100 the best picture. Left out: 90.",
         },
     ],
     example: "[sinks.results]\ntype = \"file\"\ninputs = [\"people\"]\npath = \"people.jsonl\"\n",

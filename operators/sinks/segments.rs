@@ -1,189 +1,95 @@
-//! Segments as files of a local folder.
+//! Each segment, and each frame as a JPEG, as a file of its own: what `file` does where its path has placeholders.
 //!
-//! Each file is written beside its place under another name, flushed to the disk, and renamed: whoever finds it finds all
-//! of it. A segment counts as delivered when its name is on the disk too.
+//! A file is there as a whole or not at all, and is on the disk when its item counts as delivered. While the disk is full,
+//! what does not fit is tried again, and sources that may wait do.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::{SinkError, StartError};
-use crate::item::{Content, Event, Item, Kind, Origin, Payload, RecordBody, Segment};
+use crate::error::StartError;
+use crate::item::Kind;
 use crate::operator::{BuildContext, Resource, Sink, SinkWriter};
-use crate::progress::{Progress, StateError};
 use crate::storage::IfExists;
-use crate::template::{Template, Values};
+use crate::storage::folder::Folder;
+use crate::template::Template;
 
-use super::file::{identity, make_folder, reason};
+use super::file::identity;
+use super::objects::{Batching, Objects};
 
-/// Where segments go.
-#[derive(Clone)]
+/// Files that are written at once: each waits for the disk.
+const AT_ONCE: usize = 4;
+
+/// Where segments and frames go.
 pub(super) struct SegmentFiles {
-    folder: PathBuf,
-    origin: Origin,
-    /// As it stands in the graph.
-    written: String,
-    path: Template,
-    if_exists: IfExists,
-    progress: Option<Progress>,
+    folder: Arc<Folder>,
+    root: PathBuf,
+    objects: Objects,
 }
 
 impl SegmentFiles {
     /// Relative paths are relative to the folder of the graph.
-    pub fn new(context: &BuildContext, written: String, path: Template, if_exists: IfExists) -> SegmentFiles {
-        let (folder, origin, progress) = (context.folder.clone(), context.origin.clone(), context.progress.clone());
-        SegmentFiles { folder, origin, written, path, if_exists, progress }
-    }
-
-    fn store(&self, item: &Item, segment: &Segment) -> Result<(), SinkError> {
-        let output = self.progress.as_ref().and_then(|progress| progress.output(&item.stream, segment));
-        let mut if_exists = self.if_exists;
-        if let Some(output) = &output {
-            if output.is_done().map_err(StateError::of_sink)? {
-                return Ok(());
-            }
-            // What was begun before, and perhaps stored, is ours; of a live stream, its index must not come again.
-            if (output.is_live() || if_exists != IfExists::Overwrite) && output.begin().map_err(StateError::of_sink)? {
-                if_exists = IfExists::Overwrite;
-            }
-        }
-        let values = Values {
-            graph: &self.origin.graph,
-            node: &self.origin.node,
-            stream: &item.stream,
-            name: &segment.name,
-            index: segment.index,
-            seq: item.seq,
-            time: item.time,
+    pub fn new(
+        context: &BuildContext,
+        path: &Template,
+        if_exists: IfExists,
+        retry_for: Duration,
+        quality: u8,
+    ) -> SegmentFiles {
+        let (written, key) = path.split_folder();
+        let root = context.folder.join(&written);
+        let folder = Arc::new(Folder::new(written, &root));
+        let objects = Objects {
+            storage: folder.clone(),
+            key,
+            origin: context.origin.clone(),
+            clock: context.clock.clone(),
+            retry_for,
+            uploads: AT_ONCE,
+            quality,
+            keeps_records: false,
+            // No records come here.
+            batching: Batching { items: 1, bytes: 0, every: Duration::ZERO },
+            if_exists,
+            progress: context.progress.clone(),
         };
-        let written = self.path.render(&values);
-        let path = self.folder.join(&written);
-        make_folder(&written, &path).map_err(|error| SinkError { message: error.message, hint: error.hint })?;
-        write(&path, &segment.content, if_exists).map_err(|error| failed(&written, &error))?;
-        output.map_or(Ok(()), |output| output.done().map_err(StateError::of_sink))
+        SegmentFiles { folder, root, objects }
     }
 }
 
 impl Sink for SegmentFiles {
     /// Finds out early whether files can be made, where it is known in which folder.
     fn start(&self) -> Result<Box<dyn SinkWriter>, StartError> {
-        let before = self.written.split('{').next().unwrap_or_default();
-        let path = self.folder.join(format!("{before}x"));
-        make_folder(&self.written, &path)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        tempfile::tempfile_in(folder).map_err(|error| {
-            let message = format!("cannot write into the folder of `{}`: {}", self.written, reason(&error));
-            StartError::new(message).hint("choose a `path` that this user may write, or change its permissions")
-        })?;
-        Ok(Box::new(SegmentWriter { files: self.clone() }))
+        self.folder.prepare().map_err(|error| error.at_start("files cannot be written into"))?;
+        Ok(self.objects.writer(false))
     }
 
     fn refuses(&self, kind: Kind) -> Option<(String, String)> {
         let message = format!("{} have no files of their own, as `path` gives them", kind.plural());
         let hint = "for records name one file, such as \"records.jsonl\"".to_owned();
-        (kind != Kind::Segment).then_some((message, hint))
+        (kind == Kind::Record).then_some((message, hint))
     }
 
     fn resources(&self) -> Vec<Resource> {
-        let path = self.path.of_node(&self.origin.graph, &self.origin.node);
-        vec![Resource::Path(identity(&self.folder.join(path)))]
+        vec![Resource::Path(identity(&self.root.join(self.objects.name())))]
     }
-}
-
-struct SegmentWriter {
-    files: SegmentFiles,
-}
-
-#[async_trait::async_trait]
-impl SinkWriter for SegmentWriter {
-    async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
-        for event in batch {
-            let Event::Item(item) = event else { continue };
-            match &item.payload {
-                Payload::Segment(segment) => {
-                    let (files, item, segment) = (self.files.clone(), item.clone(), segment.clone());
-                    // Flushing waits for the disk.
-                    let stored = tokio::task::spawn_blocking(move || {
-                        let stored = files.store(&item, &segment);
-                        // The engine's own claim on the item speaks for it.
-                        item.lease.ack.release();
-                        stored
-                    });
-                    stored.await.map_err(|error| SinkError {
-                        message: format!("writing a segment broke off: {error}"),
-                        hint: None,
-                    })??;
-                }
-                // The error of an item that became no segment.
-                Payload::Record(record) if matches!(record.body, RecordBody::Error { .. }) => {}
-                other => {
-                    return Err(SinkError {
-                        message: format!("{} have no files of their own", other.kind().plural()),
-                        hint: Some("for records name one file, such as \"records.jsonl\"".to_owned()),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Writes a file that is there as a whole or not at all.
-fn write(path: &Path, content: &Content, if_exists: IfExists) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match if_exists {
-        IfExists::Error if path.symlink_metadata().is_ok() => return Err(ErrorKind::AlreadyExists.into()),
-        IfExists::Skip if path.symlink_metadata().is_ok() => return Ok(()),
-        IfExists::Error | IfExists::Overwrite | IfExists::Skip => {}
-    }
-    // What everybody may do with a new file; the process's mask takes away from it.
-    let permissions = Permissions::from_mode(0o666);
-    let mut beside = tempfile::Builder::new().prefix(".part-").permissions(permissions).tempfile_in(folder)?;
-    match content {
-        Content::Memory(bytes) => beside.write_all(bytes)?,
-        Content::File(spilled) => drop(io::copy(&mut File::open(&spilled.path)?, &mut beside)?),
-    }
-    beside.as_file().sync_all()?;
-    let placed = match if_exists {
-        IfExists::Error | IfExists::Skip => beside.persist_noclobber(path),
-        IfExists::Overwrite => beside.persist(path),
-    };
-    placed.map_err(|error| error.error)?;
-    // The name itself lies in the folder.
-    fs::File::open(folder)?.sync_all()
-}
-
-fn failed(written: &str, error: &io::Error) -> SinkError {
-    let (why, hint) = match error.kind() {
-        ErrorKind::AlreadyExists => (
-            "it exists already".to_owned(),
-            "move it away, choose another `path`, or write `if_exists = \"overwrite\"` to write over it",
-        ),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            (reason(error), "make room on that disk, or give `path` a place on another one")
-        }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            (reason(error), "choose a `path` that this user may write, or change its permissions")
-        }
-        ErrorKind::IsADirectory => ("it is a folder".to_owned(), "choose another `path`"),
-        _ => (reason(error), "look whether the disk is still there and writable, or choose another `path`"),
-    };
-    SinkError { message: format!("cannot write the segment `{written}`: {why}"), hint: Some(hint.to_owned()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use bytes::Bytes;
 
-    use crate::item::{EndReason, SpilledFile, StreamId};
+    use crate::error::SinkError;
+    use crate::item::{Content, EndReason, Event, Payload, Segment, SpilledFile, StreamId};
     use crate::lease::Counts;
     use crate::operator::Built;
     use crate::sinks::file::REGISTRATION;
-    use crate::sinks::records::tests::{context, gap, result};
+    use crate::sinks::records::tests::{context, gap};
     use crate::time::MediaTime;
 
     fn sink(folder: &Path, fields: &str) -> Arc<dyn Sink> {
@@ -229,64 +135,69 @@ mod tests {
         names
     }
 
-    fn let_go(event: Event) {
-        if let Event::Item(item) = event {
-            item.lease.ack.settle(crate::lease::Verdict::Delivered);
+    /// Writes a batch as the engine does, which lets go of what was taken over, and closes the writer.
+    async fn store(sink: &dyn Sink, batch: Vec<Event>) -> Result<(), SinkError> {
+        let mut writer = sink.start().unwrap();
+        assert!(writer.settles());
+        writer.write(&batch).await.unwrap();
+        for event in batch {
+            if let Event::Item(item) = event {
+                item.lease.ack.release();
+            }
         }
+        writer.close().await
     }
 
     #[tokio::test]
-    async fn each_segment_is_a_file_and_signals_and_errors_are_none() {
+    async fn each_segment_is_a_file_and_signals_are_none() {
         let folder = tempfile::tempdir().unwrap();
         let sink = sink(folder.path(), r#"path = "deep/{stream}_{index:04}.mp4""#);
-        let mut writer = sink.start().unwrap();
         let spilled = folder.path().join("spilled");
         fs::write(&spilled, b"from the disk").unwrap();
         let (first, account) = segment(0, memory(b"from memory"));
         let (second, _) = segment(1, Content::File(SpilledFile { path: spilled.clone(), bytes: 13 }));
         let end = Event::End { stream: StreamId::new("test").unwrap(), reason: EndReason::Eof };
-        let batch = [first, gap(), second, end];
-        writer.write(&batch).await.unwrap();
+        store(&*sink, vec![first, gap(), second, end]).await.unwrap();
         assert_eq!(names(&folder.path().join("deep")), ["test_0000.mp4", "test_0001.mp4"]);
         assert_eq!(fs::read(folder.path().join("deep/test_0000.mp4")).unwrap(), b"from memory");
         assert_eq!(fs::read(folder.path().join("deep/test_0001.mp4")).unwrap(), b"from the disk");
         let readable = fs::metadata(folder.path().join("deep/test_0000.mp4")).unwrap().permissions().mode() & 0o400;
         assert_ne!(readable, 0);
-        assert_eq!(account.snapshot(), Counts { read: 1, in_flight: 1, ..Counts::default() }, "the engine settles it");
-        batch.into_iter().for_each(let_go);
         assert_eq!(account.snapshot(), Counts { read: 1, delivered: 1, ..Counts::default() });
         assert!(!spilled.exists(), "nobody needs it any more");
     }
 
     #[tokio::test]
-    async fn what_exists_is_kept_unless_asked_otherwise() {
+    async fn each_frame_is_a_jpeg() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("x0.mp4"), b"precious").unwrap();
-        let (event, account) = segment(0, memory(b"new"));
-        let mut careful = sink(folder.path(), r#"path = "{name}""#).start().unwrap();
-        let error = careful.write(std::slice::from_ref(&event)).await.unwrap_err();
-        assert_eq!(error.message, "cannot write the segment `x0.mp4`: it exists already");
-        assert!(error.hint.unwrap().contains("if_exists = \"overwrite\""));
-        assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"precious");
-        assert_eq!(names(folder.path()), ["x0.mp4"], "nothing is left beside it");
-        let fields = "path = \"{name}\"\nif_exists = \"skip\"";
-        sink(folder.path(), fields).start().unwrap().write(std::slice::from_ref(&event)).await.unwrap();
-        assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"precious");
-        let fields = "path = \"{name}\"\nif_exists = \"overwrite\"";
-        sink(folder.path(), fields).start().unwrap().write(std::slice::from_ref(&event)).await.unwrap();
-        assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"new");
-        drop(event);
-        assert_eq!(account.snapshot().lost, 1, "no verdict was given");
+        let sink = sink(folder.path(), r#"path = "{stream}/{seq:04}.jpg""#);
+        let frame = Arc::new(crate::transforms::preprocess::pictures::rgb(64, 48, &vec![128; 64 * 48 * 3]));
+        let (item, account) = crate::testing::item(7, MediaTime::ZERO, Payload::Frame(frame));
+        store(&*sink, vec![Event::Item(item)]).await.unwrap();
+        let bytes = fs::read(folder.path().join("test/0007.jpg")).unwrap();
+        assert!(bytes.starts_with(&[0xff, 0xd8]));
+        assert_eq!(account.snapshot(), Counts { read: 1, delivered: 1, ..Counts::default() });
     }
 
     #[tokio::test]
-    async fn records_have_no_files_of_their_own() {
+    async fn what_exists_is_kept_unless_asked_otherwise_and_costs_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = sink(folder.path(), r#"path = "{stream}/{index}.mp4""#).start().unwrap();
-        let record = result(0);
-        let error = writer.write(std::slice::from_ref(&record)).await.unwrap_err();
-        assert_eq!(error.message, "records have no files of their own");
-        let_go(record);
+        fs::write(folder.path().join("x0.mp4"), b"precious").unwrap();
+        let both = || {
+            let ((first, lost), (second, kept)) = (segment(0, memory(b"new")), segment(1, memory(b"other")));
+            (vec![first, second], lost, kept)
+        };
+        let (batch, lost, kept) = both();
+        let error = store(&*sink(folder.path(), r#"path = "{name}""#), batch).await.unwrap_err();
+        assert_eq!(error.message, "an item of stream `test` is lost: `x0.mp4` exists already");
+        assert!(error.hint.unwrap().contains("if_exists = \"overwrite\""));
+        assert_eq!((lost.snapshot().lost, kept.snapshot().delivered), (1, 1));
+        assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"precious");
+        assert_eq!(names(folder.path()), ["x0.mp4", "x1.mp4"], "nothing is left beside them");
+        store(&*sink(folder.path(), "path = \"{name}\"\nif_exists = \"skip\""), both().0).await.unwrap();
+        assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"precious");
+        store(&*sink(folder.path(), "path = \"{name}\"\nif_exists = \"overwrite\""), both().0).await.unwrap();
+        assert_eq!(fs::read(folder.path().join("x0.mp4")).unwrap(), b"new");
     }
 
     #[test]
@@ -294,13 +205,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("plain"), b"").unwrap();
         let Err(error) = sink(folder.path(), r#"path = "plain/{name}""#).start() else { panic!("it started") };
-        assert!(error.message.starts_with("cannot make the folder of `plain/{name}`: "), "{error}");
+        assert!(error.message.starts_with("files cannot be written into `plain`: "), "{error}");
     }
 
     #[test]
     fn paths_that_cannot_work_are_refused() {
         assert!(refusal(r#"path = "{strem}.mp4""#).contains("nothing is known for `{strem}`"));
         assert!(refusal(r#"path = "{stream}.mp4""#).contains("the same path; add `{index}`"));
+        assert!(refusal(r#"path = "{index}.mp4""#).contains("the same path; add `{stream}`"));
+        assert!(refusal("path = \"a.jsonl\"\nquality = 80").contains("no pictures in a file of records; remove it"));
         assert!(refusal("path = \"a.jsonl\"\nif_exists = \"replace\"").contains("always begun anew; remove it"));
     }
 }

@@ -1,10 +1,12 @@
 //! A folder of this machine: each object is a file, and is there as a whole or not at all.
 
+use std::collections::HashSet;
 use std::io::{self, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::fs;
@@ -17,18 +19,22 @@ use super::{Body, Object, Storage};
 const PART: u64 = 1 << 20;
 /// What the name of a file ends in that is not whole yet.
 const UNFINISHED: &str = ".part";
+/// Unfinished files of a process that is gone are removed when they are so old.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Objects as files below a folder.
 pub struct Folder {
     /// As it was written, for messages.
     written: String,
     root: PathBuf,
+    /// Folders in which nothing of processes that are gone lies any more.
+    swept: Mutex<HashSet<PathBuf>>,
 }
 
 impl Folder {
     /// `written`: the folder as the user wrote it; `root`: where it is. It need not be there yet.
     pub fn new(written: impl Into<String>, root: impl Into<PathBuf>) -> Folder {
-        Folder { written: written.into(), root: root.into() }
+        Folder { written: written.into(), root: root.into(), swept: Mutex::default() }
     }
 
     /// Makes the folder and looks whether it can be written.
@@ -56,6 +62,9 @@ impl Folder {
     async fn write(&self, path: &Path, body: &Body) -> io::Result<()> {
         let folder = path.parent().unwrap_or(&self.root);
         make_folders(folder).await?;
+        if self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned()) {
+            sweep(folder).await;
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let unfinished = Unfinished(Some(folder.join(unfinished_name(&name))));
         let mut file = fs::File::create(unfinished.path()).await?;
@@ -98,6 +107,29 @@ impl Drop for Unfinished {
             tracing::warn!("cannot delete `{}`, which is not whole: {error}", path.display());
         }
     }
+}
+
+/// Removes what processes left unfinished in `folder` that are not there any more. What is young may be of a process on
+/// another machine.
+async fn sweep(folder: &Path) {
+    let Ok(mut entries) = fs::read_dir(folder).await else { return };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let name = entry.file_name();
+        let Some(process) = name.to_str().and_then(process_of) else { continue };
+        let is_old = entry.metadata().await.and_then(|data| data.modified()).is_ok_and(|time| {
+            time.elapsed().is_ok_and(|age| age >= ABANDONED)
+        });
+        if is_old && !Path::new("/proc").join(process.to_string()).exists() {
+            // Another one may have been faster.
+            let _ = fs::remove_file(entry.path()).await;
+        }
+    }
+}
+
+/// The process that made an unfinished file of this name.
+fn process_of(name: &str) -> Option<u32> {
+    let (_, number) = name.strip_prefix('.')?.strip_suffix(UNFINISHED)?.rsplit_once('.')?;
+    number.split_once('-')?.0.parse().ok()
 }
 
 /// A name that nothing else has, beside that of the whole file. Hidden, so that a glob passes it over.
@@ -145,7 +177,10 @@ fn object(key: String, data: &std::fs::Metadata) -> Object {
 #[async_trait::async_trait]
 impl Storage for Folder {
     fn location(&self, key: &str) -> String {
-        format!("{}/{key}", self.written.trim_end_matches('/'))
+        match &*self.written {
+            "" => key.to_owned(),
+            written => format!("{}/{key}", written.trim_end_matches('/')),
+        }
     }
 
     async fn put(&self, key: &str, body: &Body, _media_type: &str) -> Result<(), StorageError> {
@@ -245,6 +280,21 @@ mod tests {
         storage.put("a", &bytes("longer than that"), "text/plain").await.unwrap();
         assert_eq!(storage.get("a", 0..5, etag.as_deref()).await.unwrap_err().cause, Cause::Changed);
         assert_eq!(storage.head("b").await.unwrap_err().cause, Cause::Missing);
+    }
+
+    #[tokio::test]
+    async fn what_a_process_left_unfinished_that_is_gone_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+        // No process has the largest number.
+        for (name, age) in [(".a.4194999-0.part", long_ago), (".b.4194999-1.part", std::time::SystemTime::now())] {
+            std::fs::File::create(folder.path().join(name)).unwrap().set_modified(age).unwrap();
+        }
+        let own = unfinished_name("c");
+        std::fs::File::create(folder.path().join(&own)).unwrap().set_modified(long_ago).unwrap();
+        let storage = Folder::new("out", folder.path());
+        storage.put("x", &bytes("x"), "text/plain").await.unwrap();
+        assert_eq!(names(folder.path()), [".b.4194999-1.part", &own, "x"]);
     }
 
     #[tokio::test]

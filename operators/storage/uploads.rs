@@ -200,7 +200,7 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
                     continue;
                 }
                 let message = format!("`{}` exists already", storage.location(&put.key));
-                let hint = "move it away, choose another `key`, or write `if_exists = \"overwrite\"`";
+                let hint = "move it away, choose other names, or write `if_exists = \"overwrite\"`";
                 return Err(Failed::Lost(StorageError::new(Cause::Final, message).hint(hint)));
             }
             let attempt = || storage.put(&put.key, &put.body, put.media_type);

@@ -22,7 +22,8 @@ use crate::item::{
     EndReason, Gap, Item, Kind, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, Track,
 };
 use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
-use crate::media::mux::{Container, MuxError, Muxer, ticks_since};
+use crate::media::mux::{Container, LONGEST_FIRST_FRAGMENT, MuxError, Muxer, ticks_since};
+use crate::media::parameters::Parameters;
 use crate::operator::{
     BuildContext, Built, Execution, InlineOperator, Output, Produces, Registration, Role, StreamOperator,
 };
@@ -96,14 +97,19 @@ impl InlineOperator for Chunk {
             is_unbroken: false,
             is_after_gap: false,
             is_broken: false,
+            told_lost_sound: false,
             budget: Budget::new(WAITING_FOR_SINK),
         })
     }
 
-    /// The chunk that is open, the one before that waits for its sound, finished ones (one may exceed the limit), and
-    /// sound that waits.
+    /// The chunk that is open, the one before that waits for its sound, each with a fragment that is not written yet,
+    /// finished ones (one may exceed the limit), and sound that waits.
     fn stream_memory(&self) -> u64 {
-        2 * MOST_IN_MEMORY + WAITING_FOR_SINK.bytes + MOST_IN_MEMORY + MOST_WAITING_BYTES
+        let fragment = match self.settings.container {
+            Container::FragmentedMp4 => LONGEST_FIRST_FRAGMENT,
+            Container::Mp4 | Container::Piece => 0,
+        };
+        2 * (MOST_IN_MEMORY + fragment) + WAITING_FOR_SINK.bytes + MOST_IN_MEMORY + MOST_WAITING_BYTES
     }
 }
 
@@ -181,6 +187,8 @@ struct ChunkStream {
     is_after_gap: bool,
     /// A part could not be written: what comes up to the next keyframe is rejected with it.
     is_broken: bool,
+    /// It was told that there is sound without pictures beside it.
+    told_lost_sound: bool,
     budget: Arc<Budget>,
 }
 
@@ -274,10 +282,23 @@ impl ChunkStream {
         }
     }
 
+    fn warn_of_lost_sound(&mut self) {
+        if std::mem::replace(&mut self.told_lost_sound, true) {
+            return;
+        }
+        let (node, stream) = (&self.settings.origin.node, &self.stream);
+        tracing::warn!(%node, %stream, "`{node}` leaves sound of stream `{stream}` out: it comes before the first picture, and only the last {MOST_WAITING} packets of it ({} MiB) are kept", MOST_WAITING_BYTES >> 20);
+    }
+
     fn picture(&mut self, item: &Item, packet: &Packet, out: &mut Output) -> Result<(), ItemError> {
         self.decoded = Some(packet.dts);
         self.place_waiting(self.decoded, out);
-        if packet.is_key && self.grid.is_none_or(|grid| self.open.is_none() || grid.is_due(item.pts)) {
+        if packet.is_key && self.is_due(item.pts) {
+            if let Some(message) = self.unknown_size() {
+                (self.refusal, self.is_broken) = (Some(Refusal { message: message.clone(), told: true }), true);
+                self.finish_all(out);
+                return Err(ItemError::Failed(message));
+            }
             self.begin(item, out)?;
         }
         let Some(part) = &mut self.open else {
@@ -302,6 +323,28 @@ impl ChunkStream {
         Ok(())
     }
 
+    /// Whether a keyframe at `pts` begins a part.
+    fn is_due(&self, pts: MediaTime) -> bool {
+        let Some(open) = &self.open else { return true };
+        // A stream that goes on longer than it said (in a loop) has no more cuts in its grid.
+        let is_longest = || pts.since(open.start.ticks_in(pts.base)).as_duration() >= LONGEST;
+        self.grid.is_none_or(|grid| grid.is_due(pts)) || is_longest()
+    }
+
+    /// Why a stream cannot be kept in which a keyframe has come and nothing yet has said how large it is. Whatever says
+    /// that opens the stream anew.
+    fn unknown_size(&self) -> Option<String> {
+        let video = self.info.as_ref()?.tracks.first()?;
+        let is_known = video.parameters.as_ref().is_some_and(Parameters::is_sized);
+        (!is_known).then(|| {
+            format!(
+                "no parameter sets came with its {} video, so nothing says how large its pictures are; have the \
+                 sender repeat them with each keyframe (x264: `repeat-headers=1`), or record from its beginning on",
+                video.codec
+            )
+        })
+    }
+
     /// A picture could not be written: what it means for the part, and the error of the item.
     fn failed(&mut self, error: MuxError) -> ItemError {
         if !matches!(error, MuxError::Packet(_))
@@ -319,15 +362,18 @@ impl ChunkStream {
         self.finish_closing(out);
         self.closing = self.open.take();
         if let Some(closing) = &mut self.closing {
-            // Its last picture is shown until this one is, whatever its packet says.
-            closing.end = closing.end.max(item.pts);
+            // Its last picture is shown until this one is, whatever its packet says: where pictures come at no fixed rate,
+            // containers tell a length that none of them has.
+            closing.end = closing.start.max(item.pts);
         }
         self.is_broken = true;
+        // Before the first picture that is shown lies what an edit list hides: it is decoded, and hidden here too.
+        let start = item.pts.max(MediaTime::new(0, item.pts.base));
         let info = self.info.clone().ok_or_else(|| ItemError::Failed("the stream has not opened".to_owned()))?;
         match &mut self.grid {
             Some(grid) if grid.is_due(item.pts) => grid.cut_at(item.pts),
             Some(_) => {}
-            None => self.grid = self.new_grid(item.pts, &info),
+            None => self.grid = self.new_grid(start, &info),
         }
         let index = self.index(&info)?;
         let muxer = Muxer::new(self.settings.container, &info.tracks, MOST_IN_MEMORY);
@@ -336,8 +382,8 @@ impl ChunkStream {
         self.open = Some(Part {
             muxer,
             index,
-            start: item.pts,
-            end: item.pts,
+            start,
+            end: start,
             follows: self.is_unbroken,
             is_after_gap: std::mem::take(&mut self.is_after_gap),
             acks: Vec::new(),
@@ -397,6 +443,9 @@ impl ChunkStream {
         let Some(open) = &mut self.open else {
             // Sound without any picture beside it.
             ack.settle(if self.is_broken { Verdict::Rejected } else { Verdict::Filtered });
+            if !self.is_broken {
+                self.warn_of_lost_sound();
+            }
             return;
         };
         let belongs_before = packet.dts < open.start;
@@ -527,6 +576,10 @@ pub(super) fn name_template(name: &str, example: &str) -> Result<Template, Vec<F
         let error = FieldError::new("name", "all files of a stream would have the same name");
         mistakes.push(error.hint(format!("add `{{index}}`, as in \"{example}\"")));
     }
+    if !template.has(Placeholder::Stream) {
+        let error = FieldError::new("name", "the files of two streams would have the same name");
+        mistakes.push(error.hint(format!("add `{{stream}}`, as in \"{example}\"")));
+    }
     if mistakes.is_empty() { Ok(template) } else { Err(mistakes) }
 }
 
@@ -655,6 +708,7 @@ mod tests {
                 &["cannot be 1day", "whole_below: `whole_below` has no meaning"],
             ),
             ("parts = 2\nname = \"{index}/a.mp4\"", &["name: `/a.mp4` cannot be part of a file's name; use letters"]),
+            ("parts = 2\nname = \"{index}.mp4\"", &["the files of two streams would have the same name; add `{stream}`"]),
             ("parts = 2\nname = \"a.mp4\"", &["all files of a stream would have the same name; add `{index}`"]),
             ("parts = 2\nname = \"{when}.mp4\"", &["nothing is known for `{when}`; there is `{stream}`, `{index}`"]),
         ] {

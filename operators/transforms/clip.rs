@@ -413,7 +413,9 @@ impl ClipStream {
         let name = self.settings.name.render(&Values { stream: &self.stream, index, ..Values::default() });
         let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
         let (origin, media_type) = (self.settings.origin.clone(), Container::Mp4.media_type());
-        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, content };
+        // Which pictures are in it depends on the model too: it is no output of the input's version alone.
+        let lineage = None;
+        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, lineage, content };
         let payload = Payload::Segment(Arc::new(segment));
         out.emit(Item { stream: self.stream.clone(), seq, pts: start, time, fallback, payload, lease });
     }

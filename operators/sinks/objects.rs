@@ -1,0 +1,339 @@
+//! Objects out of what flows into a sink, under names of a template: a file for each segment, a JPEG for each frame, JSON
+//! lines for records. Where they are stored is the sink's choice: a bucket of S3, or a folder.
+//!
+//! An item counts as delivered when the storage has said yes, and not before. While that is down, busy, slow or full, what
+//! it did not take is tried again, and sources that may wait do; the rest is bounded by leases. What fails for good is
+//! lost alone: nothing else of its batch is touched.
+//!
+//! Records of a stream are gathered into objects of so many records. An object that is not full yet is stored from time
+//! to time, and again under the same key when it has grown: so the keys, and at the end what lies under them, depend on
+//! the records alone and not on how fast they came.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use crate::clock::Clock;
+use crate::error::SinkError;
+use crate::item::{EndReason, Event, Frame, Item, Origin, Payload, Record, RecordBody, StreamId};
+use crate::operator::{SinkWriter, Trouble};
+use crate::picture::Picture;
+use crate::progress::{Output, Progress};
+use crate::sinks::records::Records;
+use crate::storage::retry::{BACKOFF, Retry};
+use crate::storage::uploads::{Claim, Finished, Put, Upload, Uploads, Work};
+use crate::storage::{Body, IfExists, Storage};
+use crate::template::{Template, Values};
+
+/// When an object of records is full, and how long one that is not is kept back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batching {
+    pub items: usize,
+    pub bytes: usize,
+    pub every: Duration,
+}
+
+/// How objects are made and stored.
+pub(super) struct Objects {
+    pub storage: Arc<dyn Storage>,
+    pub key: Template,
+    pub origin: Origin,
+    pub clock: Arc<dyn Clock>,
+    pub retry_for: Duration,
+    /// How many are stored at once.
+    pub uploads: usize,
+    /// Of JPEGs, from 1 to 100.
+    pub quality: u8,
+    /// Records become objects, those of failures too; otherwise their items end here.
+    pub keeps_records: bool,
+    pub batching: Batching,
+    pub if_exists: IfExists,
+    pub progress: Option<Progress>,
+}
+
+impl Objects {
+    /// `tells_signals`: gaps and failures of streams become records.
+    pub fn writer(&self, tells_signals: bool) -> Box<dyn SinkWriter> {
+        let retry = Retry {
+            retry_for: self.retry_for,
+            clock: self.clock.clone(),
+            trouble: Trouble::default(),
+            node: self.origin.node.clone(),
+            backoff: BACKOFF,
+        };
+        Box::new(ObjectWriter {
+            trouble: retry.trouble.clone(),
+            uploads: Uploads::new(self.storage.clone(), retry, self.uploads),
+            key: self.key.clone(),
+            origin: self.origin.clone(),
+            records: Records::new(self.origin.clone(), self.clock.clone()),
+            clock: self.clock.clone(),
+            quality: self.quality,
+            keeps_records: self.keeps_records,
+            batching: self.batching,
+            batches: BTreeMap::new(),
+            next_id: 0,
+            tells_signals,
+            if_exists: self.if_exists,
+            progress: self.progress.clone(),
+        })
+    }
+
+    /// The template of its keys: two sinks for which it is the same write the same objects.
+    pub fn name(&self) -> String {
+        self.key.of_node(&self.origin.graph, &self.origin.node)
+    }
+
+    /// Bytes that it keeps of each stream beside what leases pay for: what grows, and the copy that is on its way.
+    pub fn stream_memory(&self) -> u64 {
+        2 * self.batching.bytes as u64
+    }
+}
+
+/// Records of one stream on their way into one object.
+struct Batch {
+    key: String,
+    lines: Vec<u8>,
+    count: usize,
+    /// Items that are in `lines`, and not in what was stored of them.
+    waiting: Vec<Claim>,
+    /// When the oldest of them came.
+    since: Option<Instant>,
+    /// The upload that carries it just now.
+    carried_by: Option<u64>,
+}
+
+struct ObjectWriter {
+    uploads: Uploads,
+    key: Template,
+    origin: Origin,
+    records: Records,
+    clock: Arc<dyn Clock>,
+    trouble: Trouble,
+    quality: u8,
+    keeps_records: bool,
+    batching: Batching,
+    batches: BTreeMap<StreamId, Batch>,
+    next_id: u64,
+    /// Gaps and failures of streams become records: where records are what comes.
+    tells_signals: bool,
+    if_exists: IfExists,
+    progress: Option<Progress>,
+}
+
+impl ObjectWriter {
+    fn name(&self, stream: &StreamId, seq: u64, index: u64, name: &str, time: SystemTime) -> String {
+        let (graph, node) = (&*self.origin.graph, &*self.origin.node);
+        self.key.render(&Values { graph, node, stream, name, index, seq, time })
+    }
+
+    fn submit(&mut self, work: Work, items: Vec<Claim>, output: Option<Output>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.uploads.submit(Upload { id, work, items, output, if_exists: self.if_exists });
+    }
+
+    fn event(&mut self, event: &Event) -> Result<(), SinkError> {
+        match event {
+            Event::Item(item) => match &item.payload {
+                Payload::Segment(segment) => {
+                    let key = self.name(&item.stream, item.seq, segment.index, &segment.name, item.time);
+                    let put = Put { key, body: Body::Segment(segment.clone()), media_type: segment.media_type };
+                    let output = self.progress.as_ref().and_then(|progress| progress.output(&item.stream, segment));
+                    self.submit(Work::Ready(vec![put]), vec![Claim::whole(item)], output);
+                    Ok(())
+                }
+                Payload::Frame(frame) => {
+                    self.frame(item, frame);
+                    Ok(())
+                }
+                // The error of an item that became no segment, which has its verdict.
+                Payload::Record(record) if !self.keeps_records && matches!(record.body, RecordBody::Error { .. }) => Ok(()),
+                Payload::Record(record) if self.keeps_records => self.record(&record.clone(), Some(item)),
+                Payload::Record(_) | Payload::Packet(_) | Payload::Tensor(_) => {
+                    let kind = item.payload.kind().plural();
+                    Err(SinkError { message: format!("{kind} become no objects"), hint: None })
+                }
+            },
+            Event::Gap { .. } | Event::End { reason: EndReason::Failed(_), .. } if self.tells_signals => {
+                match self.records.of(event) {
+                    Some(record) => self.record(&record, None),
+                    None => Ok(()),
+                }
+            }
+            Event::Open { .. } | Event::Gap { .. } | Event::End { .. } => Ok(()),
+        }
+    }
+
+    fn frame(&mut self, item: &Item, frame: &Arc<Frame>) {
+        let name = format!("{}-{:09}.jpg", item.stream, item.seq);
+        let key = self.name(&item.stream, item.seq, item.seq, &name, item.time);
+        let (frame, quality) = (frame.clone(), self.quality);
+        let make = move || {
+            let file = Picture::of(&frame)?.jpeg(quality)?;
+            Ok(vec![Put { key, body: Body::Bytes(file.into()), media_type: "image/jpeg" }])
+        };
+        self.submit(Work::Make(Box::new(make)), vec![Claim::whole(item)], None);
+    }
+
+    fn record(&mut self, record: &Record, item: Option<&Item>) -> Result<(), SinkError> {
+        let mut line = serde_json::to_vec(record).map_err(|error| SinkError {
+            message: format!("cannot write record `{}` as JSON: {error}", record.id),
+            hint: None,
+        })?;
+        line.push(b'\n');
+        let stream = &record.stream;
+        // One that would grow too large is stored as it is.
+        if let Some(batch) = self.batches.get(stream)
+            && batch.count > 0
+            && batch.lines.len() + line.len() > self.batching.bytes
+        {
+            self.close_batch(&stream.clone());
+        }
+        let now = self.clock.now();
+        if !self.batches.contains_key(stream) {
+            let seq = record.seq.unwrap_or(0);
+            let name = format!("{stream}-{seq:09}.jsonl");
+            let key = self.name(stream, seq, seq, &name, record.time);
+            let (lines, waiting) = (Vec::new(), Vec::new());
+            let batch = Batch { key, lines, count: 0, waiting, since: None, carried_by: None };
+            self.batches.insert(stream.clone(), batch);
+        }
+        let Some(batch) = self.batches.get_mut(stream) else { return Ok(()) };
+        batch.lines.extend_from_slice(&line);
+        batch.count += 1;
+        batch.since.get_or_insert(now);
+        batch.waiting.extend(item.map(Claim::without_credit));
+        if batch.count >= self.batching.items {
+            self.close_batch(&stream.clone());
+        }
+        Ok(())
+    }
+
+    /// The object is full, or nothing more comes: it is stored for the last time.
+    fn close_batch(&mut self, stream: &StreamId) {
+        let Some(batch) = self.batches.remove(stream) else { return };
+        if batch.since.is_some() {
+            let put = Put { key: batch.key, body: Body::Bytes(batch.lines.into()), media_type: "application/x-ndjson" };
+            self.submit_behind(batch.carried_by, put, batch.waiting);
+        }
+    }
+
+    /// Objects that have waited long enough are stored as they are, and grow on.
+    fn store_due(&mut self) {
+        let now = self.clock.now();
+        let every = self.batching.every;
+        let is_due = |batch: &Batch| {
+            batch.carried_by.is_none() && batch.since.is_some_and(|since| now.saturating_duration_since(since) >= every)
+        };
+        let due: Vec<StreamId> =
+            self.batches.iter().filter(|(_, batch)| is_due(batch)).map(|(stream, _)| stream.clone()).collect();
+        for stream in due {
+            let Some(batch) = self.batches.get_mut(&stream) else { continue };
+            let body = Body::Bytes(Bytes::copy_from_slice(&batch.lines));
+            let put = Put { key: batch.key.clone(), body, media_type: "application/x-ndjson" };
+            let items = std::mem::take(&mut batch.waiting);
+            batch.since = None;
+            let id = self.submit_behind(None, put, items);
+            if let Some(batch) = self.batches.get_mut(&stream) {
+                batch.carried_by = Some(id);
+            }
+        }
+    }
+
+    /// Stores an object; behind the upload that carries an earlier state of it, which must not come later.
+    fn submit_behind(&mut self, earlier: Option<u64>, put: Put, items: Vec<Claim>) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        // It grows under its key, so it has to write over itself.
+        let (work, if_exists) = (Work::Ready(vec![put]), IfExists::Overwrite);
+        self.uploads.submit_behind(earlier, Upload { id, work, items, output: None, if_exists });
+        id
+    }
+
+    /// How long until an object has waited long enough.
+    fn until_due(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        let batches = self.batches.values().filter(|batch| batch.carried_by.is_none());
+        let oldest = batches.filter_map(|batch| batch.since).min()?;
+        Some((oldest + self.batching.every).saturating_duration_since(now))
+    }
+
+    fn finished(&mut self, finished: Finished) -> Result<(), SinkError> {
+        for batch in self.batches.values_mut().filter(|batch| finished.id.is_some() && batch.carried_by == finished.id)
+        {
+            batch.carried_by = None;
+        }
+        finished.result
+    }
+}
+
+#[async_trait::async_trait]
+impl SinkWriter for ObjectWriter {
+    async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
+        let mut failed = Ok(());
+        for event in batch {
+            while self.uploads.are_full() {
+                let finished = self.uploads.next().await;
+                failed = failed.and(self.finished(finished));
+            }
+            failed = failed.and(self.event(event));
+            if let Event::End { stream, .. } = event {
+                self.close_batch(stream);
+            }
+        }
+        self.store_due();
+        // What failed was settled already, and the rest of the batch did not fail: it is told, and not given up.
+        if let Err(error) = failed {
+            self.uploads.report(error);
+        }
+        Ok(())
+    }
+
+    fn settles(&self) -> bool {
+        true
+    }
+
+    async fn work(&mut self) -> Result<(), SinkError> {
+        let due = self.until_due();
+        let wait = async {
+            match due {
+                Some(due) => tokio::time::sleep(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        let finished = tokio::select! {
+            finished = self.uploads.next() => Some(finished),
+            () = wait => None,
+        };
+        match finished {
+            Some(finished) => self.finished(finished),
+            None => {
+                self.store_due();
+                Ok(())
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), SinkError> {
+        let streams: Vec<StreamId> = self.batches.keys().cloned().collect();
+        streams.iter().for_each(|stream| self.close_batch(stream));
+        let mut failed = Ok(());
+        while !self.uploads.are_idle() {
+            let finished = self.uploads.next().await;
+            failed = failed.and(self.finished(finished));
+        }
+        failed
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        // Each upload has an end of its own.
+        None
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        Some(self.trouble.clone())
+    }
+}

@@ -1,0 +1,172 @@
+//! Clips from outside: each is a piece of the video, from the keyframe before what was found to where it is over.
+
+mod support;
+
+use serde_json::Value;
+use support::probe::{Probed, assert_decodes, packets};
+use support::{Folder, assert_conserved, command, material};
+
+/// Seconds before and after what was found.
+const AROUND: f64 = 1.0;
+
+fn graph(video: &str, clip: &str) -> Folder {
+    Folder::with_graph(&format!(
+        r#"
+        [sources.video]
+        type = "file"
+        streams.door = "{video}"
+
+        [operators.seldom]
+        type = "sample"
+        inputs = ["video"]
+        every = "2s"
+
+        [operators.people]
+        type = "detect"
+        inputs = ["seldom"]
+        model = "yolox_nano"
+        labels = ["person"]
+
+        [operators.clips]
+        type = "clip"
+        inputs = ["video", "people"]
+        labels = ["person"]
+        above = 0.6
+        before = "1s"
+        after = "1s"
+        {clip}
+
+        [sinks.files]
+        type = "file"
+        inputs = ["clips"]
+        path = "out/{{name}}"
+
+        [sinks.told]
+        type = "file"
+        inputs = ["clips"]
+        path = "told.jsonl"
+
+        [sinks.seen]
+        type = "file"
+        inputs = ["people"]
+        path = "seen.jsonl"
+        "#
+    ))
+}
+
+/// When somebody was seen, in stretches whose clips would touch.
+fn stretches(seen: &[Value]) -> Vec<(f64, f64)> {
+    let mut stretches: Vec<(f64, f64)> = Vec::new();
+    for record in seen {
+        let detections = record["detections"].as_array().expect("a list");
+        if !detections.iter().any(|found| found["score"].as_f64() >= Some(0.6)) {
+            continue;
+        }
+        let time = record["pts"].as_f64().expect("seconds");
+        match stretches.last_mut() {
+            Some((_, last)) if time - AROUND <= *last + AROUND => *last = time,
+            _ => stretches.push((time, time)),
+        }
+    }
+    stretches
+}
+
+/// The packets of the video that a clip of this stretch has to have.
+fn expected(video: &[Probed], first: f64, last: f64) -> Vec<String> {
+    let begin = video.iter().rposition(|packet| packet.is_key && packet.pts <= first - AROUND).unwrap_or(0);
+    let within = video[begin..].iter().take_while(|packet| packet.pts <= last + AROUND);
+    within.map(|packet| packet.hash.clone()).collect()
+}
+
+#[test]
+fn a_clip_goes_from_before_somebody_is_seen_until_after() {
+    let Some(material) = material() else { return };
+    let video = material.join("videos/one-by-one-person-detection.mp4");
+    let folder = graph(&video.display().to_string(), "");
+    let ended = folder.run(&["--workers", "2"]).finish().expect(0);
+    let stretches = stretches(&folder.records("seen.jsonl"));
+    assert!(stretches.len() >= 5, "{stretches:?}");
+    let whole = packets(&video, 0, false);
+    let told = folder.records("told.jsonl");
+    assert_eq!(told.len(), stretches.len(), "{told:?}");
+    let mut delivered = 0;
+    for (record, (first, last)) in told.iter().zip(&stretches) {
+        let clip = folder.file("out").join(record["name"].as_str().expect("a name"));
+        let kept = packets(&clip, 0, false);
+        assert!(kept[0].is_key && kept[0].pts.abs() < 1e-6, "{}", clip.display());
+        let hashes: Vec<String> = kept.iter().map(|packet| packet.hash.clone()).collect();
+        let expected = expected(&whole, *first, *last);
+        assert!(hashes == expected, "{first} to {last}: {} packets, not {}", hashes.len(), expected.len());
+        assert!((record["end"].as_f64().expect("seconds") - last - AROUND).abs() < 0.2, "{record}");
+        assert_decodes(&clip);
+        delivered += hashes.len() as u64;
+    }
+    // Packets in clips, and pictures whose records are in a file: everything else is filtered.
+    let counts = ended.counts("door");
+    let looked_at = folder.records("seen.jsonl").len() as u64;
+    assert_eq!((counts.delivered, counts.lost, counts.rejected), (delivered + looked_at, 0, 0), "{counts:?}");
+}
+
+#[test]
+fn a_long_clip_goes_on_in_another_and_none_is_missing_between_them() {
+    let Some(material) = material() else { return };
+    let video = material.join("videos/one-by-one-person-detection.mp4");
+    let folder = graph(&video.display().to_string(), "most = \"5s\"");
+    let mut engine = folder.run(&["--stay"]);
+    let ended = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    assert_conserved(&ended["streams"][0]);
+    engine.terminate().expect(0);
+    let stretches = stretches(&folder.records("seen.jsonl"));
+    let whole = packets(&video, 0, false);
+    let told = folder.records("told.jsonl");
+    assert!(told.len() > stretches.len(), "{told:?}");
+    let mut clips = told.iter().peekable();
+    for (first, last) in stretches {
+        let mut hashes = Vec::new();
+        while let Some(record) = clips.next_if(|record| record["start"].as_f64() <= Some(last)) {
+            let clip = folder.file("out").join(record["name"].as_str().expect("a name"));
+            assert_decodes(&clip);
+            hashes.extend(packets(&clip, 0, false).into_iter().map(|packet| packet.hash));
+        }
+        assert!(hashes == expected(&whole, first, last), "{first} to {last}");
+    }
+}
+
+/// Where the ring is too small for what lies between a picture and its record, that is told, and clips begin later.
+#[test]
+fn a_ring_that_is_too_small_is_told() {
+    let Some(material) = material() else { return };
+    let video = material.join("videos/one-by-one-person-detection.mp4");
+    let folder = graph(&video.display().to_string(), "memory = \"64KiB\"");
+    let ended = folder.run(&[]).finish().expect(0);
+    assert!(ended.stderr.contains("give it a larger `memory`"), "{}", ended.stderr);
+    let counts = ended.counts("door");
+    assert_eq!((counts.lost, counts.rejected), (0, 0), "{counts:?}");
+}
+
+#[test]
+fn inputs_that_do_not_fit_together_are_refused() {
+    let graph = |inputs: &str| {
+        format!(
+            "[sources.a]\ntype = \"synthetic\"\n[sources.b]\ntype = \"rtsp\"\nurl = \"rtsp://127.0.0.1:1/b\"\n\
+             [operators.looks]\ntype = \"checksum\"\ninputs = [\"b\"]\n\
+             [operators.others]\ntype = \"checksum\"\ninputs = [\"a\"]\n\
+             [operators.clips]\ntype = \"clip\"\ninputs = [{inputs}]\n\
+             [sinks.files]\ntype = \"file\"\ninputs = [\"clips\"]\npath = \"{{name}}\"\n\
+             [sinks.nowhere]\ntype = \"blackhole\"\ninputs = [\"looks\", \"others\"]\n"
+        )
+    };
+    for (inputs, part) in [
+        ("\"b\"", "nothing tells it when to make a clip"),
+        ("\"looks\"", "packets come to it from 0 nodes, and one it needs"),
+        ("\"b\", \"others\"", "the records of `others` are of other sources than the packets of `b`"),
+    ] {
+        let folder = Folder::with_graph(&graph(inputs));
+        let path = folder.graph();
+        let output = command(&["check", path.to_str().expect("text")]).output().expect("the engine's binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{inputs}: {said}");
+        assert!(said.contains("`operators.clips` cannot work with these inputs"), "{inputs}: {said}");
+        assert!(said.contains(part) && said.contains("hint: write `inputs = [SOURCE, NODE]`"), "{inputs}: {said}");
+    }
+}

@@ -13,6 +13,7 @@
 //! The engine, not the operator, keeps order per stream, deadlines, panics, error records and leases.
 
 use std::any::Any;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -154,6 +155,17 @@ impl Built {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Resource {
     Path(PathBuf),
+    /// An object in a storage that is no folder of this machine, by its address.
+    Object(String),
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Resource::Path(path) => path.display().fmt(formatter),
+            Resource::Object(address) => formatter.write_str(address),
+        }
+    }
 }
 
 /// A stream that a source's configuration declares.

@@ -54,7 +54,8 @@ fn graph(source: &str, chunk: &str) -> Folder {
 }
 
 /// Fails unless the chunks, one after the other, have every packet of the source's best tracks once, in order and with
-/// the same bytes, each chunk beginning with a keyframe that is shown at zero. Answers how many packets those are.
+/// the same bytes, each chunk beginning with a keyframe that is shown at zero and showing all up to its last packet.
+/// Answers how many packets those are.
 fn assert_complete(source: &Path, chunks: &[PathBuf]) -> u64 {
     let folder = tempfile::tempdir().expect("a folder");
     let compared = comparable(source, folder.path());
@@ -64,6 +65,10 @@ fn assert_complete(source: &Path, chunks: &[PathBuf]) -> u64 {
         let all: Vec<Probed> = chunks.iter().flat_map(|chunk| packets(chunk, place, true)).collect();
         let hashes = |packets: &[Probed]| packets.iter().map(|packet| packet.hash.clone()).collect::<Vec<_>>();
         assert_eq!(all.len(), expected.len(), "{}, track {track}", source.display());
+        for chunk in chunks {
+            let last = |hidden: bool| packets(chunk, place, hidden).last().map(|packet| packet.hash.clone());
+            assert_eq!(last(false), last(true), "{}: the end of track {place} is hidden", chunk.display());
+        }
         assert!(hashes(&all) == hashes(&expected), "{}, track {track}: other packets", source.display());
         count += all.len() as u64;
     }
@@ -408,4 +413,211 @@ fn what_mp4_cannot_hold_is_left_out_or_refused() {
     assert_eq!(ended.counts("old").rejected, 20);
     let told = run.records("told.jsonl");
     assert_eq!(told.len(), 1, "one failure, told once: {told:?}");
+}
+
+/// What is shown or heard of a track, with its times; not what an edit list hides.
+fn shown(file: &Path, track: usize) -> Vec<(String, f64)> {
+    let number = track.to_string();
+    let probed = ffprobe(&["-select_streams", &number, "-show_packets", "-show_data_hash", "md5"], file);
+    let packets = probed["packets"].as_array().expect("packets").iter();
+    let is_shown = |packet: &&Value| !packet["flags"].as_str().expect("flags").contains('D');
+    packets
+        .filter(is_shown)
+        .map(|packet| {
+            let time = packet["pts_time"].as_str().expect("a time").parse().expect("seconds");
+            (packet["data_hash"].as_str().expect("a hash").to_owned(), time)
+        })
+        .collect()
+}
+
+/// The first picture that is shown is where time begins, whatever has to be decoded before it.
+#[test]
+fn what_an_edit_list_hides_stays_hidden_and_moves_no_times() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = clip(folder.path(), "whole.mp4", 10, &["-bf", "2", "-g", "50", "-c:a", "aac"]);
+    let video = folder.path().join("cut.mp4");
+    ffmpeg(&["-ss", "1.3", "-i", text(&whole), "-c", "copy"], &video);
+    let hidden = packets(&video, 0, true).len() - shown(&video, 0).len();
+    assert!(hidden > 20, "{hidden} pictures are hidden");
+
+    let run = graph(&format!("path = '{}'", video.display()), "every = \"3s\"");
+    let text = std::fs::read_to_string(run.graph()).expect("there");
+    let sums = "[operators.sums]\ntype = \"checksum\"\ninputs = [\"video\"]\n\
+                [sinks.sum_file]\ntype = \"file\"\ninputs = [\"sums\"]\npath = \"sums.jsonl\"\n";
+    std::fs::write(run.graph(), format!("{text}\n{sums}")).expect("written");
+    run.run(&[]).finish().expect(0);
+    let chunks = chunks(&run, "cut");
+    let told = run.records("told.jsonl");
+    assert_eq!((told.len(), &told[0]["start"]), (chunks.len(), &0.0.into()), "{told:?}");
+    assert!(chunks.len() >= 3, "{chunks:?}");
+    for track in 0..2 {
+        let expected = shown(&video, track);
+        let begins = |record: &Value| record["start"].as_f64().expect("seconds");
+        let all: Vec<(String, f64)> = chunks
+            .iter()
+            .zip(&told)
+            .flat_map(|(chunk, record)| {
+                shown(chunk, track).into_iter().map(|(hash, time)| (hash, time + begins(record)))
+            })
+            .collect();
+        assert_eq!(all.len(), expected.len(), "track {track}");
+        for ((hash, time), (other, said)) in all.iter().zip(&expected) {
+            assert!(hash == other && (time - said).abs() < 1e-3, "track {track}: at {time}, in the input at {said}");
+        }
+    }
+    // And the pictures that are decoded have the same times.
+    let decoded: Vec<f64> =
+        run.records("sums.jsonl").iter().map(|record| record["pts"].as_f64().expect("seconds")).collect();
+    let mut times: Vec<f64> = shown(&video, 0).into_iter().map(|(_, time)| time).collect();
+    times.sort_by(f64::total_cmp);
+    assert_eq!(decoded.len(), times.len());
+    assert!(decoded.iter().zip(&times).all(|(one, other)| (one - other).abs() < 1e-3), "{decoded:?}");
+}
+
+/// Where sound comes so late that nothing has said how long its packets are, they last all the same.
+#[test]
+fn sound_without_durations_is_heard_to_its_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("late.mkv");
+    let inputs = ["-f", "lavfi", "-i", "testsrc=size=320x240:rate=25:duration=12", "-itsoffset", "5"];
+    let tone = ["-f", "lavfi", "-i", "sine=frequency=440:duration=7", "-c:a", "aac"];
+    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "2", "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&inputs[..], &tone, &coded].concat(), &video);
+    let probed = ffprobe(&["-select_streams", "a", "-show_packets"], &video);
+    assert_eq!(probed["packets"][0]["duration"], Value::Null, "none is known");
+    let run = graph(&format!("path = '{}'", video.display()), "every = \"2s\"");
+    run.run(&[]).finish().expect(0);
+    let chunks = chunks(&run, "late");
+    assert_eq!(chunks.len(), 6);
+    assert_complete(&video, &chunks);
+    let heard: usize = chunks.iter().map(|chunk| shown(chunk, 1).len()).sum();
+    assert_eq!(heard, packets(&video, 1, false).len());
+}
+
+/// Sound that begins long before the pictures is left out but for the last of it, and it is said.
+#[test]
+fn time_begins_with_the_first_picture_however_late_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plain = clip(folder.path(), "plain.mp4", 4, &["-bf", "2", "-c:a", "aac"]);
+    let sound = folder.path().join("sound.m4a");
+    ffmpeg(&["-f", "lavfi", "-i", "sine=frequency=440:duration=104", "-c:a", "aac"], &sound);
+    // More than may wait for the first picture: there the container says when it comes.
+    for (name, late) in [("late.mkv", "20"), ("later.mp4", "100")] {
+        let video = folder.path().join(name);
+        let shifted = ["-itsoffset", late, "-i", text(&plain), "-i", text(&sound), "-map", "0:v", "-map", "1:a"];
+        ffmpeg(&[&shifted[..], &["-c", "copy"]].concat(), &video);
+        let run = graph(&format!("path = '{}'", video.display()), "every = \"2s\"");
+        let ended = run.run(&[]).finish().expect(0);
+        let stream = video.file_stem().and_then(|stem| stem.to_str()).expect("text");
+        let said = format!("`chunks` leaves sound of stream `{stream}` out: it comes before the first picture");
+        assert_eq!(ended.stderr.matches(&said).count(), 1, "{}", ended.stderr);
+        let told = run.records("told.jsonl");
+        assert_eq!((&told[0]["start"], &told[1]["start"]), (&0.0.into(), &2.0.into()), "{told:?}");
+        let first = &chunks(&run, stream)[0];
+        assert!(shown(first, 0)[0].1.abs() < 1e-3, "{:?}", shown(first, 0)[0]);
+        // The sound beside the first picture is the one that the input has there.
+        let late = shown(&video, 0)[0].1;
+        let expected = shown(&video, 1).into_iter().find(|(_, time)| *time >= late).expect("sound");
+        let heard = shown(first, 1).into_iter().find(|(hash, _)| *hash == expected.0).expect("the same sound");
+        assert!((heard.1 - (expected.1 - late)).abs() < 2e-3, "{heard:?}, {expected:?}");
+    }
+}
+
+/// Where the boxes of a kind begin in a file.
+fn boxes(file: &Path, kind: &[u8; 4]) -> Vec<usize> {
+    let bytes = std::fs::read(file).expect("there");
+    let (mut at, mut found) = (0, Vec::new());
+    while at + 8 <= bytes.len() {
+        let length = u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        if bytes[at + 4..at + 8] == *kind {
+            found.push(at);
+        }
+        at += usize::try_from(length.max(8)).expect("small");
+    }
+    found
+}
+
+/// A group of pictures larger than a fragment may be: it is written before its end, and times stay what they are, also
+/// those of sound that comes when the front of the file is written already.
+#[test]
+fn a_long_group_of_pictures_becomes_several_fragments() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let silent = folder.path().join("silent.mp4");
+    // At no fixed rate, so that lengths that are guessed would show.
+    let noise = "noise=alls=100:allf=t,select='lt(mod(t\\,2)\\,1)+not(mod(n\\,5))'";
+    let picture = ["-f", "lavfi", "-i", "color=gray:size=640x480:rate=25:duration=10", "-vf", noise, "-vsync", "vfr"];
+    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-g", "1000", "-bf", "0"];
+    ffmpeg(&[&picture[..], &coded].concat(), &silent);
+    let tone = clip(folder.path(), "tone.mp4", 7, &["-c:a", "aac"]);
+    for (name, late) in [("beside.mkv", "0"), ("behind.mkv", "7")] {
+        let video = folder.path().join(name);
+        let inputs = ["-i", text(&silent), "-itsoffset", late, "-i", text(&tone), "-map", "0:v", "-map", "1:a"];
+        ffmpeg(&[&inputs[..], &["-c", "copy", "-t", "10"]].concat(), &video);
+        let run = graph(&format!("path = '{}'", video.display()), "every = \"1h\"\ncontainer = \"fmp4\"");
+        run.run(&[]).finish().expect(0);
+        let stream = video.file_stem().and_then(|stem| stem.to_str()).expect("text");
+        let chunks = chunks(&run, stream);
+        assert_eq!(chunks.len(), 1);
+        assert_complete(&video, &chunks);
+        let fragments = boxes(&chunks[0], b"moof");
+        let length = usize::try_from(std::fs::metadata(&chunks[0]).expect("there").len()).expect("small");
+        assert!(length > 24 << 20, "{length} bytes are large enough for this test");
+        let ends = fragments.iter().skip(1).chain([&length]);
+        let longest = fragments.iter().zip(ends).map(|(start, end)| end - start).max();
+        assert!(longest < Some(17 << 20), "{fragments:?} of {length}");
+        if late == "0" {
+            assert!(longest < Some(6 << 20), "{fragments:?} of {length}");
+        }
+        let start = shown(&video, 0)[0].1;
+        for track in 0..2 {
+            let (all, expected) = (shown(&chunks[0], track), shown(&video, track));
+            let begin = if track == 0 { 0 } else { expected.len() - all.len() };
+            assert!(begin <= 2, "track {track}: {} of {}", all.len(), expected.len());
+            for ((hash, time), (other, said)) in all.iter().zip(&expected[begin..]) {
+                let is_same = hash == other && (time - (said - start)).abs() < 2e-3;
+                assert!(is_same, "{name}, track {track}: {time}, not {said} less {start}");
+            }
+        }
+    }
+}
+
+/// Lengths that a container tells are those of no picture where pictures come at no fixed rate.
+#[test]
+fn chunks_follow_each_other_at_any_rate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("varying.mkv");
+    let picture = ["-f", "lavfi", "-i", "testsrc=size=320x240:rate=30:duration=20", "-vsync", "vfr"];
+    let chosen = ["-vf", "select='lt(mod(t\\,4)\\,0.2)+not(mod(n\\,30))'"];
+    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "8", "-sc_threshold", "0"];
+    ffmpeg(&[&picture[..], &chosen, &coded].concat(), &video);
+    let run = graph(&format!("path = '{}'", video.display()), "every = \"2s\"");
+    run.run(&[]).finish().expect(0);
+    let told = run.records("told.jsonl");
+    assert!(told.len() >= 4, "{told:?}");
+    for pair in told.windows(2) {
+        assert_eq!(pair[0]["end"], pair[1]["start"], "{told:?}");
+    }
+}
+
+/// A recording that lacks what its decoder needs first.
+#[test]
+fn a_stream_without_parameter_sets_is_refused_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "bare.ts", 4, &["-an"]);
+    let mut bytes = std::fs::read(&video).expect("there");
+    // They become filler.
+    for at in 0..bytes.len() - 4 {
+        if matches!(bytes[at..at + 4], [0, 0, 1, 0x67 | 0x68]) {
+            bytes[at + 3] = 0x0c;
+        }
+    }
+    std::fs::write(&video, bytes).expect("written");
+    let run = graph(&format!("path = '{}'", video.display()), "every = \"1s\"");
+    let ended = run.run(&[]).finish().expect(1);
+    let said = "no parameter sets came with its h264 video, so nothing says how large its pictures are; have the sender";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    let told = run.records("told.jsonl");
+    assert_eq!(told.len(), 1, "one failure, told once: {told:?}");
+    let counts = ended.counts("bare");
+    assert_eq!((counts.rejected + counts.filtered, counts.delivered), (counts.read, 0), "{counts:?}");
 }

@@ -355,6 +355,171 @@ fn a_watched_folder_is_followed() {
 }
 
 #[test]
+fn a_graph_that_was_put_has_nothing_to_do_with_a_file_of_its_name() {
+    let folder = temporary();
+    let file = folder.path().join("graphs/door.toml");
+    let mut engine = run_folder(folder.path(), &["--watch"]);
+    engine.wait_for_log("ready: 0 graphs run");
+    let address = engine.address();
+    let text = |stream: &str| {
+        format!(
+            "[sources.scene]\ntype = \"synthetic\"\nfps = 20\nstreams = [\"{stream}\"]\n\
+             [sinks.hole]\ntype = \"blackhole\"\ninputs = [\"scene\"]\n"
+        )
+    };
+    put(&address, "door", &text("put")).expect(201);
+    let shown = |engine: &mut Engine, what: &str, is_so: &dyn Fn(&Value) -> bool| {
+        engine.wait_for(what, |_| {
+            let (status, graph) = get(&format!("{address}/graphs/door"));
+            (status == 200 && is_so(&graph)).then_some(graph)
+        })
+    };
+    let is_refused = |graph: &Value| graph["refused"]["error"].to_string().contains("was put over HTTP");
+    std::fs::write(&file, text("written")).expect("written");
+    shown(&mut engine, "the refusal of the file", &is_refused);
+    std::fs::remove_file(&file).expect("removed");
+    let graph = shown(&mut engine, "a file that is gone", &|graph| graph["refused"].is_null());
+    assert_eq!((&graph["state"], &graph["from"]), (&"running".into(), &"http".into()), "{graph}");
+
+    std::fs::write(&file, text("written")).expect("written");
+    shown(&mut engine, "the refusal of the file", &is_refused);
+    delete(&address, "door").expect(200);
+    let graph = shown(&mut engine, "the graph of the file", &|graph| graph["state"] == "running");
+    assert_eq!(graph["from"], "file", "{graph}");
+    assert_eq!(engine.get("/streams/written").0, 200);
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn a_text_is_shown_with_its_own_generation() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let text = |generation: u64| format!("# generation {generation}\n{}", sums("\"a\"", "sum", "out.jsonl", ""));
+    put(&address, "door", &text(1)).expect(201);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let accept = [("accept", "application/toml")];
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let answer = send("GET", &format!("{address}/graphs/door"), &accept, "");
+                let generation = answer.header("etag").expect("a generation").trim_matches('"').to_owned();
+                let first = answer.text.lines().next().unwrap_or_default().to_owned();
+                assert_eq!(first, format!("# generation {generation}"));
+            }
+        });
+        for generation in 2..=100 {
+            put(&address, "door", &text(generation)).expect(200);
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().expect("every text has its generation");
+    });
+    engine.terminate().expect(0);
+}
+
+/// A server that takes connections and never says anything.
+#[test]
+fn a_sink_that_does_not_open_holds_nobody_else_up() {
+    let folder = temporary();
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = mute.local_addr().expect("an address").port();
+    let mut command = command(&["run", "graphs", "--listen", "127.0.0.1:0", "--drain-timeout", "1s"]);
+    command.args(["--allow-host", "127.0.0.1", "--allow-host", "archive"]).current_dir(folder.path());
+    std::fs::create_dir(folder.path().join("graphs")).expect("a folder");
+    let mut engine = Engine::start(command);
+    let address = engine.address();
+    let scene = |stream: &str, sink: &str| {
+        format!(
+            "[sources.scene]\ntype = \"synthetic\"\nfps = 20\nstreams = [\"{stream}\"]\n\
+             [operators.sum]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+             [sinks.out]\ninputs = [\"sum\"]\n{sink}"
+        )
+    };
+    let s3 = format!(
+        "type = \"s3\"\nbucket = \"archive\"\nendpoint = \"http://127.0.0.1:{port}\"\nanonymous = true\n\
+         timeout = \"300s\"\nkey = \"{{stream}}/{{seq}}.jsonl\"\n"
+    );
+    let slow = scene("slow", &s3);
+    // Hosts are all that it names: no path has to be allowed.
+    let checked = send("POST", &format!("{address}/graphs/slow/check"), &[], &slow).expect(200);
+    assert_eq!(checked["errors"], 0, "{checked}");
+    let putting = {
+        let address = address.clone();
+        std::thread::spawn(move || {
+            let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+            config.new_agent().put(format!("{address}/graphs/slow")).send(slow).is_ok()
+        })
+    };
+    let _connection = mute.accept().expect("the sink asks");
+    let hole = "type = \"blackhole\"\n";
+    put(&address, "other", &scene("other", hole)).expect(201);
+    put(&address, "other", &scene("another", hole)).expect(200);
+    delete(&address, "other").expect(200);
+    let refused = put(&address, "slow", &scene("slow", hole)).expect(409);
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("another change")), "{refused}");
+    let refused = delete(&address, "slow").expect(409);
+    assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("does not open")), "{refused}");
+    let finished = engine.terminate();
+    assert!(finished.stderr.contains("graph `slow` is left behind"), "{}", finished.stderr);
+    putting.join().expect("no panic");
+}
+
+#[test]
+fn what_the_errors_of_a_file_sink_mean_can_be_changed_while_it_is_open() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    put(&address, "door", &text).expect(201);
+    wait_for_items(&mut engine, "door", 5);
+    let changed = text.replace("path = \"out.jsonl\"", "path = \"out.jsonl\"\non_error = \"stop\"");
+    let reloaded = put(&address, "door", &changed).expect(200);
+    assert!(reloaded["nodes"]["kept"].as_array().expect("a list").contains(&"out".into()), "{reloaded}");
+    wait_for_items(&mut engine, "door", 5);
+    delete(&address, "door").expect(200);
+    assert_unbroken(&records(&folder.path().join("out.jsonl")));
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn of_very_many_mistakes_the_first_are_told() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let mut text = sums("\"a\"", "sum", "out.jsonl", "");
+    (0..24_000).for_each(|number| text.push_str(&format!("wrong_{number} = {number}\n")));
+    let refused = put(&address, "door", &text).expect(400);
+    assert_eq!((&refused["errors"], &refused["files"][0]["left_out"]), (&24_000.into(), &23_900.into()));
+    assert_eq!(refused["files"][0]["diagnostics"].as_array().map(Vec::len), Some(100));
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn texts_that_are_being_sent_are_bounded() {
+    use std::io::Write;
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    let held: Vec<_> = (0..32)
+        .map(|_| {
+            let mut client =
+                std::net::TcpStream::connect(address.strip_prefix("http://").expect("a URL")).expect("connected");
+            let head = "POST /graphs/door/check HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nx = 1\n";
+            client.write_all(head.as_bytes()).expect("sent");
+            client
+        })
+        .collect();
+    let check = || send("POST", &format!("{address}/graphs/door/check"), &[], &text);
+    let refused = wait_for("a refusal", || Some(check()).filter(|answer| answer.status == 503));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(refused.text.contains("32 texts of graphs"), "{}", refused.text);
+    drop(held);
+    wait_for("room again", || (check().status == 200).then_some(()));
+    engine.terminate().expect(0);
+}
+
+#[test]
 fn a_watched_file_is_followed_and_waited_for() {
     let folder = temporary();
     let file = folder.path().join("door.toml");

@@ -63,7 +63,7 @@ fn paths_start_and_stop_streams() {
     }
     assert_eq!(result("not-ready", &path("live/declared/in")), "skipped", "it was not started so");
     let (status, answer) = event(&address, "ready", &path("live/declared/in"));
-    assert!(status == 200 || status == 409, "{answer}");
+    assert!(status == 409 && answer["error"].to_string().contains("declares a stream `declared`"), "{answer}");
     let (status, answer) = event(&address, "ready", &path("live/a b/in"));
     assert!(status == 400 && answer["error"].as_str().is_some_and(|error| error.contains("`a b`")), "{answer}");
     let (status, answer) = event(&address, "ready", &json!({ "paht": "live/door/in" }));

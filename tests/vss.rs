@@ -295,6 +295,194 @@ fn videos_of_a_bucket_are_uploaded_once_however_often_the_engine_is_killed() {
     );
 }
 
+/// How often each chunk is on the server.
+fn copies(files: &Path) -> Vec<usize> {
+    stored(files).values().map(Vec::len).collect()
+}
+
+/// What the records say became of the chunks, in their order.
+fn states(folder: &Folder) -> Vec<String> {
+    let state = |record: &Value| record["state"].as_str().expect("a state").to_owned();
+    folder.records("told.jsonl").iter().map(state).collect()
+}
+
+fn requests(vss: &Vss, beginning: &str) -> usize {
+    vss.log().iter().filter(|line| line.starts_with(beginning)).count()
+}
+
+/// Somebody between the engine and the service says no, or the service says that it has no such file while its list has it:
+/// nothing is uploaded again.
+#[test]
+fn only_a_server_without_the_file_gets_it_again() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "state = \"state\"\ntimeout = \"1s\"\nconcurrency = 1");
+    finish(&folder).expect(0);
+    assert_each_once(&folder, files.path());
+
+    vss.fail(&["get-403", "get-missing", "get-500"]);
+    finish(&folder);
+    assert_eq!(states(&folder), ["failed", "uploaded", "uploaded"]);
+    assert_eq!(folder.records("told.jsonl")[0]["code"], "Gateway");
+    vss.fail(&["get-404"]);
+    finish(&folder);
+    assert_eq!(states(&folder), ["failed", "uploaded", "uploaded"]);
+    finish(&folder).expect(0);
+    assert_each_once(&folder, files.path());
+    assert_eq!(vss.posts(), CHUNKS);
+}
+
+/// A file that the server finishes when its repeat is answered already, and a list and a delete that fail then.
+#[test]
+fn a_surplus_copy_is_deleted_however_late_it_comes_and_whatever_fails() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "state = \"state\"\ntimeout = \"2s\"\nconcurrency = 1");
+    // The list is looked at before each first upload, before the repeat, and at the end.
+    vss.fail(&["late", "ok", "list-ok", "list-ok", "list-503", "list-500", "delete-500", "delete-503"]);
+    finish(&folder).expect(0);
+    assert_eq!(vss.posts(), CHUNKS + 1);
+    assert!(requests(&vss, "DELETE") >= 3, "{:?}", vss.log());
+    assert_each_once(&folder, files.path());
+}
+
+#[test]
+fn a_surplus_copy_is_deleted_by_whoever_comes_after_kill_9() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "state = \"state\"\ntimeout = \"2s\"\nconcurrency = 1");
+    vss.fail(&["late", "ok", "delete-hang"]);
+    let engine = folder.run(&[]);
+    wait_for("a copy that is about to be deleted", || (requests(&vss, "DELETE") > 0).then_some(()));
+    assert_eq!(copies(files.path()), [2], "it is there twice");
+    engine.signal(Signal::SIGKILL);
+    engine.finish();
+    finish(&folder).expect(0);
+    assert_each_once(&folder, files.path());
+}
+
+/// Two sinks for the same chunks, whose first requests leave a file and no answer: each finds its own.
+#[test]
+fn two_who_upload_the_same_never_claim_the_file_of_the_other() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "state = \"state\"\ntimeout = \"1s\"");
+    let graph = std::fs::read_to_string(folder.graph()).expect("text");
+    let second = format!(
+        r#"
+[sinks.second]
+type = "vss"
+inputs = ["chunks"]
+url = "{}"
+state = "other"
+timeout = "1s"
+"#,
+        vss.url()
+    );
+    let graph = graph.replace("inputs = [\"search\"]", "inputs = [\"search\", \"second\"]") + &second;
+    std::fs::write(folder.graph(), graph).expect("written");
+    vss.fail(&["kept-500"; 2 * CHUNKS]);
+    finish(&folder).expect(0);
+    let told = folder.records("told.jsonl");
+    let claimed: BTreeSet<&str> = told.iter().map(|record| record["vss_id"].as_str().expect("an id")).collect();
+    let there: BTreeSet<String> = stored(files.path()).into_values().flatten().map(|(id, _)| id).collect();
+    assert_eq!(told.len(), 2 * CHUNKS, "{told:#?}");
+    assert_eq!(claimed, there.iter().map(String::as_str).collect(), "one each, and no more");
+    assert_eq!(there.len(), 2 * CHUNKS);
+}
+
+#[test]
+fn a_folder_of_uploads_is_used_by_one_sink_of_one_process() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "state = \"state\"");
+    vss.fail(&["hang"]);
+    let engine = folder.run(&[]);
+    wait_for("an upload that is not answered", || (vss.posts() > 0).then_some(()));
+    let second = finish(&folder);
+    assert_ne!(second.code(), 0);
+    let who = format!("which process {} uses", engine.id());
+    assert!(second.stderr.contains(&who) && second.stderr.contains("another folder"), "{}", second.stderr);
+    engine.signal(Signal::SIGKILL);
+    engine.finish();
+
+    // Two spellings of one folder.
+    let graph = std::fs::read_to_string(folder.graph()).expect("text");
+    let second = r#"
+[sinks.second]
+type = "vss"
+inputs = ["chunks"]
+url = "http://127.0.0.1:1"
+state = "made/../state/."
+"#;
+    std::fs::write(folder.graph(), graph + second).expect("written");
+    let finished = finish(&folder);
+    assert_ne!(finished.code(), 0);
+    assert!(finished.stderr.contains("would both write"), "{}", finished.stderr);
+}
+
+/// The id is ours: a repeat that is refused because the file is there has found it.
+#[test]
+fn a_refusal_of_what_is_there_already_is_a_success() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "api = \"rtvi3\"\ntimeout = \"1s\"\nconcurrency = 1");
+    vss.fail(&["conflict", "ok", "400"]);
+    finish(&folder);
+    assert_eq!(states(&folder), ["uploaded", "uploaded", "failed"]);
+    assert_eq!(folder.records("told.jsonl")[2]["code"], "InvalidFile");
+    assert_eq!(copies(files.path()), [1, 1]);
+}
+
+#[test]
+fn nothing_that_a_server_says_is_believed_blindly() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "concurrency = 1\nsummarize = { prompt = \"What?\" }");
+    vss.fail(&["bad-id", "bad-size", "redirect"]);
+    finish(&folder);
+    assert_eq!(states(&folder), ["failed", "failed", "failed"]);
+    let told = folder.records("told.jsonl");
+    let codes: Vec<&str> = told.iter().map(|record| record["code"].as_str().expect("a code")).collect();
+    assert_eq!(codes, ["BadId", "WrongSize", "Http307"]);
+    let message = told[2]["message"].as_str().expect("a message");
+    assert!(message.contains(&format!("`https://127.0.0.1:{}`: write this as `url`", vss.port)), "{message}");
+    assert!(vss.log().iter().all(|line| !line.contains("..")), "{:?}", vss.log());
+}
+
+/// However long a server asks to be left alone, it is asked a last time when the time is over.
+#[test]
+fn a_server_that_asks_for_more_time_than_there_is_gets_what_there_is() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "retry_for = \"1s\"\nconcurrency = 1");
+    vss.fail(&["after-300", "ok", "after-18446744073709551615", "after-300", "ok"]);
+    finish(&folder);
+    assert_eq!(states(&folder), ["uploaded", "failed", "uploaded"]);
+    let message = folder.records("told.jsonl")[1]["message"].clone();
+    let message = message.as_str().expect("a message");
+    assert!(message.contains("for 300 s") && message.contains("given up after 2 attempts"), "{message}");
+}
+
+#[test]
+fn a_summary_is_asked_for_once() {
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let folder = uploading(&vss.url(), "state = \"state\"\nsummarize = { prompt = \"What?\" }");
+    for _ in 0..2 {
+        finish(&folder).expect(0);
+        for record in folder.records("told.jsonl") {
+            assert_eq!(record["summary"], format!("{}: What?", record["name"].as_str().expect("a name")));
+        }
+        assert_eq!(requests(&vss, "POST /summarize"), CHUNKS);
+    }
+    // Something else is another question.
+    let graph = std::fs::read_to_string(folder.graph()).expect("text");
+    std::fs::write(folder.graph(), graph.replace("What?", "Who?")).expect("written");
+    finish(&folder).expect(0);
+    assert_eq!(requests(&vss, "POST /summarize"), 2 * CHUNKS);
+}
+
 #[test]
 fn mistakes_are_found_before_anything_runs() {
     let folder = uploading("vss:8000", "");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use operators::error::StartError;
 
 use super::input::GraphFile;
-use crate::graph::diagnostics::{Diagnostic, Severity, position};
+use crate::graph::diagnostics::{Diagnostic, Severity, position, told};
 use crate::runtime::graphs::{Expected, GraphText, Graphs, Home, LoadError, Loaded, LoadedText};
 
 /// Where graph files are.
@@ -66,7 +66,7 @@ impl Files {
         for path in gone {
             self.seen.remove(&path);
             let name = graph_name(&path);
-            if graphs.remove(&name).is_some() {
+            if graphs.remove(&name, &path).is_some() {
                 tracing::info!(graph = %name, "graph `{name}` has ended: `{}` is gone", path.display());
             }
         }
@@ -179,7 +179,8 @@ fn log_success(name: &str, loaded: &Loaded) {
 
 fn log_diagnostics(name: &str, path: &Path, bytes: &[u8], diagnostics: &[Diagnostic]) {
     let text = String::from_utf8_lossy(bytes);
-    for found in diagnostics {
+    let (told, left_out) = told(diagnostics);
+    for found in told {
         let mut line = path.display().to_string();
         if let Some(span) = &found.span {
             let (row, column) = position(&text, span.start);
@@ -192,6 +193,9 @@ fn log_diagnostics(name: &str, path: &Path, bytes: &[u8], diagnostics: &[Diagnos
             Severity::Warning => tracing::warn!(graph = name, hint, "{line}"),
             Severity::Note => tracing::info!(graph = name, hint, "{line}"),
         }
+    }
+    if left_out > 0 {
+        tracing::error!(graph = name, "and {left_out} more in `{}`", path.display());
     }
 }
 

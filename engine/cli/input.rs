@@ -11,7 +11,7 @@ use operators::inference::model::Catalog;
 
 use super::{FAILURE, SUCCESS, USAGE};
 use crate::graph::check::{Checked, Graph, Surroundings};
-use crate::graph::diagnostics::{Diagnostic, Severity, position};
+use crate::graph::diagnostics::{Diagnostic, Severity, position, told};
 use crate::graph::parse::LARGEST_FILE;
 use crate::graph::substitute::Setting;
 
@@ -99,7 +99,11 @@ impl GraphFile {
     /// Every diagnostic as text, with an empty line between them.
     pub fn render(&self, diagnostics: &[Diagnostic], colour: bool) -> String {
         let (file, text) = (self.path.display().to_string(), self.text());
-        let all: Vec<String> = diagnostics.iter().map(|d| d.render(&file, &text, colour)).collect();
+        let (told, left_out) = told(diagnostics);
+        let mut all: Vec<String> = told.iter().map(|d| d.render(&file, &text, colour)).collect();
+        if left_out > 0 {
+            all.push(format!("and {left_out} more\n"));
+        }
         all.join("\n")
     }
 }
@@ -108,7 +112,8 @@ impl GraphFile {
     /// Every diagnostic as a line of the log.
     fn log(&self, diagnostics: &[Diagnostic]) {
         let (file, text) = (self.path.display().to_string(), self.text());
-        for diagnostic in diagnostics {
+        let (told, left_out) = told(diagnostics);
+        for diagnostic in told {
             let place = diagnostic.span.as_ref().map(|span| position(&text, span.start));
             let (line, column) = (place.map(|(line, _)| line), place.map(|(_, column)| column));
             let (code, hint, message) = (diagnostic.code.text(), diagnostic.hint.as_deref(), &diagnostic.message);
@@ -117,6 +122,9 @@ impl GraphFile {
                 Severity::Warning => tracing::warn!(code, file, line, column, hint, "{message}"),
                 Severity::Note => tracing::info!(code, file, line, column, hint, "{message}"),
             }
+        }
+        if left_out > 0 {
+            tracing::error!(file, "and {left_out} more");
         }
     }
 }

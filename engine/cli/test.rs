@@ -20,7 +20,7 @@ use super::run::failed;
 use super::{FAILURE, SUCCESS, USAGE};
 use crate::graph::cases::Case;
 use crate::graph::check;
-use crate::graph::diagnostics::Diagnostic;
+use crate::graph::diagnostics::{Diagnostic, listed_json, told_json};
 use crate::testing::compare::Difference;
 use crate::testing::run::{self, Bench, Tested, Verdict};
 
@@ -253,8 +253,7 @@ impl Session<'_> {
             }
             Format::Json => {
                 let text = file.text();
-                let diagnostics: Vec<_> = mistakes.iter().map(|mistake| json!(mistake.to_json(&text))).collect();
-                self.listed.push(json!({ "file": file.path, "diagnostics": diagnostics }));
+                self.listed.push(listed_json(&file.path.to_string_lossy(), &text, mistakes));
             }
         }
     }
@@ -362,7 +361,7 @@ fn json_test(file: &GraphFile, case: &Case, tested: &Tested, time: Duration) -> 
             _ => Vec::new(),
         },
         diagnostics: match &tested.verdict {
-            Verdict::Mistaken(mistakes) => mistakes.iter().map(|mistake| json!(mistake.to_json(&text))).collect(),
+            Verdict::Mistaken(mistakes) => told_json(&text, mistakes).0,
             _ => Vec::new(),
         },
     };

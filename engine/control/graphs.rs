@@ -8,12 +8,13 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use operators::item::time_text;
 use serde_json::{Map, Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body;
-use super::live::Live;
+use super::live::{Live, TEXTS};
 use super::routes::{Answer, Refusal, json, nearest};
 use crate::graph::cover;
-use crate::graph::diagnostics::{Diagnostic, Severity, listed_json};
+use crate::graph::diagnostics::{Diagnostic, Severity, listed_json, told_json};
 use crate::graph::parse::LARGEST_FILE;
 use crate::runtime::graphs::{Expected, GraphText, GraphView, Home, LoadError, Loaded, LoadedText, Refused};
 
@@ -33,7 +34,7 @@ pub(super) fn get(live: &Live, name: &str, headers: &HeaderMap) -> Result<Answer
         let refused = refused.get(name).ok_or_else(|| unknown(live, name))?;
         return Ok(json(StatusCode::OK, &not_running(name, refused)));
     };
-    let text = cover::shown(&String::from_utf8_lossy(&view.text));
+    let text = shown(&view.text);
     let mut answer = if wants(headers, TOML) {
         let mut answer = Response::new(Full::from(text).boxed_unsync());
         let content_type = HeaderValue::from_static("application/toml; charset=utf-8");
@@ -71,48 +72,63 @@ pub(super) fn plan(live: &Live, name: &str, headers: &HeaderMap) -> Result<Answe
 /// `PUT /graphs/NAME`: starts a graph, or puts a text in the place of the one that runs.
 pub(super) async fn put(live: &Live, name: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
     let expected = expected(request.headers())?;
-    let text = text(name, request).await?;
-    let shown = cover::shown(&String::from_utf8_lossy(&text.bytes));
+    let text = text(live, name, request).await?;
     let graphs = live.graphs.clone();
-    let loaded = live.changes.run(move || graphs.load(text, &expected)).await?;
-    match loaded {
-        Err(error) => Ok(refused(name, &shown, error)),
-        Ok(LoadedText { loaded, diagnostics, unsaved }) => {
-            let mut body = match serde_json::to_value(&loaded) {
-                Ok(Value::Object(body)) => body,
-                _ => Map::new(),
-            };
-            body.insert("graph".to_owned(), name.into());
-            let told: Vec<_> = diagnostics.iter().map(|found| json!(found.to_json(&shown))).collect();
-            body.insert("diagnostics".to_owned(), told.into());
-            if let Some(why) = unsaved {
-                body.insert("unsaved".to_owned(), why.into());
-            }
-            let status = match loaded {
-                Loaded::Started { .. } => StatusCode::CREATED,
-                Loaded::Reloaded(_) => StatusCode::OK,
-            };
-            let mut answer = json(status, &body);
-            answer.headers_mut().insert(header::ETAG, tag(loaded.generation()));
-            if status == StatusCode::CREATED
-                && let Ok(place) = HeaderValue::from_str(&format!("/graphs/{name}"))
-            {
-                answer.headers_mut().insert(header::LOCATION, place);
-            }
-            Ok(answer)
-        }
+    // What is said of a text may be long, so it is written where others do not wait for it.
+    live.changes
+        .run(move || {
+            let (name, bytes) = (text.0.name.clone(), text.0.bytes.clone());
+            let loaded = graphs.load(text.0, &expected);
+            put_answer(&name, &shown(&bytes), loaded)
+        })
+        .await
+}
+
+fn put_answer(name: &str, shown: &str, loaded: Result<LoadedText, LoadError>) -> Answer {
+    let LoadedText { loaded, diagnostics, unsaved } = match loaded {
+        Err(error) => return refused(name, shown, error),
+        Ok(loaded) => loaded,
+    };
+    let mut body = match serde_json::to_value(&loaded) {
+        Ok(Value::Object(body)) => body,
+        _ => Map::new(),
+    };
+    body.insert("graph".to_owned(), name.into());
+    body.insert("diagnostics".to_owned(), told_json(shown, &diagnostics).0.into());
+    if let Some(why) = unsaved {
+        body.insert("unsaved".to_owned(), why.into());
     }
+    let status = match loaded {
+        Loaded::Started { .. } => StatusCode::CREATED,
+        Loaded::Reloaded(_) => StatusCode::OK,
+    };
+    let mut answer = json(status, &body);
+    answer.headers_mut().insert(header::ETAG, tag(loaded.generation()));
+    if status == StatusCode::CREATED
+        && let Ok(place) = HeaderValue::from_str(&format!("/graphs/{name}"))
+    {
+        answer.headers_mut().insert(header::LOCATION, place);
+    }
+    answer
 }
 
 /// `POST /graphs/NAME/check`: what would be said of a text that is put; changes nothing.
 pub(super) async fn check(live: &Live, name: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
-    let text = text(name, request).await?;
-    let shown = cover::shown(&String::from_utf8_lossy(&text.bytes));
+    let text = text(live, name, request).await?;
     let graphs = live.graphs.clone();
-    match live.changes.run(move || graphs.check(&text).map(|(_, diagnostics)| diagnostics)).await? {
-        Err(error) => Ok(refused(name, &shown, error)),
-        Ok(diagnostics) => Ok(json(StatusCode::OK, &found(name, &shown, &diagnostics))),
-    }
+    live.changes
+        .run(move || {
+            let (name, shown) = (&text.0.name, shown(&text.0.bytes));
+            match graphs.check(&text.0) {
+                Err(error) => refused(name, &shown, error),
+                Ok((_, diagnostics)) => json(StatusCode::OK, &found(name, &shown, &diagnostics)),
+            }
+        })
+        .await
+}
+
+fn shown(bytes: &[u8]) -> String {
+    cover::shown(&String::from_utf8_lossy(bytes))
 }
 
 /// `DELETE /graphs/NAME`: delivers what is in flight, then ends the graph.
@@ -129,9 +145,19 @@ pub(super) async fn delete(live: &Live, name: &str, headers: &HeaderMap) -> Resu
     }
 }
 
-async fn text(name: &str, request: &mut Request<Incoming>) -> Result<GraphText, Refusal> {
+/// A text that was sent, with its place among those that are in hand at once.
+async fn text(
+    live: &Live,
+    name: &str,
+    request: &mut Request<Incoming>,
+) -> Result<(GraphText, OwnedSemaphorePermit), Refusal> {
+    let Ok(place) = live.texts.clone().try_acquire_owned() else {
+        body::throw_away(request).await;
+        let message = format!("{TEXTS} texts of graphs are being sent or worked on already");
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, "try again in a second"));
+    };
     let bytes = body::read(request.body_mut(), LARGEST_FILE as u64).await?;
-    Ok(GraphText { name: name.to_owned(), bytes: bytes.to_vec(), home: Home::Put })
+    Ok((GraphText { name: name.to_owned(), bytes: bytes.to_vec(), home: Home::Put }, place))
 }
 
 fn summary(view: &GraphView) -> Map<String, Value> {
@@ -194,7 +220,9 @@ fn refused(name: &str, shown: &str, error: LoadError) -> Answer {
     let status = match &error {
         LoadError::Name(_) | LoadError::Mistakes(_) => StatusCode::BAD_REQUEST,
         LoadError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,
-        LoadError::Taken(_) | LoadError::Watched(_) | LoadError::Ending => StatusCode::CONFLICT,
+        LoadError::Taken(_) | LoadError::Watched(_) | LoadError::Ending | LoadError::Busy => {
+            StatusCode::CONFLICT
+        },
         LoadError::Closing => StatusCode::SERVICE_UNAVAILABLE,
         LoadError::Unsaved { .. } => StatusCode::INSUFFICIENT_STORAGE,
         LoadError::Start(_) => StatusCode::UNPROCESSABLE_ENTITY,

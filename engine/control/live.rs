@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::events::EventHub;
 use super::push::{self, Push, PushLimits};
@@ -21,12 +22,16 @@ const CHANGES: usize = 16;
 /// Inputs that are looked at by `/streams/check` at once.
 const LOOKS: usize = 4;
 
+/// Texts of graphs that are received or worked on at once: what they take together is bounded by that.
+pub(super) const TEXTS: usize = 2 * CHANGES;
+
 /// What these routes need to answer.
 pub(super) struct Live {
     pub graphs: Arc<Graphs>,
     pub hub: Arc<EventHub>,
     pub changes: Work,
     pub looks: Work,
+    pub texts: Arc<Semaphore>,
     pub push: Push,
     /// The one origin beside this server whose pages may change anything.
     origin: Option<HeaderValue>,
@@ -101,7 +106,8 @@ impl Live {
     pub fn new(graphs: Arc<Graphs>, hub: Arc<EventHub>, allow_origin: Option<&HeaderValue>) -> Live {
         let origin = allow_origin.filter(|origin| *origin != "*").cloned();
         let push = Push::new(graphs.inlets(), graphs.clone(), PushLimits::default());
-        Live { graphs, hub, changes: Work::new("changes", CHANGES), looks: Work::new("looks", LOOKS), push, origin }
+        let (changes, looks) = (Work::new("changes", CHANGES), Work::new("looks", LOOKS));
+        Live { graphs, hub, changes, looks, texts: Arc::new(Semaphore::new(TEXTS)), push, origin }
     }
 
     pub async fn answer(&self, target: Target<'_>, request: &mut Request<Incoming>) -> Answer {

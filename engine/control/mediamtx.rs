@@ -68,17 +68,21 @@ fn start(graphs: &Graphs, hooked: &Hooked, id: &StreamId) -> Started {
         let posted = PostedStream { source: hooked.source.clone(), own: hooked.hooks.url(id).into(), references };
         match graphs.add_stream(&hooked.graph, id, posted) {
             Ok(_) => return Started::Now,
-            Err(StreamError::Taken) => {}
+            Err(StreamError::Leaving) => {}
+            Err(StreamError::Taken) => match graphs.stream(id) {
+                Some((graph, view)) if graph != hooked.graph || *view.report.source != *hooked.source => {
+                    let source = view.report.source;
+                    return Started::Taken(format!("`{source}` of graph `{graph}` has a stream `{id}` already"));
+                }
+                Some((_, view)) if view.posted => return Started::Before,
+                Some((graph, _)) => {
+                    let source = &hooked.source;
+                    return Started::Taken(format!("`{source}` of graph `{graph}` declares a stream `{id}` itself"));
+                }
+                // Somebody else adds it just now.
+                None => {}
+            },
             Err(error) => return Started::Refused(error),
-        }
-        if let Some((graph, view)) = graphs.stream(id) {
-            if graph != hooked.graph || *view.report.source != *hooked.source {
-                let source = view.report.source;
-                return Started::Taken(format!("`{source}` of graph `{graph}` has a stream `{id}` already"));
-            }
-            if view.posted {
-                return Started::Before;
-            }
         }
         // It was announced before, and is about to end.
         if SystemClock.now() >= deadline {

@@ -16,6 +16,7 @@ mod mediamtx;
 mod metrics;
 mod page;
 pub mod predict;
+mod prompt;
 pub mod push;
 pub mod rate;
 mod routes;

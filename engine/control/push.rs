@@ -38,7 +38,7 @@ use tokio::time::Instant;
 use super::predict::{Carried, FORM_BYTES, REFUSED_TIME, carried, discard, file};
 use super::routes::{Answer, Refusal, empty, json, nearest};
 use crate::runtime::inlets::{Inlets, OpenInlet};
-use crate::runtime::stats::Observe;
+use crate::runtime::stats::{GraphState, Observe};
 
 /// What bodies may cost, and how long anybody waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,10 +252,17 @@ impl Push {
             return Ok(open);
         }
         self.started()?;
+        let unavailable = |message: String| refusal(StatusCode::SERVICE_UNAVAILABLE, message, "try again in a second");
+        if self.inlets.is_returning(id) {
+            return Err(unavailable(format!("stream `{id}` is being started anew: its graph was changed")));
+        }
         let report = self.observe.report();
         let graphs = report.graphs.iter();
         let mut streams = graphs.flat_map(|graph| graph.streams.iter().map(move |stream| (graph, stream)));
         if let Some((graph, stream)) = streams.find(|(_, stream)| stream.stream == id) {
+            if graph.state == GraphState::Starting {
+                return Err(unavailable(format!("graph `{}` of stream `{id}` does not run yet", graph.name)));
+            }
             let message =
                 format!("stream `{id}` of graph `{}` is {}, and not pushed to", graph.name, stream.state.name());
             let hint = "pictures are pushed to running streams of a source with `type = \"push\"`";

@@ -1,8 +1,8 @@
 //! The server: one thread with its own runtime that accepts connections, bounds them, and stops in time.
 //!
 //! Bounds: connections, bytes of a request's head, time until that head is complete (the handshake of an encrypted
-//! connection has as long), and what one connection may have waiting to be written. A client beyond the number of
-//! connections is told so and cut.
+//! connection has as long), and what one connection may have waiting to be written, and how long. A client beyond the
+//! number of connections is told so and cut.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,6 +30,7 @@ use super::events::EventHub;
 use super::guard::{Access, Guard};
 use super::live::Live;
 use super::predict::Predict;
+use super::prompt::Prompt;
 use super::routes::Routes;
 use super::tls::{Tls, TlsFiles};
 use crate::runtime::counters::lock;
@@ -45,12 +46,14 @@ pub struct ControlConfig {
     pub allow_origin: Option<String>,
     /// A comment is sent to a subscriber that heard nothing for so long.
     pub heartbeat: Duration,
-    /// A connection that does not complete a request's head in this time is cut; so is one that stays idle so long.
+    /// A connection that does not complete a request's head in this time is cut; so is one that stays idle so long, and
+    /// one that reads nothing of its answer for [`UNREAD`] times as long.
     pub header_timeout: Duration,
     /// Bytes of a request's head, and about as many of an answer that wait in a connection; at least 8192.
     pub max_header_bytes: usize,
     pub max_connections: usize,
-    /// Connections of one address; `None` for as many as there are. Behind a proxy all are of its address.
+    /// Connections of one address; behind a proxy all are of its address. `None`: a part of all, and of this machine's
+    /// own address as many as there are.
     pub max_connections_each: Option<usize>,
     /// Connections that listen to `/events`; fewer than all, so that `/health` is always answered.
     pub max_subscribers: usize,
@@ -75,6 +78,12 @@ impl Default for ControlConfig {
         }
     }
 }
+
+/// How many times as long as a head may take to come, an answer may wait to be read: a listener may be held up for a
+/// moment.
+const UNREAD: u32 = 3;
+/// Where it is not said otherwise, one address of the network has one of so many parts of all connections.
+const PARTS: usize = 4;
 
 /// A running control plane. Dropping it stops it at once.
 pub struct ControlHandle {
@@ -237,7 +246,11 @@ async fn serve(
         .max_buf_size(config.max_header_bytes.max(8192));
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(config.max_connections));
-    let addresses = Addresses { most: config.max_connections_each, counts: Arc::default() };
+    let most = match config.max_connections_each {
+        Some(most) => Most::OfEach(most),
+        None => Most::OfOthers((config.max_connections / PARTS).max(1)),
+    };
+    let addresses = Addresses { most, counts: Arc::default() };
     let hub = routes.hub.clone();
     let dispatching = tokio::spawn({
         let hub = hub.clone();
@@ -255,6 +268,7 @@ async fn serve(
                             watcher: graceful.watcher(),
                             routes: routes.clone(),
                             peer: peer.ip(),
+                            patience: config.header_timeout * UNREAD,
                         };
                         let handshake = tls.as_ref().map(|tls| (tls.acceptor(), config.header_timeout));
                         tokio::spawn(handle(stream, handshake, connection, slot));
@@ -281,9 +295,17 @@ async fn serve(
 
 type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
+/// How many connections one address may have.
+#[derive(Clone, Copy)]
+enum Most {
+    OfEach(usize),
+    /// Of this machine's own addresses there is no bound: a proxy may be what asks.
+    OfOthers(usize),
+}
+
 /// How many connections each address has, where that is bounded.
 struct Addresses {
-    most: Option<usize>,
+    most: Most,
     counts: Counts,
 }
 
@@ -297,8 +319,11 @@ impl Addresses {
     /// A place for a connection; `None` where there is none left.
     fn admit(&self, address: IpAddr, slots: &Arc<Semaphore>) -> Option<Slot> {
         let permit = slots.clone().try_acquire_owned().ok()?;
-        let Some(most) = self.most else { return Some(Slot { _permit: permit, counted: None }) };
         let address = address.to_canonical();
+        let most = match self.most {
+            Most::OfOthers(_) if address.is_loopback() => return Some(Slot { _permit: permit, counted: None }),
+            Most::OfEach(most) | Most::OfOthers(most) => most,
+        };
         let mut counts = lock(&self.counts);
         let count = counts.entry(address).or_default();
         // An entry of nobody is not left behind: a connection of its address would have to be there.
@@ -329,6 +354,8 @@ struct Connection {
     watcher: Watcher,
     routes: Arc<Routes>,
     peer: IpAddr,
+    /// How long what is written may wait to be read.
+    patience: Duration,
 }
 
 /// Answers on a connection until it ends; a handshake may take only so long.
@@ -350,7 +377,8 @@ async fn handle(stream: TcpStream, handshake: Option<(TlsAcceptor, Duration)>, c
 
 impl Connection {
     async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-        let Connection { http, watcher, routes, peer } = self;
+        let Connection { http, watcher, routes, peer, patience } = self;
+        let stream = Prompt::new(stream, patience);
         let answer = service_fn(move |request| {
             let routes = routes.clone();
             async move { Ok::<_, Infallible>(routes.respond(request, peer).await) }

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::live::Live;
 use super::routes::{Answer, Refusal, json, nearest};
 use super::{body, hls};
+use crate::graph::permission::forbidden_host;
 use crate::graph::references::References;
 use crate::runtime::graph_streams::Removal;
 use crate::runtime::stats::StreamView;
@@ -147,10 +148,13 @@ fn look(asked: Asked, references: &References) -> Result<Look, Refusal> {
     let Some(address) = address else {
         return Err(bad("`url` is no URL with a host".to_owned(), "write it like \"rtsp://10.0.0.8/main\""));
     };
+    if asked.url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        // Where a URL ends that has such a thing in it, and with it its credentials, nobody knows.
+        let hint = "write a space as `%20`; in a password too";
+        return Err(bad("`url` has white space in it".to_owned(), hint));
+    }
     if !references.allow_host(address.host) {
-        let host = address.host.escape_debug();
-        let message = format!("what comes over HTTP may not name the host `{host}`");
-        let hint = format!("start the engine with `--allow-host {host}`");
+        let (message, hint) = forbidden_host(address.host);
         return Err(Refusal::new(StatusCode::FORBIDDEN, message, hint));
     }
     let timeout = match asked.timeout.as_deref().map(parse_duration).transpose() {
@@ -234,6 +238,7 @@ pub(super) fn not_added(id: &StreamId, error: StreamError) -> Answer {
         StreamError::NoSource { .. } => (StatusCode::NOT_FOUND, "name a source of the graph"),
         StreamError::NoStream => (StatusCode::NOT_FOUND, "`/streams` lists the streams"),
         StreamError::Taken => (StatusCode::CONFLICT, "give it another `id`, or delete the other stream first"),
+        StreamError::Leaving => (StatusCode::CONFLICT, "try again when it has ended, or give this one another `id`"),
         StreamError::TooMany { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "delete streams that are over, or raise `max_streams` of the source")
         }
@@ -334,6 +339,8 @@ mod tests {
             ("rtsp://h/x", Some("1h"), None),
             ("rtsp://h/x", Some("soon"), None),
             ("rtsp://h/x", None, Some("pigeon")),
+            ("rtsp://admin:top secret@h/x", None, None),
+            ("rtsp://h/x\ny", None, None),
         ] {
             assert!(asked(url, timeout, transport).is_err(), "{url} {timeout:?} {transport:?}");
         }

@@ -193,16 +193,16 @@ impl Diagnostic {
     }
 
     /// The diagnostic as data for editors and other programs.
-    pub fn to_json<'a>(&'a self, text: &'a str) -> JsonDiagnostic<'a> {
+    fn to_json<'a>(&'a self, lines: &Lines<'a>) -> JsonDiagnostic<'a> {
         JsonDiagnostic {
             code: self.code.text(),
             severity: self.severity(),
             message: &self.message,
-            location: self.span.as_ref().map(|span| JsonLocation::new(text, span)),
+            location: self.span.as_ref().map(|span| JsonLocation::new(lines, span)),
             related: self
                 .related
                 .iter()
-                .map(|(span, message)| JsonRelated { message, location: JsonLocation::new(text, span) })
+                .map(|(span, message)| JsonRelated { message, location: JsonLocation::new(lines, span) })
                 .collect(),
             hint: self.hint.as_deref(),
         }
@@ -211,7 +211,7 @@ impl Diagnostic {
 
 /// A [`Diagnostic`] as JSON.
 #[derive(Serialize)]
-pub struct JsonDiagnostic<'a> {
+struct JsonDiagnostic<'a> {
     code: &'static str,
     severity: Severity,
     message: &'a str,
@@ -230,10 +230,64 @@ struct JsonRelated<'a> {
     location: JsonLocation<'a>,
 }
 
+/// Of a text with more mistakes than these, nobody reads on.
+const MOST_TOLD: usize = 100;
+
+/// What is told of `diagnostics`, in their order, and how many are left out. Errors are left out last.
+pub fn told(diagnostics: &[Diagnostic]) -> (Vec<&Diagnostic>, usize) {
+    let left_out = diagnostics.len().saturating_sub(MOST_TOLD);
+    if left_out == 0 {
+        return (diagnostics.iter().collect(), 0);
+    }
+    let is_error = |found: &&Diagnostic| found.severity() == Severity::Error;
+    let mut room_for_others = MOST_TOLD.saturating_sub(diagnostics.iter().filter(is_error).count());
+    let has_room = |found: &&Diagnostic| {
+        if is_error(found) {
+            return true;
+        }
+        let has_room = room_for_others > 0;
+        room_for_others = room_for_others.saturating_sub(1);
+        has_room
+    };
+    (diagnostics.iter().filter(has_room).take(MOST_TOLD).collect(), left_out)
+}
+
+/// Diagnostics of `text` as data, and how many more there are.
+pub fn told_json(text: &str, diagnostics: &[Diagnostic]) -> (Vec<serde_json::Value>, usize) {
+    let (told, left_out) = told(diagnostics);
+    let lines = Lines::of(text);
+    (told.into_iter().map(|found| serde_json::json!(found.to_json(&lines))).collect(), left_out)
+}
+
 /// What `engine check --format json` says of one file, called `file`, with `text` in it.
 pub fn listed_json(file: &str, text: &str, diagnostics: &[Diagnostic]) -> serde_json::Value {
-    let diagnostics: Vec<_> = diagnostics.iter().map(|found| found.to_json(text)).collect();
-    serde_json::json!({ "file": file, "diagnostics": diagnostics })
+    let (diagnostics, left_out) = told_json(text, diagnostics);
+    let mut listed = serde_json::json!({ "file": file, "diagnostics": diagnostics });
+    if left_out > 0 {
+        listed["left_out"] = left_out.into();
+    }
+    listed
+}
+
+/// Where the lines of a text begin.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Lines<'a> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Lines { text, starts }
+    }
+
+    /// Line and column of a byte, both from 1, the column in characters.
+    fn position(&self, at: usize) -> (usize, usize) {
+        let at = self.text.floor_char_boundary(at);
+        let line = self.starts.partition_point(|start| *start <= at);
+        let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        (line, self.text[start..at].chars().count() + 1)
+    }
 }
 
 /// Lines and columns count from 1, columns in characters; the end is exclusive.
@@ -248,20 +302,17 @@ struct JsonLocation<'a> {
 }
 
 impl<'a> JsonLocation<'a> {
-    fn new(text: &'a str, span: &Range<usize>) -> JsonLocation<'a> {
-        let span = on_boundaries(text, span);
-        let (line, column) = position(text, span.start);
-        let (end_line, end_column) = position(text, span.end);
-        JsonLocation { line, column, end_line, end_column, text: &text[span] }
+    fn new(lines: &Lines<'a>, span: &Range<usize>) -> JsonLocation<'a> {
+        let span = on_boundaries(lines.text, span);
+        let (line, column) = lines.position(span.start);
+        let (end_line, end_column) = lines.position(span.end);
+        JsonLocation { line, column, end_line, end_column, text: &lines.text[span] }
     }
 }
 
 /// Line and column of a byte, both from 1, the column in characters.
 pub fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = &text[..on_boundaries(text, &(at..at)).start];
-    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    (line, column)
+    Lines::of(text).position(at)
 }
 
 /// A range that can be sliced, whatever came in.
@@ -361,6 +412,22 @@ mod tests {
     }
 
     #[test]
+    fn of_many_mistakes_the_first_are_told_and_the_rest_is_counted() {
+        let warning = || Diagnostic::new(Code::UnusedNode, 0..1, "w");
+        let error = || Diagnostic::new(Code::Syntax, 1..2, "e");
+        let few: Vec<_> = (0..MOST_TOLD).map(|_| warning()).collect();
+        assert_eq!(told(&few).1, 0);
+        let many: Vec<_> = few.iter().cloned().chain([error(), warning(), error()]).collect();
+        let (shown, left_out) = told(&many);
+        assert_eq!((shown.len(), left_out), (MOST_TOLD, 3));
+        assert_eq!(shown.iter().filter(|found| found.code == Code::Syntax).count(), 2);
+        let listed = listed_json("x.toml", "ab", &many);
+        assert_eq!(listed["left_out"], 3);
+        assert_eq!(listed["diagnostics"].as_array().unwrap().len(), MOST_TOLD);
+        assert_eq!(listed_json("x.toml", "ab", &few).get("left_out"), None);
+    }
+
+    #[test]
     fn columns_count_characters() {
         let text = "a\nß = 1\n";
         assert_eq!(position(text, text.find('=').unwrap()), (2, 3));
@@ -371,7 +438,8 @@ mod tests {
     fn ranges_outside_the_text_do_not_panic() {
         let diagnostic = Diagnostic::new(Code::Syntax, 3..900, "x").related(500..900, "y");
         assert!(diagnostic.render("a.toml", "ä\nü", false).contains("error[syntax]: x"));
-        assert!(serde_json::to_string(&diagnostic.to_json("ä\nü")).is_ok());
+        let (told, left_out) = told_json("ä\nü", &[diagnostic]);
+        assert_eq!((told[0]["line"].as_u64(), told[0]["end_column"].as_u64(), left_out), (Some(2), Some(2), 0));
     }
 
     #[test]

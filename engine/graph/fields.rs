@@ -327,7 +327,7 @@ pub fn described(expected: &FieldType) -> String {
         FieldType::Map(inner) => format!("a table ({} each)", described(inner)),
         FieldType::Table(fields) => {
             let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
-            format!("a table of {}", listed(&names))
+            if names.is_empty() { "a table".to_owned() } else { format!("a table of {}", listed(&names)) }
         }
         FieldType::Either(forms) => {
             let all: Vec<String> = forms.iter().map(described).collect();

@@ -64,7 +64,11 @@ pub fn report_overwrites(
         (Files::of(secrets.files().iter().cloned()), "a file that a value of this graph is taken from"),
     ];
     for (index, built) in built.iter().enumerate() {
-        for Resource::Path(path) in built.iter().flat_map(Built::resources) {
+        let written = built.iter().flat_map(Built::resources).filter_map(|resource| match resource {
+            Resource::Path(path) => Some(path),
+            Resource::Object(_) => None,
+        });
+        for path in written {
             let node = &declared[index];
             let at = node.place("path");
             let hint = "a sink empties its file at start: give it a path of its own, such as \"results.jsonl\"";
@@ -87,13 +91,17 @@ pub fn report_overwrites(
 
 /// Refuses two sinks that would write one file.
 pub fn report_shared(declared: &[Declaration], built: &[Option<Built>], found: &mut Vec<Diagnostic>) {
-    let mut owners: HashMap<PathBuf, usize> = HashMap::new();
+    let mut owners: HashMap<Resource, usize> = HashMap::new();
     // A second hard link is another path to the same file.
     let mut owners_of_inodes: HashMap<(u64, u64), usize> = HashMap::new();
     for (index, built) in built.iter().enumerate() {
-        for Resource::Path(path) in built.iter().flat_map(Built::resources) {
-            let linked = inode(&path).and_then(|inode| owners_of_inodes.insert(inode, index));
-            let Some(other) = owners.insert(path, index).or(linked) else { continue };
+        for resource in built.iter().flat_map(Built::resources) {
+            let file = match &resource {
+                Resource::Path(path) => inode(path),
+                Resource::Object(_) => None,
+            };
+            let linked = file.and_then(|inode| owners_of_inodes.insert(inode, index));
+            let Some(other) = owners.insert(resource, index).or(linked) else { continue };
             let (first, second) = (declared[other].path(), declared[index].path());
             let message = format!("`{first}` and `{second}` would both write the same file");
             let place = |node: &Declaration| if node.table.get("path").is_some() { "path" } else { "" };

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod nodes;
 pub mod parse;
 pub mod permission;
+pub mod places;
 pub mod plan;
 pub mod planner;
 pub mod references;

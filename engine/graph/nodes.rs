@@ -1,7 +1,7 @@
 //! From the tables of a graph file to its nodes: what each is called, of which type it is, and the fields that every
 //! node takes. Owns names, types and common fields; a type's own fields are checked by [`super::fields`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use operators::config::{self, Field, FieldType, Presence};
@@ -11,6 +11,7 @@ use operators::operator::{Registration, Role};
 use super::diagnostics::{Code, Diagnostic, Severity, suggestion};
 use super::fields::FieldChecker;
 use super::parse::{Data, Key, Table, Value};
+use super::places::Places;
 use super::plan::{OnError, Overflow};
 
 /// What a node says of its budget; the rest comes from the defaults.
@@ -39,7 +40,7 @@ pub struct Declaration {
     /// Everything in its table is right, so it can be built.
     pub sound: bool,
     /// The fields of its type in which a mistake was found: what is wrong with the others can still be said.
-    pub faulty: Vec<String>,
+    pub faulty: HashSet<String>,
 }
 
 impl Declaration {
@@ -262,7 +263,7 @@ fn declaration(
         on_error: OnError::Reject,
         max_streams: MAX_STREAMS,
         sound: false,
-        faulty: Vec::new(),
+        faulty: HashSet::new(),
     };
     let mut type_given = false;
     for (key, value) in table.entries {
@@ -306,12 +307,9 @@ fn declaration(
     }
     let mistakes = || checker.diagnostics[before..].iter().filter(|found| found.severity() == Severity::Error);
     node.sound = node.registration.is_some() && mistakes().next().is_none();
-    let places: Vec<&Range<usize>> = mistakes().filter_map(|mistake| mistake.span.as_ref()).collect();
-    let faulty = node
-        .table
-        .entries
-        .iter()
-        .filter(|(key, value)| places.iter().any(|place| **place == key.span || value.encloses(place)));
+    let places = Places::of(mistakes().filter_map(|mistake| mistake.span.as_ref()));
+    let faulty =
+        node.table.entries.iter().filter(|(key, value)| places.has(&key.span) || value.encloses_any(&places));
     node.faulty = faulty.map(|(key, _)| key.name.clone()).collect();
     Some(node)
 }

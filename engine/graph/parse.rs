@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Code, Diagnostic};
+use super::places::Places;
 
 /// Graph files are written by people: one that is larger, in bytes, is something else.
 pub const LARGEST_FILE: usize = 1 << 20;
@@ -51,13 +52,15 @@ impl Data {
 }
 
 impl Value {
-    /// Whether a place lies in this value or in a key of it. Of a table only what is in it counts: its own span may be
+    /// Whether one of these places lies in this value or in a key of it. Of a table only what is in it counts: its own span may be
     /// as long as the file.
-    pub fn encloses(&self, place: &Range<usize>) -> bool {
-        let within = |span: &Range<usize>| span.start <= place.start && place.end <= span.end;
+    pub fn encloses_any(&self, places: &Places) -> bool {
         match &self.data {
-            Data::Table(table) => table.entries.iter().any(|(key, value)| within(&key.span) || value.encloses(place)),
-            _ => within(&self.span),
+            Data::Table(table) => {
+                let mut entries = table.entries.iter();
+                entries.any(|(key, value)| places.any_within(&key.span) || value.encloses_any(places))
+            }
+            _ => places.any_within(&self.span),
         }
     }
 

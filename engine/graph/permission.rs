@@ -40,7 +40,14 @@ pub fn check_built(declared: &[Declaration], built: &[Option<Built>], references
     for (node, built) in declared.iter().zip(built) {
         let paths: Vec<PathBuf> = match built {
             Some(Built::Source(source)) => source.reads(),
-            Some(Built::Sink(sink)) => sink.resources().into_iter().map(|Resource::Path(path)| path).collect(),
+            Some(Built::Sink(sink)) => {
+                let files = sink.resources().into_iter().filter_map(|resource| match resource {
+                    Resource::Path(path) => Some(path),
+                    // Its fields tell whose it is: the bucket and the endpoint.
+                    Resource::Object(_) => None,
+                });
+                files.collect()
+            }
             _ => Vec::new(),
         };
         if let Some(path) = paths.iter().find(|path| !references.allow_path(path)) {
@@ -142,7 +149,14 @@ impl Visit<'_> {
     }
 }
 
-fn forbidden_host(host: &str) -> (String, String) {
+/// What is said of a host that may not be named, and what to do about it. An address without one is a port of this
+/// machine.
+pub fn forbidden_host(host: &str) -> (String, String) {
+    if host.is_empty() {
+        let message = "what comes over HTTP may not listen at a port of this machine: the address names no host";
+        let hint = "name the host that sends, or declare it in a graph file; `--allow-host '*'` allows this too";
+        return (message.to_owned(), hint.to_owned());
+    }
     let host = host.escape_debug();
     let message = format!("what comes over HTTP may not name the host `{host}`");
     (message, format!("start the engine with `--allow-host {host}`"))
@@ -256,6 +270,13 @@ mod tests {
         ] {
             assert_eq!(refused(text), [""; 0], "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_without_a_host_has_a_hint_that_can_be_followed() {
+        let (message, hint) = forbidden_host("");
+        assert!(message.contains("names no host") && hint.contains("`--allow-host '*'`"), "{message} {hint}");
+        assert_eq!(forbidden_host("h").1, "start the engine with `--allow-host h`");
     }
 
     #[test]

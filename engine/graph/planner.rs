@@ -91,9 +91,8 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             Some(Built::Pool(operator)) => Work::Pool(operator.clone()),
             Some(Built::Io(operator)) => Work::Io(operator.clone()),
             Some(Built::Sink(sink)) => {
-                // Whatever comes to it, its output goes on; what its errors mean is said to its writer.
+                // Whatever comes to it, its output goes on, and what its errors mean its writer is told while it runs.
                 let mut table = node.template.table.clone();
-                table.insert("on_error".to_owned(), format!("{on_error:?}").into());
                 let flows = demand::flows(nodes, node);
                 if sink.depends_on_inputs() {
                     table.insert("inputs".to_owned(), format!("{flows:?}").into());

@@ -240,6 +240,8 @@ struct StreamStatus {
     attempts: Option<u64>,
     reconnects: u64,
     started: Instant,
+    /// What was counted before: of a stream that is read anew the counts go on.
+    before: Counts,
     progress: Instant,
     ended: Option<Instant>,
     blocked_by: Option<Arc<str>>,
@@ -284,6 +286,7 @@ impl StreamCounters {
             attempts: None,
             reconnects: 0,
             started: now,
+            before: Counts::default(),
             progress: now,
             ended: None,
             blocked_by: None,
@@ -320,6 +323,7 @@ impl StreamCounters {
         let mut status = lock(&self.status);
         (status.state, status.reason, status.attempts) = (StreamState::Connecting, None, None);
         (status.progress, status.ended) = (now, None);
+        (status.started, status.before) = (now, self.account.snapshot());
         status.remember(now);
     }
 
@@ -373,7 +377,7 @@ impl StreamCounters {
         self.preview.set_over(is_over);
         let mut status = lock(&self.status);
         if status.state == StreamState::Connecting && state == StreamState::Running {
-            status.started = now;
+            (status.started, status.before) = (now, self.account.snapshot());
         }
         if is_over {
             status.ended = Some(now);
@@ -390,7 +394,7 @@ impl StreamCounters {
         self.preview.set_over(false);
         let mut status = lock(&self.status);
         match status.state {
-            StreamState::Connecting => status.started = now,
+            StreamState::Connecting => (status.started, status.before) = (now, self.account.snapshot()),
             StreamState::Retrying | StreamState::Fallback => status.reconnects += 1,
             _ => {}
         }
@@ -483,7 +487,8 @@ impl StreamCounters {
         let recent = self.recent(&reading, now);
         let status = lock(&self.status);
         let seconds = status.ended.unwrap_or(now).saturating_duration_since(status.started).as_secs_f64();
-        let a_second = |count: u64| per_second(count as f64, seconds);
+        let a_second = |count: u64, before: u64| per_second(count.saturating_sub(before) as f64, seconds);
+        let before = status.before;
         let place = self.place();
         StreamReport {
             stream: self.stream.to_string(),
@@ -500,8 +505,8 @@ impl StreamCounters {
             skipped: self.skipped.load(Ordering::Relaxed),
             packets: self.packets.load(Ordering::Relaxed),
             repaired: lock(&self.repaired).clone(),
-            fps_in: a_second(counts.read),
-            fps_delivered: a_second(counts.delivered),
+            fps_in: a_second(counts.read, before.read),
+            fps_delivered: a_second(counts.delivered, before.delivered),
             rate_in: recent.read,
             rate_delivered: recent.delivered,
             rate_dropped: recent.dropped,

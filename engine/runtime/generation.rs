@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use operators::error::StartError;
 use operators::inference::pool::Installed;
 use operators::item::{Origin, StreamId};
@@ -29,7 +30,7 @@ use super::sink::{Intake, SinkEnd, intake, write};
 use super::supervisor::Engine;
 use super::tap::{StreamTap, TapEnd};
 use crate::graph::identity::Identity;
-use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedSource, PlannedTap, Work};
+use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedSink, PlannedSource, PlannedTap, Work};
 
 /// A sink whose writer is open.
 pub struct OpenSink {
@@ -68,6 +69,8 @@ pub struct Making<'a> {
     pub number: u64,
     /// Sinks that are open already.
     pub sinks: &'a [OpenSink],
+    /// How long a sink may take to open, where somebody waits who has more to do.
+    pub patience: Option<Duration>,
 }
 
 /// A sink that was opened and has no writer task yet.
@@ -164,7 +167,7 @@ impl Making<'_> {
                 Some(open) => open.intake.clone(),
                 None => {
                     let writer =
-                        planned.sink.start_with(&planned.flows).map_err(|error| named(&planned.name, error))?;
+                        self.open(planned).map_err(|error| named(&planned.name, error))?;
                     let (intake, receiver) = intake(workers);
                     let (node, identity) = (node.clone(), planned.identity);
                     fresh.push(FreshSink {
@@ -201,6 +204,9 @@ impl Making<'_> {
             sinks,
             frozen,
         });
+        for BlueprintSink { end, .. } in &blueprint.sinks {
+            end.intake.set_on_error(end.node.on_error);
+        }
         let dataflow = engine.workers.install(&blueprint);
         let opened = fresh.into_iter().map(|sink| self.serve(sink)).collect();
         self.counters.set_nodes(nodes);
@@ -216,6 +222,27 @@ impl Making<'_> {
             is_down: false,
         };
         Ok((generation, opened))
+    }
+
+    /// Opens a sink. One that takes too long goes on with it by itself, and is closed when it is open.
+    fn open(&self, planned: &PlannedSink) -> Result<Box<dyn SinkWriter>, StartError> {
+        let Some(patience) = self.patience else { return planned.sink.start_with(&planned.flows) };
+        let (sink, flows) = (planned.sink.clone(), planned.flows.clone());
+        let (tell, opened) = bounded(1);
+        std::thread::Builder::new()
+            .name("open".to_owned())
+            // Nobody waits for it any more where it took too long.
+            .spawn(move || drop(tell.send(sink.start_with(&flows))))
+            .map_err(|error| StartError::new(format!("the system gives no thread: {error}")))?;
+        opened.recv_timeout(patience).unwrap_or_else(|error| {
+            Err(match error {
+                RecvTimeoutError::Timeout => {
+                    StartError::new(format!("it did not open within {} s", patience.as_secs_f64()))
+                        .hint("see that what it writes to is there and answers, then try again")
+                }
+                RecvTimeoutError::Disconnected => StartError::new("it panicked as it opened"),
+            })
+        })
     }
 
     /// Gives an open sink its task.

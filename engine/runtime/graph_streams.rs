@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use operators::item::StreamId;
+use operators::operator::Resource;
 
 use super::counters::{GraphCounters, lock};
 use super::graphs::{Entry, Graphs, State, ask};
@@ -55,7 +56,7 @@ impl Graphs {
             };
             (entry.changes.clone(), entry.counters.clone())
         };
-        let _coming = Coming::reserve(self, graph, vec![id.clone()]).map_err(|_| StreamError::Taken)?;
+        let _coming = Coming::reserve(self, graph, vec![id.clone()], Vec::new()).map_err(|_| StreamError::Taken)?;
         let wanted = id.clone();
         ask(&changes, move |graph| graph.add_stream(&wanted, posted)).unwrap_or(Err(StreamError::Ending))?;
         counters.stream(id).map(|stream| stream.view()).ok_or(StreamError::Ending)
@@ -99,36 +100,44 @@ impl State {
     }
 }
 
-/// Keeps ids of streams that are about to be there from everybody else.
+/// Keeps ids of streams that are about to be there, and what a graph is about to own, from everybody else.
 pub(super) struct Coming<'a> {
     graphs: &'a Graphs,
+    graph: String,
     ids: Vec<StreamId>,
+    resources: bool,
 }
 
 impl<'a> Coming<'a> {
-    pub fn reserve(graphs: &'a Graphs, graph: &str, ids: Vec<StreamId>) -> Result<Coming<'a>, LoadError> {
+    pub fn reserve(
+        graphs: &'a Graphs,
+        graph: &str,
+        ids: Vec<StreamId>,
+        resources: Vec<(Arc<str>, Resource)>,
+    ) -> Result<Coming<'a>, LoadError> {
         let mut state = lock(&graphs.state);
-        for id in &ids {
-            let is_coming = state.coming.contains(id);
-            let owner = state.graphs.iter().find(|(other, entry)| {
-                *other != graph && !entry.ending.is_over() && entry.counters.stream(id).is_some()
-            });
-            if let Some((other, _)) = owner {
-                return Err(LoadError::Taken(format!("the graph `{other}` has a stream `{id}` already")));
-            }
-            if is_coming {
-                return Err(LoadError::Taken(format!("a stream `{id}` is being added just now")));
-            }
+        state.refuse_owned(graph, &ids, &resources)?;
+        if let Some(id) = ids.iter().find(|id| state.coming.contains(*id)) {
+            return Err(LoadError::Taken(format!("a stream `{id}` is being added just now")));
         }
         state.coming.extend(ids.iter().cloned());
+        let has_resources = !resources.is_empty();
+        let owned = resources.into_iter().map(|(node, resource)| (graph.to_owned(), node, resource));
+        state.coming_resources.extend(owned);
         drop(state);
-        Ok(Coming { graphs, ids })
+        Ok(Coming { graphs, graph: graph.to_owned(), ids, resources: has_resources })
     }
 }
 
 impl Drop for Coming<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.graphs.state);
-        state.coming.retain(|id| !self.ids.contains(id));
+        for id in &self.ids {
+            state.coming.remove(id);
+        }
+        if self.resources {
+            // Whoever changes a graph is alone with it.
+            state.coming_resources.retain(|(graph, ..)| *graph != self.graph);
+        }
     }
 }

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use operators::error::StartError;
 use operators::hooks::Hooks;
 use operators::item::{StreamId, is_name};
@@ -112,6 +112,9 @@ pub(super) struct Entry {
     pub(super) is_deleted: bool,
     thread: JoinHandle<()>,
     text: GraphText,
+    /// The generation that this text is: what a caller names who has seen the text. The counters are ahead of it while
+    /// the next one is put in its place.
+    generation: u64,
     resources: Vec<(Arc<str>, Resource)>,
     hooks: Vec<Hooked>,
     models: Vec<Arc<str>>,
@@ -137,24 +140,44 @@ pub(super) struct State {
     refused: BTreeMap<String, Refused>,
     /// Ids of streams that are about to be there.
     pub(super) coming: BTreeSet<StreamId>,
-    /// Everything is told this.
-    closing: Option<Request>,
+    /// What graphs are about to own: the graph, its node and what that is.
+    pub(super) coming_resources: Vec<(String, Arc<str>, Resource)>,
+    /// Graphs that are being loaded or deleted just now.
+    changing: BTreeSet<String>,
+    /// Everything is told this, and since when.
+    closing: Option<(Request, Instant)>,
 }
+
+/// How long a graph may take to end beside the time that it has to deliver what is in flight: its sinks close in it.
+const GRACE: Duration = Duration::from_secs(2);
+/// Looks in turn whether a change is over are at most this far apart.
+const LOOK: Duration = Duration::from_millis(100);
+/// As long as nothing is told to end, there is nothing to look for.
+const LONG: Duration = Duration::from_secs(60);
 
 /// The graphs of a process.
 pub struct Graphs {
     pub(super) engine: Arc<Engine>,
     settings: GraphSettings,
     pub(super) state: Mutex<State>,
-    /// One load at a time: what one takes, the next must see.
-    loading: Mutex<()>,
+    /// Told when a graph is not being changed any more, and when everything is told to end.
+    changed: Condvar,
+    /// The models of all graphs are told one after the other, so that the last word is the latest.
+    telling: Mutex<()>,
     /// What should be there at the start is there, or has failed.
     settled: AtomicBool,
 }
 
 impl Graphs {
     pub fn new(engine: Arc<Engine>, settings: GraphSettings) -> Graphs {
-        Graphs { engine, settings, state: Mutex::default(), loading: Mutex::default(), settled: AtomicBool::new(false) }
+        Graphs {
+            engine,
+            settings,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            telling: Mutex::default(),
+            settled: AtomicBool::new(false),
+        }
     }
 
     /// What comes over HTTP may name.
@@ -264,7 +287,12 @@ impl Graphs {
 
     /// `is_wanted`: where it does not become a graph, something is missing.
     fn load_text(&self, text: GraphText, expected: &Expected, is_wanted: bool) -> Result<LoadedText, LoadError> {
-        let _one_at_a_time = lock(&self.loading);
+        let patience = match text.home {
+            // Nobody would come back with it.
+            Home::File(_) => None,
+            Home::Put => Some(self.settings.drain),
+        };
+        let _only_one = self.claim(&text.name, patience)?;
         let loaded = self.admit(&text, expected).and_then(|()| self.plan(&text)).and_then(|(plan, diagnostics)| {
             let (loaded, unsaved) = self.put(&text, plan)?;
             Ok(LoadedText { loaded, diagnostics, unsaved })
@@ -278,7 +306,7 @@ impl Graphs {
     /// # Errors
     /// Why it does not run.
     pub fn start_planned(&self, text: GraphText, plan: Plan) -> Result<Loaded, LoadError> {
-        let _one_at_a_time = lock(&self.loading);
+        let _only_one = self.claim(&text.name, None)?;
         let loaded = self.admit(&text, &Expected::Nothing).and_then(|()| self.put(&text, plan));
         let loaded = loaded.map(|(loaded, _)| loaded);
         self.note(text, loaded.as_ref(), true);
@@ -295,6 +323,7 @@ impl Graphs {
             (Ok(loaded), entry) => {
                 refused.remove(&text.name);
                 if let Some(entry) = entry {
+                    entry.generation = loaded.generation();
                     (entry.loaded, entry.refused, entry.text) = ((time, loaded.clone()), None, text);
                 }
             }
@@ -343,17 +372,37 @@ impl Graphs {
         if entry.is_some_and(|entry| entry.is_deleted) {
             return Err(LoadError::Ending);
         }
-        let now = entry.map_or(0, |entry| entry.counters.generation());
+        let now = entry.map_or(0, |entry| entry.generation);
         if !expected.allows(now) {
             return Err(LoadError::Outdated { now });
         }
         Ok(())
     }
 
+    /// Has a graph for oneself, to change it: whoever comes meanwhile waits, at most `patience`. Graphs of other names
+    /// are changed beside it, however long this one takes.
+    fn claim(&self, name: &str, patience: Option<Duration>) -> Result<Claim<'_>, LoadError> {
+        let deadline = patience.map(|patience| self.engine.clock.now() + patience);
+        let mut state = lock(&self.state);
+        while state.changing.contains(name) {
+            if state.closing.is_some() {
+                return Err(LoadError::Closing);
+            }
+            let left = deadline.map_or(LOOK, |deadline| deadline.saturating_duration_since(self.engine.clock.now()));
+            if left.is_zero() {
+                return Err(LoadError::Busy);
+            }
+            let waited = self.changed.wait_timeout(state, left.min(LOOK));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.changing.insert(name.to_owned());
+        Ok(Claim { graphs: self, name: name.to_owned() })
+    }
+
     /// Starts or reloads a graph. Answers why its text is not kept, where it should be.
     fn put(&self, text: &GraphText, plan: Plan) -> Result<(Loaded, Option<String>), LoadError> {
         self.refuse_taken(&text.name, &plan)?;
-        let _coming = Coming::reserve(self, &text.name, streams(&plan))?;
+        let _coming = Coming::reserve(self, &text.name, streams(&plan), resources(&plan))?;
         let prepared = self.prepare(text)?;
         let (resources, hooks, models) = (resources(&plan), hooks(&plan), models(&plan));
         let sinks = plan.sinks.iter().map(|planned| planned.sink.clone()).collect();
@@ -449,6 +498,7 @@ impl Graphs {
             is_deleted: false,
             thread,
             text: text.clone(),
+            generation: loaded.generation(),
             resources,
             hooks,
             models: Vec::new(),
@@ -459,7 +509,7 @@ impl Graphs {
         };
         let before = {
             let mut state = lock(&self.state);
-            if let Some(request) = state.closing {
+            if let Some((request, _)) = state.closing {
                 // Everybody else was told while it started.
                 let _ = entry.requests.try_send(request);
             }
@@ -473,6 +523,7 @@ impl Graphs {
 
     /// Lets `/predict` know which models graphs have.
     fn tell_models(&self) {
+        let _in_order = lock(&self.telling);
         let models = lock(&self.state).graphs.values().flat_map(|entry| entry.models.iter().cloned()).collect();
         (self.settings.on_models)(models);
     }
@@ -487,24 +538,8 @@ impl Graphs {
     /// What one graph owns, no other may: the files of its sinks, the ids of its streams.
     fn refuse_taken(&self, name: &str, plan: &Plan) -> Result<(), LoadError> {
         (self.settings.refuse)(plan).map_err(LoadError::Start)?;
-        let wanted = resources(plan);
         let state = lock(&self.state);
-        let others = state.graphs.iter().filter(|(other, entry)| *other != name && !entry.ending.is_over());
-        for (other, entry) in others {
-            for (node, resource) in &wanted {
-                if let Some((owner, Resource::Path(path))) = entry.resources.iter().find(|(_, owned)| owned == resource)
-                {
-                    let path = path.display();
-                    let text =
-                        format!("`{node}` would write `{path}`, which `{owner}` of the graph `{other}` has open");
-                    return Err(LoadError::Taken(text));
-                }
-            }
-            if let Some(id) = streams(plan).into_iter().find(|id| entry.counters.stream(id).is_some()) {
-                return Err(LoadError::Taken(format!("the graph `{other}` has a stream `{id}` already")));
-            }
-        }
-        Ok(())
+        state.refuse_owned(name, &streams(plan), &resources(plan))
     }
 
     /// The sources of running graphs whose streams another server announces.
@@ -534,13 +569,13 @@ impl Graphs {
     }
 
     /// Lets a graph deliver what is in flight, ends it, and forgets it and its saved text. `None` where there is no such
-    /// graph.
+    /// graph. A file of its name that was refused because of it is looked at again.
     ///
     /// # Errors
     /// Why it runs on: [`LoadError::Watched`] where it comes from a file.
     pub fn delete(&self, name: &str, expected: &Expected) -> Result<Option<Outcome>, LoadError> {
-        {
-            let _one_at_a_time = lock(&self.loading);
+        let is_running = {
+            let _only_one = self.claim(name, Some(self.settings.drain))?;
             let mut state = lock(&self.state);
             let State { graphs, refused, .. } = &mut *state;
             let home = graphs.get(name).map(|entry| &entry.text.home);
@@ -549,7 +584,7 @@ impl Graphs {
                 Some(Home::File(path)) => return Err(LoadError::Watched(path.clone())),
                 Some(Home::Put) => {}
             }
-            let now = graphs.get(name).map_or(0, |entry| entry.counters.generation());
+            let now = graphs.get(name).map_or(0, |entry| entry.generation);
             if graphs.get(name).is_some_and(|entry| entry.is_deleted) {
                 return Err(LoadError::Ending);
             }
@@ -564,22 +599,58 @@ impl Graphs {
                 saved.remove(name).map_err(unsaved)?;
             }
             refused.remove(name);
-            if let Some(entry) = graphs.get_mut(name) {
-                entry.is_deleted = true;
-            } else {
-                return Ok(Some(Outcome { failures: Vec::new(), stuck: Vec::new(), asked: None }));
-            }
+            graphs.get_mut(name).map(|entry| entry.is_deleted = true).is_some()
+        };
+        if !is_running {
+            return Ok(Some(Outcome { failures: Vec::new(), stuck: Vec::new(), asked: None }));
         }
-        Ok(self.end(name))
+        let outcome = self.end(name);
+        self.look_again(name);
+        Ok(outcome)
     }
 
-    /// Ends a graph whose file is gone.
-    pub fn remove(&self, name: &str) -> Option<Outcome> {
+    /// Loads the file that was refused as long as another graph had its name.
+    fn look_again(&self, name: &str) {
+        let home = lock(&self.state).refused.get(name).map(|refused| refused.home.clone());
+        let Some(Home::File(path)) = home else { return };
+        let shown = path.display();
+        match std::fs::read(&path) {
+            Err(error) => {
+                let why = format!("cannot read `{shown}`: {error}");
+                tracing::error!(graph = %name, "{why}");
+                self.note_unreadable(name, &path, &why);
+            }
+            Ok(bytes) => {
+                let text = GraphText { name: name.to_owned(), bytes, home: Home::File(path.clone()) };
+                match self.load(text, &Expected::Nothing) {
+                    Ok(_) => tracing::info!(graph = %name, "graph `{name}` runs, from `{shown}`"),
+                    Err(error) => {
+                        let hint = error.hint();
+                        tracing::error!(graph = %name, hint, "`{shown}` is left out; what runs, runs on: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a graph whose file is gone. `None` where no graph of this file runs; one of the same name that came from
+    /// elsewhere runs on.
+    pub fn remove(&self, name: &str, path: &Path) -> Option<Outcome> {
+        let is_of_file = |home: &Home| matches!(home, Home::File(of) if of == path);
         {
-            let _one_at_a_time = lock(&self.loading);
+            let _only_one = self.claim(name, None).ok()?;
             let mut state = lock(&self.state);
-            state.refused.remove(name);
-            state.graphs.get_mut(name)?.is_deleted = true;
+            if state.refused.get(name).is_some_and(|refused| is_of_file(&refused.home)) {
+                state.refused.remove(name);
+            }
+            let entry = state.graphs.get_mut(name)?;
+            if !is_of_file(&entry.text.home) {
+                entry.refused.take_if(|refused| is_of_file(&refused.home));
+                return None;
+            }
+            if std::mem::replace(&mut entry.is_deleted, true) {
+                return None;
+            }
         }
         self.end(name)
     }
@@ -594,7 +665,19 @@ impl Graphs {
             entry.ending.clone()
         };
         let outcome = ending.wait();
-        let entry = lock(&self.state).graphs.remove(name);
+        let entry = {
+            let mut state = lock(&self.state);
+            let mut entry = state.graphs.remove(name);
+            // What keeps a file out is gone, and the file is still none that runs.
+            let of_file = entry.as_mut().and_then(|entry| {
+                let home = entry.text.home.clone();
+                entry.refused.take_if(|refused| home == Home::Put && refused.home != Home::Put)
+            });
+            if let Some(refused) = of_file {
+                state.refused.insert(name.to_owned(), refused);
+            }
+            entry
+        };
         if let Some(entry) = entry {
             self.bury(entry);
             self.tell_models();
@@ -605,11 +688,18 @@ impl Graphs {
     /// Tells every graph to end, without waiting, and takes no further ones.
     pub fn close(&self, request: Request) {
         let mut state = lock(&self.state);
-        state.closing = Some(request);
+        let since = match state.closing {
+            // Told the same again, they have no more time for it.
+            Some((before, since)) if before == request => since,
+            _ => self.engine.clock.now(),
+        };
+        state.closing = Some((request, since));
         for entry in state.graphs.values() {
             // A full channel says as much already.
             let _ = entry.requests.try_send(request);
         }
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// What hears when a graph has ended.
@@ -618,31 +708,103 @@ impl Graphs {
     }
 
     /// Waits until every graph has ended, once they were told to by [`Graphs::close`]; what comes from `requests`
-    /// meanwhile, they are told as well. Answers how each ended, by name.
+    /// meanwhile, they are told as well. Those that are held up beyond their time to end are left behind, with what
+    /// holds them up. Answers how each ended, by name.
     pub fn finish(&self, requests: &Receiver<Request>) -> Vec<(Arc<GraphCounters>, Outcome)> {
         let mut requests = requests.clone();
         loop {
-            let running = {
+            let (running, left) = {
                 let state = lock(&self.state);
-                state.graphs.values().map(|entry| entry.ending.clone()).find(|ending| !ending.is_over())
-            };
-            let Some(ending) = running else {
-                // One that was about to start is there now, and was told.
-                drop(lock(&self.loading));
-                let state = lock(&self.state);
-                if state.graphs.values().all(|entry| entry.ending.is_over()) {
-                    return state.graphs.values().map(|entry| (entry.counters.clone(), entry.ending.wait())).collect();
+                let mut endings = state.graphs.values().map(|entry| &entry.ending);
+                let running = endings.find(|ending| !ending.is_over()).cloned();
+                if running.is_none() && state.changing.is_empty() {
+                    return state.outcomes();
                 }
-                continue;
+                let left = state.closing.map(|(request, since)| {
+                    let time = match request {
+                        Request::Drain => self.settings.drain + GRACE,
+                        Request::Abort => GRACE,
+                    };
+                    (since + time).saturating_duration_since(self.engine.clock.now())
+                });
+                if left.is_some_and(|left| left.is_zero()) {
+                    for name in &state.changing {
+                        tracing::error!(graph = %name, "graph `{name}` is left behind: a change of it does not come to an end");
+                    }
+                    return state.outcomes();
+                }
+                (running, left)
             };
+            // A graph that is about to start is told when it is there.
+            let over = running.as_ref().map_or_else(never, |ending| ending.over().clone());
+            let look = if running.is_none() { LOOK } else { LONG };
             select! {
-                recv(ending.over()) -> _ => {}
+                recv(over) -> _ => {}
+                recv(after(left.map_or(look, |left| left.min(look)))) -> _ => {}
                 recv(requests) -> request => match request {
                     Ok(request) => self.close(request),
-                    Err(_) => requests = crossbeam_channel::never(),
+                    Err(_) => requests = never(),
                 },
             }
         }
+    }
+}
+
+/// A graph that nobody else changes until this is dropped.
+struct Claim<'a> {
+    graphs: &'a Graphs,
+    name: String,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        lock(&self.graphs.state).changing.remove(&self.name);
+        self.graphs.changed.notify_all();
+    }
+}
+
+impl State {
+    /// What one graph owns, or is about to, no other may: the files of its sinks, the ids of its streams.
+    pub(super) fn refuse_owned(
+        &self,
+        graph: &str,
+        ids: &[StreamId],
+        wanted: &[(Arc<str>, Resource)],
+    ) -> Result<(), LoadError> {
+        for (other, entry) in self.graphs.iter().filter(|(other, entry)| *other != graph && !entry.ending.is_over()) {
+            for (node, resource) in wanted {
+                if let Some((owner, _)) = entry.resources.iter().find(|(_, owned)| owned == resource) {
+                    let text =
+                        format!("`{node}` would write `{resource}`, which `{owner}` of the graph `{other}` has open");
+                    return Err(LoadError::Taken(text));
+                }
+            }
+            if let Some(id) = ids.iter().find(|id| entry.counters.stream(id).is_some()) {
+                return Err(LoadError::Taken(format!("the graph `{other}` has a stream `{id}` already")));
+            }
+        }
+        for (other, owner, owned) in self.coming_resources.iter().filter(|(other, ..)| other != graph) {
+            if let Some((node, resource)) = wanted.iter().find(|(_, resource)| resource == owned) {
+                let text =
+                    format!("`{node}` would write `{resource}`, which `{owner}` of the graph `{other}` is opening");
+                return Err(LoadError::Taken(text));
+            }
+        }
+        Ok(())
+    }
+
+    /// How each graph ended, as far as it has.
+    fn outcomes(&self) -> Vec<(Arc<GraphCounters>, Outcome)> {
+        let outcome = |entry: &Entry| {
+            if entry.ending.is_over() {
+                return entry.ending.wait();
+            }
+            let name = &entry.counters.name;
+            let why = format!("graph `{name}` has not ended in time: something does not let go of its thread");
+            tracing::error!(graph = %name, "{why}");
+            Outcome { failures: vec![why], stuck: Vec::new(), asked: self.closing.map(|(request, _)| request) }
+        };
+        self.graphs.values().map(|entry| (entry.counters.clone(), outcome(entry))).collect()
     }
 }
 
@@ -671,7 +833,7 @@ fn view(entry: &Entry) -> GraphView {
         name: entry.counters.name.clone(),
         text: entry.text.bytes.clone(),
         home: entry.text.home.clone(),
-        generation: entry.counters.generation(),
+        generation: entry.generation,
         state,
         reason,
         loaded: entry.loaded.clone(),

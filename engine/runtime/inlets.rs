@@ -19,30 +19,47 @@ pub struct OpenInlet {
 
 /// The streams of a process that are pushed to.
 #[derive(Default)]
-pub struct Inlets(Mutex<BTreeMap<String, OpenInlet>>);
+pub struct Inlets {
+    open: Mutex<BTreeMap<String, OpenInlet>>,
+    /// Those that are read anew, from when they have ended until they are open again, each with its graph.
+    returning: Mutex<BTreeMap<String, Arc<str>>>,
+}
 
 impl Inlets {
     pub fn get(&self, stream: &str) -> Option<OpenInlet> {
-        lock(&self.0).get(stream).cloned()
+        lock(&self.open).get(stream).cloned()
+    }
+
+    /// Whether a stream is about to be open again.
+    pub fn is_returning(&self, stream: &str) -> bool {
+        lock(&self.returning).contains_key(stream)
     }
 
     /// All of them, by the id of the stream.
     pub fn list(&self) -> Vec<OpenInlet> {
-        lock(&self.0).values().cloned().collect()
+        lock(&self.open).values().cloned().collect()
     }
 
     pub(super) fn open(&self, graph: &Arc<str>, stream: &StreamId, inlet: Arc<Inlet>) {
         let open = OpenInlet { graph: graph.clone(), stream: stream.clone(), inlet };
-        lock(&self.0).insert(stream.to_string(), open);
+        lock(&self.open).insert(stream.to_string(), open);
+        lock(&self.returning).remove(&**stream);
     }
 
-    /// A stream of a graph has ended.
-    pub(super) fn close(&self, graph: &Arc<str>, stream: &StreamId) {
-        lock(&self.0).retain(|_, open| open.stream != *stream || open.graph != *graph);
+    /// A stream of a graph has ended; `returns`: it is about to be read anew.
+    pub(super) fn close(&self, graph: &Arc<str>, stream: &StreamId, returns: bool) {
+        let mut open = lock(&self.open);
+        if open.get(&**stream).is_some_and(|open| open.graph == *graph) {
+            if returns {
+                lock(&self.returning).insert(stream.to_string(), graph.clone());
+            }
+            open.remove(&**stream);
+        }
     }
 
     /// A graph has ended.
     pub(super) fn close_all(&self, graph: &Arc<str>) {
-        lock(&self.0).retain(|_, open| open.graph != *graph);
+        lock(&self.open).retain(|_, open| open.graph != *graph);
+        lock(&self.returning).retain(|_, of| of != graph);
     }
 }

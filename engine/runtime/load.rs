@@ -77,6 +77,9 @@ pub enum LoadError {
     /// It comes from a file.
     #[error("the graph comes from `{}`", .0.display())]
     Watched(PathBuf),
+    /// Somebody else changes it, and is not done with it.
+    #[error("another change of the graph is under way, and has not come to an end in time")]
+    Busy,
     /// It is being deleted.
     #[error("the graph is being deleted")]
     Ending,
@@ -105,6 +108,9 @@ impl LoadError {
             LoadError::Taken(_) => "give it another one, or change or delete the other graph first".to_owned(),
             LoadError::Watched(_) => {
                 "change the file; with `--watch` the engine follows it, else start the engine again".to_owned()
+            }
+            LoadError::Busy => {
+                "try again later: a model that loads, or a sink that does not open, may hold it up; see the log".to_owned()
             }
             LoadError::Ending => "try again when it has ended".to_owned(),
             LoadError::Closing => "try again when it has been started again".to_owned(),

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use operators::error::StartError;
 use operators::item::{Kind, Origin, StreamId};
-use operators::operator::Resource;
 use serde::Serialize;
 
 use super::failure::Notice;
@@ -25,9 +24,11 @@ use super::supervisor::LAST_CALL;
 use crate::graph::identity::Identity;
 use crate::graph::plan::{Plan, PlannedSink};
 
-/// How long a reload may take at its two waits.
+/// How long a reload may take at each of its waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
+    /// For a new sink to open; then nothing is changed.
+    pub open: Duration,
     /// For pictures that are on their way into a full tap; then they are given up.
     pub cut: Duration,
     /// For the old generation to finish; then what is in it is lost.
@@ -36,7 +37,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { cut: Duration::from_secs(2), drain: Duration::from_secs(10) }
+        Patience { open: Duration::from_secs(10), cut: Duration::from_secs(2), drain: Duration::from_secs(10) }
     }
 }
 
@@ -113,13 +114,22 @@ impl RunningGraph {
             return Err(StartError::new("the graph is ending").hint("start it again under its name"));
         }
         self.refuse_shared(&plan)?;
-        self.restarts.clear();
         let lost_before = self.counters.report().total.lost;
         let streams_before = self.stream_identities();
         let number = self.generation.number + 1;
         let (engine, counters, notices) = (self.engine.clone(), self.counters.clone(), self.notices.clone());
-        let making = Making { engine: &engine, counters: &counters, notices: &notices, number, sinks: &self.sinks };
+        let making = Making {
+            engine: &engine,
+            counters: &counters,
+            notices: &notices,
+            number,
+            sinks: &self.sinks,
+            // What runs is not watched meanwhile.
+            patience: Some(patience.open),
+        };
         let (new, opened) = making.install(Arc::new(plan))?;
+        // The new plan says which streams are read; until it is there, those of the old one still are to be.
+        self.restarts.clear();
 
         let nodes = Changes::between(&identities(&self.generation.plan), &identities(&new.plan));
         let mut transition = self.begin(new, opened, &nodes);
@@ -240,6 +250,7 @@ impl RunningGraph {
 
     /// Waits until the old generation has finished with every stream, and takes it down. Answers what did not finish.
     fn await_old(&mut self, mut transition: Transition, patience: Duration) -> Vec<String> {
+        let closing_by = self.engine.clock.now() + patience;
         let deadline = after(patience);
         let mut is_closed = false;
         let mut stuck = Vec::new();
@@ -270,7 +281,7 @@ impl RunningGraph {
         }
         transition.take_down();
         self.sinks.iter().for_each(|sink| sink.intake.forget_older());
-        stuck.extend(self.close_sinks(&deadline));
+        stuck.extend(self.close_sinks(closing_by));
         stuck
     }
 
@@ -325,39 +336,40 @@ impl RunningGraph {
         left
     }
 
-    /// Lets the writers that have no place in the new generation end. Answers those that did not.
-    fn close_sinks(&mut self, deadline: &Receiver<Instant>) -> Vec<String> {
+    /// Lets the writers that have no place in the new generation end by `deadline`. Answers those that did not, once what
+    /// they had in hand is counted as lost.
+    fn close_sinks(&mut self, deadline: Instant) -> Vec<String> {
         self.sinks.iter().filter(|sink| sink.is_closing).for_each(|sink| sink.intake.seal());
-        let is_open = |graph: &RunningGraph| graph.sinks.iter().any(|sink| sink.is_closing);
-        let mut was_late = false;
-        while is_open(self) {
+        // Behind an old generation that needed all the time, a writer still has a moment.
+        let left = deadline.saturating_duration_since(self.engine.clock.now()).max(LAST_CALL);
+        self.await_closed(left);
+        let stuck: Vec<String> = self
+            .sinks
+            .iter()
+            .filter(|sink| sink.is_closing)
+            .map(|sink| {
+                sink.writing.abort();
+                format!("sink `{}`", sink.name)
+            })
+            .collect();
+        // A writer lets go of its items where it waits next, and not where it is told to.
+        self.await_closed(LAST_CALL);
+        stuck
+    }
+
+    /// Waits, but not longer than `patience`, until no writer is closing any more.
+    fn await_closed(&mut self, patience: Duration) {
+        let late = after(patience);
+        while self.sinks.iter().any(|sink| sink.is_closing) {
             let notice = select! {
                 recv(self.heard.nodes) -> notice => notice,
                 recv(self.heard.streams) -> notice => notice,
-                recv(deadline) -> _ => {
-                    was_late = true;
-                    break;
-                }
-                default(LAST_CALL) => {
-                    // The deadline may have passed before, and is heard once.
-                    was_late = true;
-                    break;
-                }
+                recv(late) -> _ => return,
             };
             if let Ok(notice) = notice {
                 self.must_stop |= self.take(notice);
             }
         }
-        if !was_late {
-            return Vec::new();
-        }
-        let closing = self.sinks.iter().filter(|sink| sink.is_closing);
-        closing
-            .map(|sink| {
-                sink.writing.abort();
-                format!("sink `{}`", sink.name)
-            })
-            .collect()
     }
 
     /// A new sink may not open what a running one has open.
@@ -367,12 +379,9 @@ impl RunningGraph {
         for sink in plan.sinks.iter().filter(|sink| !old.iter().any(|other| is_same(sink, other))) {
             for resource in sink.sink.resources() {
                 let Some(owner) = old.iter().find(|other| other.sink.resources().contains(&resource)) else { continue };
-                let Resource::Path(path) = &resource;
                 let message = format!(
-                    "`{}` would write `{}`, which `{}` of the running graph has open",
-                    sink.name,
-                    path.display(),
-                    owner.name
+                    "`{}` would write `{resource}`, which `{}` of the running graph has open",
+                    sink.name, owner.name
                 );
                 return Err(StartError::new(message).hint("give it another path, or delete the graph first"));
             }

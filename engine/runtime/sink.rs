@@ -32,16 +32,24 @@ pub struct Intake {
     sender: Mutex<Option<Sender<Event>>>,
     /// For each worker: whom to wake when there is room again, and whether somebody waits for it.
     waiting: Vec<(Mutex<Vec<SyncActivator>>, AtomicBool)>,
+    /// Errors of the writer end the graph; the youngest generation says so.
+    stops: AtomicBool,
 }
 
 /// Makes the queue of a sink for `workers` workers.
 pub fn intake(workers: usize) -> (Arc<Intake>, Receiver<Event>) {
     let (sender, receiver) = channel(QUEUE);
     let waiting = (0..workers).map(|_| (Mutex::default(), AtomicBool::new(false))).collect();
-    (Arc::new(Intake { sender: Mutex::new(Some(sender)), waiting }), receiver)
+    let intake = Intake { sender: Mutex::new(Some(sender)), waiting, stops: AtomicBool::new(false) };
+    (Arc::new(intake), receiver)
 }
 
 impl Intake {
+    /// What errors of the writer mean from here on.
+    pub fn set_on_error(&self, on_error: OnError) {
+        self.stops.store(on_error == OnError::Stop, Ordering::Release);
+    }
+
     /// No further generation will write: the writer ends when those that do have hung up.
     pub fn seal(&self) {
         lock(&self.sender).take();
@@ -261,7 +269,7 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
             biased;
             worked = writer.work() => {
                 if let Err(error) = worked {
-                    failed(&node, told(&node, &error));
+                    failed(&node, &intake, told(&node, &error));
                 }
                 None
             }
@@ -271,7 +279,7 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
             Some(0) => break,
             Some(_) => {
                 intake.wake_waiting();
-                take(&mut *writer, &mut batch, deadline, settles, &node).await;
+                take(&mut *writer, &mut batch, deadline, settles, (&node, &intake)).await;
             }
             None => {}
         }
@@ -281,13 +289,13 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
     }
     match within(deadline, writer.close()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if settles => failed(&node, told(&node, &error)),
+        Ok(Err(error)) if settles => failed(&node, &intake, told(&node, &error)),
         Ok(Err(error)) => {
             let cause = node.secrets.redact(&with_hint(&error.message, error.hint.as_deref()));
-            failed(&node, format!("sink `{}` could not be closed: {cause}", node.origin.node));
+            failed(&node, &intake, format!("sink `{}` could not be closed: {cause}", node.origin.node));
         }
         Err(seconds) => {
-            failed(&node, format!("sink `{}` could not be closed within {seconds} s", node.origin.node));
+            failed(&node, &intake, format!("sink `{}` could not be closed within {seconds} s", node.origin.node));
         }
     }
     node.counters.set_trouble(None);
@@ -299,7 +307,7 @@ async fn take(
     batch: &mut Vec<Event>,
     deadline: Option<Duration>,
     settles: bool,
-    node: &Node,
+    (node, intake): (&Node, &Intake),
 ) {
     let count = batch.len() as i64;
     let start = node.clock.now();
@@ -336,7 +344,7 @@ async fn take(
                 0 => format!("sink `{name}` failed: {cause}"),
                 items => format!("sink `{name}` lost {items} items of stream `{streams}`: {cause}"),
             };
-            failed(node, message);
+            failed(node, intake, message);
             batch.clear();
         }
     }
@@ -364,12 +372,12 @@ fn born(event: &Event) -> Option<Instant> {
     }
 }
 
-fn failed(node: &Node, message: String) {
+fn failed(node: &Node, intake: &Intake, message: String) {
     let nth = node.counters.error(&message, node.clock.now());
     if worth_logging(nth) {
         tracing::error!(node = %node.origin.node, errors = nth, "{message}");
     }
-    if node.on_error == OnError::Stop {
+    if intake.stops.load(Ordering::Acquire) {
         node.stop_graph(None, message);
     }
 }

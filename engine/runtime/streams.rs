@@ -59,6 +59,9 @@ pub enum StreamError {
     /// The source cannot be built with it.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Mistaken(Vec<FieldError>),
+    /// It was removed, and has not ended yet.
+    #[error("the stream that was called so is being removed, and has not ended yet")]
+    Leaving,
     #[error("the graph is ending, or its source has ended")]
     Ending,
     #[error("{0}")]
@@ -150,13 +153,13 @@ impl RunningGraph {
         if self.draining {
             return Err(StreamError::Ending);
         }
-        if self.streams.contains_key(id) {
-            return Err(StreamError::Taken);
-        }
         self.unlist_retired();
         let is_declared = |stream: &WantedStream| stream.spec.id == *id;
         if self.posted.contains_key(id) || self.declared().iter().any(is_declared) {
             return Err(StreamError::Taken);
+        }
+        if self.streams.contains_key(id) {
+            return Err(StreamError::Leaving);
         }
         let wanted = self.built(id, &posted)?;
         if self.generation.is_closed(wanted.source_index) {

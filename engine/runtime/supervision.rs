@@ -125,7 +125,7 @@ impl RunningGraph {
     ) -> Result<RunningGraph, StartError> {
         let (notices, heard) = notices();
         let number = counters.generation() + 1;
-        let making = Making { engine: &engine, counters: &counters, notices: &notices, number, sinks: &[] };
+        let making = Making { engine: &engine, counters: &counters, notices: &notices, number, sinks: &[], patience: None };
         let (generation, sinks) = making.install(Arc::new(plan))?;
         counters.set_state(GraphState::Running, None);
         let mut graph = RunningGraph {
@@ -287,7 +287,8 @@ impl RunningGraph {
             let (stream, account, lost_before) = (stream.clone(), counters.account.clone(), running.lost_before);
             self.finishing.push(Finishing { stream, version, progress, account, lost_before });
         }
-        self.engine.inlets().close(&self.counters.name, stream);
+        let returns = self.restarts.contains_key(stream) && !self.draining;
+        self.engine.inlets().close(&self.counters.name, stream, returns);
         self.unlist_retired();
         // Its last act was to say so.
         running.feed.join();

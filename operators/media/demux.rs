@@ -384,6 +384,12 @@ impl Demuxer {
         (ticks > 0).then(|| ticks as f64 / f64::from(ffi::AV_TIME_BASE))
     }
 
+    /// When the container says that the first picture of the video track is shown.
+    pub fn start(&self) -> Option<MediaTime> {
+        let ticks = self.stream().start_time();
+        (ticks != ffi::AV_NOPTS_VALUE).then(|| MediaTime::new(ticks, self.time_base()))
+    }
+
     /// Ticks from one picture of the video track to the next, by its frame rate.
     pub fn nominal_duration(&self) -> Option<i64> {
         let rate = frame_rate(&self.stream())?;

@@ -23,13 +23,17 @@ use crate::time::{MediaTime, TimeBase};
 
 /// What libav hands over at once.
 const BUFFER: usize = 64 << 10;
+/// libav keeps a fragment in memory until it ends: one of more bytes ends before its GOP does.
+const LONGEST_FRAGMENT: u64 = 4 << 20;
+/// The first fragment waits this long for the first packets of all tracks: their times stand in front of it.
+pub const LONGEST_FIRST_FRAGMENT: u64 = 16 << 20;
 
 /// The form of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
     /// MP4 with its index in front, so that a player may begin before it has all of it.
     Mp4,
-    /// MP4 in fragments, one for each keyframe.
+    /// MP4 in fragments, one or several for each keyframe.
     FragmentedMp4,
     /// An initialisation and one fragment behind it, whose times are those that were written: a piece of a longer
     /// presentation ([`super::fragment`]).
@@ -93,6 +97,11 @@ pub struct Muxer {
     container: Container,
     /// For each track of the stream where it is in the file; `None` for those left out.
     tracks: Vec<Option<Place>>,
+    /// Bytes that libav may still have in memory, and how long the content was when it was last seen to grow.
+    pending: u64,
+    seen: u64,
+    /// Whether fragments were ended here.
+    is_split: bool,
 }
 
 /// A track in the file.
@@ -102,6 +111,8 @@ struct Place {
     base: TimeBase,
     /// What is taken off its packets.
     filter: Option<AdtsFilter>,
+    /// Whether it has a packet.
+    has_begun: bool,
 }
 
 // SAFETY: everything behind the pointers is owned by the muxer and used by one thread at a time.
@@ -116,7 +127,15 @@ impl Muxer {
     pub fn new(container: Container, tracks: &[Track], most_in_memory: u64) -> Result<Muxer, MuxError> {
         initialise();
         let storage = Box::into_raw(Box::new(Storage { most_in_memory, ..Storage::default() }));
-        let mut muxer = Muxer { context: ptr::null_mut(), storage, container, tracks: Vec::new() };
+        let mut muxer = Muxer {
+            context: ptr::null_mut(),
+            storage,
+            container,
+            tracks: Vec::new(),
+            pending: 0,
+            seen: 0,
+            is_split: false,
+        };
         // SAFETY: the context is allocated here and freed when `muxer` is dropped. The storage, which the I/O context
         // gets a pointer to, lives until after that.
         unsafe {
@@ -139,6 +158,7 @@ impl Muxer {
                     index: muxer.add(parameters, track.time_base)?,
                     base: track.time_base,
                     filter: AdtsFilter::of(parameters).map_err(MuxError::Failed)?,
+                    has_begun: false,
                 }),
                 _ => None,
             };
@@ -207,7 +227,7 @@ impl Muxer {
     /// See [`MuxError`].
     pub fn write(&mut self, packet: &Packet, pts: i64, dts: i64) -> Result<(), MuxError> {
         let Some(Some(place)) = self.tracks.get_mut(packet.track) else { return Ok(()) };
-        let (index, base) = (place.index, place.base);
+        let (index, base, is_first) = (place.index, place.base, !place.has_begun);
         let duration = packet.duration.map_or(0, |duration| duration.ticks_in(base));
         let bare =
             place.filter.as_mut().map(|filter| filter.strip(&packet.data)).transpose().map_err(MuxError::Packet)?;
@@ -215,7 +235,59 @@ impl Muxer {
             self.configure(index, configuration)?;
         }
         let data = bare.as_ref().map_or(&packet.data, |bare| &bare.data);
-        self.append(index, base, &Written { data, is_key: packet.is_key, pts, dts, duration })
+        self.split(packet.track == 0, data.len() as u64)?;
+        if is_first && self.is_split && pts < 0 {
+            // Its time would have to stand in what is written.
+            return Err(MuxError::Packet("it begins before the pictures that are written already".to_owned()));
+        }
+        self.append(index, base, &Written { data, is_key: packet.is_key, pts, dts, duration })?;
+        if let Some(Some(place)) = self.tracks.get_mut(packet.track) {
+            place.has_begun = true;
+        }
+        Ok(())
+    }
+
+    /// Ends a fragment that grows too large, before a packet of so many bytes.
+    fn split(&mut self, is_picture: bool, bytes: u64) -> Result<(), MuxError> {
+        if self.container != Container::FragmentedMp4 {
+            return Ok(());
+        }
+        let length = self.storage().length;
+        if length != self.seen {
+            (self.seen, self.pending) = (length, 0);
+        }
+        let have_begun = self.tracks.iter().flatten().all(|place| place.has_begun);
+        // Fragments end before pictures; sound alone is no reason to wait for one that may not come.
+        let most = match have_begun {
+            true if is_picture => LONGEST_FRAGMENT,
+            true => 2 * LONGEST_FRAGMENT,
+            false => LONGEST_FIRST_FRAGMENT,
+        };
+        if self.pending > 0 && self.pending.saturating_add(bytes) > most {
+            self.end_fragment()?;
+            self.pending = 0;
+        }
+        self.pending = self.pending.saturating_add(bytes);
+        Ok(())
+    }
+
+    /// Has libav write what it keeps. The times of the next packets hold as they are: it would otherwise count on how long
+    /// the ones before are said to last.
+    fn end_fragment(&mut self) -> Result<(), MuxError> {
+        // The first time it writes what stands in front of all fragments, and no more.
+        let times = if self.is_split { 1 } else { 2 };
+        for _ in 0..times {
+            // SAFETY: the context is complete and its header written; no packet means that what is kept is written.
+            let written = unsafe { ffi::av_write_frame(self.context, ptr::null_mut()) };
+            self.outcome(written)?;
+        }
+        // SAFETY: the private data is that of the MP4 muxer, which has this option; name and value are valid C strings.
+        let set = unsafe {
+            let (name, value) = (c"movflags".as_ptr(), c"+frag_discont".as_ptr());
+            ffi::av_opt_set((*self.context).priv_data, name, value, 0)
+        };
+        self.is_split = true;
+        self.outcome(set)
     }
 
     /// What comes before the first packet of a track, and was not known when the file was begun.

@@ -102,6 +102,20 @@ impl Parameters {
         unsafe { std::slice::from_raw_parts(raw.extradata, length) }
     }
 
+    /// How many samples a packet of so many bytes has, of codecs of sound that say it.
+    pub(crate) fn samples(&self, bytes: u64) -> Option<i64> {
+        let bytes = i32::try_from(bytes).ok()?;
+        // SAFETY: the parameters are valid for as long as `self`; libav reads them and no more, whatever its signature
+        // says.
+        let samples = unsafe { ffi::av_get_audio_frame_duration2(self.0.codec.as_ptr().cast_mut(), bytes) };
+        Some(i64::from(samples)).filter(|samples| *samples > 0)
+    }
+
+    /// Whether it is known how large its pictures are: without parameter sets it is not.
+    pub(crate) fn is_sized(&self) -> bool {
+        self.raw().width > 0 && self.raw().height > 0
+    }
+
     /// How many pictures are held back until they can be shown in order.
     pub(crate) fn delay(&self) -> usize {
         usize::try_from(self.raw().video_delay).unwrap_or(0)

@@ -260,7 +260,20 @@ impl Progress {
         })
     }
 
-    fn note_key(&self, name: &str) -> String {
+    /// Goes through the notes of all nodes, each with its key, and forgets those that are not to be kept.
+    ///
+    /// # Errors
+    /// Where progress cannot be read or written.
+    pub fn retain_notes(&self, mut keep: impl FnMut(&str, &[u8]) -> bool) -> Result<(), StateError> {
+        let Some(store) = self.state.store() else { return Ok(()) };
+        store.write(|write| {
+            write.open_table(NOTES)?.retain(|key, note| keep(key, note))?;
+            Ok(())
+        })
+    }
+
+    /// Under which key a note of this node is kept.
+    pub fn note_key(&self, name: &str) -> String {
         hash([&*self.origin.graph, &self.origin.node, name])
     }
 

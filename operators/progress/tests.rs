@@ -130,6 +130,12 @@ fn notes_belong_to_their_node() {
     sink.set_note("a", b"note").unwrap();
     assert_eq!(sink.note("a").unwrap().as_deref(), Some(&b"note"[..]));
     assert_eq!((sink.note("b").unwrap(), source.note("a").unwrap()), (None, None));
+
+    sink.set_note("b", b"other").unwrap();
+    let key = sink.note_key("a");
+    sink.retain_notes(|other, note| key != other || note != b"note").unwrap();
+    assert_eq!(sink.note("a").unwrap(), None);
+    assert_eq!(sink.note("b").unwrap().as_deref(), Some(&b"other"[..]));
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //!
 //! `POST /files` of VSS 2.x is not idempotent: a request whose answer is lost may have made a file. So what is meant to be
 //! uploaded is written down before ([`journal`]), and after a failure that leaves the question open the server's list is
-//! looked at, once its own time for the request is over: a file of our name and size that was not there before is ours,
-//! and so are further ones of that kind, which are deleted. VSS 3.x takes an id of the client's choice, which a repeat
-//! finds again.
+//! looked at, once its own time for the request is over: a file of our name and size that was not there before, and that
+//! belongs to nobody else here, is ours. Where that takes more than one request, the list is looked at once more as long
+//! after the last: further files of ours are deleted, and only then the segment counts as uploaded. VSS 3.x takes an id of
+//! the client's choice, which a repeat finds again.
 //!
 //! A segment counts as delivered when the server has answered with an id; what becomes of it is a record.
 
@@ -26,14 +27,18 @@ use crate::item::{Item, Kind, Origin, Payload, RecordBody, Segment, SegmentStatu
 use crate::operator::{BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role};
 use crate::progress::{Output, Progress};
 
-use client::{Api, Client, Failure, StoredFile, Upload};
-use journal::{Intent, Journal, Place};
+use client::{Api, Client, Failure, Upload};
+use journal::{Intent, Journal, Place, Summary};
+
+use super::file::identity;
 
 /// Between two attempts, unless the server says how long it wants to be left alone.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) };
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 const DEFAULT_RETRY_FOR: Duration = Duration::from_secs(3600);
 const DEFAULT_CONCURRENCY: usize = 2;
+/// That an upload was met again is written down once in so long.
+const SEEN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub static REGISTRATION: Registration = Registration {
     name: "vss",
@@ -169,10 +174,7 @@ impl IoOperator for Vss {
             (None, Some(progress)) => Place::Progress(progress.clone()),
             (None, None) => Place::Nowhere,
         };
-        let journal = Journal::open(place).map_err(|why| {
-            StartError::new(format!("cannot use the state of earlier uploads: {why}"))
-                .hint("give `state` a folder of its own that can be written")
-        })?;
+        let journal = Journal::open(place, now_ms(&*self.clock))?;
         let client = Client::new(&self.url, self.api, self.token.clone(), self.timeout);
         Ok(Arc::new(Uploader {
             service: Arc::new(Service {
@@ -195,7 +197,7 @@ impl IoOperator for Vss {
     }
 
     fn resources(&self) -> Vec<Resource> {
-        self.state.iter().map(|path| Resource::Path(path.clone())).collect()
+        self.state.iter().map(|path| Resource::Path(identity(path))).collect()
     }
 }
 
@@ -215,23 +217,23 @@ impl IoRunner for Uploader {
             return Err(ItemError::Failed(format!("VSS takes segments, not {}", item.payload.kind().plural())));
         };
         let (stream, time) = (item.stream.clone(), item.time);
-        let id = match self.uploaded(&stream, segment, time).await {
-            Ok(id) => id,
+        let intent = match self.uploaded(&stream, segment, time).await {
+            Ok(intent) => intent,
             Err((code, message)) => {
+                // Without a place on a disk it would stay for as long as the process.
+                self.service.journal.close(&Intent::of(&stream, segment, Vec::new()));
                 let told = format!("VSS did not take `{}`: {code}: {message}", segment.name);
                 let status = SegmentStatus { code: Some(code), message: Some(message), ..segment.status("failed") };
                 return Err(ItemError::Told { message: told, payload: Box::new(self.record(item, status)) });
             }
         };
-        let mut status = SegmentStatus { vss_id: Some(id.clone()), ..segment.status("uploaded") };
-        if let Some(prompt) = self.prompt.clone() {
-            let service = self.service.clone();
-            match blocking(move || service.client.summary(&id, &prompt)).await {
-                Ok(summary) => status.summary = Some(summary),
-                Err(failure) => {
-                    let (code, message) = described(failure);
-                    (status.code, status.message) = (Some(code), Some(message));
-                }
+        let mut status = SegmentStatus { vss_id: intent.id.clone(), ..segment.status("uploaded") };
+        let (service, prompt) = (self.service.clone(), self.prompt.clone());
+        match blocking(move || service.finish(intent, prompt.as_deref())).await {
+            Ok(summary) => status.summary = summary,
+            Err(failure) => {
+                let (code, message) = described(failure);
+                (status.code, status.message) = (Some(code), Some(message));
             }
         }
         Ok(self.record(item, status))
@@ -243,13 +245,15 @@ impl Uploader {
         Payload::Record(Arc::new(self.origin.record(item, RecordBody::Segment(status))))
     }
 
-    /// Uploads a segment until it is there: its id, or the code and the message of why it will not be.
+    /// Uploads a segment until it is there, once: or the code and the message of why it will not be.
     async fn uploaded(
         &self,
         stream: &StreamId,
         segment: &Arc<Segment>,
         time: SystemTime,
-    ) -> Result<String, (String, String)> {
+    ) -> Result<Intent, (String, String)> {
+        // Of two that the server's list cannot tell apart, each would take the other's file for its own.
+        let turn = Arc::new(journal::turn(self.service.client.base(), segment).await);
         let start = self.clock.now();
         let mut failures = 0;
         // Of a live stream, the index must not come again.
@@ -259,8 +263,15 @@ impl Uploader {
             let live = live.clone();
             let (service, stream, segment) = (self.service.clone(), stream.clone(), segment.clone());
             let name = segment.name.clone();
-            let failure = match blocking(move || Ok(service.attempt(&stream, &segment, time, live.as_ref()))).await {
-                Ok(Ok(Attempt::Uploaded(id))) => return Ok(id),
+            // A request that nobody waits for any more is still under way.
+            let turn = turn.clone();
+            let attempt = move || {
+                let answer = service.attempt(&stream, &segment, time, live.as_ref());
+                drop(turn);
+                Ok(answer)
+            };
+            let failure = match blocking(attempt).await {
+                Ok(Ok(Attempt::Uploaded(intent))) => return Ok(*intent),
                 // Whether the last request went well will be known by then.
                 Ok(Ok(Attempt::TooEarly(wait))) => {
                     tokio::time::sleep(wait).await;
@@ -275,9 +286,12 @@ impl Uploader {
                 Failure::Busy { .. } | Failure::Unreachable(_) | Failure::Unknown(_) => BACKOFF.delay(failures),
             };
             let (code, message) = described(failure);
-            if self.clock.now().saturating_duration_since(start) + delay > self.retry_for {
+            let left = self.retry_for.saturating_sub(self.clock.now().saturating_duration_since(start));
+            if left.is_zero() {
                 return Err((code, format!("{message} (given up after {failures} attempts)")));
             }
+            // However long that is, there is a last attempt when the time is over.
+            let delay = delay.min(left);
             // An hour without the service must not fill the log.
             if failures.is_power_of_two() {
                 let node = &self.origin.node;
@@ -293,23 +307,23 @@ fn described(failure: Failure) -> (String, String) {
     match failure {
         Failure::Unreachable(message) => ("Unreachable".to_owned(), message),
         Failure::Unknown(message) => ("Unknown".to_owned(), message),
-        Failure::Busy { code, message, .. } | Failure::Refused { code, message } => (code, message),
+        Failure::Busy { code, message, after: Some(after) } => {
+            (code, format!("{message} (it asks not to be asked again for {} s)", after.as_secs()))
+        }
+        Failure::Busy { code, message, after: None } | Failure::Refused { code, message, .. } => (code, message),
     }
 }
 
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    let panicked = |error: tokio::task::JoinError| Failure::Refused {
-        code: "Panicked".to_owned(),
-        message: format!("the upload broke off: {error}"),
-    };
+    let panicked = |error| Failure::wrong("Panicked", format!("the upload broke off: {error}"));
     tokio::task::spawn_blocking(call).await.unwrap_or_else(|error| Err(panicked(error)))
 }
 
 /// What came of looking after a segment.
 #[derive(Debug, PartialEq, Eq)]
 enum Attempt {
-    /// It is there, under this id.
-    Uploaded(String),
+    /// It is there, once, under the id of this.
+    Uploaded(Box<Intent>),
     /// A request of before may still be under way.
     TooEarly(Duration),
 }
@@ -318,7 +332,7 @@ struct Service {
     client: Client,
     api: Api,
     timeout: Duration,
-    journal: Journal,
+    journal: Arc<Journal>,
     clock: Arc<dyn Clock>,
 }
 
@@ -334,41 +348,73 @@ impl Service {
         if let Some(output) = live {
             output.begin().map_err(|error| unwritten(&format!("{error}; {}", error.hint)))?;
         }
-        let found = self.journal.find(stream, segment).map_err(|error| unwritten(&error))?;
+        let found = self.journal.find(stream, segment).map_err(|error| unreadable(&error))?;
         let mut intent = match found {
-            Some(Intent { id: Some(id), .. }) => match self.client.file(&id)? {
-                Some(_) => return Ok(Attempt::Uploaded(id)),
+            Some(intent) => match &intent.id {
+                Some(id) if self.is_there(id, segment)? => return self.reconciled(segment, intent),
+                // One of several is gone: another may be there.
+                Some(_) if intent.may_be_there_twice() => Intent { id: None, ..intent },
                 // The server was emptied meanwhile.
-                None => Intent::of(stream, segment, self.copies(segment)?),
+                Some(_) => Intent::of(stream, segment, self.copies(segment)?),
+                // What was there before is another list by now.
+                None if intent.attempts == 0 => Intent::of(stream, segment, self.copies(segment)?),
+                None => intent,
             },
-            Some(open) => {
-                if let Some(wait) = self.under_way(&open) {
-                    return Ok(Attempt::TooEarly(wait));
-                }
-                open
-            }
             None => Intent::of(stream, segment, self.copies(segment)?),
         };
+        if let Some(wait) = self.under_way(&intent) {
+            return Ok(Attempt::TooEarly(wait));
+        }
         let chosen = (self.api == Api::Rtvi3).then(|| chosen_id(stream, segment));
         // An id of our own is looked for in any case: what made it may have been forgotten here.
         if (intent.attempts > 0 || chosen.is_some())
             && let Some(id) = self.found(segment, &intent, chosen.as_deref())?
         {
-            return self.done(segment, intent, id);
+            intent.id = Some(id);
+            self.keep(&intent)?;
+            return self.reconciled(segment, intent);
         }
+        let earlier = (intent.attempts, intent.attempted_ms);
         intent.attempts += 1;
         intent.attempted_ms = self.now_ms();
         self.keep(&intent)?;
         let identified = chosen.as_deref().map(|id| (id, &**stream, time));
-        let upload =
-            Upload { name: &segment.name, media_type: segment.media_type, content: &segment.content, identified };
-        let sent = self.client.upload(&upload);
-        if let Err(Failure::Busy { .. } | Failure::Unreachable(_) | Failure::Refused { .. }) = &sent {
+        let upload = Upload {
+            name: &segment.name,
+            media_type: segment.media_type,
+            content: &segment.content,
+            sha256: &segment.sha256,
+            identified,
+        };
+        let failure = match self.client.upload(&upload) {
+            Ok(id) => return self.answered(segment, intent, id),
+            Err(failure) => failure,
+        };
+        // An id of ours that is refused is one that is there, where a request of before was slower than this one.
+        if let (Failure::Refused { .. }, Some(_)) = (&failure, &chosen) {
+            match self.found(segment, &intent, chosen.as_deref()) {
+                Ok(Some(id)) => return self.answered(segment, intent, id),
+                Ok(None) | Err(Failure::Refused { .. }) => {}
+                Err(unclear) => return Err(unclear),
+            }
+        }
+        if let Failure::Busy { .. } | Failure::Unreachable(_) | Failure::Refused { status: Some(_), .. } = &failure {
             // That attempt left nothing behind: there is nothing to wait for.
-            intent.attempted_ms = 0;
+            (intent.attempts, intent.attempted_ms) = earlier;
             self.keep(&intent)?;
         }
-        self.done(segment, intent, sent?)
+        Err(failure)
+    }
+
+    /// The last attempt succeeded.
+    fn answered(&self, segment: &Segment, mut intent: Intent, id: String) -> Result<Attempt, Failure> {
+        intent.id = Some(id);
+        if intent.attempts > 1 {
+            // Those before may still be at work: they have as long again.
+            intent.attempted_ms = self.now_ms();
+        }
+        self.keep(&intent)?;
+        self.reconciled(segment, intent)
     }
 
     /// How long a request of before may still be at work in the server.
@@ -382,50 +428,110 @@ impl Service {
     /// The file that an earlier attempt made.
     fn found(&self, segment: &Segment, intent: &Intent, chosen: Option<&str>) -> Result<Option<String>, Failure> {
         match chosen {
-            Some(id) => Ok(self.client.file(id)?.map(|file| file.id)),
+            Some(id) => match self.client.file(id)? {
+                Some(file) => Ok(Some(file.checked(&segment.name, segment.content.len())?.id)),
+                None => Ok(None),
+            },
             None => Ok(self.ours(segment, intent)?.into_iter().next()),
         }
     }
 
-    /// Writes down that the segment is there, and deletes what there is more of it.
-    fn done(&self, segment: &Segment, mut intent: Intent, id: String) -> Result<Attempt, Failure> {
-        intent.id = Some(id.clone());
-        self.keep(&intent)?;
-        if intent.attempts > 1 && self.api == Api::V2 {
-            for surplus in self.ours(segment, &intent)?.into_iter().filter(|other| *other != id) {
-                // One that is in use, or gone by now, is no reason to say that the segment is not there.
-                if let Err(failure) = self.client.delete(&surplus) {
-                    let (code, message) = described(failure);
-                    tracing::warn!("VSS keeps a second `{}` ({surplus}): {code}: {message}", segment.name);
+    /// Sees to it that the segment, which is there, is there once. Whoever comes here in the middle begins again.
+    fn reconciled(&self, segment: &Segment, mut intent: Intent) -> Result<Attempt, Failure> {
+        if intent.may_be_there_twice() && self.api == Api::V2 {
+            if let Some(wait) = self.under_way(&intent) {
+                return Ok(Attempt::TooEarly(wait));
+            }
+            for surplus in self.ours(segment, &intent)?.into_iter().filter(|other| Some(other) != intent.id.as_ref()) {
+                match self.client.delete(&surplus) {
+                    Ok(()) => {}
+                    // One that is in use, or gone by now, is no reason to say that the segment is not there.
+                    Err(failure @ Failure::Refused { .. }) => {
+                        let (code, message) = described(failure);
+                        tracing::warn!("VSS keeps a second `{}` ({surplus}): {code}: {message}", segment.name);
+                    }
+                    Err(failure) => return Err(failure),
                 }
             }
+            intent.is_reconciled = true;
+            intent.seen_ms = self.now_ms();
+            self.keep(&intent)?;
         }
-        Ok(Attempt::Uploaded(id))
+        let now = self.now_ms();
+        // What is met in each run is not forgotten.
+        if now.saturating_sub(intent.seen_ms.max(intent.attempted_ms)) > millis(SEEN_EVERY) {
+            intent.seen_ms = now;
+            self.keep(&intent)?;
+        }
+        Ok(Attempt::Uploaded(Box::new(intent)))
+    }
+
+    /// Whether the server has the file that an upload of before has made. Blocks.
+    fn is_there(&self, id: &str, segment: &Segment) -> Result<bool, Failure> {
+        match self.client.file(id)? {
+            Some(file) => file.checked(&segment.name, segment.content.len()).map(|_| true),
+            // To upload it again is final: the list has to say the same.
+            None => Ok(self.copies(segment)?.iter().any(|other| other == id)),
+        }
+    }
+
+    /// Asks for a summary, unless that was answered before, and is done with an intent. Blocks.
+    fn finish(&self, mut intent: Intent, prompt: Option<&str>) -> Result<Option<String>, Failure> {
+        let answer = self.summary(&mut intent, prompt);
+        self.journal.close(&intent);
+        answer
+    }
+
+    fn summary(&self, intent: &mut Intent, prompt: Option<&str>) -> Result<Option<String>, Failure> {
+        let (Some(prompt), Some(id)) = (prompt, &intent.id) else { return Ok(None) };
+        if let Some(summary) = intent.summary.as_ref().filter(|summary| summary.prompt == prompt) {
+            return Ok(Some(summary.text.clone()));
+        }
+        let text = self.client.summary(id, prompt)?;
+        intent.summary = Some(Summary { prompt: prompt.to_owned(), text: text.clone() });
+        if let Err(error) = self.journal.keep(intent, self.now_ms()) {
+            tracing::warn!("the summary of `{}` cannot be written down, and is asked for again: {error}", intent.name);
+        }
+        Ok(Some(text))
     }
 
     /// Files of the segment's name and size.
     fn copies(&self, segment: &Segment) -> Result<Vec<String>, Failure> {
-        if self.api == Api::Rtvi3 {
-            return Ok(Vec::new());
+        match self.api {
+            Api::V2 => self.client.files(&segment.name, segment.content.len()),
+            Api::Rtvi3 => Ok(Vec::new()),
         }
-        let is_copy = |file: &StoredFile| file.filename == segment.name && file.bytes == segment.content.len();
-        Ok(self.client.files()?.into_iter().filter(is_copy).map(|file| file.id).collect())
     }
 
-    /// Those of them that were not there before.
+    /// Those of them that were not there before, and that nobody else here has uploaded.
     fn ours(&self, segment: &Segment, intent: &Intent) -> Result<Vec<String>, Failure> {
-        let copies = self.copies(segment)?;
-        Ok(copies.into_iter().filter(|id| !intent.before.contains(id)).collect())
+        let is_ours = |id: &String| !intent.before.contains(id) && !self.journal.is_of_another(intent, id);
+        Ok(self.copies(segment)?.into_iter().filter(is_ours).collect())
     }
 
     fn keep(&self, intent: &Intent) -> Result<(), Failure> {
-        self.journal.keep(intent).map_err(|error| unwritten(&error))
+        self.journal.keep(intent, self.now_ms()).map_err(|error| match error.kind() {
+            // That does not change.
+            std::io::ErrorKind::InvalidFilename => {
+                Failure::wrong("State", format!("what is uploaded cannot be written down: {error}: give `state` a shorter path"))
+            }
+            _ => unwritten(&error),
+        })
     }
 
     fn now_ms(&self) -> u64 {
-        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        millis(since)
+        now_ms(&*self.clock)
     }
+}
+
+fn now_ms(clock: &dyn Clock) -> u64 {
+    millis(clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// What was uploaded cannot be read; a disk may come back.
+fn unreadable(why: &dyn std::fmt::Display) -> Failure {
+    let message = format!("what was uploaded before cannot be read: {why}");
+    Failure::Busy { code: "State".to_owned(), message, after: None }
 }
 
 /// What is uploaded cannot be written down; a full disk may have room again.

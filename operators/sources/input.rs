@@ -45,7 +45,9 @@ impl Input {
         }
         let frames = if demand.frames { Some(VideoTrack::open(demuxer, manner, threads)?) } else { None };
         let longest = manner.longest_step;
-        let packets = demand.packets.then(|| PacketTracks::new(&info, 0, None, longest, manner.realtime));
+        let start = demuxer.start();
+        let packets =
+            demand.packets.then(|| PacketTracks::new(&info, 0, None, longest, manner.realtime).declared(start));
         demuxer.read_all(demand.packets);
         Ok(Input { info, manner, threads, frames, packets, next: (0, 0), pictures: 0, trouble: None })
     }

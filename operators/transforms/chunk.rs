@@ -646,8 +646,8 @@ pub static REGISTRATION: Registration = Registration {
             name: "parts",
             value: FieldType::Integer { minimum: 1, maximum: 100_000 },
             presence: Presence::Optional,
-            summary: "Cut into at most so many parts of about the same length, of streams that say how long they are. \
-                      This or `every`.",
+            summary: "Cut into at most so many parts of about the same length, of streams that say how long they are; \
+                      none is longer than 6h. This or `every`.",
         },
         Field {
             name: "whole_below",

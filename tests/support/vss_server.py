@@ -8,7 +8,14 @@ Every file is kept in the folder that it is given, named after its id, beside `I
 
 prints the port that it listens on. `POST /faults` takes a JSON list; each `POST …/files` takes the first of it:
 `"503"`, `"500"` (nothing is kept), `"kept-500"`, `"kept-hang"`, `"kept-cut"` (the file is kept, the answer does not come),
-`"hang"`, `"cut"` (nothing is kept), `"400"` (the file is called undecodable), `"ok"`. `GET /log` tells what was asked.
+`"hang"`, `"cut"` (nothing is kept), `"400"` (the file is called undecodable), `"ok"`,
+`"late"` (500, and the file is kept only when the next upload has been answered, and soon after somebody may have looked),
+`"after-N"` (503 with `Retry-After: N`), `"bad-id"` and `"bad-size"` (it is kept, and the answer is wrong), `"conflict"` (it
+is kept, and refused as being there already), `"redirect"` (to an address with another scheme).
+
+Those that begin with `get-`, `list-` and `delete-` are taken by `GET …/files/ID`, `GET …/files` and `DELETE`: a status
+(`"get-403"`, nothing is done), `"…-missing"` (as for an unknown id), `"…-hang"` (nothing is done) or `"…-ok"`.
+`GET /log` tells what was asked.
 """
 
 import argparse
@@ -29,9 +36,10 @@ TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
 
 
 class Refused(Exception):
-    def __init__(self, status, code, message):
+    def __init__(self, status, code, message, headers=None):
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+        self.headers = headers or {}
 
 
 def invalid(message):
@@ -46,6 +54,8 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = threading.Lock()
         self.faults, self.log = [], []
+        # What is kept once the next upload is answered, and whether somebody has looked since.
+        self.late, self.looked = None, threading.Event()
         self.files = {}
         for path in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
             self.files[path.stem] = json.loads(path.read_text())
@@ -57,6 +67,15 @@ class Store:
             (self.folder / about["id"]).write_bytes(content)
             (self.folder / f"{about['id']}.json").write_text(json.dumps(about))
             self.files[about["id"]] = about
+
+    def fault(self, call):
+        """The next of the faults that this call takes: `get`, `list`, `delete`, or `None` for an upload."""
+        with self.lock:
+            for index, fault in enumerate(self.faults):
+                prefix = fault.partition("-")[0]
+                if (prefix if prefix in ("get", "list", "delete") else None) == call:
+                    return self.faults.pop(index).removeprefix(f"{call}-")
+        return "ok"
 
     def get(self, name):
         try:
@@ -101,9 +120,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def answer(self, status, body):
+    def answer(self, status, body, headers=None):
         text = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(text)))
         self.end_headers()
@@ -128,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refused(401, "Unauthorized", "no token, or a wrong one")
             self.route(api, method, path, query, body)
         except Refused as refused:
-            self.answer(refused.status, {"code": refused.code, "message": refused.message})
+            self.answer(refused.status, {"code": refused.code, "message": refused.message}, refused.headers)
 
     def route(self, api, method, path, query, body):
         store = self.server.store
@@ -137,10 +158,16 @@ class Handler(BaseHTTPRequestHandler):
         if (method, path) == ("GET", "/files"):
             if "purpose=vision" not in query:
                 raise invalid("purpose is required")
+            if self.stumble(store.fault("list"), "the list"):
+                return None
             with store.lock:
-                return self.answer(200, {"data": list(store.files.values()), "object": "list"})
+                files = list(store.files.values())
+            self.answer(200, {"data": files, "object": "list"})
+            return store.looked.set()
         if path.startswith("/files/"):
             name = path.removeprefix("/files/")
+            if self.stumble(store.fault(method.lower()), name):
+                return None
             if method == "GET":
                 return self.answer(200, store.get(name))
             store.delete(name)
@@ -166,10 +193,25 @@ class Handler(BaseHTTPRequestHandler):
             })
         raise Refused(404, "NotFound", "no such path")
 
+    def stumble(self, fault, what):
+        """Whether a call that is no upload gets no answer; one that says no is raised."""
+        if fault == "ok":
+            return False
+        if fault == "hang":
+            self.vanish(fault)
+            return True
+        if fault == "missing":
+            raise Refused(400, "BadParameter", f"No such resource {what}")
+        raise Refused(int(fault), "Gateway", "somebody in between says no")
+
     def upload(self, api, body):
         store = self.server.store
-        with store.lock:
-            fault = store.faults.pop(0) if store.faults else "ok"
+        fault = store.fault(None)
+        if fault.startswith("after-"):
+            raise Refused(503, "ServerBusy", "not now", {"retry-after": fault.removeprefix("after-")})
+        if fault == "redirect":
+            port = self.server.server_port
+            raise Refused(307, "", "", {"location": f"https://127.0.0.1:{port}{self.path}"})
         if fault in ("503", "500"):
             code = {"503": "ServerBusy", "500": "InternalServerError"}[fault]
             raise Refused(int(fault), code, "not now")
@@ -194,12 +236,28 @@ class Handler(BaseHTTPRequestHandler):
             about["id"] = str(uuid.UUID(fields["id"])) if "id" in fields else about["id"]
             if "creation_time" in fields and not TIME.match(fields["creation_time"]):
                 raise invalid(f"{fields['creation_time']} is no time")
+        if fault == "late":
+            store.late = (about, content)
+            store.looked.clear()
+            raise Refused(500, "InternalServerError", "it takes longer")
         store.put(about, content)
+        if fault == "bad-id":
+            return self.answer(200, about | {"id": "../../x?y"})
+        if fault == "bad-size":
+            return self.answer(200, about | {"bytes": len(content) - 1})
+        if fault == "conflict":
+            raise Refused(409, "ResourceInUse", f"there is a file {about['id']}")
         if fault == "kept-500":
             raise Refused(500, "InternalServerError", "lost the thread")
         if fault in ("kept-hang", "kept-cut"):
             return self.vanish(fault)
+        late, store.late = store.late, None
+        store.looked.clear()
         self.answer(200, about)
+        if late:
+            # After whoever looks at once, and without waiting long for one who does not.
+            store.looked.wait(0.3)
+            store.put(*late)
 
     def vanish(self, fault):
         if fault.endswith("hang"):

@@ -400,6 +400,37 @@ fn a_head_that_is_never_finished_is_cut() {
 }
 
 #[test]
+fn an_answer_that_nobody_reads_is_cut() {
+    let config = ControlConfig { header_timeout: Duration::from_millis(100), max_connections: 1, ..local() };
+    let plane = plane_with(config, EventLimits::default());
+    let _listener = plane.listen("", "");
+    plane.wait_for(|report| report.subscribers == 1);
+    // More than any buffer of the system holds, so that something waits to be written.
+    let deadline = SystemClock.now() + PATIENCE;
+    let mut seq = 0;
+    while plane.hub.report().subscribers > 0 {
+        assert!(SystemClock.now() < deadline, "a listener that reads nothing keeps its place");
+        for _ in 0..100 {
+            plane.hub.publish(&large(seq));
+            seq += 1;
+        }
+        SystemClock.wait(deadline, Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn one_address_of_the_network_takes_a_part_of_all() {
+    let slots = Arc::new(Semaphore::new(10));
+    let addresses = Addresses { most: Most::OfOthers(2), counts: Arc::default() };
+    let [own, other]: [IpAddr; 2] = ["::ffff:127.0.0.1", "192.0.2.7"].map(|address| address.parse().unwrap());
+    let of_own: Vec<_> = (0..3).filter_map(|_| addresses.admit(own, &slots)).collect();
+    let of_other: Vec<_> = (0..3).filter_map(|_| addresses.admit(other, &slots)).collect();
+    assert_eq!((of_own.len(), of_other.len()), (3, 2));
+    drop(of_other);
+    assert!(addresses.admit(other, &slots).is_some());
+}
+
+#[test]
 fn a_head_that_is_too_large_is_refused() {
     let plane = plane();
     let mut client = plane.connect();

@@ -16,8 +16,8 @@ use operators::item::{
 };
 use operators::lease::Limits;
 use operators::operator::{
-    InlineOperator, ItemSize, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source, StreamOperator,
-    StreamSpec,
+    InlineOperator, ItemSize, Outlet, Output, PoolOperator, Resource, Runner, Sink, SinkWriter, Source,
+    StreamOperator, StreamSpec,
 };
 use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
@@ -28,7 +28,8 @@ use super::super::supervisor::{Engine, Options, Outcome, Request};
 use super::*;
 use crate::graph::plan::{Input, OnError, Overflow, PlannedOperator, PlannedSource, PlannedTap, Work};
 
-const PATIENCE: Patience = Patience { cut: Duration::from_secs(5), drain: Duration::from_secs(20) };
+const PATIENCE: Patience =
+    Patience { open: Duration::from_secs(20), cut: Duration::from_secs(5), drain: Duration::from_secs(20) };
 
 struct Pixel;
 
@@ -208,6 +209,9 @@ impl Sink for Notes {
         if self.refuses {
             return Err(StartError::new("as told"));
         }
+        if self.name.starts_with("slow") {
+            self.seen.gate.pass();
+        }
         *lock(&self.seen.started).entry(self.name.clone()).or_default() += 1;
         Ok(Box::new(self.clone()))
     }
@@ -344,7 +348,10 @@ struct Running {
 
 impl Running {
     fn start(workers: usize, sketch: &Sketch) -> Running {
-        let seen = Arc::new(Seen::default());
+        Running::start_with(Arc::default(), workers, sketch)
+    }
+
+    fn start_with(seen: Arc<Seen>, workers: usize, sketch: &Sketch) -> Running {
         let plan = sketch.plan(&seen);
         let (requests, inbox) = bounded(2);
         let (tell, started) = bounded(1);
@@ -586,7 +593,7 @@ fn behind_a_sink_that_is_stuck_a_reload_ends_in_time_and_names_what_was_lost() {
     let mut changed = sketch.clone();
     changed.chain[0].1 = Step::Tally(7);
     changed.sinks = vec!["other"];
-    let short = Patience { cut: Duration::from_millis(50), drain: Duration::from_millis(200) };
+    let short = Patience { cut: Duration::from_millis(50), drain: Duration::from_millis(200), ..PATIENCE };
     let reloaded = running.reload_within(&changed, short).unwrap();
     assert!(reloaded.stuck.contains(&"sink `out`".to_owned()), "{reloaded:?}");
     running.seen.gate.set(false);
@@ -598,6 +605,81 @@ fn behind_a_sink_that_is_stuck_a_reload_ends_in_time_and_names_what_was_lost() {
         let other = lock(&seen.delivered)[&("other".to_owned(), stream.to_owned())].clone();
         assert!(other.windows(2).all(|pair| pair[0] + 1 == pair[1]), "what came after the cut is whole");
     }
+}
+
+/// A graph whose sink has got everything that its streams make, and does not get on with it.
+fn with_a_sink_that_is_held_up() -> (Sketch, Running) {
+    let sketch = Sketch { count: 4, ..Sketch::new() };
+    let seen = Arc::new(Seen::default());
+    seen.gate.set(true);
+    let running = Running::start_with(seen, 2, &sketch);
+    let queued = |running: &Running| {
+        let nodes = running.counters.report().nodes;
+        nodes.iter().find(|node| node.name == "out").map_or(0, |node| node.queued)
+    };
+    eventually(|| queued(&running) == 12);
+    (sketch, running)
+}
+
+#[test]
+fn a_sink_that_is_slow_loses_nothing_as_long_as_there_is_time() {
+    let (mut sketch, running) = with_a_sink_that_is_held_up();
+    let seen = running.seen.clone();
+    let later = std::thread::spawn(move || {
+        let clock = SystemClock;
+        clock.wait(clock.now() + 3 * LAST_CALL, 3 * LAST_CALL);
+        seen.gate.set(false);
+    });
+    sketch.sinks = vec!["other"];
+    // Asserts that nothing is lost.
+    running.reload(&sketch);
+    later.join().unwrap();
+    let (outcome, seen, _) = running.end();
+    assert!(outcome.is_success(), "{outcome:?}");
+    for stream in sketch.streams {
+        assert_whole(&seen, "out", stream, 4);
+    }
+}
+
+#[test]
+fn what_a_stuck_sink_has_in_hand_is_counted_in_the_answer() {
+    let (mut sketch, running) = with_a_sink_that_is_held_up();
+    sketch.sinks = vec!["other"];
+    let short = Patience { drain: Duration::from_millis(50), ..PATIENCE };
+    let reloaded = running.reload_within(&sketch, short).unwrap();
+    assert_eq!((reloaded.lost, &reloaded.stuck[..]), (12, &["sink `out`".to_owned()][..]));
+    running.seen.gate.set(false);
+    let (.., counters) = running.end();
+    assert_eq!(counters.report().total.lost, 12);
+}
+
+#[test]
+fn a_sink_that_does_not_open_holds_the_graph_up_for_a_while_only() {
+    let mut sketch = Sketch { sinks: Vec::new(), ..Sketch::new() };
+    let running = Running::start(1, &sketch);
+    running.seen.gate.set(true);
+    sketch.sinks = vec!["slow"];
+    let error = running.reload_within(&sketch, Patience { open: Duration::from_millis(50), ..PATIENCE }).unwrap_err();
+    running.seen.gate.set(false);
+    assert_eq!(error.to_string(), "`slow` cannot start: it did not open within 0.05 s");
+    assert_eq!(running.counters.generation(), 1);
+    assert!(running.end().0.is_success());
+}
+
+#[test]
+fn a_reload_that_fails_forgets_no_stream_that_is_to_be_read_anew() {
+    let mut sketch = Sketch::new();
+    let running = Running::start(1, &sketch);
+    sketch.sinks.push("refuses");
+    let plan = sketch.plan(&running.seen);
+    let restarts = running.change(move |graph| {
+        graph.restarts = graph.declared().into_iter().map(|stream| (stream.spec.id.clone(), stream)).collect();
+        graph.reload(plan, PATIENCE).unwrap_err();
+        // They run all the same.
+        std::mem::take(&mut graph.restarts).len()
+    });
+    assert_eq!(restarts, 3);
+    assert!(running.end().0.is_success());
 }
 
 #[test]

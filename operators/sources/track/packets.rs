@@ -10,13 +10,17 @@ use crate::media::demux::Packet;
 use crate::media::parameter_sets::ParameterSets;
 use crate::operator::{Outlet, wait_until};
 use crate::packet_times::{PacketTimes, TrackNature};
-use crate::time::MediaTime;
+use crate::time::{MediaTime, TimeBase};
 
-/// Sound that comes before the first picture waits for it, because that is where time begins; no more than this.
-const MOST_WAITING: usize = 512;
+/// What comes before the first picture that is shown waits for it, because that is where time begins; no more than this.
+const MOST_WAITING: usize = 4096;
 const MOST_WAITING_BYTES: u64 = 8 << 20;
 /// A picture whose time is missing waits for the next one that is shown behind it; behind no more packets than these.
 const MOST_HELD: usize = 64;
+/// The first picture that is shown is among so many that are decoded first: no codec holds back more.
+const MOST_REORDERED: usize = 16;
+/// A container that says that its pictures start longer than this after its sound is not believed: a day.
+const LATEST_START: MediaTime = MediaTime::from_micros(24 * 3600 * 1_000_000);
 /// Packets a second where a container says nothing.
 const FALLBACK_RATE: i64 = 25;
 
@@ -27,6 +31,8 @@ pub(in crate::sources) struct PacketTracks {
     /// `None` until it is known what the input says of the first picture.
     times: Option<PacketTimes>,
     longest_step: Option<Duration>,
+    /// When the container says that the first picture is shown.
+    declared: Option<MediaTime>,
     waiting: VecDeque<Packet>,
     waiting_bytes: u64,
     /// A picture that others are shown before, and of which only the decoding time is known; and what came behind it.
@@ -61,6 +67,7 @@ impl PacketTracks {
             sets: sets.collect(),
             times: None,
             longest_step,
+            declared: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             held: VecDeque::new(),
@@ -74,6 +81,12 @@ impl PacketTracks {
             packets.begin_at(origin);
         }
         packets
+    }
+
+    /// When the container says that the first picture is shown; it counts where that one does not come in time.
+    #[must_use]
+    pub fn declared(self, start: Option<MediaTime>) -> PacketTracks {
+        PacketTracks { declared: start, ..self }
     }
 
     /// Number of the next packet.
@@ -169,10 +182,11 @@ impl PacketTracks {
         })
     }
 
-    /// The input is over: what waits for a time that never came begins at zero, if there is a picture among it.
+    /// The input is over: what waits for a time that never came begins at the earliest one there is, or at zero, if there
+    /// is a picture among it.
     pub fn drain(&mut self, outlet: &mut dyn Outlet) -> Result<(), SourceError> {
-        if self.times.is_none() && self.waiting.iter().any(begins) {
-            self.begin_at(MediaTime::ZERO);
+        if self.times.is_none() && self.waiting.iter().any(|packet| packet.is_video() && packet.is_key()) {
+            self.begin_at(self.first_shown(None).map_or(MediaTime::ZERO, |(origin, _)| origin));
             self.emit_waiting(outlet)?;
         }
         self.waiting.clear();
@@ -186,28 +200,48 @@ impl PacketTracks {
         std::mem::take(&mut self.waiting).iter().try_for_each(|packet| self.emit_or_hold(packet, outlet))
     }
 
-    /// What the input says of the first picture, if this packet is it or too much waits for it.
+    /// What the input says of the first picture that is shown, once that is certain or too much waits for it.
     fn origin(&self, packet: &Packet) -> Option<MediaTime> {
-        let said = |packet: &Packet| {
-            let base = self.tracks.get(packet.track())?.time_base;
-            packet.pts().or(packet.dts()).map(|ticks| MediaTime::new(ticks, base))
-        };
-        let before = self.waiting.iter().position(begins);
-        if packet.is_video() && (before.is_some() || begins(packet)) {
-            // RTP tells no time before its second picture.
-            let pictures =
-                before.map_or(0, |first| self.waiting.iter().skip(first).filter(|one| one.is_video()).count());
-            let nominal = self.tracks.first().map_or(0, |track| nature(track).nominal);
-            let earlier = nominal.saturating_mul(i64::try_from(pictures).unwrap_or(0));
-            if let Some(said) = said(packet) {
-                return Some(said.since(earlier));
-            }
+        if packet.is_video()
+            && let Some((origin, true)) = self.first_shown(Some(packet))
+        {
+            return Some(origin);
         }
-        let is_too_much = self.waiting.len() >= MOST_WAITING || self.waiting_bytes >= MOST_WAITING_BYTES;
-        self.waiting.front().filter(|_| is_too_much).and_then(said).or_else(|| {
-            // Without any stamp time begins at zero.
-            is_too_much.then_some(MediaTime::ZERO)
-        })
+        if self.waiting.len() < MOST_WAITING && self.waiting_bytes < MOST_WAITING_BYTES {
+            return None;
+        }
+        // Without any stamp time begins at zero.
+        let front = self.waiting.front().and_then(|first| self.said(first)).unwrap_or(MediaTime::ZERO);
+        let plausible = |start: &MediaTime| front <= *start && start.since(front.ticks_in(start.base)) <= LATEST_START;
+        let declared = self.declared.filter(plausible);
+        Some(declared.or(self.first_shown(Some(packet)).map(|(origin, _)| origin)).unwrap_or(front))
+    }
+
+    /// What the input says of the first picture that is shown, of those that wait and of `packet`, and whether no other
+    /// can come before it. Where an edit list hides the start, that is none of the first that are decoded.
+    fn first_shown(&self, packet: Option<&Packet>) -> Option<(MediaTime, bool)> {
+        let pictures = self.waiting.iter().chain(packet).filter(|one| one.is_video());
+        let mut decodable = pictures.skip_while(|one| !one.is_key()).peekable();
+        let starts_hidden = decodable.peek()?.is_hidden();
+        let shown: Vec<&Packet> = decodable.skip_while(|one| one.is_hidden()).collect();
+        if !starts_hidden {
+            // What is shown before it refers to what is not there. RTP tells no time before its second picture.
+            let (earlier, said) =
+                shown.iter().enumerate().find_map(|(place, one)| Some((place, self.said(one)?)))?;
+            let nominal = self.tracks.first().map_or(0, |track| nature(track).nominal);
+            let earlier = nominal.saturating_mul(i64::try_from(earlier).unwrap_or(0));
+            return Some((said.since(earlier), true));
+        }
+        let first = shown.iter().filter(|one| !one.is_hidden()).filter_map(|one| self.said(one)).min()?;
+        // What is decoded later is shown later.
+        let is_behind = shown.last().and_then(|last| last.dts()).is_some_and(|dts| dts >= first.ticks);
+        Some((first, is_behind || shown.len() > MOST_REORDERED))
+    }
+
+    /// When the input says that a packet is shown.
+    fn said(&self, packet: &Packet) -> Option<MediaTime> {
+        let base = self.tracks.get(packet.track())?.time_base;
+        packet.pts().or(packet.dts()).map(|ticks| MediaTime::new(ticks, base))
     }
 
     fn begin_at(&mut self, origin: MediaTime) {
@@ -224,6 +258,10 @@ impl PacketTracks {
         let stamp = times.stamp(packet.track(), said, packet.dts(), packet.duration());
         let base = track.time_base;
         let (pts, dts) = (MediaTime::new(stamp.pts, base), MediaTime::new(stamp.dts, base));
+        let duration = match packet.duration() {
+            Some(ticks) => MediaTime::new(ticks, base),
+            None => usual_duration(track, packet.bytes()),
+        };
         if let Some(repair) = stamp.repair {
             let detail = format!("at {dts}, packet {} of track {}", self.seq, track.index);
             outlet.repaired(repair.what(), &detail);
@@ -235,7 +273,7 @@ impl PacketTracks {
             track: packet.track(),
             is_key: packet.is_key(),
             dts,
-            duration: packet.duration().map(|ticks| MediaTime::new(ticks, base)),
+            duration: Some(duration),
             data: packet.data(),
         };
         let seq = self.seq;
@@ -254,9 +292,20 @@ impl PacketTracks {
     }
 }
 
-/// Whether pictures can be shown from this packet on.
-fn begins(packet: &Packet) -> bool {
-    packet.is_video() && packet.is_key() && !packet.is_hidden()
+/// How long a packet of so many bytes lasts where the container does not say it (Matroska): what has no length is not
+/// shown at the end of a file.
+fn usual_duration(track: &Track, bytes: u64) -> MediaTime {
+    let samples = match track.format {
+        TrackFormat::Audio { sample_rate, .. } => {
+            let samples = track.parameters.as_ref().and_then(|parameters| parameters.samples(bytes));
+            samples.zip(TimeBase::new(1, sample_rate))
+        }
+        TrackFormat::Video { .. } => None,
+    };
+    match samples {
+        Some((samples, base)) => MediaTime::new(samples, base),
+        None => MediaTime::new(nature(track).nominal, track.time_base),
+    }
 }
 
 fn nature(track: &Track) -> TrackNature {

@@ -57,6 +57,7 @@ impl SegmentFiles {
         let path = self.folder.join(&written);
         make_folder(&written, &path).map_err(|error| SinkError { message: error.message, hint: error.hint })?;
         write(&path, &segment.content, if_exists).map_err(|error| failed(&written, &error))?;
+        item.lease.ack.placed(&written);
         output.map_or(Ok(()), |output| output.done().map_err(StateError::of_sink))
     }
 }
@@ -100,7 +101,11 @@ impl SinkWriter for SegmentWriter {
                     let (files, item, segment) = (self.files.clone(), item.clone(), segment.clone());
                     // Flushing waits for the disk.
                     let stored = tokio::task::spawn_blocking(move || {
+                        item.lease.ack.begun();
                         let stored = files.store(&item, &segment);
+                        if let Err(error) = &stored {
+                            item.lease.ack.failed(&error.message);
+                        }
                         // The engine's own claim on the item speaks for it.
                         item.lease.ack.release();
                         stored

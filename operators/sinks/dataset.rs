@@ -32,9 +32,9 @@ use crate::storage::folder::Folder;
 use crate::storage::location::{S3Location, is_s3};
 use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
 use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
-use crate::storage::template::{date_name, time_name};
 use crate::storage::uploads::{Claim, Finished, Put, Upload, Uploads, Work};
 use crate::storage::{Body, Storage, runtime};
+use crate::template::{date_name, time_name};
 
 #[derive(Deserialize)]
 struct Config {

@@ -226,8 +226,7 @@ fn segments(
     if_exists: Option<IfExists>,
 ) -> Result<Option<SegmentFiles>, Vec<FieldError>> {
     const EXAMPLE: &str = "{stream}_chunk_{index:04}.mp4";
-    let known = [Placeholder::Stream, Placeholder::Index, Placeholder::Name];
-    let template = Template::parse(path, &known).map_err(|why| {
+    let template = Template::parse(path, Placeholder::ALL).map_err(|why| {
         let hint = format!("for segments write it like \"out/{EXAMPLE}\"");
         vec![FieldError::new("path", why).hint(hint)]
     })?;
@@ -247,8 +246,7 @@ fn segments(
         let error = FieldError::new("path", "all segments of a stream would have the same path");
         return Err(vec![error.hint(format!("add `{{index}}` or `{{name}}`, as in \"out/{EXAMPLE}\""))]);
     }
-    let (folder, if_exists) = (context.folder.clone(), if_exists.unwrap_or(IfExists::Error));
-    Ok(Some(SegmentFiles::new(folder, path.to_owned(), template, if_exists, context.progress.clone())))
+    Ok(Some(SegmentFiles::new(context, path.to_owned(), template, if_exists.unwrap_or(IfExists::Error))))
 }
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
@@ -287,7 +285,8 @@ pub static REGISTRATION: Registration = Registration {
             presence: Presence::Required,
             summary: "The file of records; `-` is the standard output. It is truncated at start, and missing folders are \
                       made. With placeholders, the path of each segment: `{stream}`, `{index}`, `{index:04}` for at \
-                      least four digits, and `{name}` for the name that it has already.",
+                      least four digits, `{name}` for the name that it has already, and as in the keys of `s3` `{graph}`, \
+                      `{node}`, `{seq:09}`, `{time}`, `{date:%Y/%m/%d}`, `{year}`, …",
         },
         Field {
             name: "if_exists",

@@ -27,9 +27,9 @@ use crate::progress::{Output, Progress};
 use crate::sinks::records::Records;
 use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
 use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
-use crate::storage::template::{Names, Template};
 use crate::storage::uploads::{Claim, Finished, Put, Upload, Uploads, Work};
 use crate::storage::{Body, IfExists, Storage, runtime};
+use crate::template::{Placeholder, Template, Values};
 
 #[derive(Deserialize)]
 struct Config {
@@ -60,6 +60,7 @@ struct Batching {
     every: Duration,
 }
 
+const KEY_HINT: &str = "write it like \"{stream}/{date:%Y/%m/%d}/{seq:09}.jpg\"";
 const UPLOADS: usize = 4;
 const QUALITY: u8 = 90;
 const BATCH_ITEMS: usize = 1000;
@@ -164,7 +165,7 @@ struct S3Writer {
 impl S3Writer {
     fn name(&self, stream: &StreamId, seq: u64, index: u64, name: &str, time: SystemTime) -> String {
         let (graph, node) = (&*self.origin.graph, &*self.origin.node);
-        self.key.fill(&Names { graph, node, stream, seq, index, name, time })
+        self.key.render(&Values { graph, node, stream, name, index, seq, time })
     }
 
     fn submit(&mut self, work: Work, items: Vec<Claim>, output: Option<Output>) {
@@ -374,11 +375,34 @@ impl SinkWriter for S3Writer {
     }
 }
 
+/// The template that `key` has.
+///
+/// # Errors
+/// Where it is no template, or the names of two items could be the same.
+fn key_template(key: &str) -> Result<Template, FieldError> {
+    let template = Template::parse(key, Placeholder::ALL).map_err(|why| FieldError::new("key", why).hint(KEY_HINT))?;
+    if key.starts_with('/') || key.contains('\0') {
+        let message =
+            format!("`{}` is no name for objects: it begins with a slash, or a zero byte is in it", key.escape_debug());
+        return Err(FieldError::new("key", message).hint(KEY_HINT));
+    }
+    let has = |placeholder: Placeholder| template.has(placeholder);
+    if !has(Placeholder::Seq) && !has(Placeholder::Index) && !has(Placeholder::Name) {
+        let message = format!("`{key}` gives all items of a stream one name: each would overwrite the one before");
+        return Err(FieldError::new("key", message).hint("add `{seq}`, or `{name}` for the file name of a segment"));
+    }
+    if !has(Placeholder::Stream) && !has(Placeholder::Name) {
+        let message = format!("`{key}` gives the items of two streams one name: they would overwrite each other");
+        return Err(FieldError::new("key", message).hint("add `{stream}`"));
+    }
+    Ok(template)
+}
+
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
     let config: Config = config::read(table)?;
     let mut mistakes = Vec::new();
     let mut keep = |error: FieldError| mistakes.push(error);
-    let key = Template::of_field("key", &config.key).map_err(&mut keep).ok();
+    let key = key_template(&config.key).map_err(&mut keep).ok();
     let storage = match S3::new(&config.bucket, "bucket", config.access) {
         Ok(storage) => Some(Arc::new(storage)),
         Err(errors) => {
@@ -517,6 +541,21 @@ mod tests {
         let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
         assert_eq!(fields, ["key", "bucket", "endpoint", "batch.bytes"]);
         assert!(errors.iter().all(|error| error.hint.is_some()));
+    }
+
+    #[test]
+    fn keys_that_would_overwrite_each_other_are_refused() {
+        for (key, said) in [
+            ("{stream}/{time}.jpg", "overwrite the one before"),
+            ("{seq}.jpg", "overwrite each other"),
+            ("{sequence}", "nothing is known for `{sequence}`"),
+            ("{stream", "has no partner"),
+            ("/{stream}/{seq}", "begins with a slash"),
+        ] {
+            let error = key_template(key).unwrap_err();
+            assert!(error.message.contains(said) && error.hint.is_some(), "{key}: {}", error.message);
+        }
+        assert!(key_template("{stream}/{seq:09}.jpg").is_ok() && key_template("{name}").is_ok());
     }
 
     #[test]

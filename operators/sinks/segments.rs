@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{SinkError, StartError};
-use crate::item::{Content, Event, Item, Kind, Payload, RecordBody, Segment};
-use crate::operator::{Resource, Sink, SinkWriter};
+use crate::item::{Content, Event, Item, Kind, Origin, Payload, RecordBody, Segment};
+use crate::operator::{BuildContext, Resource, Sink, SinkWriter};
 use crate::progress::{Progress, StateError};
 use crate::storage::IfExists;
 use crate::template::{Template, Values};
@@ -21,6 +21,7 @@ use super::file::{identity, make_folder, reason};
 #[derive(Clone)]
 pub(super) struct SegmentFiles {
     folder: PathBuf,
+    origin: Origin,
     /// As it stands in the graph.
     written: String,
     path: Template,
@@ -29,15 +30,10 @@ pub(super) struct SegmentFiles {
 }
 
 impl SegmentFiles {
-    /// Relative paths are relative to `folder`.
-    pub fn new(
-        folder: PathBuf,
-        written: String,
-        path: Template,
-        if_exists: IfExists,
-        progress: Option<Progress>,
-    ) -> SegmentFiles {
-        SegmentFiles { folder, written, path, if_exists, progress }
+    /// Relative paths are relative to the folder of the graph.
+    pub fn new(context: &BuildContext, written: String, path: Template, if_exists: IfExists) -> SegmentFiles {
+        let (folder, origin) = (context.folder.clone(), context.origin.clone());
+        SegmentFiles { folder, origin, written, path, if_exists, progress: context.progress.clone() }
     }
 
     fn store(&self, item: &Item, segment: &Segment) -> Result<(), SinkError> {
@@ -52,7 +48,15 @@ impl SegmentFiles {
                 if_exists = IfExists::Overwrite;
             }
         }
-        let values = Values { stream: &item.stream, index: segment.index, name: &segment.name };
+        let values = Values {
+            graph: &self.origin.graph,
+            node: &self.origin.node,
+            stream: &item.stream,
+            name: &segment.name,
+            index: segment.index,
+            seq: item.seq,
+            time: item.time,
+        };
         let written = self.path.render(&values);
         let path = self.folder.join(&written);
         make_folder(&written, &path).map_err(|error| SinkError { message: error.message, hint: error.hint })?;
@@ -83,7 +87,8 @@ impl Sink for SegmentFiles {
     }
 
     fn resources(&self) -> Vec<Resource> {
-        vec![Resource::Path(identity(&self.folder.join(&self.written)))]
+        let path = self.path.of_node(&self.origin.graph, &self.origin.node);
+        vec![Resource::Path(identity(&self.folder.join(path)))]
     }
 }
 

@@ -5,7 +5,6 @@
 //! | `error.rs` | why something could not be stored or read, and whether trying again may help |
 //! | `folder.rs`, `s3.rs` | the two places |
 //! | `location.rs` | `s3://BUCKET/KEY` and folders, as people write them |
-//! | `template.rs` | names of objects with `{stream}`, `{seq}` and dates in them |
 //! | `retry.rs` | trying again, with what is wrong told meanwhile |
 //! | `uploads.rs` | several puts at once on behalf of a sink, and the fate of their items |
 //! | `ranges.rs` | an object as something to read and seek in |
@@ -18,7 +17,6 @@ pub mod ranges;
 pub mod retry;
 pub mod runtime;
 pub mod s3;
-pub mod template;
 pub mod uploads;
 
 use std::io::SeekFrom;

@@ -457,7 +457,7 @@ impl ChunkStream {
                 return;
             }
         };
-        let name = self.settings.name.render(&Values { stream: &self.stream, index, name: "" });
+        let name = self.settings.name.render(&Values { stream: &self.stream, index, ..Values::default() });
         let seconds = |time: MediaTime| time.as_micros() as f64 / 1e6;
         let file = MadeFile {
             name: name.clone(),

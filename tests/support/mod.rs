@@ -247,15 +247,17 @@ impl Engine {
         })
     }
 
-    /// Waits until a stalled sink has stopped everything: items are in flight, and look after look none is delivered.
+    /// Waits until a stalled sink has stopped everything: each source waits for credit or drops, and look after look
+    /// nothing is delivered. The very first batch may be what does not fit into a pipe, so nothing needs to have been.
     pub fn wait_for_stall(&mut self) -> Value {
         let (mut delivered, mut looks) = (0, 0);
         self.wait_for_graph("a stalled sink", |graph| {
-            let total = &graph["total"];
-            let now = total["delivered"].as_u64().unwrap_or_default();
-            let stands = now > 0 && now == delivered && total["in_flight"].as_u64() > Some(0);
+            let now = graph["total"]["delivered"].as_u64().unwrap_or_default();
+            let streams = graph["streams"].as_array().map_or(&[][..], Vec::as_slice);
+            let stands = |stream: &Value| stream["blocked_by"].is_string() || stream["dropped"].as_u64() > Some(0);
+            let waits = !streams.is_empty() && streams.iter().all(stands);
+            looks = if waits && now == delivered { looks + 1 } else { 0 };
             delivered = now;
-            looks = if stands { looks + 1 } else { 0 };
             looks == LOOKS
         })
     }

@@ -16,6 +16,7 @@ pub mod inference;
 pub mod inlet;
 pub mod item;
 pub mod lease;
+pub mod made;
 pub mod media;
 pub mod operator;
 pub mod packet_times;

@@ -435,6 +435,7 @@ fn assemble<'a>(
             .filter_map(|link| Some(Edge { from: places[link.from], kind: link.kind? }))
             .collect();
         origins.push(declaration);
+        let planned_streams = planned_streams(declaration, built[index].as_ref());
         nodes.push(Node {
             name: declaration.name.as_str().into(),
             registration,
@@ -444,6 +445,7 @@ fn assemble<'a>(
             overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
             on_error: declaration.on_error,
             max_streams: declaration.max_streams,
+            planned_streams,
             template: Template {
                 registration,
                 context: context(graph, declaration, surroundings, &progress[index]),
@@ -452,6 +454,21 @@ fn assemble<'a>(
         });
     }
     (nodes, origins)
+}
+
+/// How many streams of a source the plan counts with: as many as it may have, where the file says so or all of them come
+/// later; those that it finds, at once; else those that it declares.
+fn planned_streams(declaration: &Declaration, built: Option<&Built>) -> u32 {
+    let Some(Built::Source(source)) = built else { return 0 };
+    let declared = u32::try_from(source.streams().len()).unwrap_or(u32::MAX);
+    let at_once = u32::try_from(source.at_once()).unwrap_or(u32::MAX).min(declaration.max_streams);
+    if declaration.says_max_streams || source.awaits_streams() && declared == 0 {
+        declaration.max_streams
+    } else if source.discovery().is_some() {
+        declared.saturating_add(at_once)
+    } else {
+        declared
+    }
 }
 
 /// What may be dropped where: a lost packet spoils every picture until the next keyframe.

@@ -36,6 +36,8 @@ pub struct Declaration {
     pub on_error: OnError,
     /// How many streams a source may have.
     pub max_streams: u32,
+    /// Whether the file says so.
+    pub says_max_streams: bool,
     /// Everything in its table is right, so it can be built.
     pub sound: bool,
     /// The fields of its type in which a mistake was found: what is wrong with the others can still be said.
@@ -261,6 +263,7 @@ fn declaration(
         overflow: None,
         on_error: OnError::Reject,
         max_streams: MAX_STREAMS,
+        says_max_streams: false,
         sound: false,
         faulty: Vec::new(),
     };
@@ -399,6 +402,7 @@ fn max_streams(node: &mut Declaration, mut value: Value, checker: &mut FieldChec
     checker.value("max_streams", &MAX_STREAMS_FIELD.value, &mut value);
     if let Data::Integer(most) = value.data {
         node.max_streams = u32::try_from(most).unwrap_or(MAX_STREAMS);
+        node.says_max_streams = true;
     }
 }
 

@@ -63,6 +63,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             source: source.clone(),
             identity: identities[index],
             max_streams: node.max_streams,
+            planned_streams: node.planned_streams,
             template: Some(node.template.clone()),
         });
     }

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
+use operators::progress;
+
 use super::catalogue::{Catalogue, FieldEntry, ROLES, TypeEntry, fields};
 use crate::graph::cases;
 
 /// What stands above the generated parts. The rules in it are checked by `engine check`, not by this page.
 const INTRODUCTION: &str = r#"# Graph file reference
 
-A graph file is TOML with the tables `sources`, `operators` and `sinks`, and beside them `params` and `test`. Each node is a table
+A graph file is TOML with the tables `sources`, `operators` and `sinks`, and beside them `params`, `state` and `test`. Each node is a table
 `[sources.NAME]`, `[operators.NAME]` or `[sinks.NAME]`; names are 1 to 128 of `A-Z a-z 0-9 _ . -`, each once in a graph. The graph is called
 like its file. [The README](../README.md#a-graph-file) shows a whole one.
 
@@ -53,7 +55,18 @@ pub fn page(catalogue: &Catalogue) -> String {
         }
     }
     out.push('\n');
+    out.push_str(&state());
+    out.push('\n');
     out.push_str(&tests());
+    out
+}
+
+fn state() -> String {
+    let mut out = "## State\n\nThe table `[state]` lets a graph remember over a restart what it has stored \
+                   ([storage](storage.md#after-a-restart)).\n\n"
+        .to_owned();
+    field_table(&mut out, &fields(&progress::FIELDS));
+    out.push_str("\n```toml\n[state]\ndir = \"state\"\n```\n");
     out
 }
 

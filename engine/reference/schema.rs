@@ -6,6 +6,7 @@
 
 use operators::config::{Field, FieldType, Presence};
 use operators::operator::{Registration, Role};
+use operators::progress;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::ROLES;
@@ -47,6 +48,9 @@ pub fn schema(registry: &[&'static Registration]) -> Value {
             "propertyNames": { "pattern": NAME }
         }),
     );
+    let mut state = table(progress::FIELDS.iter(), References::Allowed);
+    state["description"] = "What the graph remembers over a restart.".into();
+    tables.insert("state".to_owned(), state);
     tables.insert(
         "test".to_owned(),
         json!({

@@ -16,7 +16,7 @@ use super::mailbox::Mailbox;
 use super::preview::PreviewSlot;
 use super::stats::{
     Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport, StreamState,
-    StreamView, TapReport,
+    StreamView, TapReport, Work, WorkState,
 };
 use super::window::{Window, per_second};
 
@@ -185,6 +185,8 @@ pub struct Place {
     pub patience: Duration,
     /// Whether time passes while it is read.
     pub is_live: bool,
+    /// Whether files are made of it, and taken somewhere.
+    pub makes_files: bool,
 }
 
 /// A stream's way into one tap.
@@ -231,6 +233,8 @@ pub struct StreamCounters {
     /// Where somebody who looks at the stream gets its pictures.
     pub preview: Arc<PreviewSlot>,
     repaired: Mutex<BTreeMap<&'static str, u64>>,
+    /// Seconds of media, where its input says so.
+    duration: Mutex<Option<f64>>,
     status: Mutex<StreamStatus>,
 }
 
@@ -239,6 +243,8 @@ struct StreamStatus {
     reason: Option<String>,
     attempts: Option<u64>,
     reconnects: u64,
+    /// When it began to be read, this time.
+    begun: Instant,
     started: Instant,
     progress: Instant,
     ended: Option<Instant>,
@@ -283,6 +289,7 @@ impl StreamCounters {
             reason: None,
             attempts: None,
             reconnects: 0,
+            begun: now,
             started: now,
             progress: now,
             ended: None,
@@ -309,6 +316,7 @@ impl StreamCounters {
             window: Mutex::new(Window::new(now, first)),
             preview: Arc::default(),
             repaired: Mutex::default(),
+            duration: Mutex::default(),
             status: Mutex::new(status),
         }
     }
@@ -319,7 +327,9 @@ impl StreamCounters {
         self.preview.set_over(false);
         let mut status = lock(&self.status);
         (status.state, status.reason, status.attempts) = (StreamState::Connecting, None, None);
-        (status.progress, status.ended) = (now, None);
+        (status.begun, status.progress, status.ended) = (now, now, None);
+        self.account.made.clear();
+        *lock(&self.duration) = None;
         status.remember(now);
     }
 
@@ -411,6 +421,47 @@ impl StreamCounters {
         before
     }
 
+    /// How long its input is, in seconds, where that says so.
+    pub fn set_duration(&self, duration: Option<f64>) {
+        *lock(&self.duration) = duration;
+    }
+
+    /// How far the files are that are made of it, where some are.
+    fn work(&self, status: &StreamStatus, time: impl Fn(Instant) -> String) -> Option<Work> {
+        if !lock(&self.place).makes_files {
+            return None;
+        }
+        let (files, counts) = (self.account.made.files(), self.account.snapshot());
+        let duration = *lock(&self.duration);
+        let state = match status.state {
+            StreamState::Failed => WorkState::Error,
+            StreamState::Ended | StreamState::Stopped if counts.in_flight > 0 => WorkState::Uploading,
+            StreamState::Ended if files.failed > 0 => WorkState::Error,
+            StreamState::Ended => WorkState::Completed,
+            StreamState::Stopped => WorkState::Stopped,
+            _ if files.made == 0 => WorkState::Downloading,
+            _ => WorkState::Chunking,
+        };
+        let is_over = matches!(state, WorkState::Error | WorkState::Completed | WorkState::Stopped);
+        let ended = status.ended.filter(|_| is_over).max(files.last.filter(|_| is_over));
+        let percent = match (state, duration) {
+            (WorkState::Completed, _) => Some(100.0),
+            (_, Some(seconds)) if seconds > 0.0 => Some((files.until / seconds * 1000.0).round().min(1000.0) / 10.0),
+            _ => None,
+        };
+        Some(Work {
+            state,
+            percent,
+            started: time(status.begun),
+            ended: ended.map(time),
+            duration,
+            made: files.made,
+            uploaded: files.uploaded,
+            failed: files.failed,
+            chunks: files.latest,
+        })
+    }
+
     /// Everything that is known of the stream.
     pub fn view(&self) -> StreamView {
         let (now, wall) = (self.clock.now(), self.clock.wall());
@@ -426,6 +477,7 @@ impl StreamCounters {
         StreamView {
             posted: self.is_posted(),
             history: status.history.iter().map(moment).collect(),
+            work: self.work(&status, time),
             last_error: last_error.map(|(at, text)| StreamMistake { time: time(*at), message: text.clone() }),
             report,
         }

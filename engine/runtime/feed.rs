@@ -406,6 +406,7 @@ impl Outlet for FeedOutlet {
         if !*fallback {
             listener.counters.connected(self.feed.clock.now());
         }
+        listener.counters.set_duration(info.duration);
         listener.to_all(&Event::Open { stream: self.feed.stream.clone(), info });
     }
 

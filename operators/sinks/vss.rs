@@ -214,15 +214,18 @@ impl IoRunner for Uploader {
         let Payload::Segment(segment) = &item.payload else {
             return Err(ItemError::Failed(format!("VSS takes segments, not {}", item.payload.kind().plural())));
         };
-        let (stream, time) = (item.stream.clone(), item.time);
+        let (stream, time, ack) = (item.stream.clone(), item.time, &item.lease.ack);
+        ack.begun();
         let id = match self.uploaded(&stream, segment, time).await {
             Ok(id) => id,
             Err((code, message)) => {
+                ack.failed(&format!("{code}: {message}"));
                 let told = format!("VSS did not take `{}`: {code}: {message}", segment.name);
                 let status = SegmentStatus { code: Some(code), message: Some(message), ..segment.status("failed") };
                 return Err(ItemError::Told { message: told, payload: Box::new(self.record(item, status)) });
             }
         };
+        ack.placed(&id);
         let mut status = SegmentStatus { vss_id: Some(id.clone()), ..segment.status("uploaded") };
         if let Some(prompt) = self.prompt.clone() {
             let service = self.service.clone();

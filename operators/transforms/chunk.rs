@@ -22,6 +22,7 @@ use crate::item::{
     EndReason, Gap, Item, Kind, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, Track,
 };
 use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
+use crate::made::{FileState, MadeFile};
 use crate::media::mux::{Container, LONGEST_FIRST_FRAGMENT, MuxError, Muxer, ticks_since};
 use crate::media::parameters::Parameters;
 use crate::operator::{
@@ -496,16 +497,29 @@ impl ChunkStream {
 
     fn finish(&self, part: Part, out: &mut Output) {
         let Part { muxer, index, start, end, follows, acks, seq, time, fallback, .. } = part;
-        let ack = Ack::merged(acks);
         let (content, sha256) = match muxer.finish() {
             Ok(finished) => finished,
             Err(error) => {
+                let ack = Ack::merged(acks);
                 let message = format!("chunk {index} cannot be completed: {}", explained(&error));
                 self.report(&message, seq, ack, out);
                 return;
             }
         };
         let name = self.settings.name.render(&Values { stream: &self.stream, index, ..Values::default() });
+        let seconds = |time: MediaTime| time.as_micros() as f64 / 1e6;
+        let file = MadeFile {
+            name: name.clone(),
+            node: self.settings.origin.node.clone(),
+            index,
+            start: seconds(start),
+            end: seconds(end),
+            bytes: content.len(),
+            state: FileState::Queued,
+            place: None,
+            error: None,
+        };
+        let ack = Ack::of_file(acks, file);
         let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
         let media_type = self.settings.container.media_type();
         let origin = self.settings.origin.clone();

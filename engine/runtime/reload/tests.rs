@@ -276,6 +276,7 @@ impl Sketch {
             decoder_threads: 0,
             identity: behind,
             max_streams: 1024,
+            planned_streams: 1,
             template: None,
         };
         let mut operators = Vec::new();

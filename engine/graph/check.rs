@@ -14,6 +14,7 @@ use operators::reach::Hosts;
 
 use super::answers;
 use super::cases::{self, Case};
+use super::chaos::{self, Disturbances};
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
@@ -46,6 +47,8 @@ pub struct Surroundings {
     pub variable: Arc<Variables>,
     /// Which variables, files and hosts a text may name.
     pub references: References,
+    /// Whether a text may have a `[chaos]`.
+    pub chaos: bool,
 }
 
 impl Surroundings {
@@ -60,6 +63,7 @@ impl Surroundings {
             publisher: Arc::new(NoPublisher),
             variable: Arc::new(|name| std::env::var(name).ok()),
             references: References::Anything,
+            chaos: false,
         }
     }
 }
@@ -172,7 +176,9 @@ fn check_document(
     let Substituted { mut secrets, unresolved } =
         substitute::substitute(&mut document, text, settings, &environment, &mut found);
     let mut checker = FieldChecker { text, folder: &surroundings.folder, diagnostics: Vec::new() };
+    let about_chaos = chaos::take(&mut document);
     let mut declared = nodes::declarations(document, surroundings.registry, &mut checker);
+    let disturbances = chaos::read(about_chaos, &declared, surroundings.chaos, &mut checker);
     let noise = |diagnostic: &Diagnostic| {
         let span = diagnostic.span.clone().unwrap_or(0..0);
         unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
@@ -205,7 +211,8 @@ fn check_document(
     report_tensors(&declared, &built, &wiring, &mut found);
     answers::report(&declared, &built, &wiring, &mut found);
     report_refusals(&declared, &built, &wiring, &mut found);
-    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings);
+    disturbances.report_meaningless(&declared, &built, &mut found);
+    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, &disturbances, surroundings);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
     report_shared_fate(&nodes, &origins, &mut found);
@@ -389,6 +396,7 @@ fn assemble<'a>(
     declared: &'a [Declaration],
     mut built: Vec<Option<Built>>,
     wiring: &Wiring,
+    disturbances: &Disturbances,
     surroundings: &Surroundings,
 ) -> (Vec<Node>, Vec<&'a Declaration>) {
     let mut places = vec![usize::MAX; declared.len()];
@@ -403,10 +411,15 @@ fn assemble<'a>(
             .filter_map(|link| Some(Edge { from: places[link.from], kind: link.kind? }))
             .collect();
         origins.push(declaration);
+        let chaos = disturbances.of(&declaration.name).cloned();
+        let disturbed = |built: Built| match &chaos {
+            Some(chaos) => chaos.applied(built, &surroundings.clock),
+            None => built,
+        };
         nodes.push(Node {
             name: declaration.name.as_str().into(),
             registration,
-            built: built[index].take(),
+            built: built[index].take().map(disturbed),
             inputs,
             budget: declaration.budget.as_ref().map(|(budget, _)| *budget).unwrap_or_default(),
             overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
@@ -416,6 +429,7 @@ fn assemble<'a>(
                 registration,
                 context: context(graph, declaration, surroundings),
                 table: declaration.table.to_toml(),
+                chaos,
             },
         });
     }

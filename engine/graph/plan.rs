@@ -13,6 +13,7 @@ use operators::reach::Hosts;
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
+use super::chaos::Chaos;
 use super::identity::{Identity, Template};
 use super::substitute::Secrets;
 
@@ -30,6 +31,8 @@ pub struct Plan {
     pub secrets: Arc<Secrets>,
     /// The hosts that its inputs may lead on to.
     pub hosts: Hosts,
+    /// What is disturbed on purpose.
+    pub chaos: Option<Chaos>,
 }
 
 pub struct PlannedSource {

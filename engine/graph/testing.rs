@@ -27,6 +27,7 @@ pub fn surroundings() -> Surroundings {
         publisher: Arc::new(NoPublisher),
         variable: Arc::new(|_| None),
         references: crate::graph::references::References::Anything,
+        chaos: false,
     }
 }
 

@@ -298,6 +298,7 @@ fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>
         pool_threads: 1,
         secrets,
         hosts: Hosts::Anything,
+        chaos: None,
     }
 }
 

@@ -238,7 +238,7 @@ fn nobody_gets_chaos_without_asking_for_it() {
     let refused = refused.expect("the engine's binary runs");
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{stderr}");
-    for part in ["error[chaos-not-allowed]", "graph.toml:6:2", "hint", "engine run --chaos"] {
+    for part in ["error[chaos-not-allowed]", "graph.toml:7:2", "hint", "engine run --chaos"] {
         assert!(stderr.contains(part), "{part} is missing: {stderr}");
     }
     let checked = command(&["check", "graph.toml", "--chaos"]).current_dir(folder.path()).output();

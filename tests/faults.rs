@@ -58,7 +58,7 @@ fn panics_on_each_worker_take_nothing_else_along() {
 /// Two streams for subscribers: one that shows something rarely, and one that would fill any buffer.
 const LISTENED_TO: &str = "[sources.calm]\ntype = 'synthetic'\nwidth = 16\nheight = 16\nfps = 10\nstreams = ['calm']\n\
      overflow = 'block'\n\
-     [sources.busy]\ntype = 'synthetic'\nwidth = 16\nheight = 16\nfps = 1000\nstreams = ['busy']\n\
+     [sources.busy]\ntype = 'synthetic'\nwidth = 16\nheight = 16\nfps = 1000\nstreams = ['busy']\noverflow = 'block'\n\
      [operators.sum]\ntype = 'checksum'\ninputs = ['calm', 'busy']\n\
      [sinks.events]\ntype = 'sse'\ninputs = ['sum']\n";
 

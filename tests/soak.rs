@@ -30,6 +30,9 @@ struct Sample {
     threads: f64,
 }
 
+/// One of the numbers of a sample.
+type Measure = fn(&Sample) -> f64;
+
 fn sample(engine: &mut Engine, start: Instant) -> Sample {
     let process = engine.id();
     let entries = |what: &str| std::fs::read_dir(format!("/proc/{process}/{what}")).expect("it runs").count() as f64;
@@ -203,7 +206,7 @@ fn nothing_grows_while_everything_changes() {
         measured.len(),
         hours * 60.0
     );
-    let values: [(&str, f64, fn(&Sample) -> f64); 3] = [
+    let values: [(&str, f64, Measure); 3] = [
         ("MiB", MOST_MEBIBYTES, |one| one.mebibytes),
         ("descriptors", MOST_DESCRIPTORS, |one| one.descriptors),
         ("threads", MOST_THREADS, |one| one.threads),

@@ -51,6 +51,9 @@ impl Outcome {
 /// Something to do to a running graph, on the thread that supervises it.
 pub type Change = Box<dyn FnOnce(&mut RunningGraph) + Send>;
 
+/// Looks in turn whether anything of a removed stream is still in flight are this far apart.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Changes that wait for the supervisor; whoever asks for more waits.
 const CHANGES: usize = 64;
 
@@ -157,7 +160,10 @@ impl RunningGraph {
         let mut asked = None;
         while !self.is_done() {
             let mut drain = false;
+            // What is in flight of a removed stream ends without a word.
+            let look = if self.retired.is_empty() { never() } else { after(LOOK) };
             select! {
+                recv(look) -> _ => self.unlist_retired(),
                 recv(self.heard.nodes) -> notice => drain = notice.is_ok_and(|notice| self.take(notice)),
                 recv(self.heard.streams) -> notice => drain = notice.is_ok_and(|notice| self.take(notice)),
                 recv(self.changes.1) -> change => if let Ok(change) = change {

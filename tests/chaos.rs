@@ -273,6 +273,20 @@ fn nobody_gets_chaos_without_asking_for_it() {
 }
 
 #[test]
+fn tests_of_a_graph_run_without_its_chaos() {
+    let folder = Folder::with_graph(
+        "[sources.scene]\ntype = 'synthetic'\n[operators.sum]\ntype = 'checksum'\ninputs = ['scene']\n\
+         [sinks.nowhere]\ntype = 'blackhole'\ninputs = ['sum']\n\
+         [chaos]\nnodes.scene.loss = 0.5\nnodes.sum.panic = 0.5\n\
+         [[test]]\nname = 'all of them'\nnode = 'sum'\ncount = 50\n\
+         input.scene = { type = 'synthetic', width = 64, height = 48, frames = 50 }\n",
+    );
+    let tested =
+        command(&["test", "graph.toml"]).current_dir(folder.path()).output().expect("the engine's binary runs");
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stderr));
+}
+
+#[test]
 fn chaos_that_means_nothing_is_refused_where_it_stands() {
     let text = "[sources.door]\ntype = 'push'\nstreams.door = {}\n[operators.sum]\ntype = 'checksum'\ninputs = ['door']\n\
                 [sinks.nowhere]\ntype = 'blackhole'\ninputs = ['sum']\n\

@@ -84,7 +84,7 @@ impl Template {
     pub fn told(&self) -> toml::Table {
         let mut table = self.table.clone();
         if let Some(chaos) = &self.chaos {
-            // No field is called so, and no node's name has a blank in it.
+            // No field is called so.
             table.insert("[chaos]".to_owned(), format!("{chaos:?}").into());
         }
         table

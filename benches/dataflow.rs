@@ -167,6 +167,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
         pool_threads: 1,
         secrets: Arc::default(),
         hosts: Hosts::Anything,
+        chaos: None,
     }
 }
 

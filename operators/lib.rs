@@ -7,6 +7,7 @@
 pub mod address;
 pub mod backoff;
 pub mod busy;
+pub mod chaos;
 pub mod choice;
 pub mod clock;
 pub mod config;

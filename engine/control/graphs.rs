@@ -149,6 +149,9 @@ fn summary(view: &GraphView) -> Map<String, Value> {
     if let Some(reason) = &view.reason {
         add("reason", json!(reason));
     }
+    if let Some(chaos) = &view.chaos {
+        add("chaos", json!(chaos));
+    }
     add("generation", json!(view.generation));
     add("streams", json!(streams));
     describe_home(&view.home, &mut add);

@@ -16,6 +16,7 @@ use operators::sinks::hls::store::Playlists;
 
 use super::answers;
 use super::cases::{self, Case};
+use super::chaos::{self, Disturbances};
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
@@ -50,6 +51,8 @@ pub struct Surroundings {
     pub variable: Arc<Variables>,
     /// Which variables, files and hosts a text may name.
     pub references: References,
+    /// Whether a text may have a `[chaos]`.
+    pub chaos: bool,
 }
 
 impl Surroundings {
@@ -65,6 +68,7 @@ impl Surroundings {
             playlists: Arc::default(),
             variable: Arc::new(|name| std::env::var(name).ok()),
             references: References::Anything,
+            chaos: false,
         }
     }
 }
@@ -178,7 +182,9 @@ fn check_document(
         substitute::substitute(&mut document, text, settings, &environment, &mut found);
     let mut checker = FieldChecker { text, folder: &surroundings.folder, diagnostics: Vec::new() };
     let kept = state::take(&mut document, &mut checker);
+    let about_chaos = chaos::take(&mut document);
     let mut declared = nodes::declarations(document, surroundings.registry, &mut checker);
+    let disturbances = chaos::read(about_chaos, &declared, surroundings.chaos, &mut checker);
     let noise = |diagnostic: &Diagnostic| {
         let span = diagnostic.span.clone().unwrap_or(0..0);
         unresolved.iter().any(|inner| span.start <= inner.start && inner.end <= span.end && !inner.is_empty())
@@ -217,7 +223,8 @@ fn check_document(
     report_tensors(&declared, &built, &wiring, &mut found);
     answers::report(&declared, &built, &wiring, &mut found);
     report_refusals(&declared, &built, &wiring, &mut found);
-    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings, &progress);
+    disturbances.report_meaningless(&declared, &built, &mut found);
+    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, &disturbances, surroundings, &progress);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
     report_joins(&nodes, &origins, &mut found);
@@ -420,6 +427,7 @@ fn assemble<'a>(
     declared: &'a [Declaration],
     mut built: Vec<Option<Built>>,
     wiring: &Wiring,
+    disturbances: &Disturbances,
     surroundings: &Surroundings,
     progress: &[Option<Progress>],
 ) -> (Vec<Node>, Vec<&'a Declaration>) {
@@ -436,10 +444,15 @@ fn assemble<'a>(
             .collect();
         origins.push(declaration);
         let planned_streams = planned_streams(declaration, built[index].as_ref());
+        let chaos = disturbances.of(&declaration.name).cloned();
+        let disturbed = |built: Built| match &chaos {
+            Some(chaos) => chaos.applied(built, &surroundings.clock),
+            None => built,
+        };
         nodes.push(Node {
             name: declaration.name.as_str().into(),
             registration,
-            built: built[index].take(),
+            built: built[index].take().map(disturbed),
             inputs,
             budget: declaration.budget.as_ref().map(|(budget, _)| *budget).unwrap_or_default(),
             overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
@@ -450,6 +463,7 @@ fn assemble<'a>(
                 registration,
                 context: context(graph, declaration, surroundings, &progress[index]),
                 table: declaration.table.to_toml(),
+                chaos,
             },
         });
     }

@@ -8,6 +8,7 @@ use operators::config::{self, Field, FieldType, Presence};
 use operators::item::is_name;
 use operators::operator::{Registration, Role};
 
+use super::chaos;
 use super::diagnostics::{Code, Diagnostic, Severity, suggestion};
 use super::fields::FieldChecker;
 use super::parse::{Data, Key, Table, Value};
@@ -92,7 +93,7 @@ impl Declaration {
 const ROLES: [Role; 3] = [Role::Source, Role::Operator, Role::Sink];
 
 /// Tables that are not nodes.
-const OTHER_TABLES: [&str; 4] = ["params", "test", "state", "chaos"];
+const OTHER_TABLES: [&str; 4] = ["params", "test", "state", chaos::TABLE];
 
 const OVERFLOWS: &[&str] = &["block", "drop_oldest", "drop_gop"];
 
@@ -207,13 +208,9 @@ pub fn declarations(
 
 fn other_table(key: &Key) -> Option<Diagnostic> {
     match key.name.as_str() {
-        "params" | "test" => None,
-        "chaos" => {
-            let message = format!("the table `{}` is reserved, and nothing can be written in it yet", key.name);
-            Some(Diagnostic::new(Code::ReservedTable, key.span.clone(), message).hint("remove it"))
-        }
+        "params" | "test" | "state" | chaos::TABLE => None,
         name => {
-            let known = ROLES.into_iter().map(Role::table).chain(OTHER_TABLES[..3].iter().copied());
+            let known = ROLES.into_iter().map(Role::table).chain(OTHER_TABLES);
             let message = format!("a graph has no table or value `{}`", name.escape_debug());
             let hint = suggestion(name, known, "a graph has");
             Some(Diagnostic::new(Code::UnknownTable, key.span.clone(), message).maybe_hint(hint))

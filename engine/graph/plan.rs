@@ -14,6 +14,7 @@ use operators::reach::Hosts;
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
+use super::chaos::Chaos;
 use super::identity::{Identity, Template};
 use super::substitute::Secrets;
 
@@ -31,6 +32,8 @@ pub struct Plan {
     pub secrets: Arc<Secrets>,
     /// The hosts that its inputs may lead on to.
     pub hosts: Hosts,
+    /// What is disturbed on purpose.
+    pub chaos: Option<Chaos>,
 }
 
 pub struct PlannedSource {

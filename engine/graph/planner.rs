@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use operators::item::Kind;
 use operators::operator::{Built, Role};
 
+use super::chaos::Chaos;
 use super::check::Graph;
 use super::demand::{self, Node};
 use super::identity::Identity;
@@ -93,7 +94,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             Some(Built::Io(operator)) => Work::Io(operator.clone()),
             Some(Built::Sink(sink)) => {
                 // Whatever comes to it, its output goes on; what its errors mean is said to its writer.
-                let mut table = node.template.table.clone();
+                let mut table = node.template.told();
                 table.insert("on_error".to_owned(), format!("{on_error:?}").into());
                 let flows = demand::flows(nodes, node);
                 if sink.depends_on_inputs() {
@@ -120,14 +121,22 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         pool_threads: options.pool_thread_count(),
         secrets: graph.secrets.clone(),
         hosts: graph.hosts.clone(),
+        chaos: chaos(nodes),
     }
+}
+
+/// What is disturbed of a graph, if anything is.
+fn chaos(nodes: &[Node]) -> Option<Chaos> {
+    let disturbed = nodes.iter().filter_map(|node| Some((node.name.clone(), node.template.chaos.as_ref()?.seed())));
+    let (nodes, seeds): (Vec<_>, Vec<_>) = disturbed.unzip();
+    seeds.first().map(|seed| Chaos { seed: *seed, nodes })
 }
 
 /// For each node what it is, with everything before it.
 fn identities(nodes: &[Node]) -> Vec<Identity> {
     let mut identities: Vec<Identity> = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let (type_name, table) = (node.registration.name, &node.template.table);
+        let (type_name, table) = (node.registration.name, &node.template.told());
         let alone = match node.registration.role {
             Role::Source => Identity::of_source(type_name, table),
             Role::Operator | Role::Sink => Identity::of_node(type_name, table),

@@ -19,6 +19,7 @@ use super::stats::{
     StreamView, TapReport, Work, WorkState,
 };
 use super::window::{Window, per_second};
+use crate::graph::chaos::Chaos;
 
 /// Everything that is counted in one graph.
 pub struct GraphCounters {
@@ -30,6 +31,8 @@ pub struct GraphCounters {
     gone: Mutex<Counts>,
     /// How often the graph was loaded.
     generation: AtomicU64,
+    /// What is disturbed on purpose.
+    chaos: Mutex<Option<Chaos>>,
     status: Mutex<GraphStatus>,
 }
 
@@ -51,6 +54,7 @@ impl GraphCounters {
             nodes: Mutex::default(),
             gone: Mutex::default(),
             generation: AtomicU64::new(generation),
+            chaos: Mutex::default(),
             status: Mutex::new(status),
         }
     }
@@ -104,9 +108,15 @@ impl GraphCounters {
         known.unwrap_or_else(|| Arc::new(NodeCounters::new(name.clone(), type_name, role, workers, now)))
     }
 
-    /// A generation with these nodes is there.
-    pub fn set_nodes(&self, nodes: Vec<Arc<NodeCounters>>) {
+    /// What is disturbed on purpose, if anything is.
+    pub fn chaos(&self) -> Option<Chaos> {
+        lock(&self.chaos).clone()
+    }
+
+    /// A generation with these nodes is there, in which `chaos` disturbs some.
+    pub fn set_nodes(&self, nodes: Vec<Arc<NodeCounters>>, chaos: Option<Chaos>) {
         *lock(&self.nodes) = nodes;
+        *lock(&self.chaos) = chaos;
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -165,6 +175,7 @@ impl GraphCounters {
             generation: self.generation(),
             state,
             reason,
+            chaos: self.chaos(),
             running_seconds: running.as_secs_f64(),
             streams,
             nodes: self.nodes().iter().map(|node| node.report(now)).collect(),

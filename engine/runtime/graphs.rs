@@ -28,6 +28,7 @@ use super::saved::{Prepared, Saved};
 use super::stats::{GraphState, StreamState};
 use super::supervision::{Change, Outcome, Request, RunningGraph};
 use super::supervisor::Engine;
+use crate::graph::chaos::Chaos;
 use crate::graph::check::{self, Surroundings};
 use crate::graph::cover::stars;
 use crate::graph::diagnostics::{Code, Diagnostic};
@@ -95,6 +96,8 @@ pub struct GraphView {
     pub generation: u64,
     pub state: GraphState,
     pub reason: Option<String>,
+    /// What is disturbed on purpose.
+    pub chaos: Option<Chaos>,
     /// When its last text was loaded, and what that did.
     pub loaded: (SystemTime, Loaded),
     /// What was refused since, if anything.
@@ -674,6 +677,7 @@ fn view(entry: &Entry) -> GraphView {
         generation: entry.counters.generation(),
         state,
         reason,
+        chaos: entry.counters.chaos(),
         loaded: entry.loaded.clone(),
         refused: entry.refused.clone(),
         streams,

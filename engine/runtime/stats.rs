@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::culprit::Culprit;
 use super::histogram::Histogram;
 use super::preview::PreviewSlot;
+use crate::graph::chaos::Chaos;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -70,6 +71,9 @@ pub struct GraphReport {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What is disturbed on purpose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chaos: Option<Chaos>,
     pub running_seconds: f64,
     /// How often it was loaded: 1 until the first reload.
     pub generation: u64,

@@ -304,6 +304,7 @@ fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>
         pool_threads: 1,
         secrets,
         hosts: Hosts::Anything,
+        chaos: None,
     }
 }
 

@@ -330,6 +330,7 @@ impl Sketch {
             pool_threads: 1,
             secrets: Arc::default(),
             hosts: Hosts::Anything,
+            chaos: None,
         }
     }
 }

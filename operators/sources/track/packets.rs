@@ -259,7 +259,8 @@ fn begins(packet: &Packet) -> bool {
     packet.is_video() && packet.is_key() && !packet.is_hidden()
 }
 
-fn nature(track: &Track) -> TrackNature {
+/// What is known of a track beside its packets.
+pub(crate) fn nature(track: &Track) -> TrackNature {
     let base = track.time_base;
     let second = i64::from(base.denominator()) / i64::from(base.numerator());
     let nominal = match track.format {

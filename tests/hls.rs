@@ -227,7 +227,8 @@ fn a_live_playlist_moves_on_and_nothing_that_it_lists_is_missing() {
             "md5",
             &url,
         ])
-        .stdout(Stdio::piped())
+        // A pipe that nobody reads would hold it up.
+        .stdout(std::fs::File::create(run.file("played.json")).expect("a file"))
         .stderr(Stdio::piped())
         .spawn()
         .expect("ffprobe is installed");
@@ -253,7 +254,8 @@ fn a_live_playlist_moves_on_and_nothing_that_it_lists_is_missing() {
 
     let played = player.wait_with_output().expect("it ends");
     let complaints = String::from_utf8_lossy(&played.stderr);
-    let played: Value = serde_json::from_slice(&played.stdout).expect("JSON");
+    let packets_played = std::fs::read(run.file("played.json")).expect("written");
+    let played: Value = serde_json::from_slice(&packets_played).expect("JSON");
     let played = played["packets"].as_array().expect("packets");
     for (place, track) in best(&video).into_iter().enumerate() {
         let of_track = played.iter().filter(|packet| packet["stream_index"] == place);

@@ -304,7 +304,8 @@ impl Segmenter {
             Some(seconds) => i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000),
             None => self.rules.length.saturating_mul(3).max(LONGEST_FIRST),
         };
-        open.since_start(end) > limit || self.bytes > self.rules.most_bytes
+        // A quarter is left for the sound that comes before the next picture.
+        open.since_start(end) > limit || self.bytes > self.rules.most_bytes / 4 * 3
     }
 
     /// Cuts where no keyframe is due: at the last one that is held, or else right before `next`.

@@ -239,7 +239,7 @@ impl HlsWriter {
                 %node, stream = %id, forced,
                 "`{node}` cut stream `{id}` without a keyframe: the next one came later than the playlist promises, or \
                  {} of packets were there before it; let the camera send keyframes more often, or give `segment` the time \
-                 between two of them", config::format_size(MOST_HELD)
+                 between two of them", config::format_size(MOST_HELD / 4 * 3)
             );
         }
         self.publish_all(&item.stream, parts).await;

@@ -53,7 +53,6 @@ impl Outcome {
 /// Something to do to a running graph, on the thread that supervises it.
 pub type Change = Box<dyn FnOnce(&mut RunningGraph) + Send>;
 
-
 /// Changes that wait for the supervisor; whoever asks for more waits.
 const CHANGES: usize = 64;
 

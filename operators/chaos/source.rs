@@ -522,7 +522,7 @@ mod tests {
     use super::*;
     use crate::clock::SimulatedClock;
     use crate::inference::model::Catalog;
-    use crate::item::Origin;
+    use crate::item::{Origin, Played};
     use crate::operator::{BuildContext, Built, NoPublisher};
     use crate::sources::synthetic;
     use crate::testing::RecordingOutlet;
@@ -551,6 +551,8 @@ mod tests {
             models: Arc::new(Catalog::default()),
             clock: Arc::new(SimulatedClock::default()),
             publisher: Arc::new(NoPublisher),
+            progress: None,
+            playlists: Arc::default(),
         };
         let table = format!("width = 16\nheight = 16\nfps = 10\n{text}").parse().unwrap();
         match (synthetic::REGISTRATION.build)(&context, table).unwrap() {
@@ -673,7 +675,7 @@ mod tests {
                 let audio = crate::item::TrackFormat::Audio { sample_rate: 8000, channels: 1 };
                 let tracks = vec![track(0, 90_000, video), track(1, 8000, audio)];
                 let bases: Vec<TimeBase> = tracks.iter().map(|track| track.time_base).collect();
-                outlet.open(StreamInfo { tracks, time_base: bases[0], duration: None });
+                outlet.open(StreamInfo { tracks, time_base: bases[0], duration: None, played: Played::default() });
                 let start = outlet.clock().now();
                 for n in 0_u64.. {
                     if !wait_until(outlet, start + Duration::from_millis(n * 50)) {

@@ -497,7 +497,8 @@ mod tests {
         let format = TrackFormat::Video { width: 4, height: 4, frame_rate: None, has_b_frames: false };
         let base = TimeBase::MICROSECONDS;
         let track = crate::item::Track { index: 0, codec: "secret".into(), format, time_base: base, parameters: None };
-        let info = Arc::new(StreamInfo { tracks: vec![track], time_base: base, duration: None, played: Played::default() });
+        let info =
+            Arc::new(StreamInfo { tracks: vec![track], time_base: base, duration: None, played: Played::default() });
         let stream = StreamId::new("test").unwrap();
         let told = writer.write(&[Event::Open { stream, info }]).await.unwrap_err();
         assert_eq!(told.message, "stream `test`: MP4 cannot hold secret video");

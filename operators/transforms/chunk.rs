@@ -722,7 +722,10 @@ mod tests {
                 &["cannot be 1day", "whole_below: `whole_below` has no meaning"],
             ),
             ("parts = 2\nname = \"{index}/a.mp4\"", &["name: `/a.mp4` cannot be part of a file's name; use letters"]),
-            ("parts = 2\nname = \"{index}.mp4\"", &["the files of two streams would have the same name; add `{stream}`"]),
+            (
+                "parts = 2\nname = \"{index}.mp4\"",
+                &["the files of two streams would have the same name; add `{stream}`"],
+            ),
             ("parts = 2\nname = \"a.mp4\"", &["all files of a stream would have the same name; add `{index}`"]),
             ("parts = 2\nname = \"{when}.mp4\"", &["nothing is known for `{when}`; there is `{stream}`, `{index}`"]),
         ] {

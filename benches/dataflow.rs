@@ -141,6 +141,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
             decoder_threads: 0,
             identity: Identity::default(),
             max_streams: 1024,
+            planned_streams: 1,
             template: None,
         }],
         taps: vec![PlannedTap {
@@ -166,6 +167,7 @@ fn plan(operators: usize, items: u64, workers: usize) -> Plan {
         pool_threads: 1,
         secrets: Arc::default(),
         hosts: Hosts::Anything,
+        chaos: None,
     }
 }
 

@@ -22,7 +22,7 @@ impl Backoff {
     }
 
     /// `jitter`: from 0 to 1.
-    fn scaled(&self, failures: u64, jitter: f64) -> Duration {
+    pub(crate) fn scaled(&self, failures: u64, jitter: f64) -> Duration {
         let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(u32::MAX).min(31);
         let whole = self.first.saturating_mul(1 << doublings).min(self.most);
         whole.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))

@@ -82,6 +82,9 @@ pub enum SourceError {
     /// The input cannot be opened or read; `hint` says what to do.
     #[error("{message}")]
     Input { message: String, hint: Option<String> },
+    /// The outlet says that the connection is lost, though it is not: whoever can connect again does.
+    #[error("{0}")]
+    Interrupted(String),
     /// The outlet closed: the stream was stopped while the source was emitting. Not a failure.
     #[error("the stream was stopped")]
     Stopped,

@@ -20,6 +20,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::item::Record;
+use crate::made::{Made, MadeFile};
 
 /// How one item ended. The order is the severity: over several branches the worst counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -72,6 +73,8 @@ pub struct Account {
     /// Age in microseconds of delivered items, from decoding to the sink's acceptance.
     ages: Mutex<Histogram<u64>>,
     drops: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
+    /// What became of the files that were made of it.
+    pub made: Made,
 }
 
 impl Default for Account {
@@ -83,6 +86,7 @@ impl Default for Account {
             // One microsecond to an hour, two significant digits: about 20 KB a stream.
             ages: Mutex::new(Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("constant bounds are valid")),
             drops: Mutex::default(),
+            made: Made::default(),
         }
     }
 }
@@ -239,6 +243,17 @@ struct Merged {
     parts: Vec<Arc<Fate>>,
     worst: AtomicU8,
     ended: Mutex<Option<Instant>>,
+    /// The file that was made of them.
+    file: Option<FileClaim>,
+}
+
+/// A file in the books of its stream.
+#[derive(Debug)]
+struct FileClaim {
+    account: Arc<Account>,
+    number: u64,
+    /// Seconds since the stream's first picture at which it ends.
+    end: f64,
 }
 
 impl Drop for Merged {
@@ -250,6 +265,11 @@ impl Drop for Merged {
                 (Verdict::Delivered, Some(now)) => part.deliver(now),
                 _ => part.raise(verdict),
             }
+        }
+        // Whoever sees that it is over may look at the books of its items.
+        self.parts.clear();
+        if let Some(FileClaim { account, number, end }) = &self.file {
+            account.made.ended(*number, verdict, *end, ended);
         }
     }
 }
@@ -328,6 +348,15 @@ impl Ack {
 
     /// One claim on the fates of all of these, for something that was made of them: they end as it does.
     pub fn merged(parts: Vec<Ack>) -> Ack {
+        Ack::merge(parts, None)
+    }
+
+    /// As [`Ack::merged`], for a file that was made of them: what becomes of it is written into the books of their stream.
+    pub fn of_file(parts: Vec<Ack>, file: MadeFile) -> Ack {
+        Ack::merge(parts, Some(file))
+    }
+
+    fn merge(parts: Vec<Ack>, file: Option<MadeFile>) -> Ack {
         let mut fates = Vec::with_capacity(parts.len());
         for mut part in parts {
             match part.claim.take() {
@@ -340,7 +369,12 @@ impl Ack {
                 None => {}
             }
         }
-        let merged = Merged { parts: fates, worst: AtomicU8::new(0), ended: Mutex::new(None) };
+        let account = fates.first().map(|fate| fate.account.clone());
+        let file = file.zip(account).map(|(file, account)| {
+            let end = file.end;
+            FileClaim { number: account.made.add(file), account, end }
+        });
+        let merged = Merged { parts: fates, worst: AtomicU8::new(0), ended: Mutex::new(None), file };
         Ack { claim: Some(Claim::Many(Arc::new(merged))) }
     }
 
@@ -353,6 +387,34 @@ impl Ack {
         };
         for watched in fates.iter().filter_map(|fate| fate.watched.as_ref()) {
             watched.record(record);
+        }
+    }
+
+    /// Somebody begins to take the file to its place, which this is the claim of.
+    pub fn begun(&self) {
+        if let Some(file) = self.file() {
+            file.account.made.begun(file.number);
+        }
+    }
+
+    /// The file lies at `place`.
+    pub fn placed(&self, place: &str) {
+        if let Some(file) = self.file() {
+            file.account.made.placed(file.number, place);
+        }
+    }
+
+    /// Why the file will not come to its place.
+    pub fn failed(&self, why: &str) {
+        if let Some(file) = self.file() {
+            file.account.made.failed(file.number, why);
+        }
+    }
+
+    fn file(&self) -> Option<&FileClaim> {
+        match &self.claim {
+            Some(Claim::Many(merged)) => merged.file.as_ref(),
+            _ => None,
         }
     }
 

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod backoff;
 pub mod busy;
+pub mod chaos;
 pub mod choice;
 pub mod clock;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod inference;
 pub mod inlet;
 pub mod item;
 pub mod lease;
+pub mod made;
 pub mod media;
 pub mod operator;
 pub mod packet_times;

@@ -252,6 +252,11 @@ pub trait Source: Send + Sync {
         false
     }
 
+    /// Whether it has something that it connects to, which may be lost.
+    fn has_connection(&self) -> bool {
+        true
+    }
+
     /// The streams that another server announces.
     fn hooks(&self) -> Option<&Hooks> {
         None
@@ -361,6 +366,10 @@ pub trait Outlet {
     fn packet(&mut self, _seq: u64, _pts: MediaTime, _packet: Packet) -> Result<Offered, SourceError> {
         Ok(Offered::NotEmitted)
     }
+
+    /// Item `seq` came, and is dropped here for `reason` instead of being given to [`Outlet::frame`] or
+    /// [`Outlet::packet`].
+    fn dropped(&mut self, _kind: Kind, _seq: u64, _reason: &'static str) {}
 
     /// Something in the input was repaired or is corrupt, and the stream goes on: counted by `what`, and logged once.
     fn repaired(&mut self, what: &'static str, detail: &str);

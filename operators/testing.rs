@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::clock::{Clock, SimulatedClock};
 use crate::error::{ItemError, SourceError};
-use crate::item::{Frame, Gap, Item, Payload, StreamId, StreamInfo};
+use crate::item::{Frame, Gap, Item, Kind, Payload, StreamId, StreamInfo};
 use crate::lease::{Account, Ack, Budget, Lease, Limits};
 use crate::operator::{Offered, Outlet, SourceState};
 use crate::time::MediaTime;
@@ -41,6 +41,8 @@ pub(crate) struct RecordingOutlet {
     pub skipped: u64,
     /// What `make` failed with.
     pub failures: Vec<ItemError>,
+    /// What was dropped before it got here: kind, number and reason.
+    pub dropped: Vec<(Kind, u64, &'static str)>,
     /// Each repair: what, and its detail.
     pub repaired: Vec<(&'static str, String)>,
 }
@@ -68,6 +70,7 @@ impl RecordingOutlet {
             offered: Vec::new(),
             skipped: 0,
             failures: Vec::new(),
+            dropped: Vec::new(),
             repaired: Vec::new(),
         }
     }
@@ -168,6 +171,10 @@ impl Outlet for RecordingOutlet {
                 Ok(Offered::NotEmitted)
             }
         }
+    }
+
+    fn dropped(&mut self, kind: Kind, seq: u64, reason: &'static str) {
+        self.dropped.push((kind, seq, reason));
     }
 
     fn repaired(&mut self, what: &'static str, detail: &str) {

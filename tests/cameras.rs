@@ -315,6 +315,68 @@ fn sixteen_cameras_at_once() {
     }
 }
 
+/// A camera that no reload touches: it is connected once, however often the rest of its graph changes, and other cameras
+/// come and go beside it.
+#[test]
+fn a_camera_that_no_reload_touches_stays_connected() {
+    if !server_is_here() {
+        return;
+    }
+    let media = Folder::with_graph("");
+    let file = clip(media.path(), "camera.mp4", "160x120", &[]);
+    let server = RtspServer::start(0, &[("camera", &file)], &[]);
+    let (door, yard) = (Relay::start(server.port), Relay::start(server.port));
+    let url = |relay: &Relay| format!("rtsp://127.0.0.1:{}/camera", relay.port);
+    let text = |streams: &str, operator: &str, more: &str| {
+        format!(
+            "[sources.cameras]\ntype = 'rtsp'\n{SETTINGS}{streams}overflow = 'block'\n\
+             [operators.{operator}]\ntype = 'checksum'\ninputs = ['cameras']\n\
+             [sinks.out]\ntype = 'file'\ninputs = ['{operator}']\npath = 'out.jsonl'\n{more}"
+        )
+    };
+    let one = format!("streams.door = '{}'\n", url(&door));
+    let two = format!("{one}streams.yard = '{}'\n", url(&yard));
+    let branch = "[operators.half]\ntype = 'sample'\ninputs = ['cameras']\nfps = 5\n\
+                  [sinks.nowhere]\ntype = 'blackhole'\ninputs = ['half']\n";
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = support::run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let put = |text: &str| support::send("PUT", &format!("{address}/graphs/door"), &[], text);
+    put(&text(&one, "sum", "")).expect(201);
+    let rounds = if soak() { 50 } else { 4 };
+    let mut yards = 0;
+    let mut enough = 0;
+    for round in 0..rounds {
+        for text in
+            [text(&two, "sum", ""), text(&two, "total", branch), text(&one, "total", ""), text(&one, "sum", branch)]
+        {
+            enough += 5;
+            engine.wait_for_graph("pictures of the door", |graph| {
+                let streams = graph["streams"].as_array().expect("a list");
+                let door = streams.iter().find(|stream| stream["stream"] == "door").expect("it is there");
+                delivered(door) >= enough
+            });
+            let reloaded = put(&text).expect(200);
+            assert_eq!(reloaded["lost"], 0, "{reloaded}");
+            let kept = reloaded["streams"]["kept"].as_array().expect("a list");
+            assert!(kept.contains(&"door".into()), "round {round}: {reloaded}");
+            assert_eq!(door.connections(), 1, "round {round}: {reloaded}");
+        }
+        yards = yard.connections();
+        assert!(yards <= round + 1, "the other camera is connected at most once for each time that it comes");
+    }
+    assert!(yards > 0, "the other camera came, too");
+    let graph = engine.wait_for_graph("a running graph", |graph| graph["state"] == "running");
+    assert_conserved(&graph["total"]);
+    engine.terminate().expect(0);
+    assert_eq!(door.connections(), 1);
+    let text = std::fs::read_to_string(folder.path().join("out.jsonl")).expect("the sink made its file");
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    let doors: Vec<Value> = records.into_iter().filter(|record| record["stream"] == "door").collect();
+    assert!(doors.iter().all(|record| record["kind"] == "checksum"), "no gap, no error");
+    support::assert_unbroken(&doors);
+}
+
 /// Open files, threads, and bytes of memory of a process.
 fn size_of(process: u32, stats: &Value) -> (usize, usize, u64) {
     let entries = |what: &str| std::fs::read_dir(format!("/proc/{process}/{what}")).expect("it runs").count();

@@ -614,7 +614,8 @@ fn a_stream_without_parameter_sets_is_refused_once() {
     std::fs::write(&video, bytes).expect("written");
     let run = graph(&format!("path = '{}'", video.display()), "every = \"1s\"");
     let ended = run.run(&[]).finish().expect(1);
-    let said = "no parameter sets came with its h264 video, so nothing says how large its pictures are; have the sender";
+    let said =
+        "no parameter sets came with its h264 video, so nothing says how large its pictures are; have the sender";
     assert!(ended.stderr.contains(said), "{}", ended.stderr);
     let told = run.records("told.jsonl");
     assert_eq!(told.len(), 1, "one failure, told once: {told:?}");

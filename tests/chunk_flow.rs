@@ -173,7 +173,8 @@ fn a_reload_cuts_in_front_of_a_keyframe_and_misses_no_packet() {
     let address = engine.address();
     let source = format!("type = 'file'\npath = '{}'\nrealtime = true\noverflow = 'block'", video.display());
     let more = "[operators.sums]\ntype = 'checksum'\ninputs = ['video']\n[sinks.nowhere]\ntype = 'blackhole'\ninputs = ['sums']\n";
-    let (one, other) = ("every = '600ms'\nname = 'a_{stream}_{index:04}.mp4'", "every = '1s'\nname = 'b_{stream}_{index:04}.mp4'");
+    let (one, other) =
+        ("every = '600ms'\nname = 'a_{stream}_{index:04}.mp4'", "every = '1s'\nname = 'b_{stream}_{index:04}.mp4'");
     // Another branch; chunks that are cut elsewhere; and both back again.
     let texts = [
         graph(&source, one),

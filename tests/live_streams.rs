@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{Answer, Engine, assert_conserved, assert_unbroken, ffmpeg, get, run_folder, send};
+use support::{Answer, Engine, StalledPipe, assert_conserved, assert_unbroken, ffmpeg, get, run_folder, send};
 
 /// A graph of paced streams that lose nothing, with their sums in a file.
 fn sums(streams: &str, file: &str, more: &str) -> String {
@@ -116,6 +116,30 @@ fn streams_come_and_go_without_a_gap_in_the_others() {
     let counts = assert_unbroken(&records(&folder.path().join("out.jsonl")));
     assert_eq!(counts.keys().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
     engine.terminate().expect(0);
+}
+
+#[test]
+fn a_removed_stream_is_listed_until_the_last_of_it_has_ended_and_no_longer() {
+    let folder = temporary();
+    let pipe = StalledPipe::new(folder.path().join("out.jsonl"));
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    put(&address, "yard", &sums("\"a\"", "out.jsonl", "")).expect(201);
+    post(&address, &json!({ "graph": "yard", "source": "scene", "id": "b" })).expect(201);
+    engine.wait_for_stall();
+    let answer = delete(&address, "b");
+    assert!(answer.status < 300, "{}", answer.text);
+    // What is in flight cannot end, and counts.
+    let (status, stream) = get(&format!("{address}/streams/b"));
+    assert!(status == 200 && stream["in_flight"].as_u64() > Some(0), "{stream}");
+    let reader = pipe.drain();
+    // No other stream comes or goes from here on.
+    engine.wait_for("its end", |_| (get(&format!("{address}/streams/b")).0 == 404).then_some(()));
+    let ended = engine.terminate().expect(0);
+    let lines = reader.join().expect("its lines");
+    let of_a = lines.iter().filter(|line| line.contains("\"stream\":\"a\"")).count() as u64;
+    assert_eq!(ended.counts("a"), support::Counts::all_delivered(of_a));
+    assert!((of_a as usize) < lines.len(), "and some were of the other");
 }
 
 #[test]

@@ -193,6 +193,7 @@ fn so_is_what_works() {
     }
     ask("GET", "/metrics", "/metrics", json, b"", 200);
     ask("GET", "/preview", "/preview?graph=door&stream=b", json, b"", 200);
+    ask("GET", "/hls/{name}/{id}/{file}", "/hls/door/b/index.m3u8", json, b"", 404);
     ask("GET", "/login", "/login", json, b"", 404);
     ask("DELETE", "/streams/{id}", "/streams/c", json, b"", 200);
     ask("DELETE", "/graphs/{name}", "/graphs/door", json, b"", 200);

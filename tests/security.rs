@@ -78,6 +78,7 @@ fn keys_let_in_and_roles_say_how_far() {
         ("GET", "/streams"),
         ("GET", "/events"),
         ("GET", "/preview?graph=a&stream=b"),
+        ("GET", "/hls/a/b/index.m3u8"),
         ("GET", "/openapi.json"),
         ("GET", "/docs"),
         ("GET", "/nothing"),

@@ -260,7 +260,7 @@ mod tests {
             node.took(Duration::from_millis(5));
         }
         let counters = GraphCounters::new("test".into(), clock, 0);
-        counters.set_nodes(vec![Arc::new(node)]);
+        counters.set_nodes(vec![Arc::new(node)], None);
         let report = counters.report();
         assert_eq!((report.nodes[0].worked(), report.nodes[0].busy_ms_each()), (4, Some(5.0)));
     }

@@ -105,6 +105,7 @@ fn run_loop(
     match source.run(stream, &mut outlet) {
         Ok(_) | Err(SourceError::Stopped) => {}
         Err(SourceError::Input { message, hint }) => return Err(StartError { message, hint }),
+        Err(SourceError::Interrupted(message)) => return Err(StartError::new(message)),
     }
     if let Some(error) = outlet.error {
         return Err(StartError::new(format!("an operator failed while the limit was measured: {error}")));
@@ -291,6 +292,7 @@ pub fn stages_alone(plan: &Plan, rounds: usize, clock: &Arc<dyn Clock>) -> Resul
     match source.source.run(&stream.id, &mut catcher) {
         Ok(_) | Err(SourceError::Stopped) => {}
         Err(SourceError::Input { message, hint }) => return Err(StartError { message, hint }),
+        Err(SourceError::Interrupted(message)) => return Err(StartError::new(message)),
     }
     let Some(first) = catcher.caught else { return Ok(Vec::new()) };
     let mut sessions = Sessions::default();

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::input::{self, Format, GraphFile, Settings};
 use super::{FAILURE, SUCCESS, USAGE};
+use crate::graph::check::Surroundings;
 use crate::graph::diagnostics::{Severity, listed_json};
 
 /// Checks graph files and says everything that is wrong with them, without running anything
@@ -24,6 +25,9 @@ pub struct Arguments {
     /// How to print what was found
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Take a [chaos] as `engine run --chaos` does
+    #[arg(long)]
+    chaos: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -64,7 +68,7 @@ impl Totals {
 
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
-    let surroundings = input::surroundings();
+    let surroundings = Surroundings { chaos: arguments.chaos, ..input::surroundings() };
     let colour = input::colour(&std::io::stderr());
     let mut totals = Totals::default();
     let mut listed = Vec::new();

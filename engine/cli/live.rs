@@ -349,6 +349,7 @@ pub(crate) mod tests {
             name: "door".to_owned(),
             state: GraphState::Finished,
             reason: None,
+            chaos: None,
             generation: 1,
             running_seconds: 20.0,
             total: streams.iter().fold(Counts::default(), |sum, stream| sum.plus(stream.counts)),

@@ -70,6 +70,9 @@ pub struct Arguments {
     /// End after this time, such as 20s
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     time: Option<Duration>,
+    /// Let graphs break on purpose, as their [chaos] says: for trying what else depends on them
+    #[arg(long)]
+    chaos: bool,
     /// How long to go on delivering what is in flight when asked to end
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
     drain_timeout: Duration,
@@ -108,6 +111,7 @@ pub fn run(arguments: &Arguments) -> u8 {
     let results = Arc::new(Results::default());
     let mut surroundings = input::fetching_surroundings();
     surroundings.publisher = Arc::new(Publishers(vec![hub.clone(), results.clone()]));
+    surroundings.chaos = arguments.chaos;
     let log = |terminal: &Terminal| logging::start(arguments.log_format, arguments.log.as_deref(), terminal);
     // A log for programs has no other lines: it begins before there is anything to say of the graph.
     let for_programs = (arguments.log_format == LogFormat::Json).then(|| Terminal::new(false));

@@ -175,6 +175,9 @@ fn summary(view: &GraphView) -> Map<String, Value> {
     if let Some(reason) = &view.reason {
         add("reason", json!(reason));
     }
+    if let Some(chaos) = &view.chaos {
+        add("chaos", json!(chaos));
+    }
     add("generation", json!(view.generation));
     add("streams", json!(streams));
     describe_home(&view.home, &mut add);
@@ -220,9 +223,7 @@ fn refused(name: &str, shown: &str, error: LoadError) -> Answer {
     let status = match &error {
         LoadError::Name(_) | LoadError::Mistakes(_) => StatusCode::BAD_REQUEST,
         LoadError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,
-        LoadError::Taken(_) | LoadError::Watched(_) | LoadError::Ending | LoadError::Busy => {
-            StatusCode::CONFLICT
-        },
+        LoadError::Taken(_) | LoadError::Watched(_) | LoadError::Ending | LoadError::Busy => StatusCode::CONFLICT,
         LoadError::Closing => StatusCode::SERVICE_UNAVAILABLE,
         LoadError::Unsaved { .. } => StatusCode::INSUFFICIENT_STORAGE,
         LoadError::Start(_) => StatusCode::UNPROCESSABLE_ENTITY,

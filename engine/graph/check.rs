@@ -16,6 +16,7 @@ use operators::sinks::hls::store::Playlists;
 
 use super::answers;
 use super::cases::{self, Case};
+use super::chaos::{self, Disturbances};
 use super::demand::{self, Edge, Node};
 use super::diagnostics::{Code, Diagnostic, Severity, listed};
 use super::fields::FieldChecker;
@@ -51,6 +52,8 @@ pub struct Surroundings {
     pub variable: Arc<Variables>,
     /// Which variables, files and hosts a text may name.
     pub references: References,
+    /// Whether a text may have a `[chaos]`.
+    pub chaos: bool,
 }
 
 impl Surroundings {
@@ -66,6 +69,7 @@ impl Surroundings {
             playlists: Arc::default(),
             variable: Arc::new(|name| std::env::var(name).ok()),
             references: References::Anything,
+            chaos: false,
         }
     }
 }
@@ -179,7 +183,9 @@ fn check_document(
         substitute::substitute(&mut document, text, settings, &environment, &mut found);
     let mut checker = FieldChecker { text, folder: &surroundings.folder, diagnostics: Vec::new() };
     let kept = state::take(&mut document, &mut checker);
+    let about_chaos = chaos::take(&mut document);
     let mut declared = nodes::declarations(document, surroundings.registry, &mut checker);
+    let disturbances = chaos::read(about_chaos, &declared, surroundings.chaos, &mut checker);
     let nowhere = Places::of(unresolved.iter().filter(|place| !place.is_empty()));
     let noise = |diagnostic: &Diagnostic| diagnostic.span.as_ref().is_some_and(|span| nowhere.any_within(span));
     found.extend(about_tests);
@@ -215,7 +221,8 @@ fn check_document(
     report_tensors(&declared, &built, &wiring, &mut found);
     answers::report(&declared, &built, &wiring, &mut found);
     report_refusals(&declared, &built, &wiring, &mut found);
-    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, surroundings, &progress);
+    disturbances.report_meaningless(&declared, &built, &mut found);
+    let (nodes, origins) = assemble(&graph, &declared, built, &wiring, &disturbances, surroundings, &progress);
     report_overflow(&declared, &wiring, &mut found);
     report_bounds(&nodes, &origins, &mut found);
     report_joins(&nodes, &origins, &mut found);
@@ -419,6 +426,7 @@ fn assemble<'a>(
     declared: &'a [Declaration],
     mut built: Vec<Option<Built>>,
     wiring: &Wiring,
+    disturbances: &Disturbances,
     surroundings: &Surroundings,
     progress: &[Option<Progress>],
 ) -> (Vec<Node>, Vec<&'a Declaration>) {
@@ -434,23 +442,46 @@ fn assemble<'a>(
             .filter_map(|link| Some(Edge { from: places[link.from], kind: link.kind? }))
             .collect();
         origins.push(declaration);
+        let planned_streams = planned_streams(declaration, built[index].as_ref());
+        let chaos = disturbances.of(&declaration.name).cloned();
+        let disturbed = |built: Built| match &chaos {
+            Some(chaos) => chaos.applied(built, &surroundings.clock),
+            None => built,
+        };
         nodes.push(Node {
             name: declaration.name.as_str().into(),
             registration,
-            built: built[index].take(),
+            built: built[index].take().map(disturbed),
             inputs,
             budget: declaration.budget.as_ref().map(|(budget, _)| *budget).unwrap_or_default(),
             overflow: declaration.overflow.as_ref().map(|(overflow, _)| *overflow),
             on_error: declaration.on_error,
             max_streams: declaration.max_streams,
+            planned_streams,
             template: Template {
                 registration,
                 context: context(graph, declaration, surroundings, &progress[index]),
                 table: declaration.table.to_toml(),
+                chaos,
             },
         });
     }
     (nodes, origins)
+}
+
+/// How many streams of a source the plan counts with: as many as it may have, where the file says so or all of them come
+/// later; those that it finds, at once; else those that it declares.
+fn planned_streams(declaration: &Declaration, built: Option<&Built>) -> u32 {
+    let Some(Built::Source(source)) = built else { return 0 };
+    let declared = u32::try_from(source.streams().len()).unwrap_or(u32::MAX);
+    let at_once = u32::try_from(source.at_once()).unwrap_or(u32::MAX).min(declaration.max_streams);
+    if declaration.says_max_streams || source.awaits_streams() && declared == 0 {
+        declaration.max_streams
+    } else if source.discovery().is_some() {
+        declared.saturating_add(at_once)
+    } else {
+        declared
+    }
 }
 
 /// What may be dropped where: a lost packet spoils every picture until the next keyframe.
@@ -754,7 +785,8 @@ mod tests {
     #[test]
     fn each_of_very_many_mistakes_is_found_once() {
         let count = 20_000;
-        let mut text = "[sources.cam]\ntype = \"camera\"\n[sinks.out]\ntype = \"screen\"\ninputs = [\"cam\"]\n".to_owned();
+        let mut text =
+            "[sources.cam]\ntype = \"camera\"\n[sinks.out]\ntype = \"screen\"\ninputs = [\"cam\"]\n".to_owned();
         for number in 0..count {
             text.push_str(&format!("wrong_{number} = {number}\n"));
         }

@@ -37,6 +37,8 @@ pub struct Node {
     pub on_error: OnError,
     /// How many streams a source may have.
     pub max_streams: u32,
+    /// How many of them count in the plan; the others take as much each.
+    pub planned_streams: u32,
     /// What it was built from, every reference replaced.
     pub template: Template,
 }

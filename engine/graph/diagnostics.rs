@@ -50,7 +50,8 @@ codes! {
     /// A number that does not fit 64 bits, or a value nested too deeply.
     UnusableValue = "unusable-value" Error,
     UnknownTable = "unknown-table" Error,
-    ReservedTable = "reserved-table" Error,
+    /// There is a `[chaos]`, and no `--chaos`.
+    ChaosNotAllowed = "chaos-not-allowed" Error,
     NotATable = "not-a-table" Error,
     BadName = "bad-name" Error,
     DuplicateName = "duplicate-name" Error,
@@ -78,6 +79,8 @@ codes! {
     InvalidNode = "invalid-node" Error,
     MissingInputs = "missing-inputs" Error,
     UnknownInput = "unknown-input" Error,
+    /// What is said of a node is said of none that is there.
+    UnknownNode = "unknown-node" Error,
     InputIsSink = "input-is-sink" Error,
     DuplicateInput = "duplicate-input" Error,
     /// The same items come to a node along two ways: it would get them twice, and out of order.

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use operators::chaos::Disturbance;
 use operators::config::FieldType;
 use operators::error::FieldError;
 use operators::item::StreamId;
@@ -86,9 +87,21 @@ pub struct Template {
     pub context: BuildContext,
     /// The node's table with every reference replaced.
     pub table: toml::Table,
+    /// What is done to it on purpose.
+    pub chaos: Option<Disturbance>,
 }
 
 impl Template {
+    /// Everything that makes the node what it is: its table, and what disturbs it.
+    pub fn told(&self) -> toml::Table {
+        let mut table = self.table.clone();
+        if let Some(chaos) = &self.chaos {
+            // No field is called so.
+            table.insert("[chaos]".to_owned(), format!("{chaos:?}").into());
+        }
+        table
+    }
+
     /// What the table says of one stream.
     pub fn own(&self, stream: &StreamId) -> Option<&toml::Value> {
         self.table.get(STREAMS)?.get(&**stream)
@@ -132,7 +145,10 @@ impl Template {
         }
         table.insert(STREAMS.to_owned(), streams);
         match (self.registration.build)(&self.context, table)? {
-            Built::Source(source) => Ok(source),
+            Built::Source(source) => Ok(match &self.chaos {
+                Some(chaos) => chaos.of_source(source),
+                None => source,
+            }),
             _ => Err(vec![FieldError::new("", format!("`{type_name}` is no source"))]),
         }
     }

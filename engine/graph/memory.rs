@@ -45,7 +45,7 @@ impl Plan {
         let mut memory = Memory::default();
         for (index, tap) in self.taps.iter().enumerate() {
             let source = &self.sources[tap.source];
-            let streams = source.source.streams().len() as u64;
+            let streams = u64::from(source.planned_streams);
             let what = format!("behind the tap {}", self.tap_name(index));
             memory.add(what, streams, self.tap_bytes(tap));
         }
@@ -57,11 +57,11 @@ impl Plan {
             }
             if let ItemSize::Known(bytes) | ItemSize::Declared(bytes) = source.source.frame_size() {
                 let what = format!("pictures of `{}` between decoder and taps", source.name);
-                memory.add(what, source.source.streams().len() as u64, bytes);
+                memory.add(what, u64::from(source.planned_streams), bytes);
             }
             if let bytes @ 1.. = source.source.stream_memory() {
                 let what = format!("what streams of `{}` keep for themselves", source.name);
-                memory.add(what, source.source.streams().len() as u64, bytes);
+                memory.add(what, u64::from(source.planned_streams), bytes);
             }
         }
         let operators = self.operators.iter().map(|node| (&node.name, &node.inputs, node.entry));
@@ -69,13 +69,13 @@ impl Plan {
         for (name, inputs, entry) in operators.chain(sinks) {
             let Some(entry) = entry else { continue };
             let sources = self.roots(inputs);
-            let streams = sources.iter().map(|source| self.sources[*source].source.streams().len() as u64).sum();
+            let streams = sources.iter().map(|source| u64::from(self.sources[*source].planned_streams)).sum();
             memory.add(format!("in front of `{name}`"), streams, self.entry_bytes(&entry, &sources));
         }
         for sink in &self.sinks {
             if let bytes @ 1.. = sink.sink.stream_memory() {
                 let sources = self.roots(&sink.inputs);
-                let streams = sources.iter().map(|source| self.sources[*source].source.streams().len() as u64).sum();
+                let streams = sources.iter().map(|source| u64::from(self.sources[*source].planned_streams)).sum();
                 memory.add(format!("what `{}` keeps of streams", sink.name), streams, bytes);
             }
         }
@@ -90,7 +90,7 @@ impl Plan {
                     if let bytes @ 1.. = operator.stream_memory() {
                         let sources = self.roots(&node.inputs);
                         let streams =
-                            sources.iter().map(|source| self.sources[*source].source.streams().len() as u64).sum();
+                            sources.iter().map(|source| u64::from(self.sources[*source].planned_streams)).sum();
                         memory.add(format!("what `{}` keeps of each stream", node.name), streams, bytes);
                     }
                 }

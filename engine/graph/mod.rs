@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod cases;
+pub mod chaos;
 pub mod check;
 pub mod cover;
 pub mod demand;

@@ -8,6 +8,7 @@ use operators::config::{self, Field, FieldType, Presence};
 use operators::item::is_name;
 use operators::operator::{Registration, Role};
 
+use super::chaos;
 use super::diagnostics::{Code, Diagnostic, Severity, suggestion};
 use super::fields::FieldChecker;
 use super::parse::{Data, Key, Table, Value};
@@ -37,6 +38,8 @@ pub struct Declaration {
     pub on_error: OnError,
     /// How many streams a source may have.
     pub max_streams: u32,
+    /// Whether the file says so.
+    pub says_max_streams: bool,
     /// Everything in its table is right, so it can be built.
     pub sound: bool,
     /// The fields of its type in which a mistake was found: what is wrong with the others can still be said.
@@ -91,7 +94,7 @@ impl Declaration {
 const ROLES: [Role; 3] = [Role::Source, Role::Operator, Role::Sink];
 
 /// Tables that are not nodes.
-const OTHER_TABLES: [&str; 4] = ["params", "test", "state", "chaos"];
+const OTHER_TABLES: [&str; 4] = ["params", "test", "state", chaos::TABLE];
 
 const OVERFLOWS: &[&str] = &["block", "drop_oldest", "drop_gop"];
 
@@ -206,13 +209,9 @@ pub fn declarations(
 
 fn other_table(key: &Key) -> Option<Diagnostic> {
     match key.name.as_str() {
-        "params" | "test" => None,
-        "chaos" => {
-            let message = format!("the table `{}` is reserved, and nothing can be written in it yet", key.name);
-            Some(Diagnostic::new(Code::ReservedTable, key.span.clone(), message).hint("remove it"))
-        }
+        "params" | "test" | "state" | chaos::TABLE => None,
         name => {
-            let known = ROLES.into_iter().map(Role::table).chain(OTHER_TABLES[..3].iter().copied());
+            let known = ROLES.into_iter().map(Role::table).chain(OTHER_TABLES);
             let message = format!("a graph has no table or value `{}`", name.escape_debug());
             let hint = suggestion(name, known, "a graph has");
             Some(Diagnostic::new(Code::UnknownTable, key.span.clone(), message).maybe_hint(hint))
@@ -262,6 +261,7 @@ fn declaration(
         overflow: None,
         on_error: OnError::Reject,
         max_streams: MAX_STREAMS,
+        says_max_streams: false,
         sound: false,
         faulty: HashSet::new(),
     };
@@ -308,8 +308,7 @@ fn declaration(
     let mistakes = || checker.diagnostics[before..].iter().filter(|found| found.severity() == Severity::Error);
     node.sound = node.registration.is_some() && mistakes().next().is_none();
     let places = Places::of(mistakes().filter_map(|mistake| mistake.span.as_ref()));
-    let faulty =
-        node.table.entries.iter().filter(|(key, value)| places.has(&key.span) || value.encloses_any(&places));
+    let faulty = node.table.entries.iter().filter(|(key, value)| places.has(&key.span) || value.encloses_any(&places));
     node.faulty = faulty.map(|(key, _)| key.name.clone()).collect();
     Some(node)
 }
@@ -397,6 +396,7 @@ fn max_streams(node: &mut Declaration, mut value: Value, checker: &mut FieldChec
     checker.value("max_streams", &MAX_STREAMS_FIELD.value, &mut value);
     if let Data::Integer(most) = value.data {
         node.max_streams = u32::try_from(most).unwrap_or(MAX_STREAMS);
+        node.says_max_streams = true;
     }
 }
 

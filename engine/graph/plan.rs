@@ -14,6 +14,7 @@ use operators::reach::Hosts;
 use operators::transforms::sample::Sampling;
 use serde::Serialize;
 
+use super::chaos::Chaos;
 use super::identity::{Identity, Template};
 use super::substitute::Secrets;
 
@@ -31,6 +32,8 @@ pub struct Plan {
     pub secrets: Arc<Secrets>,
     /// The hosts that its inputs may lead on to.
     pub hosts: Hosts,
+    /// What is disturbed on purpose.
+    pub chaos: Option<Chaos>,
 }
 
 pub struct PlannedSource {
@@ -43,8 +46,23 @@ pub struct PlannedSource {
     pub identity: Identity,
     /// How many streams it may have, those included that are added while the graph runs.
     pub max_streams: u32,
+    /// With how many of them the plan counts.
+    pub planned_streams: u32,
     /// What further streams are made from while the graph runs.
     pub template: Option<Template>,
+}
+
+impl Plan {
+    /// Whether files are made of the streams of a source, and taken somewhere.
+    pub fn makes_files(&self, source: &str) -> bool {
+        let mut flows = self.sinks.iter().flat_map(|sink| &sink.flows);
+        let to_sink =
+            |flow: &SinkInput| flow.kind == Kind::Segment && flow.sources.iter().any(|name| **name == *source);
+        let to_end = |operator: &PlannedOperator| {
+            operator.is_end && self.roots(&operator.inputs).iter().any(|root| *self.sources[*root].name == *source)
+        };
+        flows.any(to_sink) || self.operators.iter().any(to_end)
+    }
 }
 
 impl PlannedSource {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use operators::item::Kind;
 use operators::operator::{Built, Role};
 
+use super::chaos::Chaos;
 use super::check::Graph;
 use super::demand::{self, Node};
 use super::identity::Identity;
@@ -63,6 +64,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             source: source.clone(),
             identity: identities[index],
             max_streams: node.max_streams,
+            planned_streams: node.planned_streams,
             template: Some(node.template.clone()),
         });
     }
@@ -92,7 +94,7 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
             Some(Built::Io(operator)) => Work::Io(operator.clone()),
             Some(Built::Sink(sink)) => {
                 // Whatever comes to it, its output goes on, and what its errors mean its writer is told while it runs.
-                let mut table = node.template.table.clone();
+                let mut table = node.template.told();
                 let flows = demand::flows(nodes, node);
                 if sink.depends_on_inputs() {
                     table.insert("inputs".to_owned(), format!("{flows:?}").into());
@@ -118,14 +120,22 @@ pub fn build_plan(graph: &Graph, options: PlanOptions) -> Plan {
         pool_threads: options.pool_thread_count(),
         secrets: graph.secrets.clone(),
         hosts: graph.hosts.clone(),
+        chaos: chaos(nodes),
     }
+}
+
+/// What is disturbed of a graph, if anything is.
+fn chaos(nodes: &[Node]) -> Option<Chaos> {
+    let disturbed = nodes.iter().filter_map(|node| Some((node.name.clone(), node.template.chaos.as_ref()?.seed())));
+    let (nodes, seeds): (Vec<_>, Vec<_>) = disturbed.unzip();
+    seeds.first().map(|seed| Chaos { seed: *seed, nodes })
 }
 
 /// For each node what it is, with everything before it.
 fn identities(nodes: &[Node]) -> Vec<Identity> {
     let mut identities: Vec<Identity> = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let (type_name, table) = (node.registration.name, &node.template.table);
+        let (type_name, table) = (node.registration.name, &node.template.told());
         let alone = match node.registration.role {
             Role::Source => Identity::of_source(type_name, table),
             Role::Operator | Role::Sink => Identity::of_node(type_name, table),

@@ -28,6 +28,7 @@ pub fn surroundings() -> Surroundings {
         playlists: Arc::default(),
         variable: Arc::new(|_| None),
         references: crate::graph::references::References::Anything,
+        chaos: false,
     }
 }
 

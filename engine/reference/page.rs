@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 
+use operators::chaos::fields as disturbances;
+use operators::progress;
+
 use super::catalogue::{Catalogue, FieldEntry, ROLES, TypeEntry, fields};
-use crate::graph::cases;
+use crate::graph::{cases, chaos};
 
 /// What stands above the generated parts. The rules in it are checked by `engine check`, not by this page.
 const INTRODUCTION: &str = r#"# Graph file reference
 
-A graph file is TOML with the tables `sources`, `operators` and `sinks`, and beside them `params` and `test`. Each node is a table
+A graph file is TOML with the tables `sources`, `operators` and `sinks`, and beside them `params`, `state`, `test` and `chaos`. Each node is a table
 `[sources.NAME]`, `[operators.NAME]` or `[sinks.NAME]`; names are 1 to 128 of `A-Z a-z 0-9 _ . -`, each once in a graph. The graph is called
 like its file. [The README](../README.md#a-graph-file) shows a whole one.
 
@@ -53,7 +56,20 @@ pub fn page(catalogue: &Catalogue) -> String {
         }
     }
     out.push('\n');
+    out.push_str(&state());
+    out.push('\n');
     out.push_str(&tests());
+    out.push('\n');
+    out.push_str(&faults());
+    out
+}
+
+fn state() -> String {
+    let mut out = "## State\n\nThe table `[state]` lets a graph remember over a restart what it has stored \
+                   ([storage](storage.md#after-a-restart)).\n\n"
+        .to_owned();
+    field_table(&mut out, &fields(&progress::FIELDS));
+    out.push_str("\n```toml\n[state]\ndir = \"state\"\n```\n");
     out
 }
 
@@ -116,6 +132,19 @@ fn tests() -> String {
         .to_owned();
     field_table(&mut out, &fields(&cases::FIELDS));
     out.push_str(&format!("\n```toml\n{}```\n", cases::EXAMPLE));
+    out
+}
+
+fn faults() -> String {
+    let mut out = "## Chaos\n\nThe table `[chaos]` lets nodes of a graph fail on purpose, for trying what depends on them. Only `engine run --chaos` and \
+                   `engine check --chaos` take a graph that has one. [chaos.md](chaos.md) says what becomes of items then.\n\n"
+        .to_owned();
+    field_table(&mut out, &fields(&chaos::FIELDS));
+    for role in ROLES {
+        let _ = writeln!(out, "\n`[chaos.nodes.NAME]` of a {}:\n", role.name());
+        field_table(&mut out, &fields(disturbances(role)));
+    }
+    let _ = write!(out, "\n```toml\n{}```\n", chaos::EXAMPLE);
     out
 }
 

@@ -4,13 +4,15 @@
 //! as well, because what it stands for is not known to an editor. What only `engine check` can know (that inputs exist,
 //! that kinds fit) is not in it.
 
+use operators::chaos::fields as disturbances;
 use operators::config::{Field, FieldType, Presence};
 use operators::operator::{Registration, Role};
+use operators::progress;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::ROLES;
-use crate::graph::cases;
 use crate::graph::nodes::common_fields;
+use crate::graph::{cases, chaos};
 
 /// What nodes, parameters and streams may be called.
 const NAME: &str = "^[A-Za-z0-9_.-]{1,128}$";
@@ -47,6 +49,9 @@ pub fn schema(registry: &[&'static Registration]) -> Value {
             "propertyNames": { "pattern": NAME }
         }),
     );
+    let mut state = table(progress::FIELDS.iter(), References::Allowed);
+    state["description"] = "What the graph remembers over a restart.".into();
+    tables.insert("state".to_owned(), state);
     tables.insert(
         "test".to_owned(),
         json!({
@@ -55,6 +60,11 @@ pub fn schema(registry: &[&'static Registration]) -> Value {
             "items": { "$ref": "#/$defs/test" }
         }),
     );
+    for role in ROLES {
+        let disturbance = table(disturbances(role).iter(), References::Allowed);
+        definitions.insert(format!("chaos-{}", role.name()), disturbance);
+    }
+    tables.insert(chaos::TABLE.to_owned(), disturbed());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "engine graph file",
@@ -64,6 +74,21 @@ pub fn schema(registry: &[&'static Registration]) -> Value {
         "additionalProperties": false,
         "$defs": definitions
     })
+}
+
+/// The table `[chaos]`. Which role a node plays stands elsewhere in the file, so its table may be any role's.
+fn disturbed() -> Value {
+    let mut chaos = table(chaos::FIELDS.iter(), References::Allowed);
+    let forms: Vec<Value> =
+        ROLES.iter().map(|role| json!({ "$ref": format!("#/$defs/chaos-{}", role.name()) })).collect();
+    chaos["description"] = "Faults on purpose; only `engine run --chaos` takes them.".into();
+    chaos["properties"]["nodes"] = json!({
+        "description": "What is done to each node, by its name.",
+        "type": "object",
+        "propertyNames": { "pattern": NAME },
+        "additionalProperties": { "anyOf": forms }
+    });
+    chaos
 }
 
 fn nodes(role: Role) -> Value {

@@ -16,9 +16,10 @@ use super::mailbox::Mailbox;
 use super::preview::PreviewSlot;
 use super::stats::{
     Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport, StreamState,
-    StreamView, TapReport,
+    StreamView, TapReport, Work, WorkState,
 };
 use super::window::{Window, per_second};
+use crate::graph::chaos::Chaos;
 
 /// Everything that is counted in one graph.
 pub struct GraphCounters {
@@ -30,6 +31,8 @@ pub struct GraphCounters {
     gone: Mutex<Counts>,
     /// How often the graph was loaded.
     generation: AtomicU64,
+    /// What is disturbed on purpose.
+    chaos: Mutex<Option<Chaos>>,
     status: Mutex<GraphStatus>,
 }
 
@@ -51,6 +54,7 @@ impl GraphCounters {
             nodes: Mutex::default(),
             gone: Mutex::default(),
             generation: AtomicU64::new(generation),
+            chaos: Mutex::default(),
             status: Mutex::new(status),
         }
     }
@@ -104,9 +108,15 @@ impl GraphCounters {
         known.unwrap_or_else(|| Arc::new(NodeCounters::new(name.clone(), type_name, role, workers, now)))
     }
 
-    /// A generation with these nodes is there.
-    pub fn set_nodes(&self, nodes: Vec<Arc<NodeCounters>>) {
+    /// What is disturbed on purpose, if anything is.
+    pub fn chaos(&self) -> Option<Chaos> {
+        lock(&self.chaos).clone()
+    }
+
+    /// A generation with these nodes is there, in which `chaos` disturbs some.
+    pub fn set_nodes(&self, nodes: Vec<Arc<NodeCounters>>, chaos: Option<Chaos>) {
         *lock(&self.nodes) = nodes;
+        *lock(&self.chaos) = chaos;
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -165,6 +175,7 @@ impl GraphCounters {
             generation: self.generation(),
             state,
             reason,
+            chaos: self.chaos(),
             running_seconds: running.as_secs_f64(),
             streams,
             nodes: self.nodes().iter().map(|node| node.report(now)).collect(),
@@ -185,6 +196,8 @@ pub struct Place {
     pub patience: Duration,
     /// Whether time passes while it is read.
     pub is_live: bool,
+    /// Whether files are made of it, and taken somewhere.
+    pub makes_files: bool,
 }
 
 /// A stream's way into one tap.
@@ -231,6 +244,8 @@ pub struct StreamCounters {
     /// Where somebody who looks at the stream gets its pictures.
     pub preview: Arc<PreviewSlot>,
     repaired: Mutex<BTreeMap<&'static str, u64>>,
+    /// Seconds of media, where its input says so.
+    duration: Mutex<Option<f64>>,
     status: Mutex<StreamStatus>,
 }
 
@@ -239,6 +254,8 @@ struct StreamStatus {
     reason: Option<String>,
     attempts: Option<u64>,
     reconnects: u64,
+    /// When it began to be read, this time.
+    begun: Instant,
     started: Instant,
     /// What was counted before: of a stream that is read anew the counts go on.
     before: Counts,
@@ -285,6 +302,7 @@ impl StreamCounters {
             reason: None,
             attempts: None,
             reconnects: 0,
+            begun: now,
             started: now,
             before: Counts::default(),
             progress: now,
@@ -312,6 +330,7 @@ impl StreamCounters {
             window: Mutex::new(Window::new(now, first)),
             preview: Arc::default(),
             repaired: Mutex::default(),
+            duration: Mutex::default(),
             status: Mutex::new(status),
         }
     }
@@ -322,8 +341,10 @@ impl StreamCounters {
         self.preview.set_over(false);
         let mut status = lock(&self.status);
         (status.state, status.reason, status.attempts) = (StreamState::Connecting, None, None);
-        (status.progress, status.ended) = (now, None);
+        (status.begun, status.progress, status.ended) = (now, now, None);
         (status.started, status.before) = (now, self.account.snapshot());
+        self.account.made.clear();
+        *lock(&self.duration) = None;
         status.remember(now);
     }
 
@@ -415,6 +436,47 @@ impl StreamCounters {
         before
     }
 
+    /// How long its input is, in seconds, where that says so.
+    pub fn set_duration(&self, duration: Option<f64>) {
+        *lock(&self.duration) = duration;
+    }
+
+    /// How far the files are that are made of it, where some are.
+    fn work(&self, status: &StreamStatus, time: impl Fn(Instant) -> String) -> Option<Work> {
+        if !lock(&self.place).makes_files {
+            return None;
+        }
+        let (files, counts) = (self.account.made.files(), self.account.snapshot());
+        let duration = *lock(&self.duration);
+        let state = match status.state {
+            StreamState::Failed => WorkState::Error,
+            StreamState::Ended | StreamState::Stopped if counts.in_flight > 0 => WorkState::Uploading,
+            StreamState::Ended if files.failed > 0 => WorkState::Error,
+            StreamState::Ended => WorkState::Completed,
+            StreamState::Stopped => WorkState::Stopped,
+            _ if files.made == 0 => WorkState::Downloading,
+            _ => WorkState::Chunking,
+        };
+        let is_over = matches!(state, WorkState::Error | WorkState::Completed | WorkState::Stopped);
+        let ended = status.ended.filter(|_| is_over).max(files.last.filter(|_| is_over));
+        let percent = match (state, duration) {
+            (WorkState::Completed, _) => Some(100.0),
+            (_, Some(seconds)) if seconds > 0.0 => Some((files.until / seconds * 1000.0).round().min(1000.0) / 10.0),
+            _ => None,
+        };
+        Some(Work {
+            state,
+            percent,
+            started: time(status.begun),
+            ended: ended.map(time),
+            duration,
+            made: files.made,
+            uploaded: files.uploaded,
+            failed: files.failed,
+            chunks: files.latest,
+        })
+    }
+
     /// Everything that is known of the stream.
     pub fn view(&self) -> StreamView {
         let (now, wall) = (self.clock.now(), self.clock.wall());
@@ -430,6 +492,7 @@ impl StreamCounters {
         StreamView {
             posted: self.is_posted(),
             history: status.history.iter().map(moment).collect(),
+            work: self.work(&status, time),
             last_error: last_error.map(|(at, text)| StreamMistake { time: time(*at), message: text.clone() }),
             report,
         }
@@ -801,4 +864,38 @@ pub fn worth_logging(nth: u64) -> bool {
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of these locks, and what they guard is valid at every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use operators::clock::SimulatedClock;
+
+    #[test]
+    fn the_rate_of_a_stream_that_is_read_anew_is_of_what_came_since() {
+        let clock = Arc::new(SimulatedClock::default());
+        let graph = GraphCounters::new("yard".into(), clock.clone(), 0);
+        let (id, now) = (StreamId::new("cam").unwrap(), || clock.now());
+        let place = Place {
+            source: "cams".into(),
+            location: "x".into(),
+            patience: Duration::ZERO,
+            is_live: true,
+            makes_files: false,
+        };
+        let stream = graph.open_stream(&id, place.clone());
+        stream.connected(now());
+        stream.account.read(1000);
+        clock.advance(Duration::from_secs(100));
+        assert_eq!(stream.report(now()).fps_in.round(), 10.0);
+        stream.set_state(StreamState::Stopped, None, now());
+        graph.open_stream(&id, place);
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(stream.report(now()).fps_in, 0.0, "it connects");
+        stream.connected(now());
+        stream.account.read(20);
+        clock.advance(Duration::from_secs(2));
+        let report = stream.report(now());
+        assert_eq!((report.fps_in.round(), report.counts.read), (10.0, 1020));
+    }
 }

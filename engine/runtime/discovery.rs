@@ -9,9 +9,12 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use operators::clock::Clock;
 use operators::error::{SourceError, StartError};
+use operators::item::StreamId;
 use operators::operator::{Discovery, FoundStream};
 
+use super::counters::{GraphCounters, lock};
 use super::graphs::ask;
+use super::stats::GraphState;
 use super::streams::{PostedStream, StreamError};
 use super::supervision::{Change, RunningGraph};
 use crate::graph::identity::Identity;
@@ -139,6 +142,16 @@ impl RunningGraph {
         if running >= at_once {
             return false;
         }
+        if let Some(owner) = self.owner_elsewhere(&found.id) {
+            let id = &found.id;
+            let message = format!(
+                "`{source}` found stream `{id}`, which is not read: the graph `{owner}` has a stream of this name; hint: give \
+                 that one another id, or delete it and start this graph again"
+            );
+            tracing::error!(stream = %id, "{message}");
+            self.failed_streams.push(message);
+            return true;
+        }
         // What the graph names, whoever put it was allowed to name.
         let references = References::Anything;
         let posted = PostedStream { source: source.clone(), own: found.own.clone(), references };
@@ -153,6 +166,16 @@ impl RunningGraph {
             }
         }
         true
+    }
+
+    /// The graph that has a stream of this name beside this one.
+    fn owner_elsewhere(&self, id: &StreamId) -> Option<Arc<str>> {
+        let graphs = lock(&self.engine.graphs).clone();
+        let has = |other: &&Arc<GraphCounters>| {
+            let is_over = matches!(other.state().0, GraphState::Finished | GraphState::Failed);
+            !Arc::ptr_eq(other, &self.counters) && !is_over && other.stream(id).is_some()
+        };
+        graphs.iter().find(has).map(|other| other.name.clone())
     }
 
     /// A source will find nothing more, by itself or because of an error.

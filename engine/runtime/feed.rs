@@ -156,6 +156,7 @@ impl Feed {
                 Some(hint) => format!("{message}; hint: {hint}"),
                 None => message,
             }),
+            Ok(Err(SourceError::Interrupted(reason))) => EndReason::Failed(reason),
             Err(panic) => EndReason::Failed(format!("the source panicked: {}", panic_text(&*panic))),
         };
         let mut state = lock(&self.state);
@@ -406,6 +407,7 @@ impl Outlet for FeedOutlet {
         if !*fallback {
             listener.counters.connected(self.feed.clock.now());
         }
+        listener.counters.set_duration(info.duration);
         listener.to_all(&Event::Open { stream: self.feed.stream.clone(), info });
     }
 
@@ -542,6 +544,30 @@ impl Outlet for FeedOutlet {
         ack.release();
         drop(in_hand);
         Ok(if emitted { Offered::Emitted } else { Offered::NotEmitted })
+    }
+
+    fn dropped(&mut self, kind: Kind, seq: u64, reason: &'static str) {
+        let now = self.feed.clock.now();
+        let watched = self.watched.take();
+        drop(self.feed.when_settled(false));
+        self.feed.listening(|listener, _| {
+            if kind == Kind::Packet && !listener.takes(Kind::Packet) {
+                return;
+            }
+            let counters = &listener.counters;
+            counters.account.read(1);
+            if kind == Kind::Packet {
+                counters.packet_came(seq + listener.first_packet, now);
+            } else {
+                counters.decoded.fetch_add(1, Ordering::Relaxed);
+                counters.came(seq + listener.first_seq, now);
+            }
+            counters.account.dropped_by(&listener.origin.node, reason);
+            counters.account.settle(Verdict::Dropped, 1);
+        });
+        if let Some(watched) = watched {
+            watched.ended(Verdict::Dropped);
+        }
     }
 
     fn repaired(&mut self, what: &'static str, detail: &str) {

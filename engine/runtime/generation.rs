@@ -166,8 +166,7 @@ impl Making<'_> {
             let intake = match open {
                 Some(open) => open.intake.clone(),
                 None => {
-                    let writer =
-                        self.open(planned).map_err(|error| named(&planned.name, error))?;
+                    let writer = self.open(planned).map_err(|error| named(&planned.name, error))?;
                     let (intake, receiver) = intake(workers);
                     let (node, identity) = (node.clone(), planned.identity);
                     fresh.push(FreshSink {
@@ -209,7 +208,12 @@ impl Making<'_> {
         }
         let dataflow = engine.workers.install(&blueprint);
         let opened = fresh.into_iter().map(|sink| self.serve(sink)).collect();
-        self.counters.set_nodes(nodes);
+        if let Some(chaos) = &plan.chaos {
+            let disturbed = chaos.nodes.join("`, `");
+            let graph = &plan.graph;
+            tracing::warn!(%graph, seed = chaos.seed, "chaos is on in graph `{graph}`: it disturbs `{disturbed}` on purpose");
+        }
+        self.counters.set_nodes(nodes, plan.chaos.clone());
         let generation = Generation {
             number: self.number,
             ends_open: blueprint.ends() * workers,

@@ -28,6 +28,7 @@ use super::saved::{Prepared, Saved};
 use super::stats::{GraphState, StreamState};
 use super::supervision::{Change, Outcome, Request, RunningGraph};
 use super::supervisor::Engine;
+use crate::graph::chaos::Chaos;
 use crate::graph::check::{self, Surroundings};
 use crate::graph::cover::stars;
 use crate::graph::diagnostics::{Code, Diagnostic};
@@ -95,6 +96,8 @@ pub struct GraphView {
     pub generation: u64,
     pub state: GraphState,
     pub reason: Option<String>,
+    /// What is disturbed on purpose.
+    pub chaos: Option<Chaos>,
     /// When its last text was loaded, and what that did.
     pub loaded: (SystemTime, Loaded),
     /// What was refused since, if anything.
@@ -146,6 +149,8 @@ pub(super) struct State {
     changing: BTreeSet<String>,
     /// Everything is told this, and since when.
     closing: Option<(Request, Instant)>,
+    /// It was said what is left behind.
+    is_late_told: bool,
 }
 
 /// How long a graph may take to end beside the time that it has to deliver what is in flight: its sinks close in it.
@@ -714,7 +719,7 @@ impl Graphs {
         let mut requests = requests.clone();
         loop {
             let (running, left) = {
-                let state = lock(&self.state);
+                let mut state = lock(&self.state);
                 let mut endings = state.graphs.values().map(|entry| &entry.ending);
                 let running = endings.find(|ending| !ending.is_over()).cloned();
                 if running.is_none() && state.changing.is_empty() {
@@ -728,9 +733,7 @@ impl Graphs {
                     (since + time).saturating_duration_since(self.engine.clock.now())
                 });
                 if left.is_some_and(|left| left.is_zero()) {
-                    for name in &state.changing {
-                        tracing::error!(graph = %name, "graph `{name}` is left behind: a change of it does not come to an end");
-                    }
+                    state.tell_late();
                     return state.outcomes();
                 }
                 (running, left)
@@ -793,19 +796,35 @@ impl State {
         Ok(())
     }
 
+    /// Says, once, what is left behind at the end.
+    fn tell_late(&mut self) {
+        if std::mem::replace(&mut self.is_late_told, true) {
+            return;
+        }
+        for name in &self.changing {
+            tracing::error!(graph = %name, "graph `{name}` is left behind: a change of it does not come to an end");
+        }
+        for entry in self.graphs.values().filter(|entry| !entry.ending.is_over()) {
+            let name = &entry.counters.name;
+            tracing::error!(graph = %name, "{}", late(name));
+        }
+    }
+
     /// How each graph ended, as far as it has.
     fn outcomes(&self) -> Vec<(Arc<GraphCounters>, Outcome)> {
         let outcome = |entry: &Entry| {
             if entry.ending.is_over() {
                 return entry.ending.wait();
             }
-            let name = &entry.counters.name;
-            let why = format!("graph `{name}` has not ended in time: something does not let go of its thread");
-            tracing::error!(graph = %name, "{why}");
-            Outcome { failures: vec![why], stuck: Vec::new(), asked: self.closing.map(|(request, _)| request) }
+            let asked = self.closing.map(|(request, _)| request);
+            Outcome { failures: vec![late(&entry.counters.name)], stuck: Vec::new(), asked }
         };
         self.graphs.values().map(|entry| (entry.counters.clone(), outcome(entry))).collect()
     }
+}
+
+fn late(graph: &str) -> String {
+    format!("graph `{graph}` has not ended in time: something does not let go of its thread")
 }
 
 /// Has something done by the thread of a graph, and waits for the answer. `None` where the graph has ended.
@@ -836,6 +855,7 @@ fn view(entry: &Entry) -> GraphView {
         generation: entry.generation,
         state,
         reason,
+        chaos: entry.counters.chaos(),
         loaded: entry.loaded.clone(),
         refused: entry.refused.clone(),
         streams,

@@ -63,3 +63,32 @@ impl Inlets {
         lock(&self.returning).retain(|_, of| of != graph);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use operators::clock::SimulatedClock;
+    use operators::inlet::InletSettings;
+
+    #[test]
+    fn a_stream_that_is_read_anew_returns() {
+        let inlets = Inlets::default();
+        let [yard, other]: [Arc<str>; 2] = ["yard".into(), "other".into()];
+        let stream = StreamId::new("cam").unwrap();
+        let settings = InletSettings { places: 1, max_bytes: 1, answer: None };
+        let open = || inlets.open(&yard, &stream, Inlet::new(settings.clone(), Arc::new(SimulatedClock::default())).0);
+        open();
+        inlets.close(&other, &stream, true);
+        assert!(inlets.get("cam").is_some() && !inlets.is_returning("cam"), "it is another graph's");
+        inlets.close(&yard, &stream, true);
+        assert!(inlets.get("cam").is_none() && inlets.is_returning("cam"));
+        open();
+        assert!(inlets.get("cam").is_some() && !inlets.is_returning("cam"));
+        inlets.close(&yard, &stream, false);
+        assert!(!inlets.is_returning("cam"));
+        open();
+        inlets.close(&yard, &stream, true);
+        inlets.close_all(&yard);
+        assert!(!inlets.is_returning("cam"), "its graph has ended");
+    }
+}

@@ -110,7 +110,8 @@ impl LoadError {
                 "change the file; with `--watch` the engine follows it, else start the engine again".to_owned()
             }
             LoadError::Busy => {
-                "try again later: a model that loads, or a sink that does not open, may hold it up; see the log".to_owned()
+                "try again later: a model that loads, or a sink that does not open, may hold it up; see the log"
+                    .to_owned()
             }
             LoadError::Ending => "try again when it has ended".to_owned(),
             LoadError::Closing => "try again when it has been started again".to_owned(),

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use operators::lease::Counts;
+use operators::made::MadeFile;
 use serde::Serialize;
 
 use super::culprit::Culprit;
 use super::histogram::Histogram;
 use super::preview::PreviewSlot;
+use crate::graph::chaos::Chaos;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -69,6 +71,9 @@ pub struct GraphReport {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What is disturbed on purpose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chaos: Option<Chaos>,
     pub running_seconds: f64,
     /// How often it was loaded: 1 until the first reload.
     pub generation: u64,
@@ -191,6 +196,48 @@ pub struct StreamView {
     /// What went wrong last, also where it has been well since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<StreamMistake>,
+    /// How far the files are that are made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub work: Option<Work>,
+}
+
+/// Where a stream stands whose input becomes files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkState {
+    /// Its input is opened and read, and no file is made yet.
+    Downloading,
+    /// Files are made; those that are finished are on their way meanwhile.
+    Chunking,
+    /// All of its input is read, and not every file is at its place.
+    Uploading,
+    Completed,
+    /// Its input cannot be read, or a file did not come to its place.
+    Error,
+    /// Somebody stopped it.
+    Stopped,
+}
+
+/// How far the files are that are made of a stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct Work {
+    pub state: WorkState,
+    /// Of the input's length: what lies at its place. Absent where the input does not say how long it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<f64>,
+    /// RFC 3339.
+    pub started: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// Seconds of the input, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
+    /// Files since it was started.
+    pub made: u64,
+    pub uploaded: u64,
+    pub failed: u64,
+    /// The latest of them, the oldest first.
+    pub chunks: Vec<MadeFile>,
 }
 
 /// A state that a stream came into.

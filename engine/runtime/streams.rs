@@ -117,6 +117,8 @@ impl RunningGraph {
         let hosts = hosts.unwrap_or_else(|| plan.hosts.clone());
         let planned = &plan.sources[source_index];
         let counters = self.counters.open_stream(&spec.id, place(&plan, planned, &*source, &spec));
+        let secrets = plan.secrets.clone();
+        counters.account.made.cover_with(move |text| masked(&secrets.redact(text)));
         let taps = self.generation.stream_taps(source_index, &spec.id, spread, &mut Vec::new());
         if taps.is_empty() {
             counters.set_state(StreamState::Ended, Some("nothing listens to it".into()), self.engine.clock.now());
@@ -253,7 +255,8 @@ fn place(plan: &Plan, planned: &PlannedSource, source: &dyn Source, spec: &Strea
     // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
     let location = masked(&plan.secrets.redact(&spec.location));
     let patience = source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));
-    Place { source: planned.name.clone(), location, patience, is_live: source.is_live() }
+    let makes_files = plan.makes_files(&planned.name);
+    Place { source: planned.name.clone(), location, patience, is_live: source.is_live(), makes_files }
 }
 
 /// What is counted of one stream in each of its taps, and what bounds it there.

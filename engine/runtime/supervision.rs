@@ -125,7 +125,8 @@ impl RunningGraph {
     ) -> Result<RunningGraph, StartError> {
         let (notices, heard) = notices();
         let number = counters.generation() + 1;
-        let making = Making { engine: &engine, counters: &counters, notices: &notices, number, sinks: &[], patience: None };
+        let making =
+            Making { engine: &engine, counters: &counters, notices: &notices, number, sinks: &[], patience: None };
         let (generation, sinks) = making.install(Arc::new(plan))?;
         counters.set_state(GraphState::Running, None);
         let mut graph = RunningGraph {

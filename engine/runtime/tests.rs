@@ -290,6 +290,7 @@ fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>
         decoder_threads: 0,
         identity: Identity::default(),
         max_streams: 1024,
+        planned_streams: 1,
         template: None,
     };
     let secrets = Arc::default();
@@ -303,6 +304,7 @@ fn plan(source: Counting, taps: Vec<PlannedTap>, operators: Vec<PlannedOperator>
         pool_threads: 1,
         secrets,
         hosts: Hosts::Anything,
+        chaos: None,
     }
 }
 

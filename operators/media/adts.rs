@@ -59,8 +59,8 @@ impl AdtsFilter {
     /// # Errors
     /// In libav's words, where there is none or it is broken.
     pub fn strip(&mut self, data: &Bytes) -> Result<Bare, String> {
-        let mut packet = ffmpeg::Packet::copy(data);
         use ffmpeg::packet::Mut;
+        let mut packet = ffmpeg::Packet::copy(data);
         // SAFETY: the packet owns its bytes; the filter takes them over and hands them back in the same packet, whose
         // side data lives as long as the packet and is as long as libav says.
         unsafe {

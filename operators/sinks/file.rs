@@ -24,8 +24,8 @@ use crate::item::{Event, Kind};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkWriter};
 use crate::sinks::records::Records;
 use crate::sinks::segments::SegmentFiles;
-use crate::storage::retry::DEFAULT_RETRY_FOR;
 use crate::storage::IfExists;
+use crate::storage::retry::DEFAULT_RETRY_FOR;
 use crate::template::{Placeholder, Template};
 
 #[derive(Deserialize)]

@@ -26,7 +26,7 @@ use crate::media::fragment::{Fragmenter, is_common, is_playable};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter};
 use playlist::Window;
 use segmenter::{Part, Rules, Segmenter};
-use store::{NewSegment, Playlists, Published, Refused, Shelf, Terms};
+use store::{NewSegment, Playlists, Refused, Shelf, Terms, Writing};
 
 /// Bytes of packets of one stream that wait for their segment to be complete.
 const MOST_HELD: u64 = 16 << 20;
@@ -115,7 +115,7 @@ struct Stream {
     segmenter: Segmenter,
     fragmenter: Option<Fragmenter>,
     /// `None` where it cannot be published: what comes of it is rejected.
-    published: Option<Arc<Published>>,
+    published: Option<Writing>,
     forced: u64,
 }
 
@@ -239,7 +239,7 @@ impl HlsWriter {
                 %node, stream = %id, forced,
                 "`{node}` cut stream `{id}` without a keyframe: the next one came later than the playlist promises, or \
                  {} of packets were there before it; let the camera send keyframes more often, or give `segment` the time \
-                 between two of them", config::format_size(MOST_HELD)
+                 between two of them", config::format_size(MOST_HELD / 4 * 3)
             );
         }
         self.publish_all(&item.stream, parts).await;
@@ -334,7 +334,7 @@ struct Made {
     outcome: Result<Vec<(usize, String)>, (String, &'static str)>,
 }
 
-fn make(mut fragmenter: Fragmenter, part: Part, published: &Published, clock: &dyn Clock) -> Made {
+fn make(mut fragmenter: Fragmenter, part: Part, published: &Writing, clock: &dyn Clock) -> Made {
     let made = fragmenter.piece(&part.samples, &part.following);
     let outcome = made.map_err(|error| (error.to_string(), "look at the input with `ffprobe`")).and_then(|fragment| {
         let segment = NewSegment {
@@ -349,6 +349,7 @@ fn make(mut fragmenter: Fragmenter, part: Part, published: &Published, clock: &d
         };
         let hint = |refused: &Refused| match refused {
             Refused::Full(_) => "give `disk` more, or cut the stream's history with `kind = \"live\"`",
+            Refused::Superseded => "nothing needs to be done: the other version goes on with the next keyframe",
             Refused::Spill { .. } => {
                 "make room there, name another folder with the variable TMPDIR, or give `memory` more"
             }
@@ -496,7 +497,8 @@ mod tests {
         let format = TrackFormat::Video { width: 4, height: 4, frame_rate: None, has_b_frames: false };
         let base = TimeBase::MICROSECONDS;
         let track = crate::item::Track { index: 0, codec: "secret".into(), format, time_base: base, parameters: None };
-        let info = Arc::new(StreamInfo { tracks: vec![track], time_base: base, duration: None, played: Played::default() });
+        let info =
+            Arc::new(StreamInfo { tracks: vec![track], time_base: base, duration: None, played: Played::default() });
         let stream = StreamId::new("test").unwrap();
         let told = writer.write(&[Event::Open { stream, info }]).await.unwrap_err();
         assert_eq!(told.message, "stream `test`: MP4 cannot hold secret video");

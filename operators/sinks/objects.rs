@@ -150,7 +150,9 @@ impl ObjectWriter {
                     Ok(())
                 }
                 // The error of an item that became no segment, which has its verdict.
-                Payload::Record(record) if !self.keeps_records && matches!(record.body, RecordBody::Error { .. }) => Ok(()),
+                Payload::Record(record) if !self.keeps_records && matches!(record.body, RecordBody::Error { .. }) => {
+                    Ok(())
+                }
                 Payload::Record(record) if self.keeps_records => self.record(&record.clone(), Some(item)),
                 Payload::Record(_) | Payload::Packet(_) | Payload::Tensor(_) => {
                     let kind = item.payload.kind().plural();

@@ -216,17 +216,20 @@ impl IoRunner for Uploader {
         let Payload::Segment(segment) = &item.payload else {
             return Err(ItemError::Failed(format!("VSS takes segments, not {}", item.payload.kind().plural())));
         };
-        let (stream, time) = (item.stream.clone(), item.time);
+        let (stream, time, ack) = (item.stream.clone(), item.time, &item.lease.ack);
+        ack.begun();
         let intent = match self.uploaded(&stream, segment, time).await {
             Ok(intent) => intent,
             Err((code, message)) => {
                 // Without a place on a disk it would stay for as long as the process.
                 self.service.journal.close(&Intent::of(&stream, segment, Vec::new()));
+                ack.failed(&format!("{code}: {message}"));
                 let told = format!("VSS did not take `{}`: {code}: {message}", segment.name);
                 let status = SegmentStatus { code: Some(code), message: Some(message), ..segment.status("failed") };
                 return Err(ItemError::Told { message: told, payload: Box::new(self.record(item, status)) });
             }
         };
+        ack.placed(intent.id.as_deref().unwrap_or_default());
         let mut status = SegmentStatus { vss_id: intent.id.clone(), ..segment.status("uploaded") };
         let (service, prompt) = (self.service.clone(), self.prompt.clone());
         match blocking(move || service.finish(intent, prompt.as_deref())).await {
@@ -512,9 +515,10 @@ impl Service {
     fn keep(&self, intent: &Intent) -> Result<(), Failure> {
         self.journal.keep(intent, self.now_ms()).map_err(|error| match error.kind() {
             // That does not change.
-            std::io::ErrorKind::InvalidFilename => {
-                Failure::wrong("State", format!("what is uploaded cannot be written down: {error}: give `state` a shorter path"))
-            }
+            std::io::ErrorKind::InvalidFilename => Failure::wrong(
+                "State",
+                format!("what is uploaded cannot be written down: {error}: give `state` a shorter path"),
+            ),
             _ => unwritten(&error),
         })
     }

@@ -29,8 +29,7 @@ pub(super) const MOST_DECODER_THREADS: usize = 16;
 #[derive(Deserialize)]
 struct Config {
     path: Option<OneOrMany<String>>,
-    #[serde(default)]
-    streams: toml::Table,
+    streams: Option<toml::Table>,
     resume: Option<bool>,
     #[serde(flatten)]
     settings: SettingsConfig,
@@ -107,6 +106,8 @@ struct FileStream {
 
 struct FileSource {
     streams: Vec<FileStream>,
+    /// Streams that are added play in real time.
+    is_paced: bool,
     progress: Option<Progress>,
     size: OnceLock<ItemSize>,
 }
@@ -123,7 +124,12 @@ impl Source for FileSource {
     }
 
     fn is_live(&self) -> bool {
-        self.streams.iter().any(|stream| stream.settings.realtime)
+        let paced = |stream: &FileStream| stream.settings.realtime;
+        if self.streams.is_empty() { self.is_paced } else { self.streams.iter().any(paced) }
+    }
+
+    fn awaits_streams(&self) -> bool {
+        self.streams.is_empty()
     }
 
     fn is_finite(&self) -> bool {
@@ -188,6 +194,7 @@ fn version(progress: &Progress, stream: &FileStream) -> Result<Played, SourceErr
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
     let config: Config = config::read(table)?;
+    let is_paced = config.settings.is_realtime();
     let streams = choose(&context.folder, config)?;
     let progress = context.progress.clone();
     if let Some(stream) = streams.iter().find(|stream| stream.resume) {
@@ -201,14 +208,16 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             return Err(vec![error.hint("remove `resume` or `loop`; indices of chunks go on in any case")]);
         }
     }
-    Ok(Built::Source(Arc::new(FileSource { streams, progress, size: OnceLock::new() })))
+    Ok(Built::Source(Arc::new(FileSource { streams, is_paced, progress, size: OnceLock::new() })))
 }
 
 /// The streams of `config`, or every mistake in it. Relative paths are relative to `folder`.
 fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldError>> {
     let mut streams: Vec<FileStream> = Vec::new();
     let mut mistakes = Vec::new();
-    let paths = match (config.path, config.streams.is_empty()) {
+    let paths = match (config.path, config.streams.is_none()) {
+        // All of them are added while the graph runs.
+        (None, false) if config.streams.as_ref().is_some_and(toml::Table::is_empty) => return Ok(Vec::new()),
         (None, true) => {
             let error = FieldError::new("", "`file` needs to know which files to play");
             return Err(vec![error.hint("add `path = \"video.mp4\"` or `streams.NAME = \"video.mp4\"`")]);
@@ -237,7 +246,7 @@ fn choose(folder: &Path, config: Config) -> Result<Vec<FileStream>, Vec<FieldErr
             }
         }
     }
-    for (name, value) in config.streams {
+    for (name, value) in config.streams.unwrap_or_default() {
         match named(folder, node, resume, &name, value) {
             Ok(stream) => streams.push(stream),
             Err(mistake) => mistakes.push(mistake),
@@ -454,7 +463,8 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::Map(&FieldType::Either(&[FieldType::InputPath, FieldType::Table(&STREAM_FIELDS)])),
             presence: Presence::Optional,
             summary: "Named streams: each a path, or a table with `path` and settings of its own (`loop`, \
-                      `realtime`, `tracks`, `skip`, `keyframes_only`, `resume`). This or `path`.",
+                      `realtime`, `tracks`, `skip`, `keyframes_only`, `resume`). This or `path`; `{}`: all of \
+                      them are added while the graph runs.",
         },
         LOOP,
         REALTIME,
@@ -576,7 +586,7 @@ mod tests {
         let folder = folder();
         let source = |text: &str| {
             let streams = chosen(folder.path(), text).unwrap();
-            FileSource { streams, progress: None, size: OnceLock::new() }
+            FileSource { streams, is_paced: false, progress: None, size: OnceLock::new() }
         };
         let fast = source("path = 'a.mp4'");
         assert_eq!([1, 2, 8].map(|running| fast.decoder_threads(2, running)), [4, 2, 1]);

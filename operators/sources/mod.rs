@@ -2,7 +2,7 @@
 
 pub mod file;
 mod input;
-mod live;
+pub(crate) mod live;
 mod playback;
 pub mod probe;
 pub mod push;
@@ -10,5 +10,5 @@ pub mod rtsp;
 pub mod s3;
 pub mod scene;
 pub mod synthetic;
-mod track;
+pub(crate) mod track;
 pub mod url;

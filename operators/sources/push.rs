@@ -117,6 +117,10 @@ impl Source for Push {
         true
     }
 
+    fn has_connection(&self) -> bool {
+        false
+    }
+
     fn frame_size(&self) -> ItemSize {
         ItemSize::Unknown
     }

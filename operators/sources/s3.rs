@@ -40,8 +40,9 @@ struct Config {
     prefix: Option<String>,
     poll: Option<config::Duration>,
     at_once: Option<usize>,
+    streams: Option<toml::Table>,
     #[serde(default)]
-    streams: toml::Table,
+    presets: BTreeMap<String, String>,
     retry_for: Option<config::Duration>,
     #[serde(flatten)]
     settings: SettingsConfig,
@@ -54,7 +55,8 @@ struct Config {
 enum StreamConfig {
     Key(String),
     Table {
-        key: String,
+        key: Option<String>,
+        preset: Option<String>,
         #[serde(flatten)]
         settings: SettingsConfig,
     },
@@ -86,6 +88,10 @@ struct S3Source {
     at_once: usize,
     retry: Retry,
     progress: Option<Progress>,
+    /// All its streams are added while the graph runs.
+    awaits_streams: bool,
+    /// Streams that are added play in real time.
+    is_paced: bool,
 }
 
 impl Source for S3Source {
@@ -115,7 +121,11 @@ impl Source for S3Source {
 
     fn is_live(&self) -> bool {
         let searched = self.search.as_ref().is_some_and(|search| search.realtime);
-        searched || self.streams.iter().any(|stream| stream.settings.realtime)
+        searched || self.awaits_streams && self.is_paced || self.streams.iter().any(|stream| stream.settings.realtime)
+    }
+
+    fn awaits_streams(&self) -> bool {
+        self.awaits_streams
     }
 
     fn is_finite(&self) -> bool {
@@ -329,11 +339,23 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             .map_or(Tracks::Best, |found| found.tracks),
     });
     let at_once = config.at_once.unwrap_or(AT_ONCE);
+    let is_paced = config.settings.is_realtime();
+    let names_none = config.streams.as_ref().map_or(!config.presets.is_empty(), toml::Table::is_empty);
+    let awaits_streams = names_none && config.key.is_none() && config.prefix.is_none();
     let streams = choose(config, &mut mistakes);
     match storage {
         Some(storage) if mistakes.is_empty() => {
             let progress = context.progress.clone();
-            Ok(Built::Source(Arc::new(S3Source { storage, streams, search, at_once, retry, progress })))
+            Ok(Built::Source(Arc::new(S3Source {
+                storage,
+                streams,
+                search,
+                at_once,
+                retry,
+                progress,
+                awaits_streams,
+                is_paced,
+            })))
         }
         _ => Err(mistakes),
     }
@@ -351,7 +373,14 @@ fn retry(context: &BuildContext, retry_for: Duration) -> Retry {
 fn choose(config: Config, mistakes: &mut Vec<FieldError>) -> Vec<ObjectStream> {
     let mut streams = Vec::new();
     let keys = config.key.map(OneOrMany::into_vec).unwrap_or_default();
-    match (keys.is_empty(), config.streams.is_empty(), config.prefix.is_none()) {
+    for (name, key) in &config.presets {
+        mistakes.extend(checked(&format!("presets.{name}"), key).err());
+    }
+    // Without any, all of them are added while the graph runs.
+    let names_none = config.streams.is_some() || !config.presets.is_empty();
+    let named_streams = config.streams.unwrap_or_default();
+    match (keys.is_empty(), named_streams.is_empty(), config.prefix.is_none()) {
+        (true, true, true) if names_none => {}
         (true, true, true) => {
             let error = FieldError::new("", "`s3` needs to know which objects to play");
             let hint =
@@ -380,8 +409,8 @@ fn choose(config: Config, mistakes: &mut Vec<FieldError>) -> Vec<ObjectStream> {
             }
         }
     }
-    for (name, value) in config.streams {
-        match named(&config.settings, &name, value) {
+    for (name, value) in named_streams {
+        match named(&config.settings, &config.presets, &name, value) {
             Ok(stream) => streams.push(stream),
             Err(mistake) => mistakes.push(mistake),
         }
@@ -398,7 +427,12 @@ fn choose(config: Config, mistakes: &mut Vec<FieldError>) -> Vec<ObjectStream> {
 }
 
 /// One entry of `streams`.
-fn named(node: &SettingsConfig, name: &str, value: toml::Value) -> Result<ObjectStream, FieldError> {
+fn named(
+    node: &SettingsConfig,
+    presets: &BTreeMap<String, String>,
+    name: &str,
+    value: toml::Value,
+) -> Result<ObjectStream, FieldError> {
     let field = format!("streams.{name}");
     let id = StreamId::new(name).ok_or_else(|| {
         FieldError::new(&field, format!("`{name}` cannot be the name of a stream"))
@@ -406,15 +440,35 @@ fn named(node: &SettingsConfig, name: &str, value: toml::Value) -> Result<Object
     })?;
     let (key, key_field, settings) = match value.try_into() {
         Ok(StreamConfig::Key(key)) => (key, field, SettingsConfig::default()),
-        Ok(StreamConfig::Table { key, settings }) => (key, format!("{field}.key"), settings),
-        Err(_) => {
+        Ok(StreamConfig::Table { key: Some(key), preset: None, settings }) => (key, format!("{field}.key"), settings),
+        Ok(StreamConfig::Table { key: None, preset: Some(preset), settings }) => {
+            let field = format!("{field}.preset");
+            (preset_key(presets, &field, &preset)?, field, settings)
+        }
+        Ok(StreamConfig::Table { key: Some(_), preset: Some(_), .. }) => {
+            let error = FieldError::new(field, "`key` and `preset` both say which object to play");
+            return Err(error.hint("keep one of them"));
+        }
+        Ok(StreamConfig::Table { key: None, preset: None, .. }) | Err(_) => {
             let hint = format!("write `{field} = \"door.mp4\"` or `{field} = {{ key = \"door.mp4\", loop = true }}`");
-            return Err(FieldError::new(field, "a stream is a key, or a table with a `key`").hint(hint));
+            return Err(FieldError::new(field, "a stream is a key, or a table with a `key` or a `preset`").hint(hint));
         }
     };
     checked(&key_field, &key)?;
     let settings = settings.resolve(node, &format!("streams.{name}.tracks"))?;
     Ok(ObjectStream { id, key, settings })
+}
+
+/// The key that a preset stands for.
+fn preset_key(presets: &BTreeMap<String, String>, field: &str, preset: &str) -> Result<String, FieldError> {
+    presets.get(preset).cloned().ok_or_else(|| {
+        let known: Vec<String> = presets.keys().map(|name| format!("`{name}`")).collect();
+        let hint = match known.is_empty() {
+            true => "the source has none: add `presets.NAME = \"videos/door.mp4\"` to it".to_owned(),
+            false => format!("there is {}", known.join(", ")),
+        };
+        FieldError::new(field, format!("there is no preset `{}`", preset.escape_debug())).hint(hint)
+    })
 }
 
 fn checked(field: &str, key: &str) -> Result<(), FieldError> {
@@ -430,12 +484,18 @@ fn checked(field: &str, key: &str) -> Result<(), FieldError> {
 }
 
 /// The table of one stream. What it leaves out, its node says.
-static STREAM_FIELDS: [Field; 6] = [
+static STREAM_FIELDS: [Field; 7] = [
     Field {
         name: "key",
         value: FieldType::String,
-        presence: Presence::Required,
-        summary: "The object of this stream.",
+        presence: Presence::Optional,
+        summary: "The object of this stream. This or `preset`.",
+    },
+    Field {
+        name: "preset",
+        value: FieldType::String,
+        presence: Presence::Optional,
+        summary: "The name of an object in `presets` of the source.",
     },
     LOOP.of_one_stream(),
     REALTIME.of_one_stream(),
@@ -482,8 +542,15 @@ pub static REGISTRATION: Registration = Registration {
             name: "streams",
             value: FieldType::Map(&FieldType::Either(&[FieldType::String, FieldType::Table(&STREAM_FIELDS)])),
             presence: Presence::Optional,
-            summary: "Named streams: each a key, or a table with `key` and settings of its own (`loop`, `realtime`, \
-                      `tracks`, `skip`, `keyframes_only`). This, `key` or `prefix`.",
+            summary: "Named streams: each a key, or a table with `key` or `preset` and settings of its own (`loop`, \
+                      `realtime`, `tracks`, `skip`, `keyframes_only`). This, `key` or `prefix`; `{}`: all of them \
+                      are added while the graph runs.",
+        },
+        Field {
+            name: "presets",
+            value: FieldType::Map(&FieldType::String),
+            presence: Presence::Optional,
+            summary: "Keys of objects by names of your choice, which a stream may name as its `preset`.",
         },
         LOOP,
         REALTIME,
@@ -562,6 +629,24 @@ mod tests {
         grown[2].bytes = 7;
         assert_eq!(look(grown), [pair("b", "in/b.mp4")]);
         assert_eq!(look(vec![object("in/a.mp4", 5, "2")]), [pair("a-2", "in/a.mp4")]);
+    }
+
+    #[test]
+    fn a_stream_may_be_one_of_the_presets() {
+        let presets = "bucket = \"clips\"\npresets.Textile = \"videos/textile.mp4\"\npresets.Yard = \"yard.mp4\"\n";
+        assert_eq!(built(presets), Ok(Vec::new()), "all of them are added later");
+        assert_eq!(built("bucket = \"clips\"\nstreams = {}"), Ok(Vec::new()));
+        let one = built(&format!("{presets}streams.a = {{ preset = \"Textile\" }}")).unwrap();
+        assert_eq!(one, [("a".to_owned(), "s3://clips/videos/textile.mp4".to_owned())]);
+        let table = format!("{presets}streams.a = {{ preset = \"Textil\" }}");
+        let errors = build(&context(Path::new(".")), toml::from_str(&table).unwrap()).err().unwrap();
+        assert_eq!((&*errors[0].field, &*errors[0].message), ("streams.a.preset", "there is no preset `Textil`"));
+        assert_eq!(errors[0].hint.as_deref(), Some("there is `Textile`, `Yard`"));
+        assert_eq!(
+            built(&format!("{presets}streams.a = {{ preset = \"Yard\", key = \"b\" }}")).unwrap_err(),
+            ["streams.a"]
+        );
+        assert_eq!(built("bucket = \"clips\"\npresets.x = \"in/\"").unwrap_err(), ["presets.x"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 
 pub(super) mod dormant;
 mod keyframes;
-pub(super) mod packets;
+pub(crate) mod packets;
 
 use std::time::{Duration, Instant};
 

@@ -47,7 +47,9 @@ impl StorageError {
     pub fn of_system(place: &str, error: &io::Error) -> StorageError {
         use io::ErrorKind;
         let (cause, hint) = match error.kind() {
-            ErrorKind::FileTooLarge => (Cause::Final, "make room for larger files there, or name a folder on another disk"),
+            ErrorKind::FileTooLarge => {
+                (Cause::Final, "make room for larger files there, or name a folder on another disk")
+            }
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 (Cause::Temporary, "make room on that disk, or name a folder on another one")
             }

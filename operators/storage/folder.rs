@@ -116,9 +116,11 @@ async fn sweep(folder: &Path) {
     while let Ok(Some(entry)) = entries.next_entry().await {
         let name = entry.file_name();
         let Some(process) = name.to_str().and_then(process_of) else { continue };
-        let is_old = entry.metadata().await.and_then(|data| data.modified()).is_ok_and(|time| {
-            time.elapsed().is_ok_and(|age| age >= ABANDONED)
-        });
+        let is_old = entry
+            .metadata()
+            .await
+            .and_then(|data| data.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age >= ABANDONED));
         if is_old && !Path::new("/proc").join(process.to_string()).exists() {
             // Another one may have been faster.
             let _ = fs::remove_file(entry.path()).await;

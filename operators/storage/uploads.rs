@@ -173,6 +173,7 @@ impl Uploads {
 
 async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<(), SinkError> {
     let Upload { id: _, work, items, output, if_exists } = upload;
+    items.iter().for_each(|item| item.ack.begun());
     let result = async {
         if let Some(output) = &output
             && remember(&retry, output, Output::is_done).await?
@@ -206,6 +207,7 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
             let attempt = || storage.put(&put.key, &put.body, put.media_type);
             let stored = retry.run("cannot store", attempt).await;
             stored.map_err(Failed::Lost)?;
+            items.iter().for_each(|item| item.ack.placed(&storage.location(&put.key)));
         }
         match &output {
             Some(output) => remember(&retry, output, Output::done).await,
@@ -219,6 +221,7 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
             Ok(())
         }
         Err(Failed::Lost(error)) => {
+            items.iter().for_each(|item| item.ack.failed(&error.message));
             // Claims that are dropped are lost.
             Err(error.of_sink(&counted(&items, "lost")))
         }

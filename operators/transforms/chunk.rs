@@ -22,6 +22,7 @@ use crate::item::{
     EndReason, Gap, Item, Kind, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, Track,
 };
 use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
+use crate::made::{FileState, MadeFile};
 use crate::media::mux::{Container, LONGEST_FIRST_FRAGMENT, MuxError, Muxer, ticks_since};
 use crate::media::parameters::Parameters;
 use crate::operator::{
@@ -247,6 +248,12 @@ impl StreamOperator for ChunkStream {
     }
 }
 
+/// Whether a part is as long as any may be. A stream that goes on longer than it said (in a loop) has no more cuts in its
+/// grid.
+fn is_longest(start: MediaTime, pts: MediaTime) -> bool {
+    pts.since(start.ticks_in(pts.base)).as_duration() >= LONGEST
+}
+
 fn same_tracks(before: &[Track], after: &[Track]) -> bool {
     let format = |track: &Track| (track.time_base, track.parameters.clone());
     before.iter().map(format).eq(after.iter().map(format))
@@ -326,9 +333,7 @@ impl ChunkStream {
     /// Whether a keyframe at `pts` begins a part.
     fn is_due(&self, pts: MediaTime) -> bool {
         let Some(open) = &self.open else { return true };
-        // A stream that goes on longer than it said (in a loop) has no more cuts in its grid.
-        let is_longest = || pts.since(open.start.ticks_in(pts.base)).as_duration() >= LONGEST;
-        self.grid.is_none_or(|grid| grid.is_due(pts)) || is_longest()
+        self.grid.is_none_or(|grid| grid.is_due(pts)) || is_longest(open.start, pts)
     }
 
     /// Why a stream cannot be kept in which a keyframe has come and nothing yet has said how large it is. Whatever says
@@ -496,16 +501,29 @@ impl ChunkStream {
 
     fn finish(&self, part: Part, out: &mut Output) {
         let Part { muxer, index, start, end, follows, acks, seq, time, fallback, .. } = part;
-        let ack = Ack::merged(acks);
         let (content, sha256) = match muxer.finish() {
             Ok(finished) => finished,
             Err(error) => {
+                let ack = Ack::merged(acks);
                 let message = format!("chunk {index} cannot be completed: {}", explained(&error));
                 self.report(&message, seq, ack, out);
                 return;
             }
         };
         let name = self.settings.name.render(&Values { stream: &self.stream, index, ..Values::default() });
+        let seconds = |time: MediaTime| time.as_micros() as f64 / 1e6;
+        let file = MadeFile {
+            name: name.clone(),
+            node: self.settings.origin.node.clone(),
+            index,
+            start: seconds(start),
+            end: seconds(end),
+            bytes: content.len(),
+            state: FileState::Queued,
+            place: None,
+            error: None,
+        };
+        let ack = Ack::of_file(acks, file);
         let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
         let media_type = self.settings.container.media_type();
         let origin = self.settings.origin.clone();
@@ -708,7 +726,10 @@ mod tests {
                 &["cannot be 1day", "whole_below: `whole_below` has no meaning"],
             ),
             ("parts = 2\nname = \"{index}/a.mp4\"", &["name: `/a.mp4` cannot be part of a file's name; use letters"]),
-            ("parts = 2\nname = \"{index}.mp4\"", &["the files of two streams would have the same name; add `{stream}`"]),
+            (
+                "parts = 2\nname = \"{index}.mp4\"",
+                &["the files of two streams would have the same name; add `{stream}`"],
+            ),
             ("parts = 2\nname = \"a.mp4\"", &["all files of a stream would have the same name; add `{index}`"]),
             ("parts = 2\nname = \"{when}.mp4\"", &["nothing is known for `{when}`; there is `{stream}`, `{index}`"]),
         ] {
@@ -771,5 +792,7 @@ mod tests {
         assert!(!grid.is_due(at(124)) && grid.is_due(at(125)));
         grid.cut_at(at(300));
         assert!(!grid.is_due(at(10_000)), "no more cuts than there may be");
+        let six_hours = 6 * 3600 * 30;
+        assert!(!is_longest(at(5), at(4 + six_hours)) && is_longest(at(5), at(5 + six_hours)), "but after the longest");
     }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{ffmpeg, repository, wait_for};
 
@@ -89,6 +89,7 @@ impl Drop for RtspServer {
 pub struct Relay {
     pub port: u16,
     frozen: Arc<AtomicBool>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Relay {
@@ -97,15 +98,22 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let frozen = Arc::new(AtomicBool::new(false));
-        let theirs = frozen.clone();
+        let connections = Arc::new(AtomicU64::new(0));
+        let (theirs, counted) = (frozen.clone(), connections.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                counted.fetch_add(1, Ordering::AcqRel);
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
                 pass_on(&client, &server, &theirs);
                 pass_on(&server, &client, &theirs);
             }
         });
-        Relay { port, frozen }
+        Relay { port, frozen, connections }
+    }
+
+    /// How many connections came so far.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Acquire)
     }
 
     /// What is connected now falls silent for good; `thaw` lets new connections pass.

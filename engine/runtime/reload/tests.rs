@@ -16,8 +16,8 @@ use operators::item::{
 };
 use operators::lease::Limits;
 use operators::operator::{
-    InlineOperator, ItemSize, Outlet, Output, PoolOperator, Resource, Runner, Sink, SinkWriter, Source,
-    StreamOperator, StreamSpec,
+    InlineOperator, ItemSize, Outlet, Output, PoolOperator, Resource, Runner, Sink, SinkWriter, Source, StreamOperator,
+    StreamSpec,
 };
 use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
@@ -280,6 +280,7 @@ impl Sketch {
             decoder_threads: 0,
             identity: behind,
             max_streams: 1024,
+            planned_streams: 1,
             template: None,
         };
         let mut operators = Vec::new();
@@ -333,6 +334,7 @@ impl Sketch {
             pool_threads: 1,
             secrets: Arc::default(),
             hosts: Hosts::Anything,
+            chaos: None,
         }
     }
 }

@@ -101,7 +101,7 @@ struct Open {
     is_independent: bool,
     /// Microseconds: when the picture that is shown longest is over.
     end: i64,
-    /// Microseconds: when the picture that comes last is shown.
+    /// Microseconds: when the picture that comes last is shown; [`i64::MIN`] where there is none.
     latest: i64,
     /// The latest keyframe, and the longest time between two of them so far, in microseconds.
     key: i64,
@@ -254,6 +254,10 @@ impl Segmenter {
             }
         }
         self.finish_closing_if_complete(out);
+        if self.bytes > self.rules.most_bytes {
+            // No picture has come for so long that there is nothing to cut at.
+            out.extend(self.gap());
+        }
     }
 
     fn picture(&mut self, held: Held, out: &mut Vec<Part>) {
@@ -300,11 +304,16 @@ impl Segmenter {
             Some(seconds) => i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000),
             None => self.rules.length.saturating_mul(3).max(LONGEST_FIRST),
         };
-        open.since_start(end) > limit || self.bytes > self.rules.most_bytes
+        // A quarter is left for the sound that comes before the next picture.
+        open.since_start(end) > limit || self.bytes > self.rules.most_bytes / 4 * 3
     }
 
     /// Cuts where no keyframe is due: at the last one that is held, or else right before `next`.
     fn cut_short(&mut self, next: &Held, out: &mut Vec<Part>) {
+        self.finish_closing(out);
+        if !self.is_too_much(next.end()) {
+            return;
+        }
         if !next.packet.is_key
             && let Some(open) = &self.open
             && let Some(place) = open.last_key()
@@ -315,8 +324,7 @@ impl Segmenter {
                 return;
             }
         }
-        let is_empty = self.open.as_ref().is_none_or(|open| open.held.is_empty());
-        if is_empty {
+        if self.open.as_ref().is_none_or(|open| open.latest == i64::MIN) {
             return;
         }
         self.forced += u64::from(!next.packet.is_key);
@@ -532,6 +540,17 @@ mod tests {
         assert!(parts.is_empty());
         let (parts, _) = give(&mut segmenter, 0, 7_000_000, false, 10);
         assert_eq!(parts.len(), 1);
+    }
+
+    #[test]
+    fn sound_without_pictures_is_bounded() {
+        let mut segmenter = segmenter(Rules { most_bytes: 100, ..RULES });
+        give(&mut segmenter, 0, 0, true, 10);
+        let parts: Vec<Part> =
+            (1..40).flat_map(|tenth| give(&mut segmenter, 1, tenth * SECOND / 10, true, 10).0).collect();
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].samples.len(), 11);
+        assert!(segmenter.bytes <= 100);
     }
 
     #[test]

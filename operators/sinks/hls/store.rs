@@ -76,7 +76,7 @@ impl Playlists {
         stream: &StreamId,
         terms: &Terms,
         now: Instant,
-    ) -> Result<(Arc<Published>, Option<u64>), Arc<str>> {
+    ) -> Result<(Writing, Option<u64>), Arc<str>> {
         let others = self.of_graph(&shelf.origin.graph);
         let is_taken = |other: &&Arc<Shelf>| {
             !Arc::ptr_eq(other, shelf) && other.get(stream, now).is_some_and(|published| published.is_written())
@@ -101,12 +101,12 @@ impl Shelf {
         streams.keys().cloned().collect()
     }
 
-    fn publish(&self, stream: &StreamId, terms: &Terms, now: Instant) -> (Arc<Published>, Option<u64>) {
+    fn publish(&self, stream: &StreamId, terms: &Terms, now: Instant) -> (Writing, Option<u64>) {
         let mut streams = lock(&self.streams);
         streams.retain(|_, published| !published.is_forgotten(now));
         let published = streams.entry(stream.clone()).or_insert_with(|| Arc::new(Published::new(*terms)));
-        let promised = published.resume(*terms, now);
-        (published.clone(), promised)
+        let (turn, promised) = published.resume(*terms);
+        (Writing { published: published.clone(), turn }, promised)
     }
 }
 
@@ -144,6 +144,8 @@ pub struct NewSegment {
 pub enum Refused {
     #[error("{} of segments are kept on the disk already, which is all that `disk` allows", format_size(*.0))]
     Full(u64),
+    #[error("another version of the graph publishes the stream already")]
+    Superseded,
     #[error("the segment does not fit into `memory`, and cannot be kept in `{folder}`: {cause}")]
     Spill { folder: String, cause: io::Error },
 }
@@ -216,6 +218,10 @@ struct State {
     disk: u64,
     /// When nobody writes it any more.
     left: Option<Instant>,
+    /// How often somebody began to write it.
+    turn: u64,
+    /// The terms of whoever writes it now, until the first segment on them.
+    coming: Option<Terms>,
 }
 
 /// Clocks of cameras go wrong slowly; dates are set right where they are wrong by so much.
@@ -227,31 +233,14 @@ impl Published {
     }
 
     /// Somebody writes it, again where somebody did before: numbers go on. On the same terms so does the playlist, and this
-    /// answers the longest segment that it promises, in seconds; else what it listed leaves with the next segment.
-    fn resume(&self, terms: Terms, now: Instant) -> Option<u64> {
+    /// answers the longest segment that it promises, in seconds; else what it listed leaves with the next segment. Until
+    /// that comes, whoever wrote before may still add what was under way.
+    fn resume(&self, terms: Terms) -> (u64, Option<u64>) {
         let mut state = lock(&self.state);
-        state.left = None;
-        state.anchor = None;
-        if terms.kind == Kind::Vod {
-            *state = State::new(terms);
-            return None;
-        }
-        let is_same = state.terms == terms;
-        state.terms = terms;
-        let patience = state.patience();
-        let State { playlist, segments, is_broken, .. } = &mut *state;
-        let playlist = playlist.as_mut()?;
-        *is_broken = true;
-        if is_same {
-            playlist.is_over = false;
-            return Some(playlist.target);
-        }
-        while let Some(left) = playlist.leave() {
-            if let Some(kept) = segments.get_mut(&left.number) {
-                kept.until = Some(now + patience);
-            }
-        }
-        None
+        state.turn += 1;
+        (state.left, state.coming) = (None, Some(terms));
+        let goes_on = state.playlist.as_ref().filter(|_| terms.kind != Kind::Vod && state.terms == terms);
+        (state.turn, goes_on.map(|playlist| playlist.target))
     }
 
     fn is_written(&self) -> bool {
@@ -264,12 +253,64 @@ impl Published {
         !is_kept && state.left.is_some_and(|left| now.saturating_duration_since(left) > state.patience())
     }
 
+    /// What is at a name.
+    pub fn file(&self, name: &str, now: Instant) -> Found {
+        let mut state = lock(&self.state);
+        state.forget(now);
+        if name == "index.m3u8" {
+            return state.served.clone().map_or(Found::NotYet(state.terms.kind), Found::Playlist);
+        }
+        let number = |prefix: &str, suffix: &str| {
+            let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+            let is_plain = digits == "0" || !digits.starts_with(['0', '+']);
+            digits.parse::<u64>().ok().filter(|_| is_plain)
+        };
+        if let Some(number) = number("init-", ".mp4") {
+            return match state.maps.get(&number) {
+                Some(served) => Found::Init(served.clone()),
+                None if number < state.next_map => Found::Over,
+                None => Found::Unknown,
+            };
+        }
+        let Some(number) = number("", ".m4s") else { return Found::Unknown };
+        match state.segments.get(&number) {
+            Some(kept) => Found::Segment(kept.served.clone()),
+            None if state.next.is_some_and(|next| number < next) => Found::Over,
+            None => Found::Unknown,
+        }
+    }
+
+    /// Bytes that it holds in memory and on the disk.
+    pub fn used(&self) -> (u64, u64) {
+        let state = lock(&self.state);
+        (state.memory, state.disk)
+    }
+}
+
+/// The right to write one stream, until somebody else has it.
+#[derive(Clone)]
+pub struct Writing {
+    published: Arc<Published>,
+    turn: u64,
+}
+
+impl Writing {
+    /// `None` where somebody else has the right by now.
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
+        Some(lock(&self.published.state)).filter(|state| state.turn == self.turn)
+    }
+
     /// Lists another segment.
     ///
     /// # Errors
     /// Where there is no room for it; then the next one is a discontinuity.
     pub fn append(&self, segment: NewSegment, now: Instant) -> Result<(), Refused> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.published.state);
+        if state.turn == self.turn {
+            state.change_hands(now);
+        } else if state.coming.is_none() {
+            return Err(Refused::Superseded);
+        }
         state.forget(now);
         let content = match state.room_for(&segment.media) {
             Ok(content) => content,
@@ -316,18 +357,16 @@ impl Published {
 
     /// Something is missing before the next segment.
     pub fn break_off(&self) {
-        let mut state = lock(&self.state);
-        if state.playlist.is_some() {
+        if let Some(mut state) = self.state()
+            && state.playlist.is_some()
+        {
             state.is_broken = true;
         }
     }
 
     /// Nothing more comes.
     pub fn end(&self, now: Instant) {
-        let mut state = lock(&self.state);
-        if state.left.is_some() {
-            return;
-        }
+        let Some(mut state) = self.state() else { return };
         state.left = Some(now);
         let is_vod = state.terms.kind == Kind::Vod;
         if let Some(playlist) = &mut state.playlist {
@@ -343,40 +382,9 @@ impl Published {
 
     /// Nobody writes it any more, and somebody else may go on with it.
     pub fn abandon(&self, now: Instant) {
-        lock(&self.state).left.get_or_insert(now);
-    }
-
-    /// What is at a name.
-    pub fn file(&self, name: &str, now: Instant) -> Found {
-        let mut state = lock(&self.state);
-        state.forget(now);
-        if name == "index.m3u8" {
-            return state.served.clone().map_or(Found::NotYet(state.terms.kind), Found::Playlist);
+        if let Some(mut state) = self.state() {
+            state.left = Some(now);
         }
-        let number = |prefix: &str, suffix: &str| {
-            let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
-            let is_plain = digits == "0" || !digits.starts_with(['0', '+']);
-            digits.parse::<u64>().ok().filter(|_| is_plain)
-        };
-        if let Some(number) = number("init-", ".mp4") {
-            return match state.maps.get(&number) {
-                Some(served) => Found::Init(served.clone()),
-                None if number < state.next_map => Found::Over,
-                None => Found::Unknown,
-            };
-        }
-        let Some(number) = number("", ".m4s") else { return Found::Unknown };
-        match state.segments.get(&number) {
-            Some(kept) => Found::Segment(kept.served.clone()),
-            None if state.next.is_some_and(|next| number < next) => Found::Over,
-            None => Found::Unknown,
-        }
-    }
-
-    /// Bytes that it holds in memory and on the disk.
-    pub fn used(&self) -> (u64, u64) {
-        let state = lock(&self.state);
-        (state.memory, state.disk)
     }
 }
 
@@ -405,6 +413,28 @@ impl State {
             memory: 0,
             disk: 0,
             left: None,
+            turn: 0,
+            coming: None,
+        }
+    }
+
+    /// What comes now is of whoever writes it by now.
+    fn change_hands(&mut self, now: Instant) {
+        let Some(terms) = self.coming.take() else { return };
+        if terms.kind == Kind::Vod {
+            *self = State { turn: self.turn, ..State::new(terms) };
+            return;
+        }
+        let is_same = self.terms == terms;
+        (self.terms, self.anchor) = (terms, None);
+        let patience = self.patience();
+        let Some(playlist) = &mut self.playlist else { return };
+        self.is_broken = true;
+        playlist.is_over = false;
+        while !is_same && let Some(left) = playlist.leave() {
+            if let Some(kept) = self.segments.get_mut(&left.number) {
+                kept.until = Some(now + patience);
+            }
         }
     }
 
@@ -565,6 +595,7 @@ mod tests {
         playlists: Playlists,
         shelf: Arc<Shelf>,
         published: Arc<Published>,
+        writing: Writing,
         next: u64,
     }
 
@@ -572,17 +603,18 @@ mod tests {
         fn new(terms: Terms) -> Bench {
             let (clock, playlists) = (SimulatedClock::default(), Playlists::default());
             let shelf = playlists.shelf(&origin("watch"));
-            let Ok((published, None)) = playlists.publish(&shelf, &stream(), &terms, clock.now()) else {
+            let Ok((writing, None)) = playlists.publish(&shelf, &stream(), &terms, clock.now()) else {
                 panic!("taken")
             };
-            Bench { clock, playlists, shelf, published, next: 0 }
+            let published = writing.published.clone();
+            Bench { clock, playlists, shelf, published, writing, next: 0 }
         }
 
         /// Two seconds go by, and another segment comes.
         fn append(&mut self, bytes: usize) -> Result<(), Refused> {
             self.clock.advance(Duration::from_secs(2));
             self.next += 1;
-            self.published.append(segment(self.next, bytes, &self.clock), self.clock.now())
+            self.writing.append(segment(self.next, bytes, &self.clock), self.clock.now())
         }
 
         fn text(&self) -> String {
@@ -673,20 +705,29 @@ mod tests {
         }
         let before = bench.listed();
         let number = |name: &String| name.trim_end_matches(".m4s").parse::<u64>().unwrap();
-        let resume = |bench: &Bench, terms: &Terms| {
-            bench.published.abandon(bench.clock.now());
+        let mut earlier = None;
+        let mut resume = |bench: &mut Bench, terms: &Terms| {
+            bench.writing.abandon(bench.clock.now());
             let resumed = bench.playlists.publish(&bench.shelf, &stream(), terms, bench.clock.now());
             let (again, promised) = resumed.unwrap_or_else(|other| panic!("`{other}` has it"));
-            assert!(Arc::ptr_eq(&again, &bench.published));
+            assert!(Arc::ptr_eq(&again.published, &bench.published));
+            let before_that = std::mem::replace(&mut bench.writing, again);
+            before_that.end(bench.clock.now());
+            assert!(bench.published.is_written(), "whoever was superseded ends nothing");
             assert!(before.iter().all(|name| bench.has(name)) && bench.listed() == before, "until there is more");
+            // What was under way when it was superseded.
+            before_that.append(segment(0, 10, &bench.clock), bench.clock.now()).unwrap();
+            earlier = Some(before_that);
             promised
         };
         // On other terms what was listed leaves.
-        assert_eq!(resume(&bench, &Terms { length: 1_000_000, ..TERMS }), None);
+        assert_eq!(resume(&mut bench, &Terms { length: 1_000_000, ..TERMS }), None);
         bench.append(10).unwrap();
         let after = bench.listed();
         assert_eq!(after.len(), 1);
-        assert_eq!(number(&after[0]), number(&before[2]) + 1);
+        assert_eq!(number(&after[0]), number(&before[2]) + 2);
+        let late = earlier.unwrap().append(segment(0, 10, &bench.clock), bench.clock.now());
+        assert!(matches!(late, Err(Refused::Superseded)));
         assert!(bench.text().contains("#EXT-X-DISCONTINUITY\n"));
         assert!(before.iter().all(|name| bench.has(name)));
     }
@@ -698,10 +739,12 @@ mod tests {
             bench.append(10).unwrap();
         }
         let before = bench.listed();
-        bench.published.end(bench.clock.now());
+        bench.writing.end(bench.clock.now());
         assert!(bench.text().ends_with("#EXT-X-ENDLIST\n"));
         let resumed = bench.playlists.publish(&bench.shelf, &stream(), &TERMS, bench.clock.now());
-        assert_eq!(resumed.ok().and_then(|(_, promised)| promised), Some(2));
+        let (again, promised) = resumed.unwrap_or_else(|other| panic!("`{other}` has it"));
+        assert_eq!(promised, Some(2));
+        bench.writing = again;
         bench.append(10).unwrap();
         assert_eq!(bench.listed()[..2], before[1..]);
         assert!(!bench.text().contains("#EXT-X-ENDLIST") && bench.text().contains("#EXT-X-DISCONTINUITY\n"));
@@ -728,7 +771,7 @@ mod tests {
         for (kind, stays) in [(Kind::Live, false), (Kind::Vod, true)] {
             let mut bench = Bench::new(Terms { kind, ..TERMS });
             bench.append(10).unwrap();
-            bench.published.end(bench.clock.now());
+            bench.writing.end(bench.clock.now());
             assert!(bench.text().ends_with("#EXT-X-ENDLIST\n"));
             bench.clock.advance(Duration::from_secs(3));
             assert!(bench.playlists.find("yard", "door", bench.clock.now()).is_some(), "{kind:?}");

@@ -92,7 +92,8 @@ fn path_of(id: &str) -> Result<String, Failure> {
     if (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(is_plain) {
         return Ok(format!("/files/{id}"));
     }
-    let message = format!("the server said that `{}` is the id of a file, which is none: is `url` that of VSS?", shown(id));
+    let message =
+        format!("the server said that `{}` is the id of a file, which is none: is `url` that of VSS?", shown(id));
     Err(Failure::wrong("BadId", message))
 }
 
@@ -166,7 +167,8 @@ impl Client {
             Content::File(file) => {
                 let opened = std::fs::File::open(&file.path);
                 Box::new(opened.map_err(|error| {
-                    let message = format!("`{}`, which holds the segment, cannot be read: {error}", file.path.display());
+                    let message =
+                        format!("`{}`, which holds the segment, cannot be read: {error}", file.path.display());
                     Failure::wrong("Unreadable", message)
                 })?)
             }
@@ -468,8 +470,7 @@ mod tests {
         let text = hex::encode([7; 32]);
         let content = Content::Memory(bytes::Bytes::from_static(b"video"));
         let name = "door_chunk_0000.mp4";
-        let upload =
-            Upload { name, media_type: "video/mp4", content: &content, sha256: &text, identified: None };
+        let upload = Upload { name, media_type: "video/mp4", content: &content, sha256: &text, identified: None };
         let Form { boundary, head, tail } = form(&upload);
         assert!(boundary.contains(&text), "it is not known before the content is: {boundary}");
         assert!(boundary.len() <= 70, "{boundary}: RFC 2046 allows no more");
@@ -478,9 +479,7 @@ mod tests {
 
     #[test]
     fn a_list_of_any_length_gives_the_files_that_are_meant() {
-        let entry = |id: usize, name: &str, bytes: u64| {
-            json!({ "id": id.to_string(), "filename": name, "bytes": bytes, "purpose": "vision", "new": [1, {}] })
-        };
+        let entry = |id: usize, name: &str, bytes: u64| json!({ "id": id.to_string(), "filename": name, "bytes": bytes, "purpose": "vision", "new": [1, {}] });
         let mut files: Vec<Value> = (0..100_000).map(|id| entry(id, "yard_chunk_0000.mp4", 5)).collect();
         files.extend([entry(100_000, "door.mp4", 5), entry(100_001, "door.mp4", 6), json!({ "id": "no-size" })]);
         let list = json!({ "object": "list", "data": files }).to_string();
@@ -523,7 +522,10 @@ mod tests {
             Client::new(base, Api::V2, None, Duration::from_secs(1)).moved(path, location)
         };
         assert_eq!(moved("http://vss", "/files", "https://vss:8443/files"), "https://vss:8443");
-        assert_eq!(moved("http://vss/v1", "/files?purpose=vision", "https://vss/v1/files?purpose=vision"), "https://vss/v1");
+        assert_eq!(
+            moved("http://vss/v1", "/files?purpose=vision", "https://vss/v1/files?purpose=vision"),
+            "https://vss/v1"
+        );
         assert_eq!(moved("http://vss:80/a", "/files", "/b/files/"), "http://vss:80/b");
         assert_eq!(moved("http://vss", "/files", "https://login/?token=secret"), "https://login");
         assert_eq!(moved("http://user:secret@vss", "/files", "/v1/files"), "http://vss/v1");

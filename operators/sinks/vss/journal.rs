@@ -112,9 +112,15 @@ pub struct Journal {
 }
 
 enum Kept {
-    Nowhere { number: u64, open: Mutex<HashMap<String, Intent>> },
+    Nowhere {
+        number: u64,
+        open: Mutex<HashMap<String, Intent>>,
+    },
     /// The lock goes with the file, also where this process is killed.
-    Folder { folder: PathBuf, lock: File },
+    Folder {
+        folder: PathBuf,
+        lock: File,
+    },
     Progress(Progress),
 }
 
@@ -144,9 +150,9 @@ impl Journal {
     }
 
     fn open_folder(folder: &Path, now_ms: u64) -> Result<Arc<Journal>, StartError> {
-        let folder = fs::create_dir_all(folder).and_then(|()| folder.canonicalize()).map_err(|error| {
-            unusable(&io::Error::new(error.kind(), format!("`{}`: {error}", folder.display())))
-        })?;
+        let folder = fs::create_dir_all(folder)
+            .and_then(|()| folder.canonicalize())
+            .map_err(|error| unusable(&io::Error::new(error.kind(), format!("`{}`: {error}", folder.display()))))?;
         let mut folders = lock(&FOLDERS);
         while let Some((_, journal)) = folders.0.iter().find(|(used, _)| *used == folder) {
             if let Some(journal) = journal.upgrade() {

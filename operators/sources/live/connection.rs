@@ -101,6 +101,11 @@ impl Loss {
         Loss::new(reason, "check the camera; one that shows a picture rarely needs a longer `no_frame_for`")
     }
 
+    /// Somebody says that it is lost.
+    pub fn interrupted(reason: String) -> Loss {
+        Loss { reason, hint: None }
+    }
+
     pub fn ended() -> Loss {
         Loss { reason: "the other side ended the stream".to_owned(), hint: None }
     }

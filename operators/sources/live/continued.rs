@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::{ItemError, SourceError};
-use crate::item::{Frame, Gap, Packet, Played, StreamInfo};
+use crate::item::{Frame, Gap, Kind, Packet, Played, StreamInfo};
+use crate::lease::Watched;
 use crate::operator::{Demand, Offered, Outlet, SourceState};
 use crate::time::{MediaTime, TimeBase};
 
@@ -14,7 +15,7 @@ use super::behind::Behind;
 
 /// Where the stream stands.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// Number of the next picture.
     pub seq: u64,
     /// Number of the next packet.
@@ -51,7 +52,7 @@ impl Line {
 }
 
 /// What one input writes to.
-pub(super) struct Continued<'a> {
+pub(crate) struct Continued<'a> {
     outlet: &'a mut dyn Outlet,
     line: &'a mut Line,
     /// Number of the input's first picture.
@@ -65,7 +66,12 @@ pub(super) struct Continued<'a> {
 }
 
 impl<'a> Continued<'a> {
-    pub fn new(outlet: &'a mut dyn Outlet, line: &'a mut Line, behind: Option<&'a Behind>) -> Continued<'a> {
+    /// Of an input that nobody looks for meanwhile.
+    pub(crate) fn alone(outlet: &'a mut dyn Outlet, line: &'a mut Line) -> Continued<'a> {
+        Continued::new(outlet, line, None)
+    }
+
+    pub(super) fn new(outlet: &'a mut dyn Outlet, line: &'a mut Line, behind: Option<&'a Behind>) -> Continued<'a> {
         let (first, first_packet) = (line.seq, line.packet_seq);
         Continued { outlet, line, first, first_packet, start: None, behind }
     }
@@ -90,6 +96,13 @@ impl Outlet for Continued<'_> {
 
     fn stopping(&self) -> bool {
         self.outlet.stopping() || self.behind.is_some_and(Behind::is_over)
+    }
+
+    /// An input that is looked for makes no progress, whatever is shown meanwhile.
+    fn pacing(&self) {
+        if self.behind.is_none() {
+            self.outlet.pacing();
+        }
     }
 
     fn decoder_threads(&self) -> usize {
@@ -132,6 +145,10 @@ impl Outlet for Continued<'_> {
         self.outlet.skipped(count);
     }
 
+    fn watch(&mut self, watched: Watched) {
+        self.outlet.watch(watched);
+    }
+
     fn frame(
         &mut self,
         seq: u64,
@@ -155,6 +172,10 @@ impl Outlet for Continued<'_> {
         let offered = self.outlet.packet(seq, pts, Packet { dts, ..packet });
         self.line.came(pts, self.outlet.clock().now());
         offered
+    }
+
+    fn dropped(&mut self, kind: Kind, seq: u64, reason: &'static str) {
+        self.outlet.dropped(kind, seq, reason);
     }
 
     fn repaired(&mut self, what: &'static str, detail: &str) {

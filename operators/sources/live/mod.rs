@@ -11,7 +11,7 @@
 
 mod behind;
 pub(super) mod connection;
-mod continued;
+pub(crate) mod continued;
 pub(super) mod lookup;
 pub(super) mod settings;
 
@@ -113,7 +113,10 @@ impl Live<'_> {
             }
         };
         close(demuxer, &**outlet.clock());
-        let (loss, shown_until) = played?;
+        let (loss, shown_until) = match played {
+            Err(SourceError::Interrupted(reason)) => (Loss::interrupted(reason), outlet.clock().now()),
+            played => played?,
+        };
         self.failures = failures_before(self.failures, shown_until - shown_from, self.settings);
         Ok(loss)
     }

@@ -215,7 +215,8 @@ impl LiveSource {
                 let settings = checked.and_then(|url| SettingsConfig::default().resolve(&node, "", folder, takes, url));
                 take(Ok(id), settings.map_err(|mistake| vec![mistake]));
             }
-            (None, Some(toml::Value::Table(streams))) if !streams.is_empty() => {
+            // Where there are none, all of them are added while the graph runs.
+            (None, Some(toml::Value::Table(streams))) => {
                 for (name, value) in streams {
                     take(identify(&name), stream(&name, value, &node, takes, folder));
                 }
@@ -385,7 +386,7 @@ impl Source for LiveSource {
     }
 
     fn awaits_streams(&self) -> bool {
-        self.hooks.is_some()
+        self.hooks.is_some() || self.streams.is_empty()
     }
 
     fn hooks(&self) -> Option<&Hooks> {
@@ -679,7 +680,11 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_are_announced_need_not_be_there_yet() {
+    fn streams_that_are_announced_or_added_need_not_be_there_yet() {
+        for takes in [Takes::Rtsp, Takes::Anything] {
+            let source = built(Path::new("."), takes, "streams = {}").unwrap();
+            assert!(source.streams.is_empty() && source.awaits_streams() && source.is_live());
+        }
         let hooks = "hooks = { path = 'live/{id}/in', url = 'rtsp://h/live/{id}/in' }";
         let source = built(Path::new("."), Takes::Rtsp, hooks).unwrap();
         assert!(source.streams.is_empty() && source.awaits_streams());

@@ -226,8 +226,7 @@ impl PacketTracks {
         let shown: Vec<&Packet> = decodable.skip_while(|one| one.is_hidden()).collect();
         if !starts_hidden {
             // What is shown before it refers to what is not there. RTP tells no time before its second picture.
-            let (earlier, said) =
-                shown.iter().enumerate().find_map(|(place, one)| Some((place, self.said(one)?)))?;
+            let (earlier, said) = shown.iter().enumerate().find_map(|(place, one)| Some((place, self.said(one)?)))?;
             let nominal = self.tracks.first().map_or(0, |track| nature(track).nominal);
             let earlier = nominal.saturating_mul(i64::try_from(earlier).unwrap_or(0));
             return Some((said.since(earlier), true));
@@ -308,7 +307,8 @@ fn usual_duration(track: &Track, bytes: u64) -> MediaTime {
     }
 }
 
-fn nature(track: &Track) -> TrackNature {
+/// What is known of a track beside its packets.
+pub(crate) fn nature(track: &Track) -> TrackNature {
     let base = track.time_base;
     let second = i64::from(base.denominator()) / i64::from(base.numerator());
     let nominal = match track.format {

@@ -1,0 +1,237 @@
+//! What became of the files that were made of a stream: kept in the books of the stream, beside the counts of its items,
+//! for whoever looks.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::lease::Verdict;
+
+/// How many of the latest files are remembered.
+const REMEMBERED: usize = 100;
+
+/// One file, and how far it has come.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MadeFile {
+    pub name: String,
+    /// The node that made it.
+    pub node: Arc<str>,
+    pub index: u64,
+    /// Seconds since the stream's first picture.
+    pub start: f64,
+    pub end: f64,
+    pub bytes: u64,
+    pub state: FileState,
+    /// Where it lies, or its id there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How far a file has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileState {
+    /// It waits for whoever takes it to its place.
+    Queued,
+    Uploading,
+    Uploaded,
+    Failed,
+}
+
+/// The files of one stream, and their number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MadeFiles {
+    /// The latest ones, the oldest first.
+    pub latest: Vec<MadeFile>,
+    pub made: u64,
+    pub uploaded: u64,
+    pub failed: u64,
+    /// Seconds since the stream's first picture up to which something was uploaded.
+    pub until: f64,
+    /// When the last of them was.
+    pub last: Option<Instant>,
+}
+
+/// The books of the files of one stream.
+#[derive(Default)]
+pub struct Made(Mutex<Books>);
+
+#[derive(Default)]
+struct Books {
+    files: VecDeque<(u64, MadeFile)>,
+    /// The number of the next file.
+    next: u64,
+    made: u64,
+    uploaded: u64,
+    failed: u64,
+    until: f64,
+    last: Option<Instant>,
+    cover: Option<Cover>,
+}
+
+/// Covers what is secret in a text.
+type Cover = Box<dyn Fn(&str) -> String + Send>;
+
+impl fmt::Debug for Made {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Made({:?})", self.files())
+    }
+}
+
+impl Made {
+    /// From here on, `cover` is what every text goes through before anybody sees it.
+    pub fn cover_with(&self, cover: impl Fn(&str) -> String + Send + 'static) {
+        self.books().cover = Some(Box::new(cover));
+    }
+
+    /// The stream begins anew.
+    pub fn clear(&self) {
+        let mut books = self.books();
+        // Numbers are not used twice: something of before may still be on its way.
+        *books = Books { cover: books.cover.take(), next: books.next, ..Books::default() };
+    }
+
+    pub fn files(&self) -> MadeFiles {
+        let books = self.books();
+        MadeFiles {
+            latest: books.files.iter().map(|(_, file)| file.clone()).collect(),
+            made: books.made,
+            uploaded: books.uploaded,
+            failed: books.failed,
+            until: books.until,
+            last: books.last,
+        }
+    }
+
+    /// A file was made; answers its number in these books.
+    pub(crate) fn add(&self, file: MadeFile) -> u64 {
+        let mut books = self.books();
+        let number = books.next;
+        books.next += 1;
+        books.made += 1;
+        books.files.push_back((number, file));
+        if books.files.len() > REMEMBERED {
+            books.files.pop_front();
+        }
+        number
+    }
+
+    pub(crate) fn begun(&self, number: u64) {
+        self.books().change(number, |file, _| {
+            if file.state == FileState::Queued {
+                file.state = FileState::Uploading;
+            }
+        });
+    }
+
+    pub(crate) fn placed(&self, number: u64, place: &str) {
+        self.books().change(number, |file, cover| file.place = Some(cover(place)));
+    }
+
+    pub(crate) fn failed(&self, number: u64, why: &str) {
+        self.books().change(number, |file, cover| file.error = Some(cover(why)));
+    }
+
+    /// All that was to be done with a file is done.
+    pub(crate) fn ended(&self, number: u64, verdict: Verdict, end: f64, at: Option<Instant>) {
+        let mut books = self.books();
+        let is_there = matches!(verdict, Verdict::Delivered | Verdict::Filtered);
+        if is_there {
+            books.uploaded += 1;
+            books.until = books.until.max(end);
+        } else {
+            books.failed += 1;
+        }
+        books.last = books.last.max(at);
+        books.change(number, |file, _| {
+            file.state = if is_there { FileState::Uploaded } else { FileState::Failed };
+            if !is_there && file.error.is_none() {
+                file.error = Some(format!("it is {}", verdict.name()));
+            }
+        });
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Numbers and texts are whole at every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn change(&mut self, number: u64, change: impl FnOnce(&mut MadeFile, &dyn Fn(&str) -> String)) {
+        let Books { files, cover, .. } = self;
+        let cover = |text: &str| cover.as_ref().map_or_else(|| text.to_owned(), |cover| cover(text));
+        if let Some((_, file)) = files.iter_mut().rev().find(|(other, _)| *other == number) {
+            change(file, &cover);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{Account, Ack};
+
+    use crate::clock::{Clock, SimulatedClock};
+
+    fn file(index: u64) -> MadeFile {
+        MadeFile {
+            name: format!("door_chunk_{index:04}.mp4"),
+            node: "chunks".into(),
+            index,
+            start: index as f64,
+            end: index as f64 + 1.0,
+            bytes: 5,
+            state: FileState::Queued,
+            place: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_file_is_followed_to_its_place() {
+        let now = SimulatedClock::default().now();
+        let account = Arc::new(Account::default());
+        account.made.cover_with(|text| text.replace("hunter2", "[secret]"));
+        let make = |index| {
+            account.read(1);
+            Ack::of_file(vec![Ack::new(&account, now)], file(index))
+        };
+        let (first, second, third) = (make(0), make(1), make(2));
+        first.begun();
+        let state = |index: usize| account.made.files().latest[index].clone();
+        assert_eq!((state(0).state, state(1).state), (FileState::Uploading, FileState::Queued));
+        first.placed("s3://hunter2/door_chunk_0000.mp4");
+        let other = first.clone();
+        first.deliver(now);
+        assert_eq!(state(0).state, FileState::Uploading, "another sink has it still");
+        other.deliver(now);
+        assert_eq!(state(0).place.as_deref(), Some("s3://[secret]/door_chunk_0000.mp4"));
+        second.failed("hunter2 is full");
+        drop(second);
+        third.settle(Verdict::Rejected);
+        assert_eq!((state(1).state, state(1).error.as_deref()), (FileState::Failed, Some("[secret] is full")));
+        assert_eq!((state(2).state, state(2).error.as_deref()), (FileState::Failed, Some("it is rejected")));
+        let files = account.made.files();
+        assert_eq!((files.made, files.uploaded, files.failed, files.until, files.last), (3, 1, 2, 1.0, Some(now)));
+        assert_eq!(account.snapshot().in_flight, 0);
+        account.made.clear();
+        assert_eq!(account.made.files(), MadeFiles::default());
+    }
+
+    #[test]
+    fn only_the_latest_files_are_remembered_and_all_are_counted() {
+        let now = SimulatedClock::default().now();
+        let account = Arc::new(Account::default());
+        for index in 0..500 {
+            Ack::of_file(vec![Ack::new(&account, now)], file(index)).deliver(now);
+        }
+        let files = account.made.files();
+        assert_eq!((files.latest.len(), files.latest[0].index, files.uploaded), (REMEMBERED, 400, 500));
+    }
+}

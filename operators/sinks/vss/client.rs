@@ -479,7 +479,10 @@ mod tests {
 
     #[test]
     fn a_list_of_any_length_gives_the_files_that_are_meant() {
-        let entry = |id: usize, name: &str, bytes: u64| json!({ "id": id.to_string(), "filename": name, "bytes": bytes, "purpose": "vision", "new": [1, {}] });
+        let entry = |id: usize, name: &str, bytes: u64| {
+            let id = id.to_string();
+            json!({ "id": id, "filename": name, "bytes": bytes, "purpose": "vision", "new": [1, {}] })
+        };
         let mut files: Vec<Value> = (0..100_000).map(|id| entry(id, "yard_chunk_0000.mp4", 5)).collect();
         files.extend([entry(100_000, "door.mp4", 5), entry(100_001, "door.mp4", 6), json!({ "id": "no-size" })]);
         let list = json!({ "object": "list", "data": files }).to_string();

@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(journal.find(&door, &one).unwrap(), None);
         let mut intent = Intent::of(&door, &one, vec!["theirs".to_owned()]);
         journal.keep(&intent, NOW).unwrap();
-        intent.id = Some("ours".to_owned());
+        (intent.attempts, intent.attempted_ms, intent.id) = (1, NOW, Some("ours".to_owned()));
         journal.keep(&intent, NOW).unwrap();
         drop(journal);
 

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::live::Live;
 use super::routes::{Answer, Refusal, json, nearest};
 use super::{body, hls};
-use crate::graph::permission::forbidden_host;
+use crate::graph::permission::forbidden_address;
 use crate::graph::references::References;
 use crate::runtime::graph_streams::Removal;
 use crate::runtime::stats::StreamView;
@@ -153,8 +153,7 @@ fn look(asked: Asked, references: &References) -> Result<Look, Refusal> {
         let hint = "write a space as `%20`; in a password too";
         return Err(bad("`url` has white space in it".to_owned(), hint));
     }
-    if !references.allow_host(address.host) {
-        let (message, hint) = forbidden_host(address.host);
+    if let Some((message, hint)) = forbidden_address(&address, &asked.url, references) {
         return Err(Refusal::new(StatusCode::FORBIDDEN, message, hint));
     }
     let timeout = match asked.timeout.as_deref().map(parse_duration).transpose() {

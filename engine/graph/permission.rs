@@ -119,7 +119,7 @@ impl Visit<'_> {
     fn text(&mut self, kind: Option<PathKind>, text: &str, place: &str) {
         let refuse = match Address::parse(text) {
             Some(address) if !address.scheme.eq_ignore_ascii_case("file") => {
-                (!self.references.allow_host(address.host)).then(|| forbidden_host(address.host))
+                forbidden_address(&address, text, self.references)
             }
             _ => {
                 let local = text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("file:"));
@@ -149,9 +149,32 @@ impl Visit<'_> {
     }
 }
 
+/// Why an address may not be named, and what to do about it; `None` where it may.
+pub fn forbidden_address(address: &Address<'_>, url: &str, references: &References) -> Option<(String, String)> {
+    if !references.allow_host(address.host) {
+        return Some(forbidden_host(address.host));
+    }
+    // Whoever may talk to everybody may also be talked to by everybody.
+    let option = listens(address.scheme, url).filter(|_| !references.allow_host(""))?;
+    let message = format!("what comes over HTTP may not listen at a port of this machine: `{option}` in the address");
+    Some((message, "leave it out, or declare it in a graph file; `--allow-host '*'` allows this too".to_owned()))
+}
+
+/// The parameter of an address that makes libav wait for others to connect, or that has it listen to senders that are
+/// not its host.
+fn listens<'u>(scheme: &str, url: &'u str) -> Option<&'u str> {
+    // Of these the query goes to the server.
+    const SERVED: [&str; 4] = ["http", "https", "rtsp", "rtsps"];
+    const OPTIONS: [&str; 8] =
+        ["listen", "mode", "localaddr", "local_addr", "localport", "local_port", "sources", "block"];
+    let (_, query) =
+        url.split_once('?').filter(|_| !SERVED.iter().any(|served| scheme.eq_ignore_ascii_case(served)))?;
+    query.split(['&', '?']).map(|part| part.split('=').next().unwrap_or(part)).find(|name| OPTIONS.contains(name))
+}
+
 /// What is said of a host that may not be named, and what to do about it. An address without one is a port of this
 /// machine.
-pub fn forbidden_host(host: &str) -> (String, String) {
+fn forbidden_host(host: &str) -> (String, String) {
     if host.is_empty() {
         let message = "what comes over HTTP may not listen at a port of this machine: the address names no host";
         let hint = "name the host that sends, or declare it in a graph file; `--allow-host '*'` allows this too";
@@ -262,6 +285,8 @@ mod tests {
             "streams.a = 'rtsp://good/x'",
             "streams.a = { url = 'RTSP://u:p@GOOD:554/x', fallback = 'in/a.mp4' }",
             "streams.a = 'in/a.sdp'",
+            "streams.a = 'http://good/video?mode=mjpeg'",
+            "streams.a = 'srt://good:5000?latency=9'",
             "endpoint = 'https://good/'",
             "bucket = 'good'",
             "output = 'in/frames'",
@@ -294,6 +319,9 @@ mod tests {
             ("streams.a = 'rtsp://evil/x'", "streams.a"),
             ("streams.a = 'rtsp://good@evil/x'", "streams.a"),
             ("streams.a = 'udp://@:5000'", "streams.a"),
+            ("streams.a = 'tcp://good:5000?listen=1'", "streams.a"),
+            ("streams.a = 'srt://good:5000?latency=9&mode=listener'", "streams.a"),
+            ("streams.a = 'udp://good:5000?localaddr=10.0.0.1'", "streams.a"),
             ("streams.a = 'x.sdp'", "streams.a"),
             ("streams.a = { url = 'rtsp://evil/x' }", "streams.a.url"),
             ("streams.a = { url = 'rtsp://good/x', fallback = 'x.mp4' }", "streams.a.fallback"),

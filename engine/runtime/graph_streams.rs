@@ -117,10 +117,14 @@ impl<'a> Coming<'a> {
     ) -> Result<Coming<'a>, LoadError> {
         let mut state = lock(&graphs.state);
         state.refuse_owned(graph, &ids, &resources)?;
-        if let Some(id) = ids.iter().find(|id| state.coming.contains(*id)) {
+        // What is asked of one graph is done there one after the other: the later one learns what the earlier made.
+        let is_of_another = |id: &&StreamId| state.coming.get(*id).is_some_and(|(other, _)| other != graph);
+        if let Some(id) = ids.iter().find(is_of_another) {
             return Err(LoadError::Taken(format!("a stream `{id}` is being added just now")));
         }
-        state.coming.extend(ids.iter().cloned());
+        for id in &ids {
+            state.coming.entry(id.clone()).or_insert_with(|| (graph.to_owned(), 0)).1 += 1;
+        }
         let has_resources = !resources.is_empty();
         let owned = resources.into_iter().map(|(node, resource)| (graph.to_owned(), node, resource));
         state.coming_resources.extend(owned);
@@ -133,7 +137,11 @@ impl Drop for Coming<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.graphs.state);
         for id in &self.ids {
-            state.coming.remove(id);
+            let Some((_, count)) = state.coming.get_mut(id) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                state.coming.remove(id);
+            }
         }
         if self.resources {
             // Whoever changes a graph is alone with it.

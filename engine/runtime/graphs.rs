@@ -141,8 +141,8 @@ pub(super) struct State {
     pub(super) graphs: BTreeMap<String, Entry>,
     /// Texts of files and saved texts that should be graphs and are none.
     refused: BTreeMap<String, Refused>,
-    /// Ids of streams that are about to be there.
-    pub(super) coming: BTreeSet<StreamId>,
+    /// Ids of streams that are about to be there, with their graph, and how many bring them.
+    pub(super) coming: BTreeMap<StreamId, (String, usize)>,
     /// What graphs are about to own: the graph, its node and what that is.
     pub(super) coming_resources: Vec<(String, Arc<str>, Resource)>,
     /// Graphs that are being loaded or deleted just now.
@@ -629,6 +629,8 @@ impl Graphs {
                 let text = GraphText { name: name.to_owned(), bytes, home: Home::File(path.clone()) };
                 match self.load(text, &Expected::Nothing) {
                     Ok(_) => tracing::info!(graph = %name, "graph `{name}` runs, from `{shown}`"),
+                    // Somebody was faster.
+                    Err(LoadError::Outdated { .. } | LoadError::Closing) => {}
                     Err(error) => {
                         let hint = error.hint();
                         tracing::error!(graph = %name, hint, "`{shown}` is left out; what runs, runs on: {error}");

@@ -42,17 +42,21 @@ impl Inlets {
 
     pub(super) fn open(&self, graph: &Arc<str>, stream: &StreamId, inlet: Arc<Inlet>) {
         let open = OpenInlet { graph: graph.clone(), stream: stream.clone(), inlet };
-        lock(&self.open).insert(stream.to_string(), open);
-        lock(&self.returning).remove(&**stream);
+        let (mut all, mut returning) = (lock(&self.open), lock(&self.returning));
+        all.insert(stream.to_string(), open);
+        returning.remove(&**stream);
     }
 
     /// A stream of a graph has ended; `returns`: it is about to be read anew.
     pub(super) fn close(&self, graph: &Arc<str>, stream: &StreamId, returns: bool) {
-        let mut open = lock(&self.open);
-        if open.get(&**stream).is_some_and(|open| open.graph == *graph) {
-            if returns {
-                lock(&self.returning).insert(stream.to_string(), graph.clone());
-            }
+        let (mut open, mut returning) = (lock(&self.open), lock(&self.returning));
+        let is_open = open.get(&**stream).is_some_and(|open| open.graph == *graph);
+        if is_open && returns {
+            returning.insert(stream.to_string(), graph.clone());
+        } else if !returns && returning.get(&**stream).is_some_and(|of| of == graph) {
+            returning.remove(&**stream);
+        }
+        if is_open {
             open.remove(&**stream);
         }
     }
@@ -86,6 +90,10 @@ mod tests {
         assert!(inlets.get("cam").is_some() && !inlets.is_returning("cam"));
         inlets.close(&yard, &stream, false);
         assert!(!inlets.is_returning("cam"));
+        open();
+        inlets.close(&yard, &stream, true);
+        inlets.close(&yard, &stream, false);
+        assert!(!inlets.is_returning("cam"), "it could not be read anew");
         open();
         inlets.close(&yard, &stream, true);
         inlets.close_all(&yard);

@@ -267,6 +267,7 @@ impl RunningGraph {
         let id = stream.spec.id.clone();
         if let Err(error) = self.read(stream) {
             tracing::error!(stream = %id, "{error}");
+            self.engine.inlets().close(&self.counters.name, &id, false);
             self.failed_streams.push(error.to_string());
         }
     }

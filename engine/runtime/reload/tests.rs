@@ -615,11 +615,11 @@ fn with_a_sink_that_is_held_up() -> (Sketch, Running) {
     let seen = Arc::new(Seen::default());
     seen.gate.set(true);
     let running = Running::start_with(seen, 2, &sketch);
-    let queued = |running: &Running| {
+    let came = |running: &Running| {
         let nodes = running.counters.report().nodes;
-        nodes.iter().find(|node| node.name == "out").map_or(0, |node| node.queued)
+        nodes.iter().find(|node| node.name == "out").map_or(0, |node| node.items.iter().sum::<u64>())
     };
-    eventually(|| queued(&running) == 12);
+    eventually(|| came(&running) == 12);
     (sketch, running)
 }
 

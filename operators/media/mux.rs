@@ -97,11 +97,10 @@ pub struct Muxer {
     container: Container,
     /// For each track of the stream where it is in the file; `None` for those left out.
     tracks: Vec<Option<Place>>,
-    /// Bytes that libav may still have in memory, and how long the content was when it was last seen to grow.
+    /// Bytes of the fragment that libav has in memory.
     pending: u64,
-    seen: u64,
-    /// Whether fragments were ended here.
-    is_split: bool,
+    /// Whether a fragment was ended here, and what stands in front of all is written.
+    is_fronted: bool,
 }
 
 /// A track in the file.
@@ -111,8 +110,20 @@ struct Place {
     base: TimeBase,
     /// What is taken off its packets.
     filter: Option<AdtsFilter>,
-    /// Whether it has a packet.
+    /// Whether libav has a packet of it.
     has_begun: bool,
+    /// Of fragments: its last packet, which is written when it is known how long it lasts. libav places what follows a
+    /// fragment behind that.
+    held: Option<Held>,
+}
+
+/// A packet whose successor is not known yet.
+struct Held {
+    data: Bytes,
+    is_key: bool,
+    pts: i64,
+    dts: i64,
+    duration: i64,
 }
 
 // SAFETY: everything behind the pointers is owned by the muxer and used by one thread at a time.
@@ -133,8 +144,7 @@ impl Muxer {
             container,
             tracks: Vec::new(),
             pending: 0,
-            seen: 0,
-            is_split: false,
+            is_fronted: false,
         };
         // SAFETY: the context is allocated here and freed when `muxer` is dropped. The storage, which the I/O context
         // gets a pointer to, lives until after that.
@@ -159,6 +169,7 @@ impl Muxer {
                     base: track.time_base,
                     filter: AdtsFilter::of(parameters).map_err(MuxError::Failed)?,
                     has_begun: false,
+                    held: None,
                 }),
                 _ => None,
             };
@@ -227,7 +238,7 @@ impl Muxer {
     /// See [`MuxError`].
     pub fn write(&mut self, packet: &Packet, pts: i64, dts: i64) -> Result<(), MuxError> {
         let Some(Some(place)) = self.tracks.get_mut(packet.track) else { return Ok(()) };
-        let (index, base, is_first) = (place.index, place.base, !place.has_begun);
+        let (index, base) = (place.index, place.base);
         let duration = packet.duration.map_or(0, |duration| duration.ticks_in(base));
         let bare =
             place.filter.as_mut().map(|filter| filter.strip(&packet.data)).transpose().map_err(MuxError::Packet)?;
@@ -235,59 +246,67 @@ impl Muxer {
             self.configure(index, configuration)?;
         }
         let data = bare.as_ref().map_or(&packet.data, |bare| &bare.data);
-        self.split(packet.track == 0, data.len() as u64)?;
-        if is_first && self.is_split && pts < 0 {
-            // Its time would have to stand in what is written.
+        let is_key = packet.is_key;
+        if self.container != Container::FragmentedMp4 {
+            return self.append(index, base, &Written { data, is_key, pts, dts, duration }, None);
+        }
+        self.write_behind(packet.track, Held { data: data.clone(), is_key, pts, dts, duration })
+    }
+
+    /// Appends the packet of `track` before `packet`, which waits in its place; ends a fragment that grows too large.
+    fn write_behind(&mut self, track: usize, packet: Held) -> Result<(), MuxError> {
+        let Some(Some(place)) = self.tracks.get_mut(track) else { return Ok(()) };
+        if self.is_fronted && !place.has_begun && packet.pts < 0 {
             return Err(MuxError::Packet("it begins before the pictures that are written already".to_owned()));
         }
-        self.append(index, base, &Written { data, is_key: packet.is_key, pts, dts, duration })?;
-        if let Some(Some(place)) = self.tracks.get_mut(packet.track) {
-            place.has_begun = true;
-        }
-        Ok(())
-    }
-
-    /// Ends a fragment that grows too large, before a packet of so many bytes.
-    fn split(&mut self, is_picture: bool, bytes: u64) -> Result<(), MuxError> {
-        if self.container != Container::FragmentedMp4 {
-            return Ok(());
-        }
-        let length = self.storage().length;
-        if length != self.seen {
-            (self.seen, self.pending) = (length, 0);
+        let (next, bytes) = (packet.dts, packet.data.len() as u64);
+        if let Some(before) = place.held.replace(packet) {
+            self.write_held(track, &before, Some(next))?;
         }
         let have_begun = self.tracks.iter().flatten().all(|place| place.has_begun);
-        // Fragments end before pictures; sound alone is no reason to wait for one that may not come.
-        let most = match have_begun {
-            true if is_picture => LONGEST_FRAGMENT,
-            true => 2 * LONGEST_FRAGMENT,
-            false => LONGEST_FIRST_FRAGMENT,
-        };
-        if self.pending > 0 && self.pending.saturating_add(bytes) > most {
-            self.end_fragment()?;
+        let most = if have_begun { LONGEST_FRAGMENT } else { LONGEST_FIRST_FRAGMENT };
+        if self.pending > 0 && self.pending.saturating_add(bytes) > most { self.end_fragment(have_begun) } else { Ok(()) }
+    }
+
+    fn write_held(&mut self, track: usize, held: &Held, next: Option<i64>) -> Result<(), MuxError> {
+        let Some(Some(place)) = self.tracks.get_mut(track) else { return Ok(()) };
+        let (index, base) = (place.index, place.base);
+        place.has_begun = true;
+        let Held { data, is_key, pts, dts, duration } = held;
+        let written = Written { data, is_key: *is_key, pts: *pts, dts: *dts, duration: *duration };
+        let before = self.storage().length;
+        self.append(index, base, &written, next)?;
+        // libav has ended a fragment before a keyframe.
+        if self.storage().length != before {
             self.pending = 0;
         }
-        self.pending = self.pending.saturating_add(bytes);
+        self.pending = self.pending.saturating_add(data.len() as u64);
         Ok(())
     }
 
-    /// Has libav write what it keeps. The times of the next packets hold as they are: it would otherwise count on how long
-    /// the ones before are said to last.
-    fn end_fragment(&mut self) -> Result<(), MuxError> {
+    /// Has libav write what it keeps.
+    fn end_fragment(&mut self, have_begun: bool) -> Result<(), MuxError> {
         // The first time it writes what stands in front of all fragments, and no more.
-        let times = if self.is_split { 1 } else { 2 };
+        let times = if self.is_fronted { 1 } else { 2 };
         for _ in 0..times {
             // SAFETY: the context is complete and its header written; no packet means that what is kept is written.
             let written = unsafe { ffi::av_write_frame(self.context, ptr::null_mut()) };
             self.outcome(written)?;
         }
-        // SAFETY: the private data is that of the MP4 muxer, which has this option; name and value are valid C strings.
-        let set = unsafe {
-            let (name, value) = (c"movflags".as_ptr(), c"+frag_discont".as_ptr());
-            ffi::av_opt_set((*self.context).priv_data, name, value, 0)
-        };
-        self.is_split = true;
-        self.outcome(set)
+        self.position()?;
+        self.pending = 0;
+        if !self.is_fronted && !have_begun {
+            // The front says nothing of where a track begins that is not there yet: its first fragment does.
+            // SAFETY: the private data is that of the MP4 muxer, which has this option; name and value are valid C
+            // strings.
+            let set = unsafe {
+                let (name, value) = (c"movflags".as_ptr(), c"+frag_discont".as_ptr());
+                ffi::av_opt_set((*self.context).priv_data, name, value, 0)
+            };
+            self.outcome(set)?;
+        }
+        self.is_fronted = true;
+        Ok(())
     }
 
     /// What comes before the first packet of a track, and was not known when the file was begun.
@@ -308,8 +327,15 @@ impl Muxer {
         Ok(())
     }
 
-    /// Appends a packet to the track at `index` of the file.
-    fn append(&mut self, index: c_int, base: TimeBase, packet: &Written<'_>) -> Result<(), MuxError> {
+    /// Appends a packet to the track at `index` of the file. `next` is when the one behind it is decoded, where that is
+    /// known.
+    fn append(
+        &mut self,
+        index: c_int,
+        base: TimeBase,
+        packet: &Written<'_>,
+        next: Option<i64>,
+    ) -> Result<(), MuxError> {
         use ffmpeg::packet::Mut;
         let mut borrowed = ffmpeg::Packet::empty();
         // SAFETY: the packet borrows the bytes for this call: libav neither writes to nor keeps what has no buffer of
@@ -325,7 +351,11 @@ impl Muxer {
             if packet.is_key {
                 (*raw).flags |= ffi::AV_PKT_FLAG_KEY;
             }
-            ffi::av_packet_rescale_ts(raw, rational(base), (*stream(self.context, index)).time_base);
+            let ticks = (*stream(self.context, index)).time_base;
+            ffi::av_packet_rescale_ts(raw, rational(base), ticks);
+            if let Some(next) = next {
+                (*raw).duration = ffi::av_rescale_q(next, rational(base), ticks).saturating_sub((*raw).dts).max(0);
+            }
             ffi::av_write_frame(self.context, raw)
         };
         match self.outcome(written) {
@@ -340,7 +370,7 @@ impl Muxer {
     /// See [`MuxError`].
     pub(super) fn write_bare(&mut self, track: usize, packet: &Written<'_>) -> Result<(), MuxError> {
         let Some(Some(place)) = self.tracks.get(track) else { return Ok(()) };
-        self.append(place.index, place.base, packet)
+        self.append(place.index, place.base, packet, None)
     }
 
     /// What has been written up to here, as a position in the content.
@@ -359,6 +389,11 @@ impl Muxer {
     /// # Errors
     /// Where it cannot be completed: then nothing of it is left.
     pub fn finish(mut self) -> Result<(Content, String), MuxError> {
+        for track in 0..self.tracks.len() {
+            if let Some(held) = self.tracks[track].as_mut().and_then(|place| place.held.take()) {
+                self.write_held(track, &held, None)?;
+            }
+        }
         // SAFETY: the header was written, and the trailer is written once.
         let written = unsafe {
             let written = ffi::av_write_trailer(self.context);

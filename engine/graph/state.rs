@@ -58,7 +58,9 @@ pub fn take(document: &mut Table, checker: &mut FieldChecker<'_>) -> Option<Kept
     checker.table("`state`", &key.span, &mut table, &FIELDS, &[]);
     let dir = table.get("dir")?;
     match &dir.data {
-        Data::String(text) if text.is_empty() || text.contains('\0') => {
+        // That is said already.
+        Data::String(text) if text.is_empty() => None,
+        Data::String(text) if text.contains('\0') => {
             let message = "`dir` names no folder";
             let hint = "write it like `dir = \"state\"`";
             checker.diagnostics.push(Diagnostic::new(Code::UnusableValue, dir.span.clone(), message).hint(hint));
@@ -207,7 +209,8 @@ mod tests {
         for (state, code) in [
             ("state = 3\n", "not-a-table"),
             ("[state]\n", "missing-field"),
-            ("[state]\ndir = \"\"\n", "unusable-value"),
+            ("[state]\ndir = \"\"\n", "wrong-value-type"),
+            ("[state]\ndir = \"\\u0000\"\n", "unusable-value"),
             ("[state]\ndir = 3\n", "wrong-value-type"),
             ("[state]\ndir = \"a\"\npath = \"b\"\n", "unknown-field"),
         ] {

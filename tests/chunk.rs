@@ -314,7 +314,12 @@ fn a_full_disk_is_told_and_leaves_nothing_torn() {
         *command = limited;
     });
     let ended = engine.finish().expect(1);
-    for part in ["sink `files`: an item of stream `clip` is lost", "out/clip_chunk_0000.mp4", "file too large", "hint: make room"] {
+    for part in [
+        "sink `files`: an item of stream `clip` is lost",
+        "out/clip_chunk_0000.mp4",
+        "file too large",
+        "hint: make room",
+    ] {
         assert!(ended.stderr.contains(part), "no `{part}`:\n{}", ended.stderr);
     }
     let names: Vec<String> = files(&run.file("out"))

@@ -138,14 +138,8 @@ impl Muxer {
     pub fn new(container: Container, tracks: &[Track], most_in_memory: u64) -> Result<Muxer, MuxError> {
         initialise();
         let storage = Box::into_raw(Box::new(Storage { most_in_memory, ..Storage::default() }));
-        let mut muxer = Muxer {
-            context: ptr::null_mut(),
-            storage,
-            container,
-            tracks: Vec::new(),
-            pending: 0,
-            is_fronted: false,
-        };
+        let mut muxer =
+            Muxer { context: ptr::null_mut(), storage, container, tracks: Vec::new(), pending: 0, is_fronted: false };
         // SAFETY: the context is allocated here and freed when `muxer` is dropped. The storage, which the I/O context
         // gets a pointer to, lives until after that.
         unsafe {
@@ -265,7 +259,11 @@ impl Muxer {
         }
         let have_begun = self.tracks.iter().flatten().all(|place| place.has_begun);
         let most = if have_begun { LONGEST_FRAGMENT } else { LONGEST_FIRST_FRAGMENT };
-        if self.pending > 0 && self.pending.saturating_add(bytes) > most { self.end_fragment(have_begun) } else { Ok(()) }
+        if self.pending > 0 && self.pending.saturating_add(bytes) > most {
+            self.end_fragment(have_begun)
+        } else {
+            Ok(())
+        }
     }
 
     fn write_held(&mut self, track: usize, held: &Held, next: Option<i64>) -> Result<(), MuxError> {

@@ -387,10 +387,10 @@ impl Muxer {
     /// # Errors
     /// Where it cannot be completed: then nothing of it is left.
     pub fn finish(mut self) -> Result<(Content, String), MuxError> {
-        for track in 0..self.tracks.len() {
-            if let Some(held) = self.tracks[track].as_mut().and_then(|place| place.held.take()) {
-                self.write_held(track, &held, None)?;
-            }
+        let held: Vec<Option<Held>> =
+            self.tracks.iter_mut().map(|place| place.as_mut().and_then(|place| place.held.take())).collect();
+        for (track, held) in held.iter().enumerate().filter_map(|(track, held)| Some((track, held.as_ref()?))) {
+            self.write_held(track, held, None)?;
         }
         // SAFETY: the header was written, and the trailer is written once.
         let written = unsafe {

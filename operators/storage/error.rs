@@ -47,10 +47,7 @@ impl StorageError {
     pub fn of_system(place: &str, error: &io::Error) -> StorageError {
         use io::ErrorKind;
         let (cause, hint) = match error.kind() {
-            ErrorKind::FileTooLarge => {
-                (Cause::Final, "make room for larger files there, or name a folder on another disk")
-            }
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 (Cause::Temporary, "make room on that disk, or name a folder on another one")
             }
             ErrorKind::NotFound => (Cause::Missing, "check the path"),

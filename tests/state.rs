@@ -286,7 +286,7 @@ fn a_file_resumes_where_it_is_asked_to_and_starts_over_where_it_is_not() {
     let text = fs::read_to_string(folder.graph()).expect("written");
     fs::write(folder.graph(), text.replace("resume = true\nrealtime = true\n", "")).expect("written");
     let finished = folder.run(&[]).finish().expect(1);
-    assert!(finished.stderr.contains("it exists already"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("exists already"), "{}", finished.stderr);
     assert_eq!(files(&folder), after);
 }
 
@@ -316,7 +316,7 @@ fn indices_of_a_live_stream_go_on_after_kill_9_and_nothing_is_written_over() {
     // Without what was remembered, the indices begin again, and what is there stays.
     fs::remove_dir_all(folder.file("state")).expect("removed");
     let mut engine = folder.run(&[]);
-    engine.wait_for_log("it exists already");
+    engine.wait_for_log("exists already");
     engine.terminate();
     assert!(before.iter().all(|(name, file)| files(&folder)[name] == *file));
 }

@@ -276,11 +276,13 @@ impl ObjectWriter {
 impl SinkWriter for ObjectWriter {
     async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
         let mut failed = Ok(());
+        // Before the batch and not within it: an item has its fate when nobody holds it any more, and whoever gave the batch
+        // does until all of it is taken over.
+        while self.uploads.are_full() {
+            let finished = self.uploads.next().await;
+            failed = failed.and(self.finished(finished));
+        }
         for event in batch {
-            while self.uploads.are_full() {
-                let finished = self.uploads.next().await;
-                failed = failed.and(self.finished(finished));
-            }
             failed = failed.and(self.event(event));
             if let Event::End { stream, .. } = event {
                 self.close_batch(stream);

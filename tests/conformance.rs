@@ -533,10 +533,12 @@ fn every_sink_ends_while_the_other_side_takes_nothing() {
         let mut engine = folder.run_with(&["--drain-timeout", "1s"], with_credentials);
         engine.wait_for_graph("items that wait for the other side", |graph| {
             let streams = graph["streams"].as_array().expect("a list");
-            let waits = |stream: &Value| {
-                stream["counts"]["in_flight"].as_u64() > Some(0) || stream["in_flight"].as_u64() > Some(0)
-            };
-            streams.iter().any(waits)
+            let waits = |stream: &&Value| stream["in_flight"].as_u64() > Some(0);
+            // Packets come to the sink as a file: where there are any, some have to be on their way into one.
+            match streams.iter().find(|stream| stream["stream"] == "video") {
+                Some(video) => video["read"].as_u64() > Some(20) && waits(&video),
+                None => streams.iter().any(|stream| waits(&stream)),
+            }
         });
         let finished = engine.terminate();
         assert_ne!(finished.code(), 0, "{}: it could not drain", case.type_name);

@@ -285,7 +285,7 @@ pub static REGISTRATION: Registration = Registration {
             summary: "The file of records; `-` is the standard output. It is truncated at start, and missing folders are \
                       made. With placeholders, the path of each segment: `{stream}`, `{index}`, `{index:04}` for at \
                       least four digits, `{name}` for the name that it has already, and as in the keys of `s3` `{graph}`, \
-                      `{node}`, `{seq:09}`, `{time}`, `{date:%Y/%m/%d}`, `{year}`, …",
+                      `{node}`, `{seq:09}`, `{time}`, `{date:%Y/%m/%d}`, `{year}` and the like.",
         },
         Field {
             name: "if_exists",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use operators::error::StartError;
@@ -147,8 +147,8 @@ pub(super) struct State {
     pub(super) coming_resources: Vec<(String, Arc<str>, Resource)>,
     /// Graphs that are being loaded or deleted just now.
     changing: BTreeSet<String>,
-    /// Everything is told this, and since when.
-    closing: Option<(Request, Instant)>,
+    /// Everything is told this.
+    closing: Option<Request>,
     /// It was said what is left behind.
     is_late_told: bool,
 }
@@ -514,7 +514,7 @@ impl Graphs {
         };
         let before = {
             let mut state = lock(&self.state);
-            if let Some((request, _)) = state.closing {
+            if let Some(request) = state.closing {
                 // Everybody else was told while it started.
                 let _ = entry.requests.try_send(request);
             }
@@ -695,12 +695,7 @@ impl Graphs {
     /// Tells every graph to end, without waiting, and takes no further ones.
     pub fn close(&self, request: Request) {
         let mut state = lock(&self.state);
-        let since = match state.closing {
-            // Told the same again, they have no more time for it.
-            Some((before, since)) if before == request => since,
-            _ => self.engine.clock.now(),
-        };
-        state.closing = Some((request, since));
+        state.closing = Some(request);
         for entry in state.graphs.values() {
             // A full channel says as much already.
             let _ = entry.requests.try_send(request);
@@ -719,33 +714,37 @@ impl Graphs {
     /// holds them up. Answers how each ended, by name.
     pub fn finish(&self, requests: &Receiver<Request>) -> Vec<(Arc<GraphCounters>, Outcome)> {
         let mut requests = requests.clone();
+        let (mut asked, mut late) = (None, never());
         loop {
-            let (running, left) = {
-                let mut state = lock(&self.state);
+            let running = {
+                let state = lock(&self.state);
                 let mut endings = state.graphs.values().map(|entry| &entry.ending);
                 let running = endings.find(|ending| !ending.is_over()).cloned();
                 if running.is_none() && state.changing.is_empty() {
                     return state.outcomes();
                 }
-                let left = state.closing.map(|(request, since)| {
-                    let time = match request {
-                        Request::Drain => self.settings.drain + GRACE,
-                        Request::Abort => GRACE,
+                // A wait like those of the graphs themselves: what it is for happens outside, whatever the clock says.
+                if state.closing != asked {
+                    asked = state.closing;
+                    late = match asked {
+                        Some(Request::Drain) => after(self.settings.drain + GRACE),
+                        Some(Request::Abort) => after(GRACE),
+                        None => never(),
                     };
-                    (since + time).saturating_duration_since(self.engine.clock.now())
-                });
-                if left.is_some_and(|left| left.is_zero()) {
-                    state.tell_late();
-                    return state.outcomes();
                 }
-                (running, left)
+                running
             };
             // A graph that is about to start is told when it is there.
             let over = running.as_ref().map_or_else(never, |ending| ending.over().clone());
             let look = if running.is_none() { LOOK } else { LONG };
             select! {
                 recv(over) -> _ => {}
-                recv(after(left.map_or(look, |left| left.min(look)))) -> _ => {}
+                recv(after(look)) -> _ => {}
+                recv(late) -> _ => {
+                    let mut state = lock(&self.state);
+                    state.tell_late();
+                    return state.outcomes();
+                }
                 recv(requests) -> request => match request {
                     Ok(request) => self.close(request),
                     Err(_) => requests = never(),
@@ -818,7 +817,7 @@ impl State {
             if entry.ending.is_over() {
                 return entry.ending.wait();
             }
-            let asked = self.closing.map(|(request, _)| request);
+            let asked = self.closing;
             Outcome { failures: vec![late(&entry.counters.name)], stuck: Vec::new(), asked }
         };
         self.graphs.values().map(|entry| (entry.counters.clone(), outcome(entry))).collect()

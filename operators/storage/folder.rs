@@ -244,6 +244,8 @@ impl Storage for Folder {
 mod tests {
     use super::*;
 
+    use crate::clock::{Clock, SystemClock};
+
     fn bytes(text: &'static str) -> Body {
         Body::Bytes(Bytes::from_static(text.as_bytes()))
     }
@@ -287,9 +289,10 @@ mod tests {
     #[tokio::test]
     async fn what_a_process_left_unfinished_that_is_gone_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let long_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+        let now = SystemClock.wall();
+        let long_ago = now - 2 * ABANDONED;
         // No process has the largest number.
-        for (name, age) in [(".a.4194999-0.part", long_ago), (".b.4194999-1.part", std::time::SystemTime::now())] {
+        for (name, age) in [(".a.4194999-0.part", long_ago), (".b.4194999-1.part", now)] {
             std::fs::File::create(folder.path().join(name)).unwrap().set_modified(age).unwrap();
         }
         let own = unfinished_name("c");

@@ -126,7 +126,9 @@ fn raise_descriptors() -> u64 {
 fn a_thousand_subscribers_and_those_who_sleep_or_die_harm_nobody() {
     assert!(raise_descriptors() >= 1500, "this machine allows too few open sockets");
     let folder = Folder::with_graph(LISTENED_TO);
-    let mut engine = folder.run(&[]);
+    // Whoever reads nothing for three times this is cut off, and here they are to sleep on.
+    std::fs::write(folder.file("engine.toml"), "[limits]\nheader_time = \"10m\"\n").expect("written");
+    let mut engine = folder.run(&["--config", "engine.toml"]);
     let address = engine.address();
     let mut awake: Vec<Subscriber> = (0..990).map(|_| Subscriber::listen(&address, "calm")).collect();
     let mut asleep: Vec<Subscriber> = (0..10).map(|_| Subscriber::listen(&address, "busy")).collect();

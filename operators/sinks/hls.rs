@@ -507,9 +507,14 @@ mod tests {
             let packet =
                 Packet { track: 0, is_key: true, dts: MediaTime::ZERO, duration: None, data: Bytes::from_static(b"x") };
             let (item, account) = item(seq, MediaTime::ZERO, Payload::Packet(Arc::new(packet)));
-            writer.write(&[Event::Item(item.clone())]).await.unwrap();
+            let batch = [Event::Item(item)];
+            writer.write(&batch).await.unwrap();
             // What the engine does for a writer that settles by itself.
-            item.lease.ack.release();
+            for event in batch {
+                if let Event::Item(item) = event {
+                    item.lease.ack.release();
+                }
+            }
             assert_eq!(account.snapshot(), Counts { read: 1, rejected: 1, ..Counts::default() });
         }
         writer.close().await.unwrap();

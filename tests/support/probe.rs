@@ -33,18 +33,29 @@ pub fn ffprobe(arguments: &[&str], file: &Path) -> Value {
 
 /// All packets of one track; of MP4 also those that its edit list hides, where `hidden` are asked for.
 pub fn packets(file: &Path, track: usize, hidden: bool) -> Vec<Probed> {
-    let number = track.to_string();
-    let select = ["-select_streams", &number, "-show_packets", "-show_data_hash", "md5"];
+    tracks(file, hidden).into_iter().nth(track).unwrap_or_default()
+}
+
+/// As [`packets`], of each track.
+pub fn tracks(file: &Path, hidden: bool) -> Vec<Vec<Probed>> {
+    let select = ["-show_entries", "packet=stream_index,pts_time,flags,data_hash", "-show_data_hash", "md5"];
     let hide = ["-ignore_editlist", "1"];
     let is_mp4 = file.extension().is_some_and(|extension| extension == "mp4");
     let arguments = if hidden && is_mp4 { [&hide[..], &select].concat() } else { select.to_vec() };
     let probed = ffprobe(&arguments, file);
-    let packet = |packet: &Value| Probed {
-        hash: packet["data_hash"].as_str().expect("a hash").to_owned(),
-        pts: packet["pts_time"].as_str().map_or(f64::NAN, |time| time.parse().expect("seconds")),
-        is_key: packet["flags"].as_str().is_some_and(|flags| flags.starts_with('K')),
-    };
-    probed["packets"].as_array().expect("packets").iter().map(packet).collect()
+    let mut tracks = Vec::new();
+    for packet in probed["packets"].as_array().expect("packets") {
+        let track = packet["stream_index"].as_u64().and_then(|index| usize::try_from(index).ok()).expect("an index");
+        if tracks.len() <= track {
+            tracks.resize_with(track + 1, Vec::new);
+        }
+        tracks[track].push(Probed {
+            hash: packet["data_hash"].as_str().expect("a hash").to_owned(),
+            pts: packet["pts_time"].as_str().map_or(f64::NAN, |time| time.parse().expect("seconds")),
+            is_key: packet["flags"].as_str().is_some_and(|flags| flags.starts_with('K')),
+        });
+    }
+    tracks
 }
 
 /// The tracks that `tracks = "best"` chooses: the largest video and, where there is sound, that with the most packets.

@@ -124,7 +124,7 @@ struct HlsWriter {
     terms: Terms,
     shelf: Arc<Shelf>,
     streams: BTreeMap<StreamId, Stream>,
-    /// What went wrong first in the batch that is being written.
+    /// What went wrong first, until it is told.
     failure: Option<SinkError>,
 }
 
@@ -139,11 +139,19 @@ impl SinkWriter for HlsWriter {
                 Event::End { stream, reason } => self.end(stream, reason).await,
             }
         }
-        self.failure.take().map_or(Ok(()), Err)
+        // What went wrong is told by `work`: the rest of the batch is not lost with it.
+        Ok(())
     }
 
     fn settles(&self) -> bool {
         true
+    }
+
+    async fn work(&mut self) -> Result<(), SinkError> {
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => std::future::pending().await,
+        }
     }
 
     async fn close(&mut self) -> Result<(), SinkError> {
@@ -500,7 +508,8 @@ mod tests {
         let info =
             Arc::new(StreamInfo { tracks: vec![track], time_base: base, duration: None, played: Played::default() });
         let stream = StreamId::new("test").unwrap();
-        let told = writer.write(&[Event::Open { stream, info }]).await.unwrap_err();
+        writer.write(&[Event::Open { stream, info }]).await.unwrap();
+        let told = writer.work().await.unwrap_err();
         assert_eq!(told.message, "stream `test`: MP4 cannot hold secret video");
         assert!(told.hint.is_some_and(|hint| hint.contains("libx264")));
         for seq in 0..2 {

@@ -27,7 +27,7 @@ use crate::operator::{
     BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter, Trouble,
 };
 use crate::picture::Picture;
-use crate::sinks::s3::{QUALITY_FIELD, UPLOADS_FIELD};
+use crate::sinks::s3::{QUALITY, QUALITY_FIELD, UPLOADS_FIELD};
 use crate::storage::IfExists;
 use crate::storage::folder::Folder;
 use crate::storage::location::{S3Location, is_s3};
@@ -58,7 +58,6 @@ struct Config {
 }
 
 const UPLOADS: usize = 4;
-const QUALITY: u8 = 90;
 const WINDOW: u64 = 64 << 20;
 
 /// Where files go.

@@ -23,6 +23,7 @@ use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{Event, Kind};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkWriter};
 use crate::sinks::records::Records;
+use crate::sinks::s3::QUALITY;
 use crate::sinks::segments::SegmentFiles;
 use crate::storage::IfExists;
 use crate::storage::retry::DEFAULT_RETRY_FOR;
@@ -36,8 +37,6 @@ struct Config {
     quality: Option<u8>,
 }
 
-/// Of JPEGs, where it is left out.
-const QUALITY: u8 = 90;
 /// What `-` means.
 const STANDARD_OUTPUT: &str = "-";
 

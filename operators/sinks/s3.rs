@@ -41,7 +41,8 @@ struct BatchConfig {
 
 const KEY_HINT: &str = "write it like \"{stream}/{date:%Y/%m/%d}/{seq:09}.jpg\"";
 const UPLOADS: usize = 4;
-const QUALITY: u8 = 90;
+/// Of JPEGs, where it is left out; the other sinks that make them have the same.
+pub(crate) const QUALITY: u8 = 90;
 const BATCH_ITEMS: usize = 1000;
 const BATCH_BYTES: u64 = 1 << 20;
 const BATCH_EVERY: Duration = Duration::from_secs(10);

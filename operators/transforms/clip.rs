@@ -287,10 +287,10 @@ impl ClipStream {
             return;
         }
         // Sound that came before the keyframe and is heard later.
-        for earlier in 0..place {
-            let packet = &self.ring[earlier].packet;
+        for before in 0..place {
+            let packet = &self.ring[before].packet;
             if packet.track != 0 && self.open.as_ref().is_some_and(|part| packet.dts >= part.start) {
-                self.append(earlier, out);
+                self.append(before, out);
             }
         }
     }

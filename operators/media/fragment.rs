@@ -72,6 +72,7 @@ impl Fragmenter {
             self.tracks.iter().enumerate().map(|(index, track)| self.known(index, track)).collect();
         let mut muxer = Muxer::new(Container::Piece, &tracks, u64::MAX)?;
         let split = muxer.position()?;
+        muxer.expect(bare.iter().map(|(_, _, data)| data.len() + INDEX_ENTRY).sum());
         for (index, track) in tracks.iter().enumerate().filter(|(_, track)| track.parameters.is_some()) {
             let ticks = |time: MediaTime| time.ticks_in(track.time_base).saturating_add(LEAD.ticks_in(track.time_base));
             let own: Vec<_> = bare.iter().filter(|(_, sample, _)| sample.packet.track == index).collect();
@@ -125,6 +126,9 @@ impl Fragmenter {
         Track { parameters: track.parameters.clone().filter(|_| is_kept), ..track.clone() }
     }
 }
+
+/// Bytes of the index for a sample, at most: its duration, size, flags and offset, 4 each (ISO/IEC 14496-12, `trun`).
+const INDEX_ENTRY: usize = 16;
 
 /// Codecs of sound that players of HLS know.
 const SOUND: [&str; 6] = ["aac", "ac3", "eac3", "mp3", "flac", "opus"];

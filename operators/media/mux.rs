@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::ptr;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use ffmpeg_next as ffmpeg;
@@ -68,9 +69,16 @@ impl Container {
     }
 }
 
+/// Null where libav was built without it. libav compares the name with those of all its formats, so it is asked once.
 fn output_format() -> *const ffi::AVOutputFormat {
+    struct Found(*const ffi::AVOutputFormat);
+    // SAFETY: what it points to is a constant of libav.
+    unsafe impl Send for Found {}
+    // SAFETY: as above.
+    unsafe impl Sync for Found {}
+    static FOUND: OnceLock<Found> = OnceLock::new();
     // SAFETY: the name is a valid C string, and what comes back is a constant of libav.
-    unsafe { ffi::av_guess_format(FORMAT.as_ptr(), ptr::null(), ptr::null()) }
+    FOUND.get_or_init(|| Found(unsafe { ffi::av_guess_format(FORMAT.as_ptr(), ptr::null(), ptr::null()) })).0
 }
 
 const FORMAT: &CStr = c"mp4";
@@ -219,6 +227,11 @@ impl Muxer {
             }
             Ok((*stream).index)
         }
+    }
+
+    /// Makes room for so many bytes more at once, of what stays in memory: growing step by step copies them each time.
+    pub(super) fn expect(&mut self, bytes: usize) {
+        self.storage().memory.reserve_exact(bytes);
     }
 
     /// Whether the file has this track of the stream.
@@ -471,10 +484,13 @@ impl Storage {
             Some((file, _)) => file.write_all_at(bytes, position)?,
             None => {
                 let (start, end) = (place(position)?, place(end)?);
-                if self.memory.len() < end {
-                    self.memory.resize(end, 0);
+                // Most of it is appended; libav goes back for sizes and the index.
+                if self.memory.len() < start {
+                    self.memory.resize(start, 0);
                 }
-                self.memory[start..end].copy_from_slice(bytes);
+                let over = self.memory.len().min(end) - start;
+                self.memory[start..start + over].copy_from_slice(&bytes[..over]);
+                self.memory.extend_from_slice(&bytes[over..]);
             }
         }
         self.length = self.length.max(end);

@@ -1,8 +1,6 @@
 //! Bad input through `engine run`: a clear error that names stream or node and cause, an end with the right code, and
 //! other streams that go on.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

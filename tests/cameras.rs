@@ -1,8 +1,6 @@
 //! Live inputs from outside: a real RTSP server that is killed, restarted, frozen, refused and asked wrongly, and that
 //! the engine plays whenever it can be played. What is read is accounted for in every one of them.
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -440,7 +438,7 @@ fn one_packet_in_twenty_is_lost_and_the_stream_goes_on() {
         let mut loss = Loss::seeded();
         let mut packet = [0; 2048];
         while let Ok(length) = lossy.recv(&mut packet) {
-            if !loss.next() {
+            if !loss.loses_next() {
                 let _ = lossy.send_to(&packet[..length], (Ipv4Addr::LOCALHOST, port));
             }
         }

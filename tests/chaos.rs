@@ -1,8 +1,6 @@
 //! `[chaos]` from outside: every fault at once, each attributed and nothing lost; the same faults again for the same
 //! seed; a connection that is really lost; and no chaos for whoever has not asked for it.
 
-mod support;
-
 use std::collections::BTreeMap;
 
 use serde_json::Value;

@@ -1,7 +1,5 @@
 //! Chunks from outside: FFmpeg's own programs agree that nothing is missing, repeated or changed.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,7 +1,5 @@
 //! Chunks while the graph around them moves: sinks that stall, reloads, cameras that go away.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

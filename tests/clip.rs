@@ -1,7 +1,5 @@
 //! Clips from outside: each is a piece of the video, from the keyframe before what was found to where it is over.
 
-mod support;
-
 use serde_json::Value;
 use support::probe::{Probed, assert_decodes, packets};
 use support::{Folder, assert_conserved, command, material};

@@ -1,7 +1,5 @@
 //! What the command line says of itself, and how it answers mistakes.
 
-mod support;
-
 use support::{command, repository};
 
 fn answer(arguments: &[&str]) -> String {

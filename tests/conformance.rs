@@ -8,8 +8,6 @@
 //! | finds its input again when that comes back, numbers going on | says so when the other side is gone |
 //! | holds no more than its budget while a sink takes nothing | |
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,7 +1,5 @@
 //! The `dataset` sink from outside: captures, training sets of what a model found, to folders and to S3.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

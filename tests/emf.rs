@@ -1,7 +1,5 @@
 //! `--metrics emf`: every line is what CloudWatch's embedded metric format asks for, and the counts add up.
 
-mod support;
-
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;

@@ -1,8 +1,6 @@
 //! What happens around a graph that must not take it down: a panic on each worker, subscribers that die, fall asleep and
 //! are very many, a disk that fills and has room again, and the power that fails.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -1,7 +1,5 @@
 //! `engine test` from outside: what passes, what fails and how that is told, what is skipped, and mistakes in tests.
 
-mod support;
-
 use serde_json::Value;
 use support::{command, repository};
 

@@ -1,7 +1,5 @@
 //! Every graph under `graphs/` runs: a reader may copy any of them.
 
-mod support;
-
 use std::collections::BTreeSet;
 
 use support::cameras::{RtspServer, server_is_here};

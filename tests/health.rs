@@ -1,7 +1,5 @@
 //! `/health` tells the truth: what fails is named while it fails, and readiness comes after the start.
 
-mod support;
-
 use nix::sys::signal::Signal;
 use support::{Folder, StalledPipe, get};
 

@@ -1,8 +1,6 @@
 //! HTTP Live Streaming from outside: FFmpeg's own programs find every packet of the source once, in files and live, and
 //! nothing that a playlist lists is ever missing.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};

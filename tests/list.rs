@@ -1,7 +1,5 @@
 //! `engine list` from outside. What it prints of all types is `docs/reference.md`, which has a test of its own.
 
-mod support;
-
 use serde_json::Value;
 use support::command;
 

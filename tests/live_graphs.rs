@@ -1,7 +1,5 @@
 //! Graphs that are put, reloaded, checked, saved, watched and deleted while the engine runs.
 
-mod support;
-
 use std::path::Path;
 
 use nix::sys::signal::Signal;

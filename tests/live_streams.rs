@@ -1,7 +1,5 @@
 //! Streams that are added, looked at and removed while the engine runs.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;

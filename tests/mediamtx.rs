@@ -1,7 +1,5 @@
 //! The events of a MediaMTX server, from outside: paths become streams and end.
 
-mod support;
-
 use serde_json::{Value, json};
 use support::{Folder, PATIENCE, get};
 

@@ -1,8 +1,6 @@
 //! Memory is bounded: a sink that stalls stops its source below the bound that `engine plan` prints, and many pictures
 //! take no more than few.
 
-mod support;
-
 use support::{Counts, Folder, StalledPipe, plan, soak};
 
 fn graph(width: u32, height: u32, sink: &str) -> Folder {

@@ -1,7 +1,5 @@
 //! `/metrics` from outside: it obeys the rules of its format, and says what `/stats` says.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;

@@ -1,7 +1,5 @@
 //! `engine models` from outside, and models that a manifest names by an address, from a server of this test's own.
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

@@ -4,8 +4,6 @@
 //! `script/setup --tests` installs it. Without it the test is skipped with a word, or fails where
 //! `ENGINE_REQUIRE_SCHEMATHESIS` is 1.
 
-mod support;
-
 use std::path::PathBuf;
 use std::process::Command;
 

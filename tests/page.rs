@@ -4,8 +4,6 @@
 //! `script/setup --tests` installs what this needs. Without it these tests are skipped with a word, or fail where
 //! `ENGINE_REQUIRE_BROWSER` is 1.
 
-mod support;
-
 use serde_json::Value;
 use support::browser::Browser;
 use support::{Folder, command, repository, run_graph, run_graph_at};

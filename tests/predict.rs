@@ -1,7 +1,5 @@
 //! `POST /predict` from outside: what models say of single pictures, and how everything that is none is refused.
 
-mod support;
-
 use std::io::{Cursor, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;

@@ -1,7 +1,5 @@
 //! `/preview` from outside: the next picture of a stream as JPEG, made only while somebody asks.
 
-mod support;
-
 use support::{Engine, Folder, StalledPipe, get, get_bytes};
 
 /// Width and height in the frame header of a JPEG file.

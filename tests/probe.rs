@@ -1,7 +1,5 @@
 //! `engine probe` from outside: what it says of files and cameras, and that its graph files run.
 
-mod support;
-
 use std::path::Path;
 use std::process::Output;
 

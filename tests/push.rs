@@ -1,7 +1,5 @@
 //! Pictures that are pushed into running graphs, from outside: `POST /streams/ID/frames` and `POST /infer`.
 
-mod support;
-
 use std::io::{Cursor, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;

@@ -1,8 +1,6 @@
 //! The quick start, as its first user sees it: records on the standard output and over HTTP, health, statistics, and
 //! an end that says what happened.
 
-mod support;
-
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{Engine, Events, assert_conserved, get, repository, run_graph};

@@ -1,7 +1,5 @@
 //! The life of `engine run`: how it ends by itself and by signals, what it says then, and what it leaves behind.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 

@@ -1,7 +1,5 @@
 //! The `s3` sink and source, and the storage below them, against a real S3 server on loopback that can be made to fail.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

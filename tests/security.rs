@@ -1,7 +1,5 @@
 //! Who may use the control plane, what may be named over it, and what it tells nobody, from outside.
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

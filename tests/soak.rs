@@ -3,8 +3,6 @@
 //!
 //! Without that variable it does each of these things a few times, so that it is known to work.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use operators::clock::{Clock, SystemClock};

@@ -1,8 +1,6 @@
 //! What a graph with `[state]` remembers over a restart: outputs that are stored are not stored again, inputs that are
 //! finished are not read again, and indices go on.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,7 +1,5 @@
 //! `engine top` against engines that run, and against what is none.
 
-mod support;
-
 use std::net::TcpListener;
 use std::process::Output;
 

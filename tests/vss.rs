@@ -1,7 +1,5 @@
 //! Segments into NVIDIA VSS, against a server that speaks its interface (`tests/support/vss_server.py`) and fails as told.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

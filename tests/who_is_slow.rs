@@ -1,7 +1,5 @@
 //! Who is slow: a running engine names what limits it, in `/stats` and in `/metrics`.
 
-mod support;
-
 use serde_json::Value;
 use support::{Folder, StalledPipe, get_text, material};
 

@@ -1,8 +1,6 @@
 //! Streams of a bucket over HTTP: started by presets, looked at while their chunks are made and uploaded, and listed no
 //! more when they are over.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! Work is really spread: timely's own log of its operators shows every node of the plan at work on both workers, and
 //! agrees with the engine's counters.
 
-mod support;
-
 use serde_json::Value;
 use support::{Counts, Folder, assert_conserved, plan};
 

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::repository;
+use super::{outputs, repository};
 
 const CHROMIUM: &str = "/usr/bin/chromium";
 
@@ -72,7 +72,7 @@ impl Browser {
 
     /// Takes a screenshot, to be looked at, into the folder of test outputs.
     pub fn look(&mut self, name: &str, width: u32, height: u32, scheme: &str) -> PathBuf {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
+        let path = outputs().join(format!("{name}.png"));
         self.command(&json!({ "look": { "width": width, "height": height, "scheme": scheme, "path": path } }));
         path
     }

@@ -14,7 +14,7 @@ impl Loss {
     }
 
     /// Whether the next packet is lost.
-    pub fn next(&mut self) -> bool {
+    pub fn loses_next(&mut self) -> bool {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33).is_multiple_of(20)
     }
@@ -148,7 +148,7 @@ fn relay(socket: &UdpSocket, client: u16, server: u16, is_media: bool, (passed, 
     while let Ok((length, from)) = socket.recv_from(&mut datagram) {
         let from_server = from.port() == server;
         if from_server && is_media {
-            let is_lost = loss.next();
+            let is_lost = loss.loses_next();
             if is_lost { lost } else { passed }.fetch_add(1, Ordering::AcqRel);
             if is_lost {
                 continue;

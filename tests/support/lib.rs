@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits on luck: every wait is for a condition, and fails with what was seen when [`PATIENCE`] is over.
 
-#![allow(dead_code, reason = "each file of tests uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 pub mod authority;
 pub mod browser;
@@ -49,7 +49,25 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 
 /// The folder of the repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this crate is in `tests/support`")
+}
+
+/// What Cargo builds into: `target`, and the profile in it, above the running test.
+fn target(above: usize) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of the test");
+    test.ancestors().nth(above).expect("tests are in `target/PROFILE/deps`").to_owned()
+}
+
+/// The engine's binary, which Cargo builds before the tests that run it.
+pub fn engine() -> PathBuf {
+    target(2).join("engine")
+}
+
+/// The folder of what tests leave behind to be looked at.
+pub fn outputs() -> PathBuf {
+    let folder = target(3).join("tmp");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
 }
 
 /// The folder of videos, models and reference results; `None`, and a line that says so, where it is missing.
@@ -75,12 +93,12 @@ pub fn command(arguments: &[&str]) -> Command {
     let mut models = vec![repository().join("models")];
     let material = std::env::var_os("ENGINE_MATERIAL").map_or_else(|| "../shared/material".into(), PathBuf::from);
     models.push(repository().join(material).join("models"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_engine"));
+    let mut command = Command::new(engine());
     command
         .args(arguments)
         .current_dir(repository())
         .env("ENGINE_MODELS", std::env::join_paths(models).expect("folders without colons"))
-        .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
+        .env("XDG_CACHE_HOME", outputs().join("cache"))
         .env("COLUMNS", "100")
         .env_remove("RUST_LOG")
         .env_remove("ENGINE_REQUIRE_MATERIAL")

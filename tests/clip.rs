@@ -1,5 +1,7 @@
 //! Clips from outside: each is a piece of the video, from the keyframe before what was found to where it is over.
 
+use std::path::Path;
+
 use serde_json::Value;
 use support::probe::{Probed, assert_decodes, packets};
 use support::{Folder, assert_conserved, command, material};
@@ -7,7 +9,7 @@ use support::{Folder, assert_conserved, command, material};
 /// Seconds before and after what was found.
 const AROUND: f64 = 1.0;
 
-fn graph(video: &str, clip: &str) -> Folder {
+fn graph(video: &str, clip: &str, chaos: &str) -> Folder {
     Folder::with_graph(&format!(
         r#"
         [sources.video]
@@ -48,6 +50,8 @@ fn graph(video: &str, clip: &str) -> Folder {
         type = "file"
         inputs = ["people"]
         path = "seen.jsonl"
+
+        {chaos}
         "#
     ))
 }
@@ -85,11 +89,17 @@ fn assert_piece(video: &[Probed], kept: &[String], first: f64, last: f64) {
 fn a_clip_goes_from_before_somebody_is_seen_until_after() {
     let Some(material) = material() else { return };
     let video = material.join("videos/one-by-one-person-detection.mp4");
-    let folder = graph(&video.display().to_string(), "");
-    let ended = folder.run(&["--workers", "2"]).finish().expect(0);
+    // Also where the operator is slow on purpose: that changes nothing but when a clip is there.
+    for chaos in ["", "[chaos.nodes.clips]\nlatency = \"1ms\""] {
+        assert_clips(&video, &graph(&video.display().to_string(), "", chaos));
+    }
+}
+
+fn assert_clips(video: &Path, folder: &Folder) {
+    let ended = folder.run(&["--workers", "2", "--chaos"]).finish().expect(0);
     let stretches = stretches(&folder.records("seen.jsonl"));
     assert!(stretches.len() >= 5, "{stretches:?}");
-    let whole = packets(&video, 0, false);
+    let whole = packets(video, 0, false);
     let told = folder.records("told.jsonl");
     assert_eq!(told.len(), stretches.len(), "{told:?}");
     let mut delivered = 0;
@@ -114,7 +124,7 @@ fn a_clip_goes_from_before_somebody_is_seen_until_after() {
 fn a_long_clip_goes_on_in_another_and_none_is_missing_between_them() {
     let Some(material) = material() else { return };
     let video = material.join("videos/one-by-one-person-detection.mp4");
-    let folder = graph(&video.display().to_string(), "most = \"5s\"");
+    let folder = graph(&video.display().to_string(), "most = \"5s\"", "");
     let mut engine = folder.run(&["--stay"]);
     let ended = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
     assert_conserved(&ended["streams"][0]);
@@ -140,7 +150,7 @@ fn a_long_clip_goes_on_in_another_and_none_is_missing_between_them() {
 fn a_ring_that_is_too_small_is_told() {
     let Some(material) = material() else { return };
     let video = material.join("videos/one-by-one-person-detection.mp4");
-    let folder = graph(&video.display().to_string(), "memory = \"64KiB\"");
+    let folder = graph(&video.display().to_string(), "memory = \"64KiB\"", "");
     let ended = folder.run(&[]).finish().expect(0);
     assert!(ended.stderr.contains("give it a larger `memory`"), "{}", ended.stderr);
     let counts = ended.counts("door");
@@ -149,14 +159,14 @@ fn a_ring_that_is_too_small_is_told() {
 
 #[test]
 fn inputs_that_do_not_fit_together_are_refused() {
-    let graph = |inputs: &str| {
+    let graph = |inputs: &str, chaos: &str| {
         format!(
             "[sources.a]\ntype = \"synthetic\"\n[sources.b]\ntype = \"rtsp\"\nurl = \"rtsp://127.0.0.1:1/b\"\n\
              [operators.looks]\ntype = \"checksum\"\ninputs = [\"b\"]\n\
              [operators.others]\ntype = \"checksum\"\ninputs = [\"a\"]\n\
              [operators.clips]\ntype = \"clip\"\ninputs = [{inputs}]\n\
              [sinks.files]\ntype = \"file\"\ninputs = [\"clips\"]\npath = \"{{name}}\"\n\
-             [sinks.nowhere]\ntype = \"blackhole\"\ninputs = [\"looks\", \"others\"]\n"
+             [sinks.nowhere]\ntype = \"blackhole\"\ninputs = [\"looks\", \"others\"]\n{chaos}"
         )
     };
     for (inputs, part) in [
@@ -164,12 +174,15 @@ fn inputs_that_do_not_fit_together_are_refused() {
         ("\"looks\"", "packets come to it from 0 nodes, and one it needs"),
         ("\"b\", \"others\"", "the records of `others` are of other sources than the packets of `b`"),
     ] {
-        let folder = Folder::with_graph(&graph(inputs));
-        let path = folder.graph();
-        let output = command(&["check", path.to_str().expect("text")]).output().expect("the engine's binary runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{inputs}: {said}");
-        assert!(said.contains("`operators.clips` cannot work with these inputs"), "{inputs}: {said}");
-        assert!(said.contains(part) && said.contains("hint: write `inputs = [SOURCE, NODE]`"), "{inputs}: {said}");
+        for chaos in ["", "[chaos.nodes.clips]\nlatency = \"1ms\"\n"] {
+            let folder = Folder::with_graph(&graph(inputs, chaos));
+            let path = folder.graph();
+            let checked = command(&["check", "--chaos", path.to_str().expect("text")]).output();
+            let output = checked.expect("the engine's binary runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{inputs}: {said}");
+            assert!(said.contains("`operators.clips` cannot work with these inputs"), "{inputs}: {said}");
+            assert!(said.contains(part) && said.contains("hint: write `inputs = [SOURCE, NODE]`"), "{inputs}: {said}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use operators::error::ItemError;
 use operators::inference::pool::panic_text;
 use operators::item::{EndReason, Event, Item, StreamId, StreamInfo};
+use operators::lease::rejecting;
 use operators::operator::{InlineOperator, Output, StreamOperator};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -93,10 +94,13 @@ impl States {
             let reason = EndReason::Reload;
             let outcome = self.guarded(&stream, |state, output| state.state.end(&reason, output));
             results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
-            if let Err(panic) = outcome {
-                self.panicked_on_signal(&stream, &panic);
+            match outcome {
+                Ok(()) => self.forget(&stream),
+                Err(panic) => {
+                    self.panicked_on_signal(&stream, &panic);
+                    self.reject_held(&stream);
+                }
             }
-            self.forget(&stream);
         }
         results.push(Passage::Cut { stream, cut });
     }
@@ -177,7 +181,9 @@ impl States {
         }
         if let Err(panic) = outcome {
             self.panicked_on_signal(&id, &panic);
-            if !ended {
+            if ended {
+                self.reject_held(&id);
+            } else {
                 self.discard(&id, None, results);
             }
         }
@@ -216,7 +222,7 @@ impl States {
     /// Throws away the state of a stream, which a panic may have left half-changed, and tells consumers of the gap.
     fn discard(&mut self, id: &StreamId, seq: Option<u64>, results: &mut Vec<Passage>) {
         let info = self.streams.get(id).and_then(|stream| stream.info.clone());
-        self.forget(id);
+        self.reject_held(id);
         results.push(Passage::Event(self.node.gap_after_panic(id, seq)));
         if let Some(info) = info {
             // One that panics again starts anew with the next item.
@@ -229,6 +235,12 @@ impl States {
                 self.forget(id);
             }
         }
+    }
+
+    /// Drops the state of a stream after a panic: the items that it still had in hand are rejected with the one that it
+    /// panicked at.
+    fn reject_held(&mut self, id: &StreamId) {
+        rejecting(|| self.forget(id));
     }
 
     /// Drops the state of a stream. That runs the operator's code as well.

@@ -122,7 +122,10 @@ impl SinkWriter for DisturbedWriter {
         self.pass_on(rest).await;
         if failed > 0 && self.error.is_none() {
             let streams = streams.into_iter().collect::<Vec<_>>().join(", ");
-            let message = format!("chaos: it failed on {failed} items of stream `{streams}`, which are dropped");
+            let message = match failed {
+                1 => format!("chaos: it failed on an item of stream `{streams}`, which is dropped"),
+                failed => format!("chaos: it failed on {failed} items of stream `{streams}`, which are dropped"),
+            };
             self.error = Some(SinkError { message, hint: None });
         }
         Ok(())

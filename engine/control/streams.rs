@@ -198,8 +198,13 @@ fn described(graph: &str, view: &StreamView) -> Map<String, Value> {
     body
 }
 
-/// A body of JSON.
+/// A body that is a JSON object.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], hint: &str) -> Result<T, Refusal> {
+    // Where nothing is named, a list of values in some order would do as well.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let message = "the body is not understood: it is no JSON object";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, message, hint.to_owned()));
+    }
     serde_json::from_slice(body).map_err(|error| {
         Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"), hint.to_owned())
     })

@@ -361,6 +361,11 @@ impl StreamCounters {
         lock(&self.place).clone()
     }
 
+    /// The names of the taps that it goes through.
+    pub fn taps(&self) -> Vec<Arc<str>> {
+        lock(&self.taps).iter().map(|tap| tap.name.clone()).collect()
+    }
+
     pub fn set_budgets(&self, taps: Vec<TapCounters>) {
         *lock(&self.taps) = taps;
     }
@@ -668,6 +673,8 @@ pub struct NodeCounters {
     last_error: Mutex<Option<(String, Instant)>>,
     /// Where a sink says what keeps it from getting on.
     trouble: Mutex<Option<Trouble>>,
+    /// It does not say so, and what it is given it takes without delay.
+    must_get_on: AtomicBool,
 }
 
 /// What a node's counters said at one moment.
@@ -702,6 +709,7 @@ impl NodeCounters {
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
             trouble: Mutex::default(),
+            must_get_on: AtomicBool::new(false),
         }
     }
 
@@ -729,6 +737,32 @@ impl NodeCounters {
         if let Some(busy) = self.busy.get(worker) {
             busy.end(now);
         }
+    }
+
+    /// How many workers it may be at work on.
+    pub fn workers(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// Since when it works on a worker without coming to an end of anything.
+    pub fn stands_since(&self, worker: usize) -> Option<Instant> {
+        self.busy.get(worker).and_then(BusyTime::stands_since)
+    }
+
+    /// Whether a turn that does not come to an end is a problem: not where the node says itself what holds it up.
+    pub fn set_must_get_on(&self, must: bool) {
+        self.must_get_on.store(must, Ordering::Relaxed);
+    }
+
+    /// How long it has taken nothing of what it was given, where that is a problem.
+    pub fn stands(&self, now: Instant) -> Option<Duration> {
+        let since = self.stands_since(0).filter(|_| self.must_get_on.load(Ordering::Relaxed))?;
+        Some(now.saturating_duration_since(since))
+    }
+
+    /// What the node reads.
+    pub fn inputs(&self) -> Vec<Arc<str>> {
+        lock(&self.inputs).clone()
     }
 
     /// An item took `time`.

@@ -32,6 +32,10 @@ use super::tap::{StreamTap, TapEnd};
 use crate::graph::identity::Identity;
 use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedSink, PlannedSource, PlannedTap, Work};
 
+/// What to do where no dataflow can be changed.
+pub(super) const HELD_UP: &str =
+    "wait until that gets on, or start the engine again; what runs on other workers, runs on";
+
 /// A sink whose writer is open.
 pub struct OpenSink {
     /// Unlike its name, never used twice in the graph.
@@ -108,6 +112,8 @@ impl Making<'_> {
     pub fn install(&self, plan: Arc<Plan>) -> Result<(Generation, Vec<OpenSink>), StartError> {
         let engine = self.engine;
         let workers = engine.workers.count();
+        // Nothing is opened and no model loaded for what could not be put in place.
+        engine.held_up().map_or(Ok(()), |held_up| Err(StartError::new(held_up).hint(HELD_UP)))?;
         if let Some(progress) = plan.sources.iter().find_map(PlannedSource::progress) {
             progress.open().map_err(StateError::at_start)?;
         }
@@ -203,10 +209,13 @@ impl Making<'_> {
             sinks,
             frozen,
         });
+        let dataflow = engine.workers.install(&blueprint).ok_or_else(|| {
+            let held_up = engine.held_up().unwrap_or_else(|| "a dataflow worker does not answer".to_owned());
+            StartError::new(held_up).hint(HELD_UP)
+        })?;
         for BlueprintSink { end, .. } in &blueprint.sinks {
             end.intake.set_on_error(end.node.on_error);
         }
-        let dataflow = engine.workers.install(&blueprint);
         let opened = fresh.into_iter().map(|sink| self.serve(sink)).collect();
         if let Some(chaos) = &plan.chaos {
             let disturbed = chaos.nodes.join("`, `");

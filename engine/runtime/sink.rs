@@ -262,6 +262,7 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
         let secrets = node.secrets.clone();
         trouble.cover_with(move |text| secrets.redact(text));
     }
+    node.counters.set_must_get_on(trouble.is_none());
     node.counters.set_trouble(trouble);
     let mut is_complete = false;
     loop {

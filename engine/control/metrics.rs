@@ -118,7 +118,10 @@ impl Moment {
         let mut family = page.family("engine_culprit", None, help, MetricType::Gauge)?;
         for graph in self.latest() {
             if let Some(culprit) = &graph.culprit {
-                let node = culprit.node.clone().unwrap_or_default();
+                let node = match (&culprit.node, &culprit.graph) {
+                    (Some(node), Some(other)) => format!("{other}/{node}"),
+                    (node, _) => node.clone().unwrap_or_default(),
+                };
                 let labels = [("graph", graph.name.clone()), ("kind", culprit.kind.name().to_owned()), ("node", node)];
                 family.encode_family(&labels)?.encode_gauge(&1_u64)?;
             }
@@ -175,6 +178,14 @@ impl Moment {
             for tap in &stream.taps {
                 let labels = with(labels.clone(), [("node", tap.reader.clone())]);
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&tap.blocked_seconds, None)?;
+            }
+        }
+        let help = "Time that a node worked on items of the stream";
+        let mut family = page.family("engine_stream_busy", SECONDS, help, MetricType::Counter)?;
+        for (stream, labels) in self.each_stream() {
+            for busy in &stream.busy {
+                let labels = with(labels.clone(), [("node", busy.node.clone())]);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&busy.busy_seconds, None)?;
             }
         }
         let mut family = page.family("engine_drops", None, "Drops by node and reason", MetricType::Counter)?;

@@ -15,8 +15,8 @@ use super::histogram::{Turns, of_ages};
 use super::mailbox::Mailbox;
 use super::preview::PreviewSlot;
 use super::stats::{
-    Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport, StreamState,
-    StreamView, TapReport, Work, WorkState,
+    BusyReport, Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport,
+    StreamState, StreamView, TapReport, Work, WorkState,
 };
 use super::window::{Window, per_second};
 use crate::graph::chaos::Chaos;
@@ -115,6 +115,9 @@ impl GraphCounters {
 
     /// A generation with these nodes is there, in which `chaos` disturbs some.
     pub fn set_nodes(&self, nodes: Vec<Arc<NodeCounters>>, chaos: Option<Chaos>) {
+        for stream in self.streams() {
+            stream.account.keep_work(|name| nodes.iter().any(|node| *node.name == *name));
+        }
         *lock(&self.nodes) = nodes;
         *lock(&self.chaos) = chaos;
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -215,6 +218,8 @@ struct StreamReading {
     drops: Vec<(Arc<str>, &'static str, u64)>,
     /// By the node that reads the tap.
     blocked: BTreeMap<Arc<str>, Duration>,
+    /// By the node that worked.
+    work: Vec<(Arc<str>, Duration)>,
 }
 
 /// How many changes of its state a stream remembers.
@@ -312,7 +317,8 @@ impl StreamCounters {
             last_error: None,
         };
         status.remember(now);
-        let first = StreamReading { counts: Counts::default(), drops: Vec::new(), blocked: BTreeMap::new() };
+        let first =
+            StreamReading { counts: Counts::default(), drops: Vec::new(), blocked: BTreeMap::new(), work: Vec::new() };
         StreamCounters {
             stream,
             clock,
@@ -359,6 +365,11 @@ impl StreamCounters {
 
     pub fn place(&self) -> Place {
         lock(&self.place).clone()
+    }
+
+    /// The same input is read behind another node's name, or for another graph's files.
+    pub fn set_place(&self, place: Place) {
+        *lock(&self.place) = place;
     }
 
     pub fn set_budgets(&self, taps: Vec<TapCounters>) {
@@ -518,7 +529,8 @@ impl StreamCounters {
 
     fn reading(&self, now: Instant) -> StreamReading {
         let blocked = lock(&self.blocked).iter().map(|(reader, time)| (reader.clone(), time.total(now))).collect();
-        StreamReading { counts: self.account.snapshot(), drops: self.account.drops(), blocked }
+        let (counts, drops, work) = (self.account.snapshot(), self.account.drops(), self.account.work());
+        StreamReading { counts, drops, blocked, work }
     }
 
     fn take_reading(&self, now: Instant) {
@@ -589,6 +601,7 @@ impl StreamCounters {
             held_bytes_peak: recent.taps.iter().map(|tap| tap.held_bytes_peak).sum(),
             held_bytes_limit: recent.taps.iter().map(|tap| tap.held_bytes_limit).sum(),
             taps: recent.taps,
+            busy: recent.busy,
             culprit: None,
         }
     }
@@ -628,7 +641,17 @@ impl StreamCounters {
                 held_bytes_limit: limits.bytes,
             }
         });
+        let busy = reading.work.iter().map(|(node, total)| {
+            let mut earlier = before.into_iter().flat_map(|before| &before.work);
+            let earlier = earlier.find(|(other, _)| other == node).map_or(Duration::ZERO, |(_, total)| *total);
+            BusyReport {
+                node: node.to_string(),
+                busy_share: per_second(total.saturating_sub(earlier).as_secs_f64(), seconds),
+                busy_seconds: total.as_secs_f64(),
+            }
+        });
         Recent {
+            busy: busy.collect(),
             read: rate(|counts| counts.read),
             delivered: rate(|counts| counts.delivered),
             dropped: rate(|counts| counts.dropped),
@@ -645,6 +668,7 @@ struct Recent {
     dropped: f64,
     drops: Vec<Drops>,
     taps: Vec<TapReport>,
+    busy: Vec<BusyReport>,
 }
 
 /// The counters of one node.

@@ -174,6 +174,8 @@ pub struct StreamReport {
     pub blocked_share: f64,
     /// The edges out of the source, each to one consumer.
     pub taps: Vec<TapReport>,
+    /// What its items cost the nodes that they run through, in the order of their names.
+    pub busy: Vec<BusyReport>,
     /// What limits this stream just now, where it is something else than what limits its graph.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub culprit: Option<Culprit>,
@@ -276,6 +278,16 @@ pub struct TapReport {
     pub held_bytes: u64,
     pub held_bytes_peak: u64,
     pub held_bytes_limit: u64,
+}
+
+/// What one stream's items cost one node.
+#[derive(Clone, Debug, Serialize)]
+pub struct BusyReport {
+    pub node: String,
+    /// How many cores they kept busy over the last seconds: the stream's part of the node's `busy_share`.
+    pub busy_share: f64,
+    /// The same in seconds, since the stream began or the node came.
+    pub busy_seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]

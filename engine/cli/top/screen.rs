@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::statistics::{
-    CulpritStatistics, GraphStatistics, NodeStatistics, Statistics, StreamStatistics, TapStatistics,
+    BusyStatistics, CulpritStatistics, GraphStatistics, NodeStatistics, Statistics, StreamStatistics, TapStatistics,
 };
 
 /// What streams are sorted by.
@@ -232,6 +232,12 @@ fn stream_lines(stream: &StreamStatistics, name: usize, columns: u16, lines: &mu
         );
         lines.extend(wrapped(&indented(&text), columns, FAINT));
     }
+    let mut busy: Vec<&BusyStatistics> = stream.busy.iter().filter(|busy| busy.busy_share >= 0.005).collect();
+    if !busy.is_empty() {
+        busy.sort_by(|a, b| b.busy_share.total_cmp(&a.busy_share));
+        let parts: Vec<String> = busy.iter().map(|busy| format!("{:.2} in `{}`", busy.busy_share, busy.node)).collect();
+        lines.extend(wrapped(&indented(&format!("busy {}", parts.join(", "))), columns, FAINT));
+    }
     if !stream.drops.is_empty() {
         let drops = stream.drops.iter().map(|drops| format!("{} by `{}` ({})", drops.count, drops.node, drops.reason));
         let text = format!("dropped {}: {}", stream.dropped, drops.collect::<Vec<_>>().join(", "));
@@ -314,6 +320,8 @@ mod tests {
         graph.culprit = Some(Culprit {
             kind: CulpritKind::Pool,
             node: Some("people".to_owned()),
+            graph: None,
+            costliest: None,
             streams: vec!["door".to_owned()],
             cost_ms: Some(41.0),
             rate: Some(30.0),

@@ -52,7 +52,15 @@ pub struct StreamStatistics {
     pub taps: Vec<TapStatistics>,
     #[serde(default)]
     pub drops: Vec<DropStatistics>,
+    #[serde(default)]
+    pub busy: Vec<BusyStatistics>,
     pub culprit: Option<CulpritStatistics>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct BusyStatistics {
+    pub node: String,
+    pub busy_share: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -57,9 +57,12 @@ fn attribute<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 impl Playlist {
     /// Fails where it is not what RFC 8216bis allows.
     fn of(text: &str) -> Playlist {
-        let line = |tag: &str| text.lines().find(|line| line.starts_with(tag)).unwrap_or_else(|| panic!("{tag}: {text}"));
+        let line =
+            |tag: &str| text.lines().find(|line| line.starts_with(tag)).unwrap_or_else(|| panic!("{tag}: {text}"));
         let value = |tag: &str, name: &str| -> f64 {
-            attribute(line(tag), name).and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{tag} {name}: {text}"))
+            attribute(line(tag), name)
+                .and_then(|value| value.parse().ok())
+                .unwrap_or_else(|| panic!("{tag} {name}: {text}"))
         };
         let number = |tag: &str| -> u64 { line(tag).strip_prefix(tag).expect("the tag").parse().expect("a number") };
         assert!(text.starts_with("#EXTM3U\n#EXT-X-VERSION:9\n"), "{text}");
@@ -94,7 +97,8 @@ impl Playlist {
         }
         let hint = text.lines().find(|line| line.starts_with("#EXT-X-PRELOAD-HINT:TYPE=PART,"));
         let hint = hint.map(|hint| attribute(hint, "URI").expect("an address").trim_matches('"').to_owned());
-        let playlist = Playlist { text: text.to_owned(), target, part_target, hold_back, part_hold_back, segments, hint };
+        let playlist =
+            Playlist { text: text.to_owned(), target, part_target, hold_back, part_hold_back, segments, hint };
         playlist.check_parts();
         playlist
     }
@@ -373,7 +377,12 @@ fn a_browser_is_closer_to_the_present() {
         }
         assert_eq!(browser.wait("[window.problems.join(), window.stalls]")[0], "", "{stream}");
         seen.sort_by(f64::total_cmp);
-        println!("{stream}: {:.2} s behind when shown, from {:.2} to {:.2}", seen[seen.len() / 2], seen[0], seen[seen.len() - 1]);
+        println!(
+            "{stream}: {:.2} s behind when shown, from {:.2} to {:.2}",
+            seen[seen.len() / 2],
+            seen[0],
+            seen[seen.len() - 1]
+        );
         behind.push(seen[seen.len() / 2]);
     }
     println!("promised: {} s, by segments {} s", playlist.part_hold_back, playlist.hold_back);

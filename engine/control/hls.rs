@@ -80,6 +80,7 @@ pub(super) async fn get(
             (served, Form::playlist(fresh))
         }
         Found::Init(served) => (served, Form::new("video/mp4", MEDIA)),
+        Found::Segment(served) if file.ends_with(".ts") => (served, Form::new("video/mp2t", MEDIA)),
         Found::Segment(served) => (served, Form::new("video/iso.segment", MEDIA)),
         Found::NotYet(Kind::Vod) => {
             let hint = "it comes when the stream has ended; `kind = \"event\"` lists what there is so far";

@@ -25,7 +25,7 @@ use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, StreamId, StreamInfo};
 use crate::lease::{Ack, Verdict};
-use crate::media::fragment::{Fragmenter, is_common, is_playable};
+use crate::media::fragment::{Form, Fragmenter, is_common};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter};
 use cutter::Cutter;
 use playlist::Window;
@@ -50,6 +50,7 @@ struct Config {
     #[serde(default)]
     low_latency: bool,
     part: Option<config::Duration>,
+    format: Option<FormConfig>,
     window: Option<WindowConfig>,
     kind: Option<playlist::Kind>,
     memory: Option<config::Size>,
@@ -63,11 +64,19 @@ enum WindowConfig {
     Time(config::Duration),
 }
 
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum FormConfig {
+    Fmp4,
+    MpegTs,
+}
+
 #[derive(Clone)]
 struct Settings {
     segment: Duration,
     /// How long the parts of segments are, where latency is to be low.
     part: Option<Duration>,
+    form: Form,
     window: Window,
     /// `None`: by whether the source is live.
     kind: Option<playlist::Kind>,
@@ -95,6 +104,7 @@ impl Sink for Hls {
         let by_source = if is_live || settings.part.is_some() { playlist::Kind::Live } else { playlist::Kind::Vod };
         let terms = Terms {
             kind: settings.kind.unwrap_or(by_source),
+            form: settings.form,
             length: i64::try_from(settings.segment.as_micros()).unwrap_or(i64::MAX),
             part: settings.part.map(|part| i64::try_from(part.as_micros()).unwrap_or(i64::MAX)),
             window: settings.window,
@@ -191,6 +201,7 @@ impl HlsWriter {
             length: self.terms.length,
             promises: self.terms.kind != playlist::Kind::Vod,
             most_bytes: MOST_HELD,
+            form: self.terms.form,
         };
         let before = self.streams.remove(id);
         let (mut cutter, published) = match before {
@@ -211,7 +222,7 @@ impl HlsWriter {
         };
         cutter.open(info);
         let published = published.filter(|_| self.is_possible(id, info));
-        let fragmenter = match Fragmenter::new(&info.tracks) {
+        let fragmenter = match Fragmenter::new(self.terms.form, &info.tracks) {
             Ok(fragmenter) => Some(fragmenter),
             Err(error) => {
                 self.fail(id, &error.to_string(), "look at the input with `ffprobe`");
@@ -225,10 +236,15 @@ impl HlsWriter {
     /// Whether anything of the stream can be published; says what cannot.
     fn is_possible(&mut self, id: &StreamId, info: &StreamInfo) -> bool {
         let node = &self.settings.origin.node;
-        let Some(video) = info.tracks.first().filter(|video| is_playable(video)) else {
+        let form = self.terms.form;
+        let Some(video) = info.tracks.first().filter(|video| form.plays(video)) else {
             let codec = info.tracks.first().map_or("no", |video| &*video.codec);
-            let message = format!("MP4 cannot hold {codec} video");
-            let hint = "convert the input to H.264 first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`";
+            let message = format!("{} cannot hold {codec} video", form.name());
+            let hint = if form == Form::Transport && Form::Mp4.plays(&info.tracks[0]) {
+                "write `format = \"fmp4\"`, which can"
+            } else {
+                "convert the input to H.264 first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+            };
             self.fail(id, &message, hint);
             return false;
         };
@@ -236,9 +252,9 @@ impl HlsWriter {
             let codec = &video.codec;
             tracing::warn!(%node, stream = %id, "`{node}` passes stream `{id}` on as {codec}, which browsers do not play");
         }
-        for track in info.tracks.iter().skip(1).filter(|track| !is_playable(track)) {
+        for track in info.tracks.iter().skip(1).filter(|track| !form.plays(track)) {
             let (index, codec) = (track.index, &track.codec);
-            tracing::warn!(%node, stream = %id, "`{node}` leaves track {index} of stream `{id}` out: players of HLS know no {codec}");
+            tracing::warn!(%node, stream = %id, "`{node}` leaves track {index} of stream `{id}` out: players of HLS know no {codec} in {}", form.name());
         }
         true
     }
@@ -438,6 +454,14 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         let mistake = FieldError::new("part", format!("`part` cannot be {part}"));
         mistakes.push(mistake.hint(format!("write a length of time from 100ms to half of `segment`, which is {most}")));
     }
+    let form = match config.format {
+        None | Some(FormConfig::Fmp4) => Form::Mp4,
+        Some(FormConfig::MpegTs) => Form::Transport,
+    };
+    if config.low_latency && form == Form::Transport {
+        let mistake = FieldError::new("format", "`low_latency` needs parts of segments, which are MP4");
+        mistakes.push(mistake.hint("remove `format`, or `low_latency`"));
+    }
     if config.low_latency && config.kind == Some(playlist::Kind::Vod) {
         let mistake =
             FieldError::new("low_latency", "`low_latency` has no meaning where the playlist comes with the end");
@@ -455,6 +479,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
     let settings = Settings {
         segment,
         part: config.low_latency.then_some(part),
+        form,
         window,
         kind: config.kind,
         memory: config.memory.map_or(MEMORY, |size| size.0),
@@ -480,6 +505,12 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::Duration,
             presence: Presence::Default("\"4s\""),
             summary: "The first keyframe after this time begins the next segment; 1s to 1m.",
+        },
+        Field {
+            name: "format",
+            value: FieldType::Choice(&["fmp4", "mpegts"]),
+            presence: Presence::Default("\"fmp4\""),
+            summary: "What segments are: `fmp4`, fragmented MP4, or `mpegts`, for players that know no other.",
         },
         Field {
             name: "low_latency",

@@ -108,7 +108,7 @@ impl InlineOperator for Chunk {
     fn stream_memory(&self) -> u64 {
         let fragment = match self.settings.container {
             Container::FragmentedMp4 => LONGEST_FIRST_FRAGMENT,
-            Container::Mp4 | Container::Piece => 0,
+            Container::Mp4 | Container::Piece | Container::Transport => 0,
         };
         2 * (MOST_IN_MEMORY + fragment) + WAITING_FOR_SINK.bytes + MOST_IN_MEMORY + MOST_WAITING_BYTES
     }

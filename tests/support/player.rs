@@ -76,6 +76,8 @@ const PLAYER: &str = r#"<!doctype html><title>player</title><video id="video" mu
   hls.on(Hls.Events.MANIFEST_PARSED, () => video.play());
   hls.loadSource(options.get("url"));
   hls.attachMedia(video);
+  // When the picture that is shown now was read, in milliseconds since 1970; a number only once that is known.
+  window.shown = () => hls.playingDate && hls.playingDate.getTime();
   // Seconds from when the picture that is shown now was read until now; a number only once that is known.
-  window.behind = () => hls.playingDate && (Date.now() - hls.playingDate) / 1000;
+  window.behind = () => hls.playingDate && (Date.now() - window.shown()) / 1000;
 </script>"#;

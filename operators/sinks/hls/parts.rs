@@ -17,7 +17,7 @@ use super::segmenter::{EARLY_SOUND, Held, LONGEST_FIRST, MOST_EARLY, Part, Rules
 use super::store::Promise;
 use crate::item::{Item, Packet, StreamInfo, Track};
 use crate::lease::Verdict;
-use crate::media::fragment::{Sample, is_playable};
+use crate::media::fragment::Sample;
 use crate::time::MediaTime;
 
 /// How long a picture is shown where nothing tells it, in microseconds.
@@ -156,7 +156,7 @@ impl PartCutter {
 
     /// See [`super::segmenter::Segmenter::open`].
     pub fn open(&mut self, info: &StreamInfo) {
-        self.kept = info.tracks.iter().map(|track: &Track| is_playable(track)).collect();
+        self.kept = info.tracks.iter().map(|track: &Track| self.rules.form.plays(track)).collect();
     }
 
     /// Something is missing here: what is held is complete.
@@ -307,7 +307,9 @@ impl PartCutter {
         if self.promised.is_some() {
             return;
         }
-        let Some(first) = self.open.take() else { return };
+        let Some(mut first) = self.open.take() else { return };
+        // All of it is there: sound that came late goes with the pictures beside it.
+        first.held.sort_by_key(|held| held.packet.dts.as_micros());
         let end = next.map_or(first.end(), |(_, end)| end);
         let pictures = first.held.iter().filter(|held| held.packet.track == 0);
         let mut decoded: Vec<i64> = pictures.map(|held| held.packet.dts.as_micros()).collect();
@@ -394,10 +396,11 @@ mod tests {
 
     use crate::item::Payload;
     use crate::lease::{Account, Counts};
+    use crate::media::fragment::Form;
     use crate::testing::item;
 
     const SECOND: i64 = 1_000_000;
-    const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20 };
+    const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20, form: Form::Mp4 };
 
     /// A cutter of pictures and sound, into parts of half a second.
     fn cutter(rules: Rules) -> PartCutter {

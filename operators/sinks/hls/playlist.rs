@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::item::time_text;
+use crate::media::fragment::Form;
 
 /// What kind of a playlist a stream has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -61,6 +62,7 @@ pub struct Listed {
 #[derive(Clone, Debug)]
 pub struct Playlist {
     pub kind: Kind,
+    pub form: Form,
     pub window: Window,
     /// Seconds; no segment is longer, as rounded.
     pub target: u64,
@@ -99,9 +101,10 @@ pub enum Progress {
 }
 
 impl Playlist {
-    pub fn new(kind: Kind, window: Window, target: u64) -> Playlist {
+    pub fn new(kind: Kind, form: Form, window: Window, target: u64) -> Playlist {
         Playlist {
             kind,
+            form,
             window,
             target,
             part_target: None,
@@ -221,7 +224,12 @@ impl Playlist {
     fn without(&self, skipped: usize) -> String {
         let mut text = String::from("#EXTM3U\n");
         // Writing into a string never fails.
-        let _ = writeln!(text, "#EXT-X-VERSION:{}", if self.part_target.is_some() { 9 } else { 7 });
+        let version = match self.form {
+            _ if self.part_target.is_some() => 9,
+            Form::Mp4 => 7,
+            Form::Transport => 3,
+        };
+        let _ = writeln!(text, "#EXT-X-VERSION:{version}");
         let _ = writeln!(text, "#EXT-X-TARGETDURATION:{}", self.target);
         if let Some(part_target) = self.part_target {
             let target = self.target_micros();
@@ -280,7 +288,7 @@ impl Playlist {
         if segment.is_discontinuous {
             text.push_str("#EXT-X-DISCONTINUITY\n");
         }
-        if segment.is_discontinuous || map != Some(segment.map) {
+        if self.form == Form::Mp4 && (segment.is_discontinuous || map != Some(segment.map)) {
             let _ = writeln!(text, "#EXT-X-MAP:URI=\"init-{}.mp4{}\"", segment.map, version(segment));
         }
         if let Some(time) = segment.time {
@@ -300,7 +308,16 @@ impl Playlist {
         if segment.is_gap {
             text.push_str("#EXT-X-GAP\n");
         }
-        let _ = writeln!(text, "#EXTINF:{},\n{}.m4s{}", seconds(segment.duration), segment.number, version(segment));
+        let (length, version) = (seconds(segment.duration), version(segment));
+        let _ = writeln!(text, "#EXTINF:{length},\n{}.{}{version}", segment.number, extension(self.form));
+    }
+}
+
+/// How the names of segments end.
+pub const fn extension(form: Form) -> &'static str {
+    match form {
+        Form::Mp4 => "m4s",
+        Form::Transport => "ts",
     }
 }
 
@@ -328,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_live_playlist_lists_the_latest_segments() {
-        let mut playlist = Playlist::new(Kind::Live, Window::Segments(3), 4);
+        let mut playlist = Playlist::new(Kind::Live, Form::Mp4, Window::Segments(3), 4);
         for number in 0..3 {
             playlist.push(segment(number, 4_000_000, false));
         }
@@ -345,13 +362,41 @@ mod tests {
 
     #[test]
     fn a_finished_playlist_lists_all() {
-        let mut playlist = Playlist::new(Kind::Vod, Window::Segments(3), 4);
+        let mut playlist = Playlist::new(Kind::Vod, Form::Mp4, Window::Segments(3), 4);
         for number in 0..5 {
             let version = Some(format!("{number:08x}"));
             let segment = Listed { time: None, version, ..segment(number, 2_500_000, number == 3) };
             assert!(playlist.push(segment).is_empty());
         }
         playlist.is_over = true;
+        insta::assert_snapshot!(playlist.text());
+    }
+
+    #[test]
+    fn parts_are_listed_as_they_come() {
+        let mut playlist = Playlist::new(Kind::Live, Form::Mp4, Window::Segments(12), 2);
+        playlist.part_target = Some(500_000);
+        let part = |place: usize| ListedPart { duration: 480_000, is_independent: place == 0 };
+        for number in 0..11 {
+            let parts: Vec<_> = (0..4).map(part).collect();
+            let segment = Listed { parts, is_gap: number == 9, ..segment(number, 1_920_000, number == 8) };
+            let parts = if segment.is_gap { Vec::new() } else { segment.parts.clone() };
+            playlist.push(Listed { parts, ..segment });
+        }
+        playlist.open = Some(Listed { parts: vec![part(0), part(1)], ..segment(11, 960_000, false) });
+        insta::assert_snapshot!(playlist.text());
+        insta::assert_snapshot!(playlist.update());
+        assert_eq!(playlist.hint(), Some((11, 2)));
+        playlist.is_over = true;
+        assert_eq!(playlist.hint(), None);
+    }
+
+    #[test]
+    fn a_transport_stream_has_no_initialisation() {
+        let mut playlist = Playlist::new(Kind::Live, Form::Transport, Window::Segments(3), 4);
+        for number in 0..3 {
+            playlist.push(segment(number, 4_000_000, number == 2));
+        }
         insta::assert_snapshot!(playlist.text());
     }
 
@@ -362,7 +407,7 @@ mod tests {
             segments in proptest::collection::vec((500_000i64..4_400_000, any::<bool>()), 1..60),
             window in prop_oneof![(3usize..8).prop_map(Window::Segments), (1i64..40).prop_map(|s| Window::Time(s * 1_000_000))],
         ) {
-            let mut playlist = Playlist::new(Kind::Live, window, 4);
+            let mut playlist = Playlist::new(Kind::Live, Form::Mp4, window, 4);
             let mut discontinuities = 0;
             let mut known = Vec::new();
             for (number, (duration, is_discontinuous)) in segments.into_iter().enumerate() {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::item::{Item, Packet, StreamInfo, Track};
 use crate::lease::{Ack, Verdict};
-use crate::media::fragment::{Sample, is_playable};
+use crate::media::fragment::{Form, Sample};
 use crate::time::MediaTime;
 
 /// A segment waits so long, in the stream's own time, for the sound beside its last pictures.
@@ -38,6 +38,8 @@ pub struct Rules {
     pub promises: bool,
     /// Bytes of packets that are held.
     pub most_bytes: u64,
+    /// What segments are: not every track can be a part of them.
+    pub form: Form,
 }
 
 impl Rules {
@@ -204,7 +206,7 @@ impl Segmenter {
 
     /// The stream opens, or goes on in another format: nothing of it may be held then ([`Segmenter::finish`]).
     pub fn open(&mut self, info: &StreamInfo) {
-        self.kept = info.tracks.iter().map(|track: &Track| is_playable(track)).collect();
+        self.kept = info.tracks.iter().map(|track: &Track| self.rules.form.plays(track)).collect();
     }
 
     /// Something is missing here: what is held is complete.
@@ -462,7 +464,7 @@ mod tests {
         Segmenter { kept: vec![true, true], ..Segmenter::new(rules, None) }
     }
 
-    const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20 };
+    const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20, form: Form::Mp4 };
 
     /// Gives it a packet and lets go of it, as the engine does.
     fn give(

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::playlist::{Kind, Window};
 use crate::item::{Origin, StreamId};
+use crate::media::fragment::Form;
 pub use files::Served;
 pub use published::{Asked, Found, Lost, NewSegment, Published, Refused, Writing};
 
@@ -134,6 +135,7 @@ pub struct Promise {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub kind: Kind,
+    pub form: Form,
     /// Microseconds after which the next keyframe begins another segment.
     pub length: i64,
     /// Microseconds that a part of a segment should last; `None` for segments that are published in one piece.
@@ -163,6 +165,7 @@ mod tests {
 
     const TERMS: Terms = Terms {
         kind: Kind::Live,
+        form: Form::Mp4,
         length: 2_000_000,
         part: None,
         window: Window::Segments(3),

@@ -11,7 +11,7 @@ use super::files::{self, Files, PartEnd, Served};
 use super::{Promise, Terms, lock};
 use crate::config::format_size;
 use crate::item::Content;
-use crate::sinks::hls::playlist::{Kind, Listed, ListedPart, Playlist, Progress};
+use crate::sinks::hls::playlist::{self, Kind, Listed, ListedPart, Playlist, Progress};
 
 /// A segment that is published, or where latency is to be low a part of one.
 pub struct NewSegment {
@@ -167,7 +167,9 @@ impl Published {
                 None => Found::Unknown,
             };
         }
-        let Some(name) = name.strip_suffix(".m4s") else { return Found::Unknown };
+        let extension = playlist::extension(state.terms.form);
+        let name = name.strip_suffix(extension).and_then(|name| name.strip_suffix('.'));
+        let Some(name) = name else { return Found::Unknown };
         match name.split_once('.') {
             Some((number, part)) => plain(number).zip(plain(part)).map_or(Found::Unknown, |at| state.part(at)),
             None => plain(name).map_or(Found::Unknown, |number| state.segment(number)),
@@ -431,9 +433,10 @@ impl State {
     fn begin(&mut self, first: &NewSegment, map: u64) {
         let terms = self.terms;
         let target = first.target.unwrap_or(1);
-        let playlist = self.playlist.get_or_insert_with(|| Playlist::new(terms.kind, terms.window, target));
+        let playlist = self.playlist.get_or_insert_with(|| Playlist::new(terms.kind, terms.form, terms.window, target));
         if playlist.segments.is_empty() {
-            (playlist.kind, playlist.window, playlist.target) = (terms.kind, terms.window, target);
+            (playlist.kind, playlist.form) = (terms.kind, terms.form);
+            (playlist.window, playlist.target) = (terms.window, target);
             (playlist.is_over, playlist.is_independent) = (false, true);
             playlist.part_target = first.part_target;
         }

@@ -24,6 +24,7 @@ pub mod picture;
 pub mod refresh;
 pub mod scale;
 pub mod still;
+mod transport;
 
 use std::sync::Once;
 

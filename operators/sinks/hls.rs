@@ -2,11 +2,14 @@
 //!
 //! A stream is cut into segments at keyframes ([`segmenter`]), each is made into a piece of fragmented MP4
 //! ([`crate::media::fragment`]), and published with a playlist that lists it ([`playlist`], [`store`]); the control plane
-//! serves both. What is missing of a stream, and another format, is a discontinuity and never the end.
+//! serves both. What is missing of a stream, and another format, is a discontinuity and never the end. With `low_latency`
+//! segments are published in parts, as they come ([`parts`]).
 //!
-//! A packet is delivered when its segment can be fetched. Until then the sink holds it, up to [`MOST_HELD`] a stream, and
+//! A packet is delivered when its segment, or its part, can be fetched. Until then the sink holds it, up to [`MOST_HELD`] a stream, and
 //! the source has its credit back.
 
+pub mod cutter;
+pub mod parts;
 pub mod playlist;
 pub mod segmenter;
 pub mod store;
@@ -22,17 +25,20 @@ use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, StreamId, StreamInfo};
 use crate::lease::{Ack, Verdict};
-use crate::media::fragment::{Fragmenter, is_common, is_playable};
+use crate::media::fragment::{Form, Fragmenter, is_common};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter};
+use cutter::Cutter;
 use playlist::Window;
-use segmenter::{Part, Rules, Segmenter};
-use store::{NewSegment, Playlists, Refused, Shelf, Terms, Writing};
+use segmenter::{Part, Rules};
+use store::{Lost, NewSegment, Playlists, Refused, Shelf, Terms, Writing};
 
 /// Bytes of packets of one stream that wait for their segment to be complete.
 const MOST_HELD: u64 = 16 << 20;
 const SEGMENT: Duration = Duration::from_secs(4);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
+const PART: Duration = Duration::from_millis(500);
+const SHORTEST_PART: Duration = Duration::from_millis(100);
 const WINDOW: usize = 6;
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 const MEMORY: u64 = 32 << 20;
@@ -41,6 +47,10 @@ const DISK: u64 = 8 << 30;
 #[derive(Deserialize)]
 struct Config {
     segment: Option<config::Duration>,
+    #[serde(default)]
+    low_latency: bool,
+    part: Option<config::Duration>,
+    format: Option<FormConfig>,
     window: Option<WindowConfig>,
     kind: Option<playlist::Kind>,
     memory: Option<config::Size>,
@@ -54,9 +64,19 @@ enum WindowConfig {
     Time(config::Duration),
 }
 
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum FormConfig {
+    Fmp4,
+    MpegTs,
+}
+
 #[derive(Clone)]
 struct Settings {
     segment: Duration,
+    /// How long the parts of segments are, where latency is to be low.
+    part: Option<Duration>,
+    form: Form,
     window: Window,
     /// `None`: by whether the source is live.
     kind: Option<playlist::Kind>,
@@ -81,10 +101,12 @@ impl Sink for Hls {
     fn start_with(&self, inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
         let settings = &self.settings;
         let is_live = inputs.iter().any(|input| input.is_live);
-        let by_source = if is_live { playlist::Kind::Live } else { playlist::Kind::Vod };
+        let by_source = if is_live || settings.part.is_some() { playlist::Kind::Live } else { playlist::Kind::Vod };
         let terms = Terms {
             kind: settings.kind.unwrap_or(by_source),
+            form: settings.form,
             length: i64::try_from(settings.segment.as_micros()).unwrap_or(i64::MAX),
+            part: settings.part.map(|part| i64::try_from(part.as_micros()).unwrap_or(i64::MAX)),
             window: settings.window,
             dated: is_live,
             memory: settings.memory,
@@ -103,16 +125,17 @@ impl Sink for Hls {
         true
     }
 
-    /// Its segments, packets that wait, and the segment that is made of them.
+    /// Its segments, packets that wait, the segment that is made of them, and the parts of which that is put together.
     fn stream_memory(&self) -> u64 {
-        self.settings.memory.saturating_add(2 * MOST_HELD)
+        let copies = if self.settings.part.is_some() { 3 } else { 2 };
+        self.settings.memory.saturating_add(copies * MOST_HELD)
     }
 }
 
 /// One stream, as it is written.
 struct Stream {
     info: Arc<StreamInfo>,
-    segmenter: Segmenter,
+    cutter: Cutter,
     fragmenter: Option<Fragmenter>,
     /// `None` where it cannot be published: what comes of it is rejected.
     published: Option<Writing>,
@@ -178,10 +201,11 @@ impl HlsWriter {
             length: self.terms.length,
             promises: self.terms.kind != playlist::Kind::Vod,
             most_bytes: MOST_HELD,
+            form: self.terms.form,
         };
         let before = self.streams.remove(id);
-        let (mut segmenter, published) = match before {
-            Some(before) => (before.segmenter, before.published),
+        let (mut cutter, published) = match before {
+            Some(before) => (before.cutter, before.published),
             None => {
                 let now = self.settings.clock.now();
                 let published = self.settings.playlists.publish(&self.shelf, id, &self.terms, now);
@@ -193,29 +217,34 @@ impl HlsWriter {
                     );
                 });
                 let (published, promised) = published.ok().unzip();
-                (Segmenter::new(rules, promised.flatten()), published)
+                (Cutter::new(rules, &self.terms, promised.flatten()), published)
             }
         };
-        segmenter.open(info);
+        cutter.open(info);
         let published = published.filter(|_| self.is_possible(id, info));
-        let fragmenter = match Fragmenter::new(&info.tracks) {
+        let fragmenter = match Fragmenter::new(self.terms.form, &info.tracks) {
             Ok(fragmenter) => Some(fragmenter),
             Err(error) => {
                 self.fail(id, &error.to_string(), "look at the input with `ffprobe`");
                 None
             }
         };
-        let forced = segmenter.forced;
-        self.streams.insert(id.clone(), Stream { info: info.clone(), segmenter, fragmenter, published, forced });
+        let forced = cutter.forced();
+        self.streams.insert(id.clone(), Stream { info: info.clone(), cutter, fragmenter, published, forced });
     }
 
     /// Whether anything of the stream can be published; says what cannot.
     fn is_possible(&mut self, id: &StreamId, info: &StreamInfo) -> bool {
         let node = &self.settings.origin.node;
-        let Some(video) = info.tracks.first().filter(|video| is_playable(video)) else {
+        let form = self.terms.form;
+        let Some(video) = info.tracks.first().filter(|video| form.plays(video)) else {
             let codec = info.tracks.first().map_or("no", |video| &*video.codec);
-            let message = format!("MP4 cannot hold {codec} video");
-            let hint = "convert the input to H.264 first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`";
+            let message = format!("{} cannot hold {codec} video", form.name());
+            let hint = if form == Form::Transport && Form::Mp4.plays(&info.tracks[0]) {
+                "write `format = \"fmp4\"`, which can"
+            } else {
+                "convert the input to H.264 first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+            };
             self.fail(id, &message, hint);
             return false;
         };
@@ -223,9 +252,9 @@ impl HlsWriter {
             let codec = &video.codec;
             tracing::warn!(%node, stream = %id, "`{node}` passes stream `{id}` on as {codec}, which browsers do not play");
         }
-        for track in info.tracks.iter().skip(1).filter(|track| !is_playable(track)) {
+        for track in info.tracks.iter().skip(1).filter(|track| !form.plays(track)) {
             let (index, codec) = (track.index, &track.codec);
-            tracing::warn!(%node, stream = %id, "`{node}` leaves track {index} of stream `{id}` out: players of HLS know no {codec}");
+            tracing::warn!(%node, stream = %id, "`{node}` leaves track {index} of stream `{id}` out: players of HLS know no {codec} in {}", form.name());
         }
         true
     }
@@ -239,8 +268,8 @@ impl HlsWriter {
             item.lease.ack.raise(Verdict::Rejected);
             return;
         };
-        let parts = stream.segmenter.take(item, packet);
-        let forced = stream.segmenter.forced;
+        let parts = stream.cutter.take(item, packet);
+        let forced = stream.cutter.forced();
         if std::mem::replace(&mut stream.forced, forced) != forced && forced.is_power_of_two() {
             let (node, id) = (&self.settings.origin.node, &item.stream);
             tracing::warn!(
@@ -256,7 +285,7 @@ impl HlsWriter {
     /// What comes next of a stream does not go on where it is.
     async fn break_off(&mut self, id: &StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let parts = stream.segmenter.gap();
+        let parts = stream.cutter.gap();
         self.publish_all(id, parts).await;
         if let Some(published) = self.streams.get(id).and_then(|stream| stream.published.as_ref()) {
             published.break_off();
@@ -265,7 +294,7 @@ impl HlsWriter {
 
     async fn end(&mut self, id: &StreamId, reason: &EndReason) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let parts = stream.segmenter.finish();
+        let parts = stream.cutter.finish();
         self.publish_all(id, parts).await;
         let now = self.settings.clock.now();
         if let Some(published) = self.streams.remove(id).and_then(|stream| stream.published) {
@@ -289,6 +318,8 @@ impl HlsWriter {
             part.acks.into_iter().for_each(|ack| ack.settle(Verdict::Rejected));
             return;
         };
+        let is_segment = part.part_target.is_none();
+        let lost = Lost { duration: part.duration, is_discontinuous: part.is_after_gap, time: part.time };
         let clock = self.settings.clock.clone();
         let (for_work, theirs) = (published.clone(), clock.clone());
         // Copies and hashes megabytes, and may write them into a file.
@@ -296,6 +327,7 @@ impl HlsWriter {
         let made = match made {
             Ok(made) => made,
             Err(error) => {
+                stream.cutter.lost();
                 published.break_off();
                 self.fail(id, &format!("making a segment broke off: {error}"), "look into the log");
                 return;
@@ -320,8 +352,17 @@ impl HlsWriter {
                     );
                 }
             }
-            Err((message, hint)) => {
-                published.break_off();
+            Err(Failed { is_told, message, hint }) => {
+                if is_told {
+                    // The playlist has a gap for it already, or belongs to somebody else.
+                } else if is_segment {
+                    published.lose(&lost, clock.now());
+                } else {
+                    published.break_off();
+                    if let Some(stream) = self.streams.get_mut(id) {
+                        stream.cutter.lost();
+                    }
+                }
                 self.fail(id, &format!("lost a segment of {} packets: {message}", made.acks.len()), hint);
             }
         }
@@ -339,18 +380,32 @@ struct Made {
     fragmenter: Fragmenter,
     acks: Vec<Ack>,
     /// Places of packets that were left out, and why; or why there is no segment, and what to do.
-    outcome: Result<Vec<(usize, String)>, (String, &'static str)>,
+    outcome: Result<Vec<(usize, String)>, Failed>,
+}
+
+struct Failed {
+    /// Whether the playlist knows of it.
+    is_told: bool,
+    message: String,
+    hint: &'static str,
 }
 
 fn make(mut fragmenter: Fragmenter, part: Part, published: &Writing, clock: &dyn Clock) -> Made {
     let made = fragmenter.piece(&part.samples, &part.following);
-    let outcome = made.map_err(|error| (error.to_string(), "look at the input with `ffprobe`")).and_then(|fragment| {
+    let failed = |error: crate::media::mux::MuxError| Failed {
+        is_told: false,
+        message: error.to_string(),
+        hint: "look at the input with `ffprobe`",
+    };
+    let outcome = made.map_err(failed).and_then(|fragment| {
         let segment = NewSegment {
             init: fragment.init,
             media: fragment.media,
             sha256: fragment.sha256,
             duration: part.duration,
             target: part.target,
+            part_target: part.part_target,
+            completes: part.completes,
             is_discontinuous: part.is_after_gap,
             is_independent: part.is_independent,
             time: part.time,
@@ -363,7 +418,8 @@ fn make(mut fragmenter: Fragmenter, part: Part, published: &Writing, clock: &dyn
             }
         };
         let listed = published.append(segment, clock.now());
-        listed.map(|()| fragment.refused).map_err(|refused| (refused.to_string(), hint(&refused)))
+        let failed = |refused: Refused| Failed { is_told: true, message: refused.to_string(), hint: hint(&refused) };
+        listed.map(|()| fragment.refused).map_err(failed)
     });
     Made { fragmenter, acks: part.acks, outcome }
 }
@@ -389,6 +445,28 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             Window::Time(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
         }
     };
+    let part = config.part.map_or(PART.min(segment / 2), |part| part.0);
+    if config.part.is_some() && !config.low_latency {
+        let mistake = FieldError::new("part", "`part` has no meaning without `low_latency = true`");
+        mistakes.push(mistake.hint("remove it, or write `low_latency = true`"));
+    } else if part < SHORTEST_PART || part > segment / 2 {
+        let (part, most) = (humantime::format_duration(part), humantime::format_duration(segment / 2));
+        let mistake = FieldError::new("part", format!("`part` cannot be {part}"));
+        mistakes.push(mistake.hint(format!("write a length of time from 100ms to half of `segment`, which is {most}")));
+    }
+    let form = match config.format {
+        None | Some(FormConfig::Fmp4) => Form::Mp4,
+        Some(FormConfig::MpegTs) => Form::Transport,
+    };
+    if config.low_latency && form == Form::Transport {
+        let mistake = FieldError::new("format", "`low_latency` needs parts of segments, which are MP4");
+        mistakes.push(mistake.hint("remove `format`, or `low_latency`"));
+    }
+    if config.low_latency && config.kind == Some(playlist::Kind::Vod) {
+        let mistake =
+            FieldError::new("low_latency", "`low_latency` has no meaning where the playlist comes with the end");
+        mistakes.push(mistake.hint("remove it, or write `kind = \"live\"`"));
+    }
     if let Some(playlist::Kind::Event | playlist::Kind::Vod) = config.kind
         && config.window.is_some()
     {
@@ -400,6 +478,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
     }
     let settings = Settings {
         segment,
+        part: config.low_latency.then_some(part),
+        form,
         window,
         kind: config.kind,
         memory: config.memory.map_or(MEMORY, |size| size.0),
@@ -425,6 +505,25 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::Duration,
             presence: Presence::Default("\"4s\""),
             summary: "The first keyframe after this time begins the next segment; 1s to 1m.",
+        },
+        Field {
+            name: "format",
+            value: FieldType::Choice(&["fmp4", "mpegts"]),
+            presence: Presence::Default("\"fmp4\""),
+            summary: "What segments are: `fmp4`, fragmented MP4, or `mpegts`, for players that know no other.",
+        },
+        Field {
+            name: "low_latency",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Whether segments are published in parts, as they come, so that players are behind by seconds less.",
+        },
+        Field {
+            name: "part",
+            value: FieldType::Duration,
+            presence: Presence::Default("\"500ms\""),
+            summary: "How long a part is at most, with `low_latency`: 100ms to half of `segment`; a little more where pictures \
+                      do not divide it.",
         },
         Field {
             name: "kind",

@@ -90,7 +90,8 @@ pub(super) async fn add(live: &Live, request: &mut Request<Incoming>) -> Result<
     let wanted = match wanted(settings) {
         Ok(wanted) => wanted,
         Err(Unreadable { mut mistakes, rest }) => {
-            if let Some(Wanted { graph, source, id, own }) = rest {
+            if let Some(rest) = rest {
+                let Wanted { graph, source, id, own } = *rest;
                 let (graphs, posted) = (live.graphs.clone(), PostedStream { source: source.into(), own, references });
                 mistakes.extend(live.changes.run(move || graphs.stream_mistakes(&graph, &id, posted)).await?);
             }
@@ -255,7 +256,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], hint: &str) -> Result
 struct Unreadable {
     mistakes: Vec<FieldError>,
     /// What can be judged all the same, where it is known of which source.
-    rest: Option<Wanted>,
+    rest: Option<Box<Wanted>>,
 }
 
 /// Reads what `POST /streams` takes; all of its mistakes come at once.
@@ -287,7 +288,7 @@ fn wanted(mut settings: Map<String, Value>) -> Result<Wanted, Unreadable> {
         (Some(graph), Some(source), id) => {
             // Its settings are judged under some name.
             let id = id.unwrap_or_else(|| StreamId::sanitised("ID"));
-            Err(Unreadable { mistakes, rest: Some(Wanted { graph, source, id, own }) })
+            Err(Unreadable { mistakes, rest: Some(Box::new(Wanted { graph, source, id, own })) })
         }
         _ => Err(Unreadable { mistakes, rest: None }),
     }
@@ -431,7 +432,7 @@ mod tests {
         let Unreadable { mistakes, rest } =
             wanted(r#"{"graph": "door", "source": "s", "id": "a b", "url": "${env.X}", "loop": null}"#).err().unwrap();
         assert_eq!(fields(&mistakes), ["id", "loop", "url"]);
-        let rest = rest.unwrap();
+        let rest = *rest.unwrap();
         assert_eq!((&*rest.graph, &*rest.source, rest.own), ("door", "s", toml::Value::Table(toml::Table::new())));
         let Unreadable { mistakes, rest } = wanted(r#"{"source": 7}"#).err().unwrap();
         assert_eq!(fields(&mistakes), ["graph", "source", "id"]);

@@ -292,7 +292,7 @@ mod tests {
 
     use crate::cli::live::tests::{graph, stream};
     use crate::runtime::culprit::{Culprit, CulpritKind};
-    use crate::runtime::stats::{ProcessReport, Report, StreamReport, StreamState, TapReport};
+    use crate::runtime::stats::{BusyReport, ProcessReport, Report, StreamReport, StreamState, TapReport};
 
     /// What an engine would answer, read as `engine top` reads it.
     fn statistics() -> Statistics {
@@ -307,6 +307,9 @@ mod tests {
             held_bytes_peak: 0,
             held_bytes_limit: 1 << 20,
         };
+        let busy = [("events", 0.004), ("hall", 0.02), ("people", 0.76)]
+            .map(|(node, busy_share)| BusyReport { node: node.to_owned(), busy_share, busy_seconds: 1.0 })
+            .to_vec();
         let fine = StreamReport { drops: Vec::new(), rate_dropped: 0.0, rate_in: 25.0, ..stream("yard") };
         let lost = StreamReport {
             state: StreamState::Retrying,
@@ -315,7 +318,7 @@ mod tests {
             ..stream("backyard")
         };
         let mut graph =
-            graph(vec![StreamReport { taps: vec![tap], blocked_share: 0.25, ..stream("door") }, fine, lost]);
+            graph(vec![StreamReport { taps: vec![tap], busy, blocked_share: 0.25, ..stream("door") }, fine, lost]);
         graph.nodes[1].oldest_ms = Some(640.0);
         graph.culprit = Some(Culprit {
             kind: CulpritKind::Pool,

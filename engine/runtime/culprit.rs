@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
+use super::stats::{EncoderReport, GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
 use super::watch::Shared;
 use super::window::WINDOW;
 
@@ -30,6 +30,8 @@ pub enum CulpritKind {
     Worker,
     /// The threads of the inference pool.
     Pool,
+    /// What encodes the stream in a sink.
+    Encoder,
     /// The sink's writer.
     Sink,
 }
@@ -44,6 +46,7 @@ impl CulpritKind {
             CulpritKind::Budget => "budget",
             CulpritKind::Worker => "worker",
             CulpritKind::Pool => "pool",
+            CulpritKind::Encoder => "encoder",
             CulpritKind::Sink => "sink",
         }
     }
@@ -184,7 +187,11 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &Mac
     }
     let nodes = behind(graph, stream);
     let sinks = nodes.iter().filter(|node| node.role == "sink");
-    let sink = sinks.map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
+    let sink = sinks.clone().map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
+    let encoder = sinks.filter_map(|node| {
+        let encoder = node.encoders.iter().find(|encoder| encoder.stream == stream.stream)?;
+        Some(Finding::node(CulpritKind::Encoder, node, encoder.busy_share))
+    });
     let busiest = |role: &str| {
         let of_role = nodes.iter().filter(|node| node.role == role && node.busy_share > 0.0);
         of_role.max_by(|a, b| a.busy_share.total_cmp(&b.busy_share))
@@ -193,7 +200,7 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &Mac
     let pool = busiest("pool").map(|node| Finding::node(CulpritKind::Pool, node, pool_load));
     let worker = busiest("inline").map(|node| Finding::node(CulpritKind::Worker, node, worker_load(node, machine)));
     // What comes last wins among equals: a stalled sink lets everything before it wait.
-    let candidates = pool.into_iter().chain(worker).chain(sink);
+    let candidates = pool.into_iter().chain(worker).chain(encoder).chain(sink);
     let at_limit = candidates.filter(|finding| finding.load >= SATURATED).max_by(|a, b| a.load.total_cmp(&b.load));
     at_limit.or_else(|| {
         let fullest = stream.taps.iter().max_by(|a, b| a.blocked_share.total_cmp(&b.blocked_share))?;
@@ -267,6 +274,7 @@ impl<'g> Finding<'g> {
                 culprit.measure(graph, node, streams, machine, waits);
                 culprit.text = culprit.of_node(node, &on, waits);
             }
+            (CulpritKind::Encoder, Some(node)) => culprit.encode(graph, node, streams, &on, waits),
             (CulpritKind::Source, _) => {
                 culprit.node = Some(self.source.to_owned());
                 culprit.rate = Some(read);
@@ -348,6 +356,43 @@ impl Culprit {
         if let (Some(cost), Some(rate), Some(_)) = (self.cost_ms, self.rate, self.has_cores) {
             self.needs_cores = Some(cost * rate / 1000.0);
         }
+    }
+
+    /// What a picture costs the encoders of some streams, and how many come.
+    fn encode(&mut self, graph: &GraphReport, node: &NodeReport, streams: &[&StreamReport], on: &str, waits: f64) {
+        let is_theirs = |encoder: &&EncoderReport| streams.iter().any(|stream| stream.stream == encoder.stream);
+        let encoders: Vec<&EncoderReport> = node.encoders.iter().filter(is_theirs).collect();
+        let rate: f64 = encoders.iter().map(|encoder| encoder.rate).sum();
+        let busy: f64 = encoders.iter().map(|encoder| encoder.busy_share).sum();
+        let threads = encoders.first().map_or(1, |encoder| encoder.threads);
+        let name = &node.name;
+        let more = "give `encoder.threads` more, or the source fewer or smaller pictures";
+        if rate <= 0.0 {
+            self.text = format!("`{name}`{on}: encoding does not get on; {more}");
+            return;
+        }
+        let cost = busy * 1000.0 / rate;
+        self.cost_ms = Some(cost);
+        let on_threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+        let work = format!("`{name}`{on}: encoding takes {} ms a picture on {on_threads}", number(cost));
+        if waits >= BLOCKED {
+            self.text = format!(
+                "{work}, {} fps is all that it takes; its source waits {} of the time; {more}",
+                number(rate),
+                percent(waits)
+            );
+            return;
+        }
+        let before = before(graph, node);
+        let drops = streams.iter().flat_map(|stream| &stream.drops).filter(|drops| before.contains(&*drops.node));
+        let dropped: f64 = drops.map(|drops| drops.rate).sum();
+        self.rate = Some(rate + dropped);
+        let lost = if dropped > 0.0 {
+            format!("{} packets a second are dropped in front of it", number(dropped))
+        } else {
+            "it is not through yet".to_owned()
+        };
+        self.text = format!("{work}, {} fps is all that it takes; {lost}; {more}", number(rate));
     }
 
     fn of_node(&self, node: &NodeReport, on: &str, waits: f64) -> String {

@@ -10,6 +10,7 @@ pub mod browser;
 pub mod bucket;
 pub mod cameras;
 pub mod lossy;
+pub mod player;
 pub mod probe;
 pub mod vss;
 

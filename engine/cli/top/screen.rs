@@ -11,7 +11,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::statistics::{
-    BusyStatistics, CulpritStatistics, GraphStatistics, NodeStatistics, Statistics, StreamStatistics, TapStatistics,
+    BusyStatistics, CulpritStatistics, EncoderStatistics, GraphStatistics, NodeStatistics, Statistics,
+    StreamStatistics, TapStatistics,
 };
 
 /// What streams are sorted by.
@@ -183,7 +184,10 @@ impl Screen {
             );
             lines.push(Line::styled(heading, FAINT));
         }
-        lines.extend(graph.nodes.iter().map(|node| node_line(node, name)));
+        for node in &graph.nodes {
+            lines.push(node_line(node, name));
+            lines.extend(node.encoders.iter().flat_map(|encoder| encoder_lines(encoder, columns)));
+        }
     }
 }
 
@@ -260,6 +264,19 @@ fn node_line(node: &NodeStatistics, name: usize) -> Line<'static> {
         node.inputs.join(", ")
     );
     Line::styled(text, if node.errors > 0 { SLOW } else { Style::new() })
+}
+
+/// An encoder stands below its node.
+fn encoder_lines(encoder: &EncoderStatistics, columns: u16) -> Vec<Line<'static>> {
+    let threads = if encoder.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", encoder.threads) };
+    let text = format!(
+        "    encodes `{}` on {threads}: {:.1} pictures a second, busy {:.0} % of the time, {} packets wait",
+        encoder.stream,
+        encoder.rate,
+        encoder.busy_share * 100.0,
+        encoder.queued
+    );
+    wrapped(&text, columns, if encoder.busy_share >= 0.75 { SLOW } else { FAINT })
 }
 
 /// The columns that names take.

@@ -247,7 +247,10 @@ fn run(seed: u64, reloads: usize) {
     }
     if let Some((_server, relay)) = &server {
         assert_eq!(relay.connections(), 1, "the camera was left alone");
-        assert_numbered(&records(&place("seen.jsonl")));
+        let mut seen = records(&place("seen.jsonl"));
+        // A machine that is busy with other things may drop of a camera, and says so.
+        seen.retain(|record| record["kind"] == "segment");
+        assert_numbered(&seen);
     }
     engine.terminate().expect(0);
 }
@@ -262,6 +265,9 @@ fn assert_ordered(records: &[Value]) {
         assert!(before.is_none_or(|before| before < seq), "{record} behind {before:?}");
     }
 }
+
+/// More pictures than a decoder holds back to put them in order.
+const IN_THE_DECODER: usize = 16;
 
 /// A reader that wants all pictures comes beside one that wants some: it gets the pictures of a full decode, from where it
 /// came on, in the middle of a group of pictures.
@@ -310,7 +316,14 @@ fn more_pictures_come_at_once_and_are_those_of_a_full_decode() {
     let (whole, more) = (sums("whole.jsonl"), sums("more.jsonl"));
     let first = usize::try_from(more[0].0).expect("an index");
     assert!((10..1400).contains(&first), "in the middle: {first}");
-    assert_eq!(more[..], whole[first..first + more.len()]);
+    for (seq, sum) in &more {
+        let expected = &whole[usize::try_from(*seq).expect("an index")];
+        assert_eq!((seq, sum), (&expected.0, &expected.1));
+    }
+    // Of the packets that were read before, and whose pictures had not come yet, some had been left out.
+    let (_, after) = more.split_at(IN_THE_DECODER);
+    assert!(after.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{after:?}");
+    assert!(more[IN_THE_DECODER].0 <= more[0].0 + 2 * IN_THE_DECODER as u64, "it did not wait for anything");
     engine.terminate().expect(0);
 }
 

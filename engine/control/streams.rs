@@ -168,7 +168,7 @@ fn look(asked: &Map<String, Value>, references: &References) -> Result<Look, NoL
     let bad = |field: &str, message: &str, hint: &str| FieldError::new(field, message).hint(hint);
     let address = url.and_then(Address::parse).filter(|address| !address.scheme.eq_ignore_ascii_case("file"));
     match (url, &address) {
-        (None, _) if asked.contains_key("url") => {}
+        (None, _) if asked.get("url").is_some_and(|url| !url.is_null()) => {}
         (None, _) => mistakes.push(bad("url", "there is no `url`", "name what to look at: \"rtsp://10.0.0.8/main\"")),
         (Some(_), None) => {
             mistakes.push(bad("url", "`url` is no URL with a host", "write it like \"rtsp://10.0.0.8/main\""));

@@ -315,6 +315,7 @@ pub(crate) mod tests {
             blocked_by: None,
             blocked_share: 0.0,
             taps: Vec::new(),
+            busy: Vec::new(),
             culprit: None,
             held_items: 1,
             held_bytes: 1 << 20,
@@ -337,6 +338,7 @@ pub(crate) mod tests {
             busy_seconds: busy_ms / 1000.0,
             busy_share: busy_ms / 20_000.0,
             busy_by_worker: vec![busy_ms / 20_000.0, 0.0],
+            making_share: 0.0,
             // Nobody measures the work of a tap.
             stages: match role {
                 "tap" => Histogram::default(),
@@ -344,6 +346,7 @@ pub(crate) mod tests {
             },
             queued: 0,
             oldest_ms: None,
+            encoders: Vec::new(),
         };
         GraphReport {
             name: "door".to_owned(),
@@ -520,6 +523,8 @@ pub(crate) mod tests {
         graph.culprit = Some(Culprit {
             kind: CulpritKind::Pool,
             node: Some("people".to_owned()),
+            graph: None,
+            costliest: None,
             streams: vec!["door".to_owned()],
             cost_ms: Some(41.0),
             rate: Some(30.0),

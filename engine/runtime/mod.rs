@@ -18,9 +18,11 @@ pub mod histogram;
 pub mod inlets;
 mod inline;
 pub mod load;
+mod loading;
 mod mailbox;
 mod node;
 mod offload;
+mod outgoing;
 mod passage;
 pub mod predict;
 pub mod preview;
@@ -37,6 +39,7 @@ mod tap;
 mod watch;
 pub mod window;
 mod worker;
+mod workshop;
 
 #[cfg(test)]
 mod tests;

@@ -152,6 +152,7 @@ struct Completions {
 struct Done {
     ticket: u64,
     result: Result<Payload, ItemError>,
+    busy: Duration,
 }
 
 impl Completion for Completions {
@@ -171,7 +172,7 @@ impl Completion for Completions {
         self.node.counters.took(busy);
         let first = {
             let mut done = lock(&self.done);
-            done.push(Done { ticket, result });
+            done.push(Done { ticket, result, busy });
             done.len() == 1
         };
         if first {
@@ -183,20 +184,20 @@ impl Completion for Completions {
 
 /// Capabilities of the ticks that still have something under way.
 #[derive(Default)]
-struct Held(BTreeMap<u64, (Capability<u64>, usize)>);
+pub(super) struct Held(BTreeMap<u64, (Capability<u64>, usize)>);
 
 impl Held {
-    fn retain(&mut self, time: &InputCapability<u64>, count: usize) {
+    pub(super) fn retain(&mut self, time: &InputCapability<u64>, count: usize) {
         if count > 0 {
             self.0.entry(*time.time()).or_insert_with(|| (time.retain(0), 0)).1 += count;
         }
     }
 
-    fn get(&self, time: u64) -> Option<&Capability<u64>> {
+    pub(super) fn get(&self, time: u64) -> Option<&Capability<u64>> {
         self.0.get(&time).map(|(capability, _)| capability)
     }
 
-    fn release(&mut self, time: u64) {
+    pub(super) fn release(&mut self, time: u64) {
         if let Some((_, count)) = self.0.get_mut(&time) {
             *count -= 1;
             if *count == 0 {
@@ -358,8 +359,13 @@ impl Jobs {
     /// Puts what is finished into its places.
     fn collect(&mut self) {
         let done = std::mem::take(&mut *lock(&self.completions.done));
-        for Done { ticket, result } in done {
-            self.answer(ticket, |node, item| outcome(node, item, result));
+        for Done { ticket, result, busy } in done {
+            self.answer(ticket, |node, item| {
+                if let Some(account) = item.lease.ack.account() {
+                    account.worked(&node.origin.node, busy);
+                }
+                outcome(node, item, result)
+            });
         }
     }
 

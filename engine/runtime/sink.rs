@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use operators::error::SinkError;
 use operators::item::{EndReason, Event};
-use operators::lease::Verdict;
+use operators::lease::{Account, Verdict};
 use operators::operator::SinkWriter;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -148,7 +148,10 @@ fn note(mark: Passage, pending: &mut VecDeque<Passage>, end: &SinkEnd) {
                 pending.push_back(Passage::Cut { stream, cut });
             }
         }
-        Passage::Resume { stream, cut, info: Some(info) } if end.is_new && cut.take_over(name).is_some() => {
+        // It was opened for this generation, or the stream comes to it by this one alone.
+        Passage::Resume { stream, cut, info: Some(info) }
+            if (end.is_new || !cut.keeps(name)) && cut.take_over(name).is_some() =>
+        {
             pending.push_back(Passage::Event(Event::Open { stream, info }));
         }
         Passage::Resume { .. } | Passage::Event(_) => {}
@@ -257,6 +260,7 @@ pub fn unheard(
 pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event>, intake: Arc<Intake>, node: Node) {
     let mut batch = Vec::with_capacity(QUEUE);
     let (deadline, settles) = (writer.deadline(), writer.settles());
+    let most = writer.most_at_once().clamp(1, QUEUE);
     let trouble = writer.trouble();
     if let Some(trouble) = &trouble {
         let secrets = node.secrets.clone();
@@ -264,6 +268,10 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
     }
     node.counters.set_must_get_on(trouble.is_none());
     node.counters.set_trouble(trouble);
+    let encoding = writer.encoding();
+    if let Some(encoding) = &encoding {
+        node.counters.set_encoding(encoding);
+    }
     let mut is_complete = false;
     loop {
         let taken = tokio::select! {
@@ -274,7 +282,7 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
                 }
                 None
             }
-            count = receiver.recv_many(&mut batch, QUEUE) => Some(count),
+            count = receiver.recv_many(&mut batch, most) => Some(count),
         };
         match taken {
             Some(0) => break,
@@ -300,6 +308,9 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
         }
     }
     node.counters.set_trouble(None);
+    if let Some(encoding) = &encoding {
+        node.counters.end_encoding(encoding);
+    }
 }
 
 /// Gives a batch to the writer, and each of its items the verdict that comes of it.
@@ -321,19 +332,23 @@ async fn take(
     };
     let now = node.clock.now();
     node.counters.end(0, now.saturating_duration_since(start), now);
+    share_out(batch, node, now.saturating_duration_since(start));
     node.counters.set_oldest(0, None);
     node.counters.queued(-count);
     match result {
         Ok(()) => {
             for event in batch.drain(..) {
-                if let Event::Item(item) = event {
-                    if settles {
-                        item.lease.ack.release();
-                    } else {
-                        item.lease.ack.deliver(now);
-                    }
+                match event {
+                    Event::Item(item) if !settles => item.lease.ack.deliver(now),
+                    event => release(event),
                 }
             }
+        }
+        // What the writer holds of the batch it settles as ever; what it does not is lost when the batch lets go.
+        Err(cause) if settles => {
+            let cause = node.secrets.redact(&cause);
+            failed(node, intake, format!("sink `{}`: {cause}", node.origin.node));
+            batch.drain(..).for_each(release);
         }
         Err(cause) => {
             let cause = node.secrets.redact(&cause);
@@ -348,6 +363,30 @@ async fn take(
             failed(node, intake, message);
             batch.clear();
         }
+    }
+}
+
+/// Lets go of what the writer has taken over.
+fn release(event: Event) {
+    if let Event::Item(item) = event {
+        item.lease.ack.release();
+    }
+}
+
+/// Writes the time of a batch into the books of its streams, by how many of its items are theirs.
+fn share_out(batch: &[Event], node: &Node, time: Duration) {
+    let mut shares: Vec<(&Arc<Account>, u32)> = Vec::new();
+    let items =
+        batch.iter().filter_map(|event| if let Event::Item(item) = event { item.lease.ack.account() } else { None });
+    for account in items {
+        match shares.iter_mut().find(|(other, _)| Arc::ptr_eq(other, account)) {
+            Some((_, count)) => *count += 1,
+            None => shares.push((account, 1)),
+        }
+    }
+    let all: u32 = shares.iter().map(|(_, count)| count).sum();
+    for (account, count) in shares {
+        account.worked(&node.origin.node, time * count / all);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::encoding::Encoding;
 use crate::error::{SinkError, StartError};
 use crate::item::{Event, Kind};
 use crate::lease::Verdict;
@@ -55,6 +56,10 @@ impl Sink for Disturbed {
         self.inner.stream_memory()
     }
 
+    fn encoder_threads(&self) -> Option<usize> {
+        self.inner.encoder_threads()
+    }
+
     fn writes_to_standard_output(&self) -> bool {
         self.inner.writes_to_standard_output()
     }
@@ -92,7 +97,9 @@ impl DisturbedWriter {
                 items.for_each(|item| item.lease.ack.clone().deliver(now));
             }
             Err(error) => {
-                items.for_each(|item| item.lease.ack.raise(Verdict::Lost));
+                if !self.inner_settles {
+                    items.for_each(|item| item.lease.ack.raise(Verdict::Lost));
+                }
                 self.error = Some(error);
             }
         }
@@ -135,6 +142,10 @@ impl SinkWriter for DisturbedWriter {
         true
     }
 
+    fn most_at_once(&self) -> usize {
+        self.inner.most_at_once()
+    }
+
     async fn work(&mut self) -> Result<(), SinkError> {
         match self.error.take() {
             Some(error) => Err(error),
@@ -152,6 +163,10 @@ impl SinkWriter for DisturbedWriter {
 
     fn trouble(&self) -> Option<Trouble> {
         self.inner.trouble()
+    }
+
+    fn encoding(&self) -> Option<Arc<Encoding>> {
+        self.inner.encoding()
     }
 
     fn is_complete(&self) -> bool {

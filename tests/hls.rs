@@ -383,7 +383,8 @@ fn transport_streams_are_played_as_they_are() {
     let folder = tempfile::tempdir().expect("a folder");
     let video = clip(folder.path(), "door.mp4", 6, &["-c:a", "aac"]);
     let reference = folder.path().join("reference.ts");
-    ffmpeg(&["-i", video.to_str().expect("text"), "-c", "copy"], &reference);
+    let whole = ["-copyinkf", "-copypriorss", "1", "-c", "copy"];
+    ffmpeg(&[&["-i", video.to_str().expect("text")][..], &whole].concat(), &reference);
     let run = graph(&format!("path = '{}'", video.display()), "segment = \"2s\"\nformat = \"mpegts\"");
     let mut engine = run.run(&["--stay"]);
     let ended = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");

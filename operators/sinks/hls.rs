@@ -240,7 +240,7 @@ impl HlsWriter {
         let Some(video) = info.tracks.first().filter(|video| form.plays(video)) else {
             let codec = info.tracks.first().map_or("no", |video| &*video.codec);
             let message = format!("{} cannot hold {codec} video", form.name());
-            let hint = if form == Form::Transport && Form::Mp4.plays(&info.tracks[0]) {
+            let hint = if form == Form::Transport && info.tracks.first().is_some_and(|video| Form::Mp4.plays(video)) {
                 "write `format = \"fmp4\"`, which can"
             } else {
                 "convert the input to H.264 first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
@@ -584,6 +584,19 @@ mod tests {
     fn fields_that_cannot_work_are_refused_with_what_to_do() {
         for (fields, parts) in [
             ("segment = \"100ms\"", &["segment: `segment` cannot be 100ms; write a length of time from 1s to 1m"][..]),
+            ("part = \"200ms\"", &["part: `part` has no meaning without `low_latency = true`; remove it"]),
+            (
+                "low_latency = true\npart = \"3s\"",
+                &["part: `part` cannot be 3s; write a length of time from 100ms to half of `segment`, which is 2s"],
+            ),
+            ("low_latency = true\npart = \"50ms\"", &["part: `part` cannot be 50ms"]),
+            (
+                "low_latency = true\nkind = \"vod\"\nformat = \"mpegts\"",
+                &[
+                    "format: `low_latency` needs parts of segments, which are MP4",
+                    "low_latency: `low_latency` has no meaning",
+                ],
+            ),
             ("window = \"0s\"", &["window: `window` cannot be 0s; write a number of segments such as 6"]),
             (
                 "segment = \"1h\"\nkind = \"vod\"\nwindow = 3",
@@ -595,6 +608,8 @@ mod tests {
         }
         let sink = built("memory = \"1MiB\"\nwindow = \"1m\"").unwrap();
         assert_eq!(sink.stream_memory(), (1 << 20) + 2 * MOST_HELD);
+        let sink = built("memory = \"1MiB\"\nlow_latency = true\npart = \"200ms\"").unwrap();
+        assert_eq!(sink.stream_memory(), (1 << 20) + 3 * MOST_HELD);
     }
 
     #[tokio::test]

@@ -348,6 +348,25 @@ mod tests {
     }
 
     #[test]
+    fn segments_of_another_form_have_other_names() {
+        let mut bench = Bench::new(TERMS);
+        for _ in 0..3 {
+            bench.append(10).unwrap();
+        }
+        let before = bench.listed();
+        let terms = Terms { form: Form::Transport, ..TERMS };
+        let resumed = bench.playlists.publish(&bench.shelf, &stream(), &terms, bench.clock.now());
+        bench.writing = resumed.unwrap_or_else(|other| panic!("`{other}` has it")).0;
+        bench.append(10).unwrap();
+        let after = bench.listed();
+        assert!(after.len() == 1 && after[0].ends_with(".ts") && bench.has(&after[0]), "{after:?}");
+        assert!(!bench.has(&after[0].replace(".ts", ".m4s")) && !bench.has(&before[0].replace(".m4s", ".ts")));
+        // Players may still want them, and they are what they were.
+        assert!(before.iter().all(|name| bench.has(name)));
+        assert!(!bench.text().contains("EXT-X-MAP"), "{}", bench.text());
+    }
+
+    #[test]
     fn on_the_same_terms_a_playlist_goes_on() {
         let mut bench = Bench::new(TERMS);
         for _ in 0..3 {
@@ -453,17 +472,17 @@ mod tests {
     #[test]
     fn a_segment_is_its_parts_and_the_next_one_is_told() {
         // Some of them lie in files.
-        let mut bench = Bench::new(Terms { memory: 5000, ..PARTS });
+        let mut bench = Bench::new(Terms { memory: 1500, ..PARTS });
         let mut known: BTreeMap<String, (Vec<u8>, String)> = BTreeMap::new();
+        for _ in 0..4 {
+            assert!(matches!(bench.look("index.m3u8", Asked::default()), Found::NotYet(Kind::Live)));
+            bench.append_part(100).unwrap();
+        }
         for count in 0..60 {
-            if count > 0 {
-                let hint = bench.hint();
-                assert!(matches!(bench.look(&hint, Asked::default()), Found::Coming), "{hint}");
-                bench.append_part(100 + count).unwrap();
-                assert!(bench.bytes(&hint).is_some(), "{hint} was told");
-            } else {
-                bench.append_part(100).unwrap();
-            }
+            let hint = bench.hint();
+            assert!(matches!(bench.look(&hint, Asked::default()), Found::Coming), "{hint}");
+            bench.append_part(100 + count).unwrap();
+            assert!(bench.bytes(&hint).is_some(), "{hint} was told");
             let text = bench.text();
             for line in text.lines().filter(|line| line.starts_with("#EXT-X-PART:")) {
                 let name = line.split("URI=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
@@ -537,6 +556,9 @@ mod tests {
             let text = String::from_utf8(served.read(0..u64::MAX).unwrap().to_vec()).unwrap();
             text.lines().map(str::to_owned).collect()
         };
+        for _ in 0..3 {
+            bench.append_part(100).unwrap();
+        }
         for _ in 0..150 {
             bench.append_part(100).unwrap();
             let Found::Playlist(update) = bench.look("index.m3u8", Asked { skips: true, ..Asked::default() }) else {

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::Terms;
 use super::published::Refused;
 use crate::item::{Content, SpilledFile};
+use crate::media::fragment::Form;
 
 /// A file that is served.
 #[derive(Clone)]
@@ -71,6 +72,7 @@ pub(super) struct PartEnd {
 
 struct Kept {
     served: Served,
+    form: Form,
     /// What it consists of, where that is served by itself too.
     parts: Vec<PartEnd>,
     map: u64,
@@ -83,6 +85,8 @@ pub(super) struct Files {
     segments: BTreeMap<u64, Kept>,
     maps: BTreeMap<u64, Served>,
     next_map: u64,
+    /// What segments are from here on.
+    form: Form,
     /// Bytes that lie in memory and on the disk, and how many may.
     memory: u64,
     disk: u64,
@@ -94,11 +98,12 @@ impl Files {
     pub fn new(terms: &Terms) -> Files {
         let (most_memory, most_disk) = (terms.memory, terms.disk);
         let (segments, maps) = Default::default();
-        Files { segments, maps, next_map: 0, memory: 0, disk: 0, most_memory, most_disk }
+        Files { segments, maps, next_map: 0, form: terms.form, memory: 0, disk: 0, most_memory, most_disk }
     }
 
-    /// What may lie where from here on.
-    pub fn limit(&mut self, terms: &Terms) {
+    /// What segments are, and may lie where, from here on.
+    pub fn change(&mut self, terms: &Terms) {
+        self.form = terms.form;
         (self.most_memory, self.most_disk) = (terms.memory, terms.disk);
     }
 
@@ -107,8 +112,13 @@ impl Files {
         (self.memory, self.disk)
     }
 
-    pub fn segment(&self, number: u64) -> Option<Served> {
-        self.segments.get(&number).map(|kept| kept.served.clone())
+    pub fn segment(&self, number: u64, form: Form) -> Option<Served> {
+        self.segments.get(&number).filter(|kept| kept.form == form).map(|kept| kept.served.clone())
+    }
+
+    /// Whether there is a segment of this number, whatever its form.
+    pub fn has(&self, number: u64) -> bool {
+        self.segments.contains_key(&number)
     }
 
     /// A part of a segment that is complete.
@@ -156,7 +166,8 @@ impl Files {
         map: u64,
     ) -> Result<(), Refused> {
         let content = self.room_for(media)?;
-        self.segments.insert(number, Kept { served: Served::new(content, tag), parts, map, until: None });
+        self.segments
+            .insert(number, Kept { served: Served::new(content, tag), form: self.form, parts, map, until: None });
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::files::{self, Files, PartEnd, Served};
 use super::{Promise, Terms, lock};
 use crate::config::format_size;
 use crate::item::Content;
+use crate::media::fragment::Form;
 use crate::sinks::hls::playlist::{self, Kind, Listed, ListedPart, Playlist, Progress};
 
 /// A segment that is published, or where latency is to be low a part of one.
@@ -167,12 +168,17 @@ impl Published {
                 None => Found::Unknown,
             };
         }
-        let extension = playlist::extension(state.terms.form);
-        let name = name.strip_suffix(extension).and_then(|name| name.strip_suffix('.'));
-        let Some(name) = name else { return Found::Unknown };
+        let Some((name, extension)) = name.rsplit_once('.') else { return Found::Unknown };
+        let forms = [Form::Mp4, Form::Transport];
+        let Some(form) = forms.into_iter().find(|form| playlist::extension(*form) == extension) else {
+            return Found::Unknown;
+        };
         match name.split_once('.') {
-            Some((number, part)) => plain(number).zip(plain(part)).map_or(Found::Unknown, |at| state.part(at)),
-            None => plain(name).map_or(Found::Unknown, |number| state.segment(number)),
+            Some((number, part)) if form == Form::Mp4 => {
+                plain(number).zip(plain(part)).map_or(Found::Unknown, |at| state.part(at))
+            }
+            Some(_) => Found::Unknown,
+            None => plain(name).map_or(Found::Unknown, |number| state.segment(number, form)),
         }
     }
 
@@ -243,7 +249,9 @@ impl Writing {
         if completes {
             ended = ended.and(state.complete(now));
         }
-        if state.terms.kind != Kind::Vod {
+        // Some players take a playlist without a whole segment for an empty one.
+        let has_segments = state.playlist.as_ref().is_some_and(|playlist| !playlist.segments.is_empty());
+        if state.terms.kind != Kind::Vod && has_segments {
             state.show();
         }
         drop(state);
@@ -362,7 +370,7 @@ impl State {
         }
         let is_same = self.terms == terms;
         (self.terms, self.anchor) = (terms, None);
-        self.files.limit(&terms);
+        self.files.change(&terms);
         let patience = self.patience();
         let Some(playlist) = &mut self.playlist else { return };
         self.is_broken = true;
@@ -395,8 +403,8 @@ impl State {
         }
     }
 
-    fn segment(&self, number: u64) -> Found {
-        match self.files.segment(number) {
+    fn segment(&self, number: u64, form: Form) -> Found {
+        match self.files.segment(number, form) {
             Some(served) => Found::Segment(served),
             None => self.missing(number),
         }
@@ -424,7 +432,7 @@ impl State {
         }
         let is_growing = self.growing.as_ref().is_some_and(|growing| growing.number == number);
         match self.next {
-            Some(next) if number < next && !is_growing && self.files.segment(number).is_none() => Found::Over,
+            Some(next) if number < next && !is_growing && !self.files.has(number) => Found::Over,
             _ => Found::Unknown,
         }
     }

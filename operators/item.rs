@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
+use tempfile::TempPath;
 
 use crate::lease::Lease;
 use crate::media::parameters::Parameters;
@@ -488,6 +491,8 @@ pub struct Segment {
     pub start: MediaTime,
     /// When its last packet has been shown.
     pub end: MediaTime,
+    /// When what it holds was read, where it was cut by that.
+    pub wall: Option<WallTime>,
     /// Whether it begins where the one before ended: nothing is missing between them.
     pub follows: bool,
     /// Hexadecimal SHA-256 of the content.
@@ -497,11 +502,18 @@ pub struct Segment {
     pub content: Content,
 }
 
+/// A stretch of time by the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WallTime {
+    pub start: SystemTime,
+    pub end: SystemTime,
+}
+
 /// The bytes of a [`Segment`].
 #[derive(Debug)]
 pub enum Content {
     Memory(Bytes),
-    /// A file that is deleted when nobody holds it any more.
+    /// A file that is gone when nobody holds it any more.
     File(SpilledFile),
 }
 
@@ -527,20 +539,70 @@ impl Content {
     }
 }
 
-/// A file outside of memory that belongs to one [`Content`].
+/// A file outside of memory that belongs to one [`Content`], and is gone when that is.
 #[derive(Debug)]
 pub struct SpilledFile {
-    pub path: PathBuf,
-    pub bytes: u64,
+    place: Place,
+    bytes: u64,
 }
 
-impl Drop for SpilledFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!("cannot delete `{}`, which held a segment: {error}", self.path.display());
+#[derive(Debug)]
+enum Place {
+    /// Nothing of it is left when the process ends, whatever way that is.
+    Unnamed(File),
+    Named(TempPath),
+}
+
+impl SpilledFile {
+    /// Makes an empty file without a name in the folder for temporary files (`TMPDIR`).
+    ///
+    /// # Errors
+    /// Where there is no such folder, no room or no right.
+    pub fn create() -> io::Result<File> {
+        tempfile::tempfile()
+    }
+
+    /// The first `bytes` of `file`, which has no name, and which nobody writes to any more. It stays open, so there may be
+    /// only a few of them at once.
+    pub fn unnamed(file: File, bytes: u64) -> SpilledFile {
+        SpilledFile { place: Place::Unnamed(file), bytes }
+    }
+
+    /// The first `bytes` of a file that is opened where it is read.
+    pub fn named(path: TempPath, bytes: u64) -> SpilledFile {
+        SpilledFile { place: Place::Named(path), bytes }
+    }
+
+    /// Fills `into` with what begins at `position`. May block; several may read at once.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or ends before.
+    pub fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()> {
+        match &self.place {
+            Place::Unnamed(file) => file.read_exact_at(into, position),
+            Place::Named(path) => File::open(path)?.read_exact_at(into, position),
         }
+    }
+
+    /// Reads it from its beginning. May block.
+    pub fn reader(&self) -> SpilledReader<'_> {
+        SpilledReader { spilled: self, position: 0 }
+    }
+}
+
+/// Reads a [`SpilledFile`] at a place of its own.
+pub struct SpilledReader<'a> {
+    spilled: &'a SpilledFile,
+    position: u64,
+}
+
+impl Read for SpilledReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.spilled.bytes.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let count = into.len().min(left);
+        self.spilled.read_exact_at(&mut into[..count], self.position)?;
+        self.position += count as u64;
+        Ok(count)
     }
 }
 
@@ -636,6 +698,11 @@ pub struct SegmentStatus {
     pub start: f64,
     pub end: f64,
     pub duration: f64,
+    /// RFC 3339, UTC: when its first picture was read, and its last one, where it was cut by that.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_rfc3339")]
+    pub wall_start: Option<SystemTime>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_rfc3339")]
+    pub wall_end: Option<SystemTime>,
     pub media_type: &'static str,
     /// Hexadecimal SHA-256 of the content.
     pub sha256: String,
@@ -669,6 +736,8 @@ impl Segment {
             start,
             end,
             duration: (self.end.as_micros() - self.start.as_micros()) as f64 / 1e6,
+            wall_start: self.wall.map(|wall| wall.start),
+            wall_end: self.wall.map(|wall| wall.end),
             media_type: self.media_type,
             sha256: self.sha256.clone(),
             state,
@@ -714,6 +783,13 @@ pub fn time_text(time: SystemTime) -> String {
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let stamp = jiff::Timestamp::try_from(*time).map_err(serde::ser::Error::custom)?;
     serializer.collect_str(&format_args!("{stamp:.6}"))
+}
+
+fn some_rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Where a record comes from: the graph and the node that make it.

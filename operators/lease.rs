@@ -390,6 +390,13 @@ impl Ack {
         }
     }
 
+    /// The file is complete, which this is the claim of, and has so many bytes.
+    pub fn sized(&self, bytes: u64) {
+        if let Some(file) = self.file() {
+            file.account.made.sized(file.number, bytes);
+        }
+    }
+
     /// Somebody begins to take the file to its place, which this is the claim of.
     pub fn begun(&self) {
         if let Some(file) = self.file() {

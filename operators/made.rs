@@ -23,6 +23,7 @@ pub struct MadeFile {
     /// Seconds since the stream's first picture.
     pub start: f64,
     pub end: f64,
+    /// 0 until it is complete.
     pub bytes: u64,
     pub state: FileState,
     /// Where it lies, or its id there.
@@ -121,6 +122,11 @@ impl Made {
         number
     }
 
+    /// A file is complete.
+    pub(crate) fn sized(&self, number: u64, bytes: u64) {
+        self.books().change(number, |file, _| file.bytes = bytes);
+    }
+
     pub(crate) fn begun(&self, number: u64) {
         self.books().change(number, |file, _| {
             if file.state == FileState::Queued {
@@ -203,9 +209,11 @@ mod tests {
             Ack::of_file(vec![Ack::new(&account, now)], file(index))
         };
         let (first, second, third) = (make(0), make(1), make(2));
+        first.sized(17);
         first.begun();
         let state = |index: usize| account.made.files().latest[index].clone();
         assert_eq!((state(0).state, state(1).state), (FileState::Uploading, FileState::Queued));
+        assert_eq!((state(0).bytes, state(1).bytes), (17, 5));
         first.placed("s3://hunter2/door_chunk_0000.mp4");
         let other = first.clone();
         first.deliver(now);

@@ -16,7 +16,7 @@ use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Clock;
 use crate::config::Field;
@@ -27,7 +27,7 @@ use crate::inference::model::Catalog;
 use crate::inference::session::Sessions;
 use crate::inlet::Inlet;
 use crate::item::{EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, Record, StreamId, StreamInfo};
-use crate::lease::{Verdict, Watched};
+use crate::lease::{Lease, Verdict, Watched};
 use crate::progress::Progress;
 use crate::sinks::hls::store::Playlists;
 use crate::time::MediaTime;
@@ -231,6 +231,11 @@ pub trait Source: Send + Sync {
     /// Whether its streams end by themselves.
     fn is_finite(&self) -> bool;
 
+    /// Whether one of its streams begins again where it has ended.
+    fn repeats(&self) -> bool {
+        false
+    }
+
     /// Bytes of one frame, for the memory bound; of the stream with the largest ones, where streams differ.
     fn frame_size(&self) -> ItemSize;
 
@@ -432,13 +437,53 @@ pub trait StreamOperator: Any + Send {
 /// Where an inline operator puts what it makes.
 #[derive(Default)]
 pub struct Output {
-    items: Vec<Item>,
+    made: Vec<Emitted>,
+}
+
+/// What an inline operator puts out.
+pub enum Emitted {
+    Item(Item),
+    Later(Later),
+}
+
+/// An item whose payload takes longer to make than a worker may be held up, and needs nothing of the operator's state. It
+/// is made elsewhere, and takes its place in the order of its stream; what comes behind it waits for it.
+pub struct Later {
+    pub item: Unmade,
+    pub make: Make,
+}
+
+/// Makes the payload of a [`Later`]; may block. An error rejects the item.
+pub type Make = Box<dyn FnOnce() -> Result<Payload, ItemError> + Send>;
+
+/// An [`Item`] without its payload.
+pub struct Unmade {
+    pub stream: StreamId,
+    pub seq: u64,
+    pub pts: MediaTime,
+    pub time: SystemTime,
+    pub fallback: bool,
+    /// Its credit pays for what is kept until the payload is there, and for the payload.
+    pub lease: Lease,
+}
+
+impl Unmade {
+    /// The item with its payload.
+    pub fn with(self, payload: Payload) -> Item {
+        let Unmade { stream, seq, pts, time, fallback, lease } = self;
+        Item { stream, seq, pts, time, fallback, payload, lease }
+    }
 }
 
 impl Output {
     /// Passes `item` on. Emit a clone of the input, or something derived from it.
     pub fn emit(&mut self, item: Item) {
-        self.items.push(item);
+        self.made.push(Emitted::Item(item));
+    }
+
+    /// Passes an item on whose payload is made elsewhere.
+    pub fn emit_later(&mut self, later: Later) {
+        self.made.push(Emitted::Later(later));
     }
 
     /// The input ends here, with `verdict`.
@@ -447,8 +492,8 @@ impl Output {
     }
 
     /// Takes what was emitted so far.
-    pub fn drain(&mut self) -> impl Iterator<Item = Item> {
-        self.items.drain(..)
+    pub fn drain(&mut self) -> impl Iterator<Item = Emitted> {
+        self.made.drain(..)
     }
 }
 
@@ -542,6 +587,8 @@ pub struct SinkInput {
     pub sources: Vec<Arc<str>>,
     /// Whether time passes while one of them is read.
     pub is_live: bool,
+    /// Whether a stream of one of them begins again where it has ended.
+    pub repeats: bool,
 }
 
 /// What keeps a node from getting on just now, such as a server that is down. Shared between whoever tries again and the
@@ -631,14 +678,21 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 #[async_trait::async_trait]
 pub trait SinkWriter: Send {
     /// Takes a batch, signals included. `Ok`: all of it is accepted, and the engine acknowledges its items as
-    /// delivered. `Err`: none of it counts as accepted, and its items are lost.
+    /// delivered. `Err`: none of it counts as accepted, and its items are lost; of a writer that settles items by
+    /// itself, those alone that it does not hold.
     async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError>;
 
     /// Whether it acknowledges items by itself, perhaps long after [`SinkWriter::write`] took them: what is only
     /// buffered is not delivered. Then `Ok` means nothing but that it has taken over: for each item it holds a clone
-    /// of the ack, or has given its verdict; doing neither loses the item.
+    /// of the ack, or has given its verdict; doing neither loses the item. `Err` means the same, and tells besides what
+    /// went wrong with some of them: what it holds it goes on with.
     fn settles(&self) -> bool {
         false
+    }
+
+    /// The most events of one batch; at least one. Default: as many as there are.
+    fn most_at_once(&self) -> usize {
+        usize::MAX
     }
 
     /// Goes on with what was taken over: waits until something of it has ended, for ever where there is nothing.

@@ -6,6 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::probe::{Probed, assert_decodes, best, comparable, ffprobe, packets, text, tracks};
+use support::second::assert_agrees;
 use support::{Counts, Folder, assert_conserved, ffmpeg, material};
 
 /// Files of a folder, by name.
@@ -52,8 +53,8 @@ fn graph(source: &str, chunk: &str) -> Folder {
 }
 
 /// Fails unless the chunks, one after the other, have every packet of the source's best tracks once, in order and with
-/// the same bytes, each chunk beginning with a keyframe that is shown at zero and showing all up to its last packet.
-/// Answers how many packets those are.
+/// the same bytes, each chunk beginning with a keyframe that is shown at zero and showing all up to its last packet; and
+/// unless FFmpeg and another demuxer agree on what is in each. Answers how many packets those are.
 fn assert_complete(source: &Path, chunks: &[PathBuf]) -> u64 {
     let folder = tempfile::tempdir().expect("a folder");
     let compared = comparable(source, folder.path());
@@ -63,7 +64,9 @@ fn assert_complete(source: &Path, chunks: &[PathBuf]) -> u64 {
     for pair in chunks.chunks(2) {
         let look = |chunk: &Path| {
             assert_decodes(chunk);
-            (tracks(chunk, true), tracks(chunk, false))
+            let all = tracks(chunk, true);
+            assert_agrees(chunk, &all);
+            (all, tracks(chunk, false))
         };
         std::thread::scope(|scope| {
             let looks: Vec<_> = pair.iter().map(|chunk| scope.spawn(move || look(chunk))).collect();
@@ -276,13 +279,19 @@ fn another_format_begins_another_file() {
     assert_eq!((counts.lost, counts.rejected, counts.dropped), (0, 0, 0), "{counts:?}");
 }
 
+/// Four seconds that are larger than what is kept of a chunk in memory.
+fn noise(folder: &Path) -> PathBuf {
+    let video = folder.join("noise.mp4");
+    let noise = ["-f", "lavfi", "-i", "color=gray:size=640x480:rate=25:duration=4", "-vf", "noise=alls=100:allf=t"];
+    ffmpeg(&[&noise[..], &["-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-g", "25"]].concat(), &video);
+    assert!(std::fs::metadata(&video).expect("there").len() > 20 << 20, "large enough for these tests");
+    video
+}
+
 #[test]
 fn a_chunk_too_large_for_memory_goes_through_a_file_that_is_gone_afterwards() {
     let folder = tempfile::tempdir().expect("a folder");
-    let video = folder.path().join("noise.mp4");
-    let noise = ["-f", "lavfi", "-i", "color=gray:size=640x480:rate=25:duration=4", "-vf", "noise=alls=100:allf=t"];
-    ffmpeg(&[&noise[..], &["-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-g", "25"]].concat(), &video);
-    assert!(std::fs::metadata(&video).expect("there").len() > 20 << 20, "large enough for this test");
+    let video = noise(folder.path());
     let source = format!("path = '{}'", video.display());
     let temporary = tempfile::tempdir().expect("a folder");
     let run = graph(&source, "every = \"1h\"");
@@ -299,6 +308,43 @@ fn a_chunk_too_large_for_memory_goes_through_a_file_that_is_gone_afterwards() {
     }
     let counts = ended.counts("noise");
     assert_eq!((counts.read, counts.rejected), (100, 100), "{counts:?}");
+}
+
+/// What is kept outside of memory has no name, so nothing of it is left by a process that is killed.
+#[test]
+fn a_kill_in_the_middle_of_a_large_chunk_leaves_no_temporary_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = noise(folder.path());
+    let temporary = tempfile::tempdir().expect("a folder");
+    let run = graph(&format!("path = '{}'\nloop = true\nrealtime = true", video.display()), "every = \"1h\"");
+    let mut engine = run.run_with(&[], |command| _ = command.env("TMPDIR", temporary.path()));
+    let open = format!("/proc/{}/fd", engine.id());
+    engine.wait_for("a chunk outside of memory", |_| {
+        let is_there = |link: PathBuf| {
+            let target = std::fs::read_link(&link).ok().filter(|target| target.starts_with(temporary.path()));
+            target.is_some() && std::fs::metadata(&link).is_ok_and(|file| file.len() > 16 << 20)
+        };
+        files(Path::new(&open)).into_iter().any(is_there).then_some(())
+    });
+    engine.signal(Signal::SIGKILL);
+    engine.finish();
+    assert_eq!(files(temporary.path()), Vec::<PathBuf>::new());
+}
+
+/// The folder for temporary files and the place of the chunks may be of different file systems.
+#[test]
+fn a_large_chunk_goes_from_one_file_system_to_another() {
+    let memory = Path::new("/dev/shm");
+    let folder = tempfile::tempdir().expect("a folder");
+    let device = |path: &Path| std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(path).expect("there"));
+    if !memory.is_dir() || device(memory) == device(folder.path()) {
+        eprintln!("skipped: there is one file system alone");
+        return;
+    }
+    let video = noise(folder.path());
+    let run = graph(&format!("path = '{}'", video.display()), "every = \"1h\"");
+    run.run_with(&[], |command| _ = command.env("TMPDIR", memory)).finish().expect(0);
+    assert_complete(&video, &chunks(&run, "noise"));
 }
 
 /// The largest file that the engine may write stands for a disk that fills up.

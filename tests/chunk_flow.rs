@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use support::cameras::{RtspServer, clip, server_is_here};
-use support::{Engine, Folder, StalledPipe, assert_conserved, ffmpeg, run_folder, send};
+use support::{Engine, Folder, StalledPipe, assert_conserved, ffmpeg, run_folder, send, soak};
 
 fn graph(source: &str, chunk: &str) -> String {
     format!(
@@ -199,6 +199,63 @@ fn a_reload_cuts_in_front_of_a_keyframe_and_misses_no_packet() {
     let chunks = told(folder.path(), &records);
     assert!(chunks.len() >= 12, "{chunks:?}");
     assert!(assert_begins(&video, &chunks) > 0);
+}
+
+/// A file that begins again and again, whose times go on: ten hours of it, or a hundred in a soak. Nothing is missing, no
+/// chunk differs from another, and neither memory nor the disk is used up.
+#[test]
+fn hours_of_a_looped_file_are_chunks_without_a_seam_in_bounded_memory() {
+    const MEBIBYTE: u64 = 1 << 20;
+    let folder = tempfile::tempdir().expect("a folder");
+    let temporary = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("clip.mp4");
+    let picture = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=30"];
+    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "0", "-g", "10", "-sc_threshold", "0"];
+    ffmpeg(&[&picture[..], &coded].concat(), &video);
+    let run = Folder::with_graph(&format!(
+        r#"
+        [sources.video]
+        type = "file"
+        path = '{}'
+        loop = true
+
+        [operators.chunks]
+        type = "chunk"
+        inputs = ["video"]
+        every = "1m"
+
+        [sinks.nowhere]
+        type = "blackhole"
+        inputs = ["chunks"]
+
+        [sinks.told]
+        type = "file"
+        inputs = ["chunks"]
+        path = "told.jsonl"
+        "#,
+        video.display()
+    ));
+    let mut engine = run.run_with(&[], |command| _ = command.env("TMPDIR", temporary.path()));
+    let hours = if soak() { 100 } else { 10 };
+    let mut resident = Vec::new();
+    for hour in 1..=hours {
+        wait_for_chunks(&mut engine, &run.file("told.jsonl"), hour * 60);
+        resident.push(engine.stats()["process"]["resident_bytes"].as_u64().expect("bytes") / MEBIBYTE);
+        let left = std::fs::read_dir(temporary.path()).expect("a folder").count();
+        assert_eq!(left, 0, "after {hour} hours");
+    }
+    let ended = engine.terminate().expect(0);
+    let first = resident[0];
+    assert!(resident.iter().all(|now| *now <= first + 24), "MiB after each hour: {resident:?}");
+    let counts = ended.counts("clip");
+    assert_eq!((counts.lost, counts.dropped, counts.rejected), (0, 0, 0), "{counts:?}");
+    let told = run.records("told.jsonl");
+    let (_, whole) = told.split_last().expect("chunks");
+    for (index, (chunk, next)) in whole.iter().zip(&told[1..]).enumerate() {
+        assert_eq!((&chunk["index"], &chunk["end"]), (&index.into(), &next["start"]), "{chunk}");
+        assert_eq!((&chunk["sha256"], &chunk["duration"]), (&whole[0]["sha256"], &60.0.into()), "{chunk}");
+    }
+    assert!(whole.len() >= hours * 60 - 1, "{} chunks", whole.len());
 }
 
 #[test]

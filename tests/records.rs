@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use operators::item::{
-    Content, Detection, ModelName, Origin, Prediction, Record, RecordBody, Segment, SegmentStatus, StreamId,
+    Content, Detection, ModelName, Origin, Prediction, Record, RecordBody, Segment, SegmentStatus, StreamId, WallTime,
 };
 use operators::time::MediaTime;
 use serde_json::{Value, json};
@@ -64,6 +64,7 @@ fn records() -> Vec<Value> {
         result(RecordBody::Checksum { md5: "0".repeat(32) }),
         Record { fallback: true, ..result(RecordBody::Checksum { md5: "1".repeat(32) }) },
         result(RecordBody::Segment(segment().status("made"))),
+        result(RecordBody::Segment(by_wall(time).status("made"))),
         result(RecordBody::Segment(SegmentStatus {
             location: Some("s3://archive/front_chunk_0001.mp4".to_owned()),
             summary: Some("A car arrives.".to_owned()),
@@ -97,11 +98,16 @@ fn segment() -> Segment {
         media_type: "video/mp4",
         start: MediaTime::from_micros(30_000_000),
         end: MediaTime::from_micros(60_000_000),
+        wall: None,
         follows: true,
         sha256: "0".repeat(64),
         lineage: None,
         content: Content::Memory(Bytes::from_static(b"ftyp")),
     }
+}
+
+fn by_wall(start: SystemTime) -> Segment {
+    Segment { wall: Some(WallTime { start, end: start + Duration::from_secs(30) }), ..segment() }
 }
 
 fn kinds_of<'a>(records: impl IntoIterator<Item = &'a Value>) -> BTreeSet<&'a str> {

@@ -227,9 +227,8 @@ fn pattern(length: u32) -> Vec<u8> {
 fn large_objects_go_up_in_parts_from_memory_and_from_files() {
     let (root, bucket) = everybody();
     let content = pattern(20 << 20);
-    let spilled = tempfile::tempdir().expect("a folder");
-    let path = spilled.path().join("spilled.mp4");
-    std::fs::write(&path, &content).expect("written");
+    let mut file = SpilledFile::create().expect("a file");
+    std::io::Write::write_all(&mut file, &content).expect("written");
     let segment = Segment {
         origin: operators::item::Origin { graph: "archive".into(), node: "chunks".into() },
         name: "cam_chunk_0000.mp4".to_owned(),
@@ -237,10 +236,11 @@ fn large_objects_go_up_in_parts_from_memory_and_from_files() {
         media_type: "video/mp4",
         start: MediaTime::from_micros(0),
         end: MediaTime::from_micros(1),
+        wall: None,
         follows: false,
         sha256: String::new(),
         lineage: None,
-        content: Content::File(SpilledFile { path, bytes: content.len() as u64 }),
+        content: Content::File(SpilledFile::unnamed(file, content.len() as u64)),
     };
     for (key, body) in
         [("memory.mp4", Body::Bytes(Bytes::from(content.clone()))), ("spilled.mp4", Body::Segment(Arc::new(segment)))]

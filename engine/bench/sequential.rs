@@ -14,7 +14,7 @@ use operators::error::{ItemError, SourceError, StartError};
 use operators::inference::session::Sessions;
 use operators::item::{Frame, Gap, Item, Kind, Payload, StreamId, StreamInfo};
 use operators::lease::{Account, Ack, Lease, Verdict};
-use operators::operator::{Demand, Offered, Outlet, Output, Runner, SourceState, StreamOperator};
+use operators::operator::{Demand, Emitted, Later, Offered, Outlet, Output, Runner, SourceState, StreamOperator};
 use operators::time::MediaTime;
 use operators::transforms::preprocess::kernel::Preprocessor;
 use operators::transforms::sample::Sampler;
@@ -174,7 +174,18 @@ impl SequentialOutlet {
                     match &mut step.work {
                         StepWork::Inline(operator) => {
                             let outcome = operator.item(item, &mut self.output);
-                            step.made.extend(self.output.drain());
+                            for emitted in self.output.drain() {
+                                match emitted {
+                                    Emitted::Item(item) => step.made.push(item),
+                                    Emitted::Later(Later { item, make }) => match make() {
+                                        Ok(payload) => step.made.push(item.with(payload)),
+                                        Err(error) => {
+                                            item.lease.ack.settle(Verdict::Rejected);
+                                            self.error.get_or_insert(error);
+                                        }
+                                    },
+                                }
+                            }
                             if let Err(error) = outcome {
                                 self.error.get_or_insert(error);
                             }

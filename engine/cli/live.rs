@@ -337,6 +337,7 @@ pub(crate) mod tests {
             busy_seconds: busy_ms / 1000.0,
             busy_share: busy_ms / 20_000.0,
             busy_by_worker: vec![busy_ms / 20_000.0, 0.0],
+            making_share: 0.0,
             // Nobody measures the work of a tap.
             stages: match role {
                 "tap" => Histogram::default(),

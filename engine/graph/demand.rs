@@ -155,9 +155,12 @@ pub fn has_bound(nodes: &[Node], index: usize) -> bool {
 pub fn flows(nodes: &[Node], node: &Node) -> Vec<SinkInput> {
     let flow = |edge: &Edge| {
         let roots = roots(nodes, edge.from);
-        let is_live = roots.iter().any(|root| nodes[*root].source().is_some_and(|source| source.is_live()));
+        let any = |is: fn(&dyn Source) -> bool| {
+            roots.iter().any(|root| nodes[*root].source().is_some_and(|source| is(&**source)))
+        };
+        let (is_live, repeats) = (any(|source| source.is_live()), any(|source| source.repeats()));
         let sources = roots.into_iter().map(|root| nodes[root].name.clone()).collect();
-        SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources, is_live }
+        SinkInput { node: nodes[edge.from].name.clone(), kind: edge.kind, sources, is_live, repeats }
     };
     node.inputs.iter().map(flow).collect()
 }

@@ -21,6 +21,7 @@ use super::offload::{Offloaded, offload};
 use super::passage::Passage;
 use super::sink::{SinkEnd, sink, unheard};
 use super::tap::tap;
+use super::workshop::Workshop;
 use crate::graph::plan::Input;
 
 /// What the workers need to build one generation of a graph.
@@ -33,6 +34,8 @@ pub struct Blueprint {
     pub taps: Vec<BlueprintTap>,
     pub operators: Vec<BlueprintOperator>,
     pub sinks: Vec<BlueprintSink>,
+    /// Where inline operators have made what takes long.
+    pub workshop: Workshop,
     /// Set when the generation is being torn down.
     pub frozen: Arc<AtomicBool>,
 }
@@ -98,7 +101,7 @@ impl Blueprint {
             let output = match &planned.work {
                 BlueprintWork::Inline(operator) => {
                     let ways = if is_joined { planned.inputs.len() } else { 1 };
-                    inline(input, operator.clone(), node, ways)
+                    inline(input, operator.clone(), node, ways, self.workshop.clone())
                 }
                 BlueprintWork::Offloaded(offloaded) => offload(input, offloaded.clone(), node),
             };

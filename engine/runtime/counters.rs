@@ -654,7 +654,7 @@ pub struct NodeCounters {
     pub role: &'static str,
     items: Vec<AtomicU64>,
     turns: Turns,
-    /// For each worker; what works elsewhere counts under the first.
+    /// For each worker, and behind them for the workshop; what else works elsewhere counts under the first.
     busy: Vec<BusyTime>,
     queued: AtomicU64,
     /// For each worker: when its oldest unfinished item was decoded, in microseconds since `made`, plus one; 0: none.
@@ -673,7 +673,7 @@ pub struct NodeCounters {
 /// What a node's counters said at one moment.
 struct NodeReading {
     items: u64,
-    /// By worker.
+    /// By worker, and behind them in the workshop.
     busy: Vec<Duration>,
 }
 
@@ -692,13 +692,13 @@ impl NodeCounters {
             role,
             items: zeros(),
             turns: Turns::default(),
-            busy: (0..workers).map(|_| BusyTime::default()).collect(),
+            busy: (0..=workers).map(|_| BusyTime::default()).collect(),
             queued: AtomicU64::new(0),
             oldest: zeros(),
             made: now,
             inputs: Mutex::default(),
             mailboxes: Mutex::default(),
-            window: Mutex::new(Window::new(now, NodeReading { items: 0, busy: vec![Duration::ZERO; workers] })),
+            window: Mutex::new(Window::new(now, NodeReading { items: 0, busy: vec![Duration::ZERO; workers + 1] })),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
             trouble: Mutex::default(),
@@ -721,6 +721,21 @@ impl NodeCounters {
     /// A turn of work that took `time` is over.
     pub fn end(&self, worker: usize, time: Duration, now: Instant) {
         self.rest(worker, now);
+        self.took(time);
+    }
+
+    /// The workshop begins to make something for this node.
+    pub fn begin_making(&self, now: Instant) {
+        if let Some(busy) = self.busy.last() {
+            busy.begin(now);
+        }
+    }
+
+    /// The workshop has made what it began with [`Self::begin_making`], which took `time`.
+    pub fn end_making(&self, time: Duration, now: Instant) {
+        if let Some(busy) = self.busy.last() {
+            busy.end(now);
+        }
         self.took(time);
     }
 
@@ -822,7 +837,7 @@ impl NodeCounters {
         let stages = self.turns.report();
         let reading = self.reading(now);
         let (queued, oldest) = self.waiting(now);
-        let (rate, busy_by_worker) = {
+        let (rate, mut busy_by_worker): (f64, Vec<f64>) = {
             let window = lock(&self.window);
             match window.start(now) {
                 Some((before, seconds)) => {
@@ -836,6 +851,8 @@ impl NodeCounters {
                 None => (0.0, Vec::new()),
             }
         };
+        let busy_share = busy_by_worker.iter().sum();
+        let making_share = busy_by_worker.pop().unwrap_or_default();
         NodeReport {
             name: self.name.to_string(),
             type_name: self.type_name.to_owned(),
@@ -847,8 +864,9 @@ impl NodeCounters {
             last_error: self.last_error(),
             busy_ms: stages.sum * 1000.0,
             busy_seconds: reading.busy.iter().sum::<Duration>().as_secs_f64(),
-            busy_share: busy_by_worker.iter().sum(),
+            busy_share,
             busy_by_worker,
+            making_share,
             stages,
             queued,
             oldest_ms: oldest.map(|age| age.as_secs_f64() * 1000.0),

@@ -2,7 +2,7 @@
 //!
 //! A stream is under pressure where its source waits for room, where policy drops its items, or where it has ended and
 //! is not through yet. Something that it runs through must be at its limit then: the sink whose one writer works all the
-//! time, the pool whose threads do, the worker that does, or, where none of them is, the budget. Without pressure a
+//! time, the pool or the workshop whose threads do, the worker that does, or, where none of them is, the budget. Without pressure a
 //! source that is read as fast as it can be is the limit itself, and else nothing is slow.
 
 use std::collections::BTreeSet;
@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
 use super::watch::Shared;
 use super::window::WINDOW;
+use super::workshop;
 
 /// What kind of thing limits a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -30,6 +31,8 @@ pub enum CulpritKind {
     Worker,
     /// The threads of the inference pool.
     Pool,
+    /// The threads that complete files.
+    Workshop,
     /// The sink's writer.
     Sink,
 }
@@ -44,6 +47,7 @@ impl CulpritKind {
             CulpritKind::Budget => "budget",
             CulpritKind::Worker => "worker",
             CulpritKind::Pool => "pool",
+            CulpritKind::Workshop => "workshop",
             CulpritKind::Sink => "sink",
         }
     }
@@ -82,6 +86,8 @@ pub struct Machine {
     pub pool_busy: f64,
     /// The share of its time that each worker spends in operators.
     pub workers: Vec<f64>,
+    /// How many payloads the workshop made at once, on average.
+    pub workshop_busy: f64,
     /// Events a second that slow subscribers lose.
     pub missed: f64,
 }
@@ -93,10 +99,12 @@ impl Machine {
             let nodes = graphs.iter().flat_map(|graph| &graph.nodes).filter(inline);
             nodes.filter_map(|node| node.busy_by_worker.get(worker)).sum()
         };
+        let made = graphs.iter().flat_map(|graph| &graph.nodes).map(|node| node.making_share);
         Machine {
             pool_threads,
             pool_busy: shared.pool_busy,
             workers: (0..workers).map(of_worker).collect(),
+            workshop_busy: made.sum(),
             missed: shared.missed,
         }
     }
@@ -192,8 +200,12 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &Mac
     let pool_load = machine.pool_busy / machine.pool_threads.max(1) as f64;
     let pool = busiest("pool").map(|node| Finding::node(CulpritKind::Pool, node, pool_load));
     let worker = busiest("inline").map(|node| Finding::node(CulpritKind::Worker, node, worker_load(node, machine)));
+    let makes = nodes.iter().filter(|node| node.making_share > 0.0);
+    let workshop = makes.max_by(|a, b| a.making_share.total_cmp(&b.making_share));
+    let workshop_load = machine.workshop_busy / workshop::AT_ONCE as f64;
+    let workshop = workshop.map(|node| Finding::node(CulpritKind::Workshop, node, workshop_load));
     // What comes last wins among equals: a stalled sink lets everything before it wait.
-    let candidates = pool.into_iter().chain(worker).chain(sink);
+    let candidates = pool.into_iter().chain(worker).chain(workshop).chain(sink);
     let at_limit = candidates.filter(|finding| finding.load >= SATURATED).max_by(|a, b| a.load.total_cmp(&b.load));
     at_limit.or_else(|| {
         let fullest = stream.taps.iter().max_by(|a, b| a.blocked_share.total_cmp(&b.blocked_share))?;
@@ -263,7 +275,7 @@ impl<'g> Finding<'g> {
         let waits = streams.iter().map(|stream| stream.blocked_share).fold(0.0, f64::max);
         let on = on_streams(streams);
         match (self.kind, self.node) {
-            (CulpritKind::Sink | CulpritKind::Pool | CulpritKind::Worker, Some(node)) => {
+            (CulpritKind::Sink | CulpritKind::Pool | CulpritKind::Workshop | CulpritKind::Worker, Some(node)) => {
                 culprit.measure(graph, node, streams, machine, waits);
                 culprit.text = culprit.of_node(node, &on, waits);
             }
@@ -327,16 +339,22 @@ impl Culprit {
         machine: &Machine,
         waits: f64,
     ) {
-        self.cost_ms = (node.rate > 0.0).then(|| node.busy_share * 1000.0 / node.rate);
+        let busy = self.busy(node);
+        self.cost_ms = (node.rate > 0.0).then(|| busy * 1000.0 / node.rate);
         let others = match self.kind {
-            CulpritKind::Pool => machine.pool_busy - node.busy_share,
-            CulpritKind::Worker => worker_load(node, machine) - node.busy_share,
+            CulpritKind::Pool => machine.pool_busy - busy,
+            CulpritKind::Worker => worker_load(node, machine) - busy,
+            CulpritKind::Workshop => machine.workshop_busy - busy,
             _ => 0.0,
         };
-        let all = if self.kind == CulpritKind::Pool { machine.pool_threads as f64 } else { 1.0 };
+        let all = match self.kind {
+            CulpritKind::Pool => machine.pool_threads as f64,
+            CulpritKind::Workshop => workshop::AT_ONCE as f64,
+            _ => 1.0,
+        };
         if self.kind != CulpritKind::Sink {
             // What it got it has, whatever else was measured.
-            self.has_cores = Some((all - others.max(0.0)).max(node.busy_share.min(all)));
+            self.has_cores = Some((all - others.max(0.0)).max(busy.min(all)));
         }
         let ends = streams.iter().all(|stream| stream.state != StreamState::Running);
         if waits < BLOCKED && !ends {
@@ -350,10 +368,20 @@ impl Culprit {
         }
     }
 
+    /// How busy the node keeps what limits it.
+    fn busy(&self, node: &NodeReport) -> f64 {
+        match self.kind {
+            CulpritKind::Workshop => node.making_share,
+            CulpritKind::Worker => node.busy_share - node.making_share,
+            _ => node.busy_share,
+        }
+    }
+
     fn of_node(&self, node: &NodeReport, on: &str, waits: f64) -> String {
         let name = &node.name;
         let what = match (self.kind, &*node.type_name) {
             (CulpritKind::Sink, _) => "writing",
+            (CulpritKind::Workshop, _) => "completing files",
             (CulpritKind::Pool, "detect" | "classify") => "inference",
             (_, type_name) => type_name,
         };
@@ -371,7 +399,7 @@ impl Culprit {
                 format!("{work} at {} fps; needs {needs} cores, has {has}", number(rate))
             }
             (Some(rate), _) => {
-                format!("{work} at {} fps; it is busy {} of the time", number(rate), percent(node.busy_share / has))
+                format!("{work} at {} fps; it is busy {} of the time", number(rate), percent(self.busy(node) / has))
             }
             (None, _) if waits >= BLOCKED => format!(
                 "{work}, {} fps is all that it takes; its source waits {} of the time",

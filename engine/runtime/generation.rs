@@ -201,6 +201,7 @@ impl Making<'_> {
             taps: taps.collect(),
             operators,
             sinks,
+            workshop: engine.workshop.clone(),
             frozen,
         });
         for BlueprintSink { end, .. } in &blueprint.sinks {

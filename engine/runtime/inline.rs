@@ -1,4 +1,5 @@
-//! Runs an inline operator on a worker: one state for each stream, panics contained.
+//! Runs an inline operator on a worker: one state for each stream, panics contained. What takes long is made elsewhere
+//! ([`super::workshop`]), and the stream's order is kept ([`super::outgoing`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,7 +16,10 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::node::{Node, is_error};
+use super::offload::Held;
+use super::outgoing::Outgoing;
 use super::passage::{Cut, Inheritance, Passage};
+use super::workshop::Workshop;
 use crate::graph::plan::OnError;
 
 /// Adds the node to the dataflow. Each of its streams comes by so many `ways` and has ended when all have said so.
@@ -24,30 +28,55 @@ pub fn inline<'scope>(
     operator: Arc<dyn InlineOperator>,
     node: Node,
     ways: usize,
+    workshop: Workshop,
 ) -> StreamVec<'scope, u64, Passage> {
-    let worker = input.scope().index();
+    let scope = input.scope();
+    let worker = scope.index();
     let name = node.origin.node.to_string();
-    let mut states =
-        States { operator, node, ways, streams: HashMap::new(), ended: HashMap::new(), output: Output::default() };
-    input.unary::<CapacityContainerBuilder<Vec<Passage>>, _, _, _>(Pipeline, &name, move |_capability, _info| {
-        let mut results = Vec::new();
+    input.unary::<CapacityContainerBuilder<Vec<Passage>>, _, _, _>(Pipeline, &name, move |_capability, info| {
+        let waker = scope.worker().sync_activator_for(info.address.to_vec());
+        let outgoing = Outgoing::new(workshop, node.clone(), worker, waker);
+        let mut states = States {
+            operator,
+            node,
+            ways,
+            streams: HashMap::new(),
+            ended: HashMap::new(),
+            output: Output::default(),
+            outgoing,
+            time: 0,
+            waiting: 0,
+        };
+        let mut held = Held::default();
+        let mut ready = Vec::new();
         move |input, output| {
             input.for_each(|time, passages| {
                 let start = states.node.clock.now();
                 states.node.counters.begin(worker, start);
                 let mut items = 0;
+                states.time = *time.time();
                 for passage in passages.drain(..) {
                     items += u64::from(passage.is_item());
-                    states.handle(passage, &mut results);
+                    states.handle(passage);
                 }
+                let results = &mut states.outgoing.direct;
                 results.iter().for_each(|passage| states.node.tell(passage));
-                output.session(&time).give_container(&mut results);
+                output.session(&time).give_container(results);
                 results.clear();
+                held.retain(&time, std::mem::take(&mut states.waiting));
                 let counters = &states.node.counters;
                 counters.items(worker, items);
                 let end = states.node.clock.now();
                 counters.end(worker, end.saturating_duration_since(start), end);
             });
+            states.outgoing.take_ready(&mut ready);
+            for (time, passage) in ready.drain(..) {
+                states.node.tell(&passage);
+                if let Some(capability) = held.get(time) {
+                    output.session(capability).give(passage);
+                }
+                held.release(time);
+            }
         }
     })
 }
@@ -60,6 +89,11 @@ struct States {
     /// By how many ways streams have ended that others still bring.
     ended: HashMap<StreamId, usize>,
     output: Output,
+    outgoing: Outgoing,
+    /// The tick of what is worked on.
+    time: u64,
+    /// How many results of it wait.
+    waiting: usize,
 }
 
 struct Stream {
@@ -69,18 +103,35 @@ struct Stream {
 }
 
 impl States {
-    fn handle(&mut self, passage: Passage, results: &mut Vec<Passage>) {
+    fn handle(&mut self, passage: Passage) {
         match passage {
-            Passage::Event(Event::Item(item)) if !is_error(&item) => self.item(item, results),
-            Passage::Event(Event::Item(_)) => results.push(passage),
-            Passage::Event(signal) => self.signal(signal, results),
-            Passage::Cut { stream, cut } => self.cut(stream, cut, results),
-            Passage::Resume { stream, cut, info } => self.resume(stream, cut, info, results),
+            Passage::Event(Event::Item(item)) if !is_error(&item) => self.item(item),
+            Passage::Event(Event::Item(_)) => self.pass(passage),
+            Passage::Event(signal) => self.signal(signal),
+            Passage::Cut { stream, cut } => self.cut(stream, cut),
+            Passage::Resume { stream, cut, info } => self.resume(stream, cut, info),
+        }
+    }
+
+    /// An error record in the place of `item`.
+    fn reject(&mut self, item: &Item, error: &ItemError) {
+        let record = self.node.reject(item, error);
+        self.pass(Passage::Event(Event::Item(record)));
+    }
+
+    fn pass(&mut self, passage: Passage) {
+        self.waiting += usize::from(self.outgoing.pass(self.time, passage));
+    }
+
+    /// Passes on what the operator has put out.
+    fn pass_output(&mut self) {
+        for emitted in self.output.drain() {
+            self.waiting += usize::from(self.outgoing.emit(self.time, emitted));
         }
     }
 
     /// Nothing more of the stream comes through this generation: hands its state over, or ends it.
-    fn cut(&mut self, stream: StreamId, cut: Arc<Cut>, results: &mut Vec<Passage>) {
+    fn cut(&mut self, stream: StreamId, cut: Arc<Cut>) {
         let node = self.node.origin.node.clone();
         if !cut.arrives(&node) {
             return;
@@ -92,36 +143,36 @@ impl States {
         } else if self.streams.contains_key(&stream) {
             let reason = EndReason::Reload;
             let outcome = self.guarded(&stream, |state, output| state.state.end(&reason, output));
-            results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
+            self.pass_output();
             if let Err(panic) = outcome {
                 self.panicked_on_signal(&stream, &panic);
             }
             self.forget(&stream);
         }
-        results.push(Passage::Cut { stream, cut });
+        self.pass(Passage::Cut { stream, cut });
     }
 
     /// From here on the stream comes through this generation: goes on with the state of the one before, or anew.
-    fn resume(&mut self, stream: StreamId, cut: Arc<Cut>, info: Option<Arc<StreamInfo>>, results: &mut Vec<Passage>) {
+    fn resume(&mut self, stream: StreamId, cut: Arc<Cut>, info: Option<Arc<StreamInfo>>) {
         let Some(Inheritance(state)) = cut.take_over(&self.node.origin.node) else { return };
         match (state.and_then(|state| state.downcast::<Stream>().ok()), &info) {
             (Some(state), _) => {
                 self.streams.insert(stream.clone(), *state);
-                results.push(Passage::Resume { stream, cut, info });
+                self.pass(Passage::Resume { stream, cut, info });
             }
             (None, Some(format)) => {
                 let opened = self.guarded(&stream, |state, output| {
                     state.info = Some(format.clone());
                     state.state.open(format, output);
                 });
-                results.push(Passage::Resume { stream: stream.clone(), cut, info });
-                results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
+                self.pass(Passage::Resume { stream: stream.clone(), cut, info });
+                self.pass_output();
                 if let Err(panic) = opened {
                     self.panicked_on_signal(&stream, &panic);
-                    self.discard(&stream, None, results);
+                    self.discard(&stream, None);
                 }
             }
-            (None, None) => results.push(Passage::Resume { stream, cut, info }),
+            (None, None) => self.pass(Passage::Resume { stream, cut, info }),
         }
     }
 
@@ -134,22 +185,22 @@ impl States {
         }
     }
 
-    fn item(&mut self, item: Item, results: &mut Vec<Passage>) {
+    fn item(&mut self, item: Item) {
         let outcome = self.guarded(&item.stream, |stream, output| stream.state.item(&item, output));
-        results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
+        self.pass_output();
         match outcome {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => results.push(rejected(&self.node, &item, &error)),
+            Ok(Err(error)) => self.reject(&item, &error),
             Err(panic) => {
-                results.push(rejected(&self.node, &item, &ItemError::Panicked(panic)));
-                self.discard(&item.stream, Some(item.seq), results);
+                self.reject(&item, &ItemError::Panicked(panic));
+                self.discard(&item.stream, Some(item.seq));
             }
         }
         item.lease.ack.release();
     }
 
     /// Signals pass to the operator first, then on, so that what it emits comes before an `end`.
-    fn signal(&mut self, signal: Event, results: &mut Vec<Passage>) {
+    fn signal(&mut self, signal: Event) {
         let id = signal.stream().clone();
         if matches!(signal, Event::End { .. }) && !self.ends(&id) {
             return;
@@ -166,19 +217,18 @@ impl States {
         let ended = matches!(signal, Event::End { .. });
         // Consumers must know of a format before they get what the operator emits on opening.
         let opened = matches!(signal, Event::Open { .. });
-        let emitted: Vec<Passage> = self.output.drain().map(|item| Passage::Event(Event::Item(item))).collect();
         let signal = Passage::Event(signal);
         if opened {
-            results.push(signal);
-            results.extend(emitted);
+            self.pass(signal);
+            self.pass_output();
         } else {
-            results.extend(emitted);
-            results.push(signal);
+            self.pass_output();
+            self.pass(signal);
         }
         if let Err(panic) = outcome {
             self.panicked_on_signal(&id, &panic);
             if !ended {
-                self.discard(&id, None, results);
+                self.discard(&id, None);
             }
         }
         if ended {
@@ -214,17 +264,18 @@ impl States {
     }
 
     /// Throws away the state of a stream, which a panic may have left half-changed, and tells consumers of the gap.
-    fn discard(&mut self, id: &StreamId, seq: Option<u64>, results: &mut Vec<Passage>) {
+    fn discard(&mut self, id: &StreamId, seq: Option<u64>) {
         let info = self.streams.get(id).and_then(|stream| stream.info.clone());
         self.forget(id);
-        results.push(Passage::Event(self.node.gap_after_panic(id, seq)));
+        let gap = self.node.gap_after_panic(id, seq);
+        self.pass(Passage::Event(gap));
         if let Some(info) = info {
             // One that panics again starts anew with the next item.
             let reopened = self.guarded(id, |stream, output| {
                 stream.info = Some(info.clone());
                 stream.state.open(&info, output);
             });
-            results.extend(self.output.drain().map(|item| Passage::Event(Event::Item(item))));
+            self.pass_output();
             if reopened.is_err() {
                 self.forget(id);
             }
@@ -240,8 +291,4 @@ impl States {
             tracing::warn!(node = %node, stream = %id, "`{node}` panicked as its state was dropped: {}", panic_text(&*panic));
         }
     }
-}
-
-fn rejected(node: &Node, item: &Item, error: &ItemError) -> Passage {
-    Passage::Event(Event::Item(node.reject(item, error)))
 }

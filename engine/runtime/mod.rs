@@ -21,6 +21,7 @@ pub mod load;
 mod mailbox;
 mod node;
 mod offload;
+mod outgoing;
 mod passage;
 pub mod predict;
 pub mod preview;
@@ -36,6 +37,7 @@ mod tap;
 mod watch;
 pub mod window;
 mod worker;
+mod workshop;
 
 #[cfg(test)]
 mod tests;

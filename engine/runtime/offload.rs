@@ -183,20 +183,20 @@ impl Completion for Completions {
 
 /// Capabilities of the ticks that still have something under way.
 #[derive(Default)]
-struct Held(BTreeMap<u64, (Capability<u64>, usize)>);
+pub(super) struct Held(BTreeMap<u64, (Capability<u64>, usize)>);
 
 impl Held {
-    fn retain(&mut self, time: &InputCapability<u64>, count: usize) {
+    pub(super) fn retain(&mut self, time: &InputCapability<u64>, count: usize) {
         if count > 0 {
             self.0.entry(*time.time()).or_insert_with(|| (time.retain(0), 0)).1 += count;
         }
     }
 
-    fn get(&self, time: u64) -> Option<&Capability<u64>> {
+    pub(super) fn get(&self, time: u64) -> Option<&Capability<u64>> {
         self.0.get(&time).map(|(capability, _)| capability)
     }
 
-    fn release(&mut self, time: u64) {
+    pub(super) fn release(&mut self, time: u64) {
         if let Some((_, count)) = self.0.get_mut(&time) {
             *count -= 1;
             if *count == 0 {

@@ -257,6 +257,7 @@ pub fn unheard(
 pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event>, intake: Arc<Intake>, node: Node) {
     let mut batch = Vec::with_capacity(QUEUE);
     let (deadline, settles) = (writer.deadline(), writer.settles());
+    let most = writer.most_at_once().clamp(1, QUEUE);
     let trouble = writer.trouble();
     if let Some(trouble) = &trouble {
         let secrets = node.secrets.clone();
@@ -273,7 +274,7 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
                 }
                 None
             }
-            count = receiver.recv_many(&mut batch, QUEUE) => Some(count),
+            count = receiver.recv_many(&mut batch, most) => Some(count),
         };
         match taken {
             Some(0) => break,
@@ -325,14 +326,17 @@ async fn take(
     match result {
         Ok(()) => {
             for event in batch.drain(..) {
-                if let Event::Item(item) = event {
-                    if settles {
-                        item.lease.ack.release();
-                    } else {
-                        item.lease.ack.deliver(now);
-                    }
+                match event {
+                    Event::Item(item) if !settles => item.lease.ack.deliver(now),
+                    event => release(event),
                 }
             }
+        }
+        // What the writer holds of the batch it settles as ever; what it does not is lost when the batch lets go.
+        Err(cause) if settles => {
+            let cause = node.secrets.redact(&cause);
+            failed(node, intake, format!("sink `{}`: {cause}", node.origin.node));
+            batch.drain(..).for_each(release);
         }
         Err(cause) => {
             let cause = node.secrets.redact(&cause);
@@ -347,6 +351,13 @@ async fn take(
             failed(node, intake, message);
             batch.clear();
         }
+    }
+}
+
+/// Lets go of what the writer has taken over.
+fn release(event: Event) {
+    if let Event::Item(item) = event {
+        item.lease.ack.release();
     }
 }
 

@@ -322,6 +322,9 @@ pub struct NodeReport {
     /// The same by worker; only what runs on workers is told apart.
     #[serde(skip)]
     pub busy_by_worker: Vec<f64>,
+    /// What the workshop does of it.
+    #[serde(skip)]
+    pub making_share: f64,
     /// How long its turns of work took (a job of the pool, a batch of an inline node or of a sink), for `/metrics`.
     #[serde(skip)]
     pub stages: Histogram,

@@ -17,6 +17,7 @@ pub use super::supervision::{Outcome, Request, RunningGraph};
 pub use super::watch::Audience;
 use super::watch::Watch;
 use super::worker::Workers;
+use super::workshop::Workshop;
 use crate::graph::plan::Plan;
 
 /// How the engine is set up, for all graphs.
@@ -37,6 +38,7 @@ pub struct Engine {
     pub(super) workers: Workers,
     pub(super) pool: Arc<Pool>,
     pub(super) io: tokio::runtime::Runtime,
+    pub(super) workshop: Workshop,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) start: Instant,
     pub(super) graphs: Arc<Mutex<Vec<Arc<GraphCounters>>>>,
@@ -63,6 +65,7 @@ impl Engine {
         let graphs = Arc::<Mutex<Vec<Arc<GraphCounters>>>>::default();
         Ok(Arc::new(Engine {
             workers: Workers::start(options.workers, log.as_ref())?,
+            workshop: Workshop::new(io.handle().clone()),
             io,
             start: options.clock.now(),
             watch: Watch::start(graphs.clone(), pool.clone(), options.clock.clone())?,

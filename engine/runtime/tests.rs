@@ -15,8 +15,8 @@ use operators::item::{
 };
 use operators::lease::{Counts, Limits, Verdict};
 use operators::operator::{
-    Batching, InlineOperator, ItemSize, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source, StreamOperator,
-    StreamSpec,
+    Batching, InlineOperator, ItemSize, Later, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source,
+    StreamOperator, StreamSpec, Unmade,
 };
 use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
@@ -457,6 +457,170 @@ fn a_failing_sink_loses_what_it_was_given_and_says_so() {
     // The last batch may have had signals alone.
     assert!(error.starts_with("sink `disk`") && error.ends_with(": the disk is full"), "{error}");
     assert!(!outcome.is_success());
+}
+
+/// A writer that settles by itself goes on with what it holds of a batch, and loses the rest.
+#[test]
+fn a_writer_that_tells_of_an_error_keeps_what_it_has_taken() {
+    #[derive(Clone, Default)]
+    struct Picky(Vec<operators::lease::Ack>);
+
+    impl Sink for Picky {
+        fn start(&self) -> Result<Box<dyn SinkWriter>, StartError> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl SinkWriter for Picky {
+        async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
+            let items = batch.iter().filter_map(|event| match event {
+                Event::Item(item) if item.seq % 5 != 0 => Some(item.lease.ack.clone()),
+                _ => None,
+            });
+            self.0.extend(items);
+            Err(SinkError { message: "every fifth is not to my taste".into(), hint: None })
+        }
+
+        fn settles(&self) -> bool {
+            true
+        }
+
+        async fn close(&mut self) -> Result<(), SinkError> {
+            self.0.drain(..).for_each(|ack| ack.deliver(SystemClock.now()));
+            Ok(())
+        }
+    }
+
+    let mut planned = sink("picky", &Collecting::default(), &[Input::Tap(0)]);
+    planned.sink = Arc::new(Picky::default());
+    let (outcome, report) = run(2, plan(source(&["a"], 20), vec![tap(Overflow::Block, 32)], Vec::new(), vec![planned]));
+    assert_eq!(report.total, Counts { read: 20, delivered: 16, lost: 4, ..Counts::default() });
+    assert_eq!(report.nodes[1].last_error.as_deref(), Some("sink `picky`: every fifth is not to my taste"));
+    assert!(!outcome.is_success());
+}
+
+/// Has the items of one stream made elsewhere, where each waits for a gate, and may fail there.
+struct Making {
+    slow: StreamId,
+    gate: Arc<Gate>,
+    reaction: Reaction,
+}
+
+struct MakingStream {
+    is_slow: bool,
+    gate: Arc<Gate>,
+    reaction: Reaction,
+}
+
+impl InlineOperator for Making {
+    fn start(&self, stream: &StreamId) -> Box<dyn StreamOperator> {
+        let (gate, reaction) = (self.gate.clone(), self.reaction);
+        Box::new(MakingStream { is_slow: *stream == self.slow, gate, reaction })
+    }
+}
+
+impl StreamOperator for MakingStream {
+    fn item(&mut self, item: &Item, out: &mut Output) -> Result<(), ItemError> {
+        // Every other one, so that some wait behind it that are there already.
+        if !self.is_slow || !item.seq.is_multiple_of(2) {
+            out.emit(item.clone());
+            return Ok(());
+        }
+        let Item { stream, seq, pts, time, fallback, payload, lease } = item.clone();
+        let (gate, reacts) = (self.gate.clone(), (self.reaction)(item));
+        let make = move || {
+            gate.pass();
+            match reacts {
+                Reacts::Fail => Err(ItemError::Failed("as told".into())),
+                Reacts::Panic => panic!("as told"),
+                Reacts::Pass | Reacts::Filter | Reacts::Forget => Ok(payload),
+            }
+        };
+        out.emit_later(Later { item: Unmade { stream, seq, pts, time, fallback, lease }, make: Box::new(make) });
+        Ok(())
+    }
+}
+
+fn making(gate: &Arc<Gate>, reaction: Reaction) -> PlannedOperator {
+    let making = Making { slow: StreamId::new("a").unwrap(), gate: gate.clone(), reaction };
+    operator("making", Work::Inline(Arc::new(making)), Input::Tap(0))
+}
+
+#[test]
+fn what_is_made_elsewhere_holds_up_its_own_stream_alone_and_keeps_its_order() {
+    let gate = Arc::new(Gate::default());
+    let collected = Collecting::default();
+    let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+    // One worker has all streams.
+    let engine = start(1);
+    let (_requests, inbox) = bounded(1);
+    let operators = vec![making(&gate, |_| Reacts::Pass)];
+    let graph = engine.run(plan(source(&STREAMS, 50), vec![tap(Overflow::Block, 8)], operators, sinks)).unwrap();
+    let counters = graph.counters.clone();
+    std::thread::scope(|scope| {
+        let supervised = scope.spawn(|| graph.supervise(&inbox, DRAIN));
+        eventually(|| STREAMS[1..].iter().all(|stream| collected.items(stream).len() == 50));
+        assert!(collected.items("a").is_empty(), "the first is not made, and the others wait for it");
+        let report = counters.report();
+        let node = report.nodes.iter().find(|node| node.name == "making").unwrap();
+        assert!(node.queued > 0 && node.oldest_ms.is_some(), "{node:?}");
+        eventually(|| counters.report().nodes[1].busy_seconds > node.busy_seconds);
+        gate.open();
+        let outcome = supervised.join().unwrap();
+        assert!(outcome.is_success(), "{outcome:?}");
+    });
+    let report = counters.report();
+    engine.shutdown().unwrap();
+    assert_eq!(report.total, Counts { read: 250, delivered: 250, ..Counts::default() });
+    all_in_order(&collected, 50);
+    assert!(report.nodes.iter().all(|node| node.queued == 0), "{report:#?}");
+    let ends = lock(&collected.events).iter().filter(|event| matches!(event, Event::End { .. })).count();
+    assert_eq!(ends, STREAMS.len());
+}
+
+#[test]
+fn what_cannot_be_made_elsewhere_is_an_error_in_its_place() {
+    for reaction in [(|item| if item.seq == 4 { Reacts::Fail } else { Reacts::Pass }) as Reaction, |item| {
+        if item.seq == 4 { Reacts::Panic } else { Reacts::Pass }
+    }] {
+        let gate = Arc::new(Gate::default());
+        gate.open();
+        let collected = Collecting::default();
+        let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+        let operators = vec![making(&gate, reaction)];
+        let (outcome, report) = run(2, plan(source(&["a"], 20), vec![tap(Overflow::Block, 4)], operators, sinks));
+        assert!(outcome.is_success(), "{outcome:?}");
+        assert_eq!(report.total, Counts { read: 20, delivered: 19, rejected: 1, ..Counts::default() });
+        let items = collected.items("a");
+        assert_eq!(items, (0..20).map(|seq| (seq, seq == 4)).collect::<Vec<_>>());
+        assert!(report.nodes[1].last_error.as_deref().unwrap().contains("as told"));
+    }
+}
+
+/// At the end of a drain nobody waits any more for what hangs.
+#[test]
+fn what_hangs_elsewhere_is_lost_at_the_drain_deadline() {
+    let gate = Arc::new(Gate::default());
+    let collected = Collecting::default();
+    let sinks = vec![sink("out", &collected, &[Input::Operator(0)])];
+    let operators = vec![making(&gate, |_| Reacts::Pass)];
+    let engine = start(1);
+    let (requests, inbox) = bounded(1);
+    let graph = engine.run(plan(source(&["a"], 10), vec![tap(Overflow::Block, 4)], operators, sinks)).unwrap();
+    let counters = graph.counters.clone();
+    let outcome = std::thread::scope(|scope| {
+        let supervised = scope.spawn(|| graph.supervise(&inbox, Duration::from_millis(100)));
+        eventually(|| counters.report().nodes[1].queued > 0);
+        requests.send(Request::Drain).unwrap();
+        supervised.join().unwrap()
+    });
+    // The thread that makes it ends before the engine does.
+    gate.open();
+    engine.shutdown().unwrap();
+    let counts = counters.report().total;
+    assert!(!outcome.is_success(), "{outcome:?}");
+    assert!(counts.lost > 0 && counts.delivered == 0 && counts.conserved(), "{counts:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::inference::manifest::InputSpec;
 use crate::inference::session::Sessions;
 use crate::item::{EndReason, Gap, Item, Payload, StreamId, StreamInfo};
 use crate::operator::{
-    Batching, InlineOperator, IoOperator, IoRunner, Output, PoolOperator, Resource, Runner, StreamOperator,
+    Batching, InlineOperator, IoOperator, IoRunner, Output, PoolOperator, Resource, Runner, SinkInput, StreamOperator,
 };
 
 use super::Disturbance;
@@ -56,6 +56,14 @@ impl InlineOperator for Inline {
 
     fn stream_memory(&self) -> u64 {
         self.inner.stream_memory()
+    }
+
+    fn joins(&self) -> bool {
+        self.inner.joins()
+    }
+
+    fn refuses(&self, inputs: &[SinkInput]) -> Option<(String, String)> {
+        self.inner.refuses(inputs)
     }
 }
 

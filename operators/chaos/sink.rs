@@ -92,7 +92,9 @@ impl DisturbedWriter {
                 items.for_each(|item| item.lease.ack.clone().deliver(now));
             }
             Err(error) => {
-                items.for_each(|item| item.lease.ack.raise(Verdict::Lost));
+                if !self.inner_settles {
+                    items.for_each(|item| item.lease.ack.raise(Verdict::Lost));
+                }
                 self.error = Some(error);
             }
         }
@@ -130,6 +132,10 @@ impl SinkWriter for DisturbedWriter {
 
     fn settles(&self) -> bool {
         true
+    }
+
+    fn most_at_once(&self) -> usize {
+        self.inner.most_at_once()
     }
 
     async fn work(&mut self) -> Result<(), SinkError> {

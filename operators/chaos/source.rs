@@ -68,6 +68,10 @@ impl Source for Disturbed {
         self.inner.is_finite()
     }
 
+    fn repeats(&self) -> bool {
+        self.inner.repeats()
+    }
+
     fn frame_size(&self) -> ItemSize {
         self.inner.frame_size()
     }

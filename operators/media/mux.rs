@@ -395,6 +395,12 @@ impl Muxer {
         Ok(self.storage().length)
     }
 
+    /// Bytes that it holds in memory, what libav keeps for a fragment included.
+    pub fn memory(&mut self) -> u64 {
+        let pending = self.pending;
+        (self.storage().memory.len() as u64).saturating_add(pending)
+    }
+
     /// Completes the file; its content, and the hexadecimal SHA-256 of it.
     ///
     /// # Errors
@@ -464,7 +470,7 @@ fn rational(base: TimeBase) -> ffi::AVRational {
 #[derive(Default)]
 struct Storage {
     memory: Vec<u8>,
-    file: Option<(File, tempfile::TempPath)>,
+    file: Option<File>,
     length: u64,
     most_in_memory: u64,
     /// What went wrong first.
@@ -475,13 +481,13 @@ impl Storage {
     fn write_at(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
         let end = position + bytes.len() as u64;
         if self.file.is_none() && end > self.most_in_memory {
-            let (file, path) = tempfile::Builder::new().prefix("engine-").suffix(".mp4").tempfile()?.into_parts();
+            let file = SpilledFile::create()?;
             file.write_all_at(&self.memory, 0)?;
             self.memory = Vec::new();
-            self.file = Some((file, path));
+            self.file = Some(file);
         }
         match &self.file {
-            Some((file, _)) => file.write_all_at(bytes, position)?,
+            Some(file) => file.write_all_at(bytes, position)?,
             None => {
                 let (start, end) = (place(position)?, place(end)?);
                 // Most of it is appended; libav goes back for sizes and the index.
@@ -499,7 +505,7 @@ impl Storage {
 
     fn read_at(&self, position: u64, into: &mut [u8]) -> io::Result<usize> {
         match &self.file {
-            Some((file, _)) => file.read_at(into, position),
+            Some(file) => file.read_at(into, position),
             None => {
                 let rest = self.memory.get(place(position)?..).unwrap_or_default();
                 let count = rest.len().min(into.len());
@@ -517,7 +523,7 @@ impl Storage {
                 digest.update(&bytes);
                 Content::Memory(bytes)
             }
-            Some((mut file, path)) => {
+            Some(mut file) => {
                 let mut buffer = vec![0; BUFFER];
                 io::Seek::rewind(&mut file)?;
                 loop {
@@ -526,8 +532,7 @@ impl Storage {
                         count => digest.update(&buffer[..count]),
                     }
                 }
-                let path = path.keep().map_err(|error| error.error)?;
-                Content::File(SpilledFile { path, bytes: self.length })
+                Content::File(SpilledFile::unnamed(file, self.length))
             }
         };
         Ok((content, hex::encode(digest.finalize())))

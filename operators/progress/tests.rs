@@ -35,6 +35,7 @@ fn segment(index: u64, sha256: &str, lineage: Option<Lineage>) -> Segment {
         media_type: "video/mp4",
         start: MediaTime::ZERO,
         end: MediaTime::ZERO,
+        wall: None,
         follows: false,
         sha256: sha256.to_owned(),
         lineage,

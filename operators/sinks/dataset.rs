@@ -512,11 +512,13 @@ fn annotate(picture: &mut Picture, record: &Record) {
 impl SinkWriter for DatasetWriter {
     async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
         let mut failed = Ok(());
+        // Before the batch and not within it: an item has its fate when nobody holds it any more, and whoever gave the batch
+        // does until all of it is taken over.
+        while self.uploads.are_full() {
+            let finished = self.uploads.next().await;
+            failed = failed.and(self.finished(finished));
+        }
         for event in batch {
-            while self.uploads.are_full() {
-                let finished = self.uploads.next().await;
-                failed = failed.and(self.finished(finished));
-            }
             match event {
                 Event::Item(item) => failed = failed.and(self.item(item)),
                 // The stream itself goes on.
@@ -525,14 +527,16 @@ impl SinkWriter for DatasetWriter {
                 Event::Open { .. } | Event::Gap { .. } => {}
             }
         }
-        if let Err(error) = failed {
-            self.uploads.report(error);
-        }
-        Ok(())
+        failed
     }
 
     fn settles(&self) -> bool {
         true
+    }
+
+    /// What is chosen of a batch waits in memory until it is stored.
+    fn most_at_once(&self) -> usize {
+        self.uploads.most()
     }
 
     async fn work(&mut self) -> Result<(), SinkError> {
@@ -549,8 +553,7 @@ impl SinkWriter for DatasetWriter {
             }
         }
         let mut failed = Ok(());
-        while !self.uploads.are_idle() {
-            let finished = self.uploads.next().await;
+        for finished in self.uploads.finish().await {
             failed = failed.and(self.finished(finished));
         }
         failed

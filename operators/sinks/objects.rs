@@ -46,9 +46,8 @@ pub(super) struct Objects {
     pub uploads: usize,
     /// Of JPEGs, from 1 to 100.
     pub quality: u8,
-    /// Records become objects, those of failures too; otherwise their items end here.
-    pub keeps_records: bool,
-    pub batching: Batching,
+    /// How records become objects, those of failures too. `None`: those of failures end here, and no others come.
+    pub batching: Option<Batching>,
     pub if_exists: IfExists,
     pub progress: Option<Progress>,
 }
@@ -71,7 +70,6 @@ impl Objects {
             records: Records::new(self.origin.clone(), self.clock.clone()),
             clock: self.clock.clone(),
             quality: self.quality,
-            keeps_records: self.keeps_records,
             batching: self.batching,
             batches: BTreeMap::new(),
             next_id: 0,
@@ -88,7 +86,7 @@ impl Objects {
 
     /// Bytes that it keeps of each stream beside what leases pay for: what grows, and the copy that is on its way.
     pub fn stream_memory(&self) -> u64 {
-        2 * self.batching.bytes as u64
+        self.batching.map_or(0, |batching| 2 * batching.bytes as u64)
     }
 }
 
@@ -113,8 +111,7 @@ struct ObjectWriter {
     clock: Arc<dyn Clock>,
     trouble: Trouble,
     quality: u8,
-    keeps_records: bool,
-    batching: Batching,
+    batching: Option<Batching>,
     batches: BTreeMap<StreamId, Batch>,
     next_id: u64,
     /// Gaps and failures of streams become records: where records are what comes.
@@ -149,19 +146,20 @@ impl ObjectWriter {
                     self.frame(item, frame);
                     Ok(())
                 }
-                // The error of an item that became no segment, which has its verdict.
-                Payload::Record(record) if !self.keeps_records && matches!(record.body, RecordBody::Error { .. }) => {
-                    Ok(())
-                }
-                Payload::Record(record) if self.keeps_records => self.record(&record.clone(), Some(item)),
-                Payload::Record(_) | Payload::Packet(_) | Payload::Tensor(_) => {
+                Payload::Record(record) => match self.batching {
+                    Some(batching) => self.record(&record.clone(), Some(item), batching),
+                    // The error of an item that became no segment, which has its verdict.
+                    None if matches!(record.body, RecordBody::Error { .. }) => Ok(()),
+                    None => Err(SinkError { message: "records become no objects".to_owned(), hint: None }),
+                },
+                Payload::Packet(_) | Payload::Tensor(_) => {
                     let kind = item.payload.kind().plural();
                     Err(SinkError { message: format!("{kind} become no objects"), hint: None })
                 }
             },
             Event::Gap { .. } | Event::End { reason: EndReason::Failed(_), .. } if self.tells_signals => {
-                match self.records.of(event) {
-                    Some(record) => self.record(&record, None),
+                match self.records.of(event).zip(self.batching) {
+                    Some((record, batching)) => self.record(&record, None, batching),
                     None => Ok(()),
                 }
             }
@@ -180,7 +178,7 @@ impl ObjectWriter {
         self.submit(Work::Make(Box::new(make)), vec![Claim::whole(item)], None);
     }
 
-    fn record(&mut self, record: &Record, item: Option<&Item>) -> Result<(), SinkError> {
+    fn record(&mut self, record: &Record, item: Option<&Item>, batching: Batching) -> Result<(), SinkError> {
         let mut line = serde_json::to_vec(record).map_err(|error| SinkError {
             message: format!("cannot write record `{}` as JSON: {error}", record.id),
             hint: None,
@@ -190,7 +188,7 @@ impl ObjectWriter {
         // One that would grow too large is stored as it is.
         if let Some(batch) = self.batches.get(stream)
             && batch.count > 0
-            && batch.lines.len() + line.len() > self.batching.bytes
+            && batch.lines.len() + line.len() > batching.bytes
         {
             self.close_batch(&stream.clone());
         }
@@ -208,7 +206,7 @@ impl ObjectWriter {
         batch.count += 1;
         batch.since.get_or_insert(now);
         batch.waiting.extend(item.map(Claim::without_credit));
-        if batch.count >= self.batching.items {
+        if batch.count >= batching.items {
             self.close_batch(&stream.clone());
         }
         Ok(())
@@ -225,8 +223,8 @@ impl ObjectWriter {
 
     /// Objects that have waited long enough are stored as they are, and grow on.
     fn store_due(&mut self) {
+        let Some(Batching { every, .. }) = self.batching else { return };
         let now = self.clock.now();
-        let every = self.batching.every;
         let is_due = |batch: &Batch| {
             batch.carried_by.is_none() && batch.since.is_some_and(|since| now.saturating_duration_since(since) >= every)
         };
@@ -260,7 +258,7 @@ impl ObjectWriter {
         let now = self.clock.now();
         let batches = self.batches.values().filter(|batch| batch.carried_by.is_none());
         let oldest = batches.filter_map(|batch| batch.since).min()?;
-        Some((oldest + self.batching.every).saturating_duration_since(now))
+        Some((oldest + self.batching?.every).saturating_duration_since(now))
     }
 
     fn finished(&mut self, finished: Finished) -> Result<(), SinkError> {
@@ -289,11 +287,7 @@ impl SinkWriter for ObjectWriter {
             }
         }
         self.store_due();
-        // What failed was settled already, and the rest of the batch did not fail: it is told, and not given up.
-        if let Err(error) = failed {
-            self.uploads.report(error);
-        }
-        Ok(())
+        failed
     }
 
     fn settles(&self) -> bool {
@@ -325,8 +319,7 @@ impl SinkWriter for ObjectWriter {
         let streams: Vec<StreamId> = self.batches.keys().cloned().collect();
         streams.iter().for_each(|stream| self.close_batch(stream));
         let mut failed = Ok(());
-        while !self.uploads.are_idle() {
-            let finished = self.uploads.next().await;
+        for finished in self.uploads.finish().await {
             failed = failed.and(self.finished(finished));
         }
         failed

@@ -126,14 +126,13 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
                 retry_for: config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0),
                 uploads: config.uploads.unwrap_or(UPLOADS),
                 quality: config.quality.unwrap_or(QUALITY),
-                keeps_records: true,
                 if_exists: config.if_exists.unwrap_or_default(),
                 progress: context.progress.clone(),
-                batching: Batching {
+                batching: Some(Batching {
                     items: items.unwrap_or(BATCH_ITEMS),
                     bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
                     every: every.map_or(BATCH_EVERY, |time| time.0),
-                },
+                }),
             };
             Ok(Built::Sink(Arc::new(S3Sink { storage, objects })))
         }

@@ -15,7 +15,7 @@ use crate::storage::folder::Folder;
 use crate::template::Template;
 
 use super::file::identity;
-use super::objects::{Batching, Objects};
+use super::objects::Objects;
 
 /// Files that are written at once: each waits for the disk.
 const AT_ONCE: usize = 4;
@@ -47,9 +47,8 @@ impl SegmentFiles {
             retry_for,
             uploads: AT_ONCE,
             quality,
-            keeps_records: false,
             // No records come here.
-            batching: Batching { items: 1, bytes: 0, every: Duration::ZERO },
+            batching: None,
             if_exists,
             progress: context.progress.clone(),
         };
@@ -81,6 +80,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
+
+    use std::io::Write as _;
 
     use bytes::Bytes;
 
@@ -115,6 +116,7 @@ mod tests {
             media_type: "video/mp4",
             start: MediaTime::ZERO,
             end: MediaTime::ZERO,
+            wall: None,
             follows: false,
             sha256: String::new(),
             lineage: None,
@@ -152,10 +154,10 @@ mod tests {
     async fn each_segment_is_a_file_and_signals_are_none() {
         let folder = tempfile::tempdir().unwrap();
         let sink = sink(folder.path(), r#"path = "deep/{stream}_{index:04}.mp4""#);
-        let spilled = folder.path().join("spilled");
-        fs::write(&spilled, b"from the disk").unwrap();
+        let mut spilled = SpilledFile::create().unwrap();
+        spilled.write_all(b"from the disk").unwrap();
         let (first, account) = segment(0, memory(b"from memory"));
-        let (second, _) = segment(1, Content::File(SpilledFile { path: spilled.clone(), bytes: 13 }));
+        let (second, _) = segment(1, Content::File(SpilledFile::unnamed(spilled, 13)));
         let end = Event::End { stream: StreamId::new("test").unwrap(), reason: EndReason::Eof };
         store(&*sink, vec![first, gap(), second, end]).await.unwrap();
         assert_eq!(names(&folder.path().join("deep")), ["test_0000.mp4", "test_0001.mp4"]);
@@ -164,7 +166,6 @@ mod tests {
         let readable = fs::metadata(folder.path().join("deep/test_0000.mp4")).unwrap().permissions().mode() & 0o400;
         assert_ne!(readable, 0);
         assert_eq!(account.snapshot(), Counts { read: 1, delivered: 1, ..Counts::default() });
-        assert!(!spilled.exists(), "nobody needs it any more");
     }
 
     #[tokio::test]

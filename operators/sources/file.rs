@@ -136,6 +136,10 @@ impl Source for FileSource {
         self.streams.iter().all(|stream| !stream.settings.repeat)
     }
 
+    fn repeats(&self) -> bool {
+        self.streams.iter().any(|stream| stream.settings.repeat)
+    }
+
     /// Looks into every file, once. One that cannot be opened says so when it is played.
     fn frame_size(&self) -> ItemSize {
         *self.size.get_or_init(|| {

@@ -133,6 +133,10 @@ impl Source for S3Source {
         !goes_on && self.streams.iter().all(|stream| !stream.settings.repeat)
     }
 
+    fn repeats(&self) -> bool {
+        self.streams.iter().any(|stream| stream.settings.repeat)
+    }
+
     fn frame_size(&self) -> ItemSize {
         // A check must not ask the network.
         ItemSize::Unknown

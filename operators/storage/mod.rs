@@ -19,14 +19,12 @@ pub mod runtime;
 pub mod s3;
 pub mod uploads;
 
-use std::io::SeekFrom;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::item::{Content, Segment};
 use error::StorageError;
@@ -86,12 +84,15 @@ impl Body {
             Body::Bytes(bytes) => bytes,
             Body::Segment(segment) => match &segment.content {
                 Content::Memory(bytes) => bytes,
-                Content::File(spilled) => {
-                    let mut file = tokio::fs::File::open(&spilled.path).await?;
-                    file.seek(SeekFrom::Start(range.start)).await?;
-                    let mut part = vec![0; index(range.end - range.start)?];
-                    file.read_exact(&mut part).await?;
-                    return Ok(part.into());
+                Content::File(_) => {
+                    let (segment, length) = (segment.clone(), index(range.end.saturating_sub(range.start))?);
+                    let read = move || {
+                        let Content::File(spilled) = &segment.content else { return Ok(Bytes::new()) };
+                        let mut part = vec![0; length];
+                        spilled.read_exact_at(&mut part, range.start)?;
+                        Ok(part.into())
+                    };
+                    return tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?;
                 }
             },
         };

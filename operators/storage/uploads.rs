@@ -77,7 +77,7 @@ pub struct Upload {
 /// What became of an upload.
 #[derive(Debug)]
 pub struct Finished {
-    /// `None`: of none, something else is to be told ([`Uploads::report`]).
+    /// `None`: one that died.
     pub id: Option<u64>,
     pub result: Result<(), SinkError>,
 }
@@ -93,8 +93,6 @@ pub struct Uploads {
     open: BTreeSet<u64>,
     /// Which upload a task runs.
     tasks: HashMap<tokio::task::Id, u64>,
-    /// What its owner could not tell when it happened.
-    reports: VecDeque<SinkError>,
 }
 
 impl Uploads {
@@ -108,7 +106,6 @@ impl Uploads {
             waiting: VecDeque::new(),
             open: BTreeSet::new(),
             tasks: HashMap::new(),
-            reports: VecDeque::new(),
         }
     }
 
@@ -124,9 +121,9 @@ impl Uploads {
         self.begin();
     }
 
-    /// Has an error told by the next [`Uploads::next`].
-    pub fn report(&mut self, error: SinkError) {
-        self.reports.push_back(error);
+    /// How many are stored at once.
+    pub fn most(&self) -> usize {
+        self.most
     }
 
     /// Whether further ones would have to wait: then take no more items.
@@ -135,14 +132,20 @@ impl Uploads {
     }
 
     pub fn are_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.reports.is_empty()
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Waits until none is left; what became of each, in the order in which they ended.
+    pub async fn finish(&mut self) -> Vec<Finished> {
+        let mut finished = Vec::new();
+        while !self.are_idle() {
+            finished.push(self.next().await);
+        }
+        finished
     }
 
     /// Waits for the next one to end, for ever where there is none. May be given up and called again.
     pub async fn next(&mut self) -> Finished {
-        if let Some(error) = self.reports.pop_front() {
-            return Finished { id: None, result: Err(error) };
-        }
         let (task, result) = match self.running.join_next_with_id().await {
             Some(Ok((task, result))) => (task, result),
             Some(Err(error)) => {

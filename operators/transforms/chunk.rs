@@ -5,37 +5,30 @@
 //! pictures are as far, and a chunk stays open behind its last picture until its sound is there.
 //!
 //! What is missing of the stream (a gap) closes the chunk, and the next keyframe begins another; so does another format.
-//! The source has its credits back as soon as a packet is in its chunk: the chunk is paid by a budget of this operator
-//! (memory up to [`MOST_IN_MEMORY`], then a temporary file). Only while too many finished chunks wait for their sink are
-//! credits kept back. A packet is delivered when a sink has accepted its chunk.
+//! The source has its credits back as soon as a packet is in its chunk, which this operator pays for
+//! ([`super::media_file`]). Only while too many finished chunks wait for their sink are credits kept back. A packet is
+//! delivered when a sink has accepted its chunk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
-use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError};
-use crate::item::{
-    EndReason, Gap, Item, Kind, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, Track,
-};
-use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
-use crate::made::{FileState, MadeFile};
-use crate::media::mux::{Container, LONGEST_FIRST_FRAGMENT, MuxError, Muxer, ticks_since};
+use crate::item::{EndReason, Gap, Item, Kind, Packet, Payload, Played, StreamId, StreamInfo, Track};
+use crate::lease::{Ack, Verdict};
+use crate::media::mux::{Container, MuxError};
 use crate::media::parameters::Parameters;
 use crate::operator::{
-    BuildContext, Built, Execution, InlineOperator, Output, Produces, Registration, Role, StreamOperator,
+    BuildContext, Built, Execution, InlineOperator, Output, Produces, Registration, Role, SinkInput, StreamOperator,
 };
 use crate::progress::Progress;
-use crate::template::{Placeholder, Template, Values};
 use crate::time::MediaTime;
 
-/// A chunk that grows beyond this many bytes goes on in a temporary file.
-pub(super) const MOST_IN_MEMORY: u64 = 16 << 20;
-/// Finished chunks of one stream that may wait for their sink: when as many do, the source's credits are kept back.
-const WAITING_FOR_SINK: Limits = Limits { items: 4, bytes: MOST_IN_MEMORY };
+use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, explained, name_template};
+
 /// Sound of one stream that waits for the pictures beside it, in packets and bytes.
 const MOST_WAITING: usize = 512;
 const MOST_WAITING_BYTES: u64 = 4 << 20;
@@ -49,8 +42,16 @@ struct Config {
     every: Option<config::Duration>,
     parts: Option<u64>,
     whole_below: Option<config::Duration>,
+    clock: Option<ClockConfig>,
     container: Option<ContainerConfig>,
     name: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ClockConfig {
+    Media,
+    Wall,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -63,16 +64,19 @@ enum ContainerConfig {
 /// Where chunks end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
+    /// Behind multiples of this time of the stream.
     Every(Duration),
-    Parts { parts: u64, whole_below: Duration },
+    /// Where it is read behind a multiple of this time since 1970.
+    EveryOfWall(Duration),
+    Parts {
+        parts: u64,
+        whole_below: Duration,
+    },
 }
 
 struct Settings {
     cut: Cut,
-    container: Container,
-    name: Template,
-    origin: Origin,
-    clock: Arc<dyn Clock>,
+    maker: Arc<Maker>,
     progress: Option<Progress>,
 }
 
@@ -99,18 +103,35 @@ impl InlineOperator for Chunk {
             is_after_gap: false,
             is_broken: false,
             told_lost_sound: false,
-            budget: Budget::new(WAITING_FOR_SINK),
+            files: Files::new(self.settings.maker.clone(), stream.clone()),
         })
     }
 
-    /// The chunk that is open, the one before that waits for its sound, each with a fragment that is not written yet,
-    /// finished ones (one may exceed the limit), and sound that waits.
+    /// The chunk that is open, the one before that waits for its sound, finished ones, and sound that waits.
     fn stream_memory(&self) -> u64 {
-        let fragment = match self.settings.container {
-            Container::FragmentedMp4 => LONGEST_FIRST_FRAGMENT,
-            Container::Mp4 | Container::Piece => 0,
-        };
-        2 * (MOST_IN_MEMORY + fragment) + WAITING_FOR_SINK.bytes + MOST_IN_MEMORY + MOST_WAITING_BYTES
+        self.settings.maker.memory(2) + MOST_WAITING_BYTES
+    }
+
+    fn refuses(&self, inputs: &[SinkInput]) -> Option<(String, String)> {
+        match self.settings.cut {
+            Cut::Every(_) => None,
+            Cut::EveryOfWall(every) => {
+                let node = &inputs.iter().find(|input| !input.is_live)?.node;
+                let why = format!(
+                    "`clock = \"wall\"` cuts by when packets come, and those of `{node}` come as fast as they are taken"
+                );
+                let every = humantime::format_duration(every);
+                let hint =
+                    format!("write `clock = \"media\"`, which cuts every {every} of the video, or read a live source");
+                Some((why, hint))
+            }
+            Cut::Parts { .. } => {
+                let node = &inputs.iter().find(|input| input.repeats)?.node;
+                let why =
+                    format!("`parts` divides what has an end, and `{node}` begins again for ever (`loop = true`)");
+                Some((why, "write `every = \"30s\"` in the place of `parts`, or remove `loop`".to_owned()))
+            }
+        }
     }
 }
 
@@ -137,21 +158,10 @@ impl Grid {
     }
 }
 
-/// A file that is being written.
+/// A chunk that is being written.
 struct Part {
-    muxer: Muxer,
-    index: u64,
-    start: MediaTime,
-    /// When the last of its pictures has been shown.
-    end: MediaTime,
-    follows: bool,
+    file: MediaFile,
     is_after_gap: bool,
-    acks: Vec<Ack>,
-    /// Number of its first picture's packet: unlike its index, it goes on through every reload.
-    seq: u64,
-    /// When that was read.
-    time: SystemTime,
-    fallback: bool,
     /// For each track whether all of it that belongs here has come.
     complete: Vec<bool>,
 }
@@ -161,6 +171,7 @@ struct Waiting {
     seq: u64,
     packet: Arc<Packet>,
     pts: MediaTime,
+    time: SystemTime,
     ack: Ack,
 }
 
@@ -190,7 +201,7 @@ struct ChunkStream {
     is_broken: bool,
     /// It was told that there is sound without pictures beside it.
     told_lost_sound: bool,
-    budget: Arc<Budget>,
+    files: Files,
 }
 
 struct Refusal {
@@ -220,20 +231,18 @@ impl StreamOperator for ChunkStream {
             }
             return Err(ItemError::Failed(refusal.message.clone()));
         }
-        if let Some(credit) = &item.lease.credit {
-            self.budget.park(credit.clone());
-        }
+        self.files.hold_back(item);
         if packet.track == 0 {
             return self.picture(item, packet, out);
         }
         let is_kept = self.info.as_ref().and_then(|info| info.tracks.get(packet.track));
-        if !is_kept.is_some_and(|track| self.settings.container.holds(track)) {
+        if !is_kept.is_some_and(|track| self.settings.maker.container.holds(track)) {
             out.settle(item, Verdict::Filtered);
             return Ok(());
         }
         self.waiting_bytes += packet.data.len() as u64;
-        let (seq, pts, ack) = (item.seq, item.pts, item.lease.ack.clone());
-        self.waiting.push_back(Waiting { seq, packet: packet.clone(), pts, ack });
+        let (seq, pts, time, ack) = (item.seq, item.pts, item.time, item.lease.ack.clone());
+        self.waiting.push_back(Waiting { seq, packet: packet.clone(), pts, time, ack });
         self.place_waiting(self.decoded, out);
         Ok(())
     }
@@ -266,7 +275,7 @@ impl ChunkStream {
         let Some(video) = info.tracks.first() else {
             return told("the stream has no tracks".to_owned());
         };
-        if !self.settings.container.holds(video) {
+        if !self.settings.maker.container.holds(video) {
             let codec = &video.codec;
             return told(format!(
                 "MP4 cannot hold {codec} video; convert the input to H.264 or HEVC first, for example with \
@@ -283,8 +292,8 @@ impl ChunkStream {
     }
 
     fn warn_of_left_out(&self, info: &StreamInfo) {
-        for track in info.tracks.iter().skip(1).filter(|track| !self.settings.container.holds(track)) {
-            let (node, stream) = (&self.settings.origin.node, &self.stream);
+        for track in info.tracks.iter().skip(1).filter(|track| !self.settings.maker.container.holds(track)) {
+            let (node, stream) = (&self.settings.maker.origin.node, &self.stream);
             tracing::warn!(%node, %stream, "`{node}` leaves track {} of stream `{stream}` out: MP4 cannot hold {}", track.index, track.codec);
         }
     }
@@ -293,14 +302,14 @@ impl ChunkStream {
         if std::mem::replace(&mut self.told_lost_sound, true) {
             return;
         }
-        let (node, stream) = (&self.settings.origin.node, &self.stream);
+        let (node, stream) = (&self.settings.maker.origin.node, &self.stream);
         tracing::warn!(%node, %stream, "`{node}` leaves sound of stream `{stream}` out: it comes before the first picture, and only the last {MOST_WAITING} packets of it ({} MiB) are kept", MOST_WAITING_BYTES >> 20);
     }
 
     fn picture(&mut self, item: &Item, packet: &Packet, out: &mut Output) -> Result<(), ItemError> {
         self.decoded = Some(packet.dts);
         self.place_waiting(self.decoded, out);
-        if packet.is_key && self.is_due(item.pts) {
+        if packet.is_key && self.is_due(item) {
             if let Some(message) = self.unknown_size() {
                 (self.refusal, self.is_broken) = (Some(Refusal { message: message.clone(), told: true }), true);
                 self.finish_all(out);
@@ -313,27 +322,27 @@ impl ChunkStream {
             out.settle(item, if self.is_broken { Verdict::Rejected } else { Verdict::Filtered });
             return Ok(());
         };
-        match append(part, packet, item.pts, self.info.as_deref()) {
-            Ok(()) => {
-                part.acks.push(item.lease.ack.clone());
-                part.fallback |= item.fallback;
-                let length = packet.duration.map_or(0, |duration| duration.ticks_in(item.pts.base));
-                let end = MediaTime::new(item.pts.ticks.saturating_add(length), item.pts.base);
-                part.end = part.end.max(end);
-            }
-            Err(error) => return Err(self.failed(error)),
+        let (time, fallback, ack) = (item.time, item.fallback, &item.lease.ack);
+        let arrived = Arrived { packet, pts: item.pts, time, fallback, ack };
+        if let Err(error) = part.file.append(&arrived, self.info.as_deref()) {
+            return Err(self.failed(error));
         }
-        let is_late = |part: &Part| packet.dts.since(part.end.ticks_in(packet.dts.base)).as_duration() >= LATE_SOUND;
+        let is_late =
+            |part: &Part| packet.dts.since(part.file.end.ticks_in(packet.dts.base)).as_duration() >= LATE_SOUND;
         if self.closing.as_ref().is_some_and(is_late) {
             self.finish_closing(out);
         }
         Ok(())
     }
 
-    /// Whether a keyframe at `pts` begins a part.
-    fn is_due(&self, pts: MediaTime) -> bool {
-        let Some(open) = &self.open else { return true };
-        self.grid.is_none_or(|grid| grid.is_due(pts)) || is_longest(open.start, pts)
+    /// Whether the keyframe `item` begins a part.
+    fn is_due(&self, item: &Item) -> bool {
+        let Some(Part { file: open, .. }) = &self.open else { return true };
+        let is_over = match self.settings.cut {
+            Cut::EveryOfWall(every) => multiple(item.time, every) != multiple(open.begun(), every),
+            Cut::Every(_) | Cut::Parts { .. } => self.grid.is_none_or(|grid| grid.is_due(item.pts)),
+        };
+        is_over || is_longest(open.start, item.pts)
     }
 
     /// Why a stream cannot be kept in which a keyframe has come and nothing yet has said how large it is. Whatever says
@@ -355,8 +364,7 @@ impl ChunkStream {
         if !matches!(error, MuxError::Packet(_))
             && let Some(part) = self.open.take()
         {
-            part.acks.iter().for_each(|ack| ack.raise(Verdict::Rejected));
-            part.acks.into_iter().for_each(Ack::release);
+            part.file.reject();
             (self.is_broken, self.is_unbroken) = (true, false);
         }
         ItemError::Failed(explained(&error))
@@ -369,7 +377,7 @@ impl ChunkStream {
         if let Some(closing) = &mut self.closing {
             // Its last picture is shown until this one is, whatever its packet says: where pictures come at no fixed rate,
             // containers tell a length that none of them has.
-            closing.end = closing.start.max(item.pts);
+            closing.file.end = closing.file.start.max(item.pts);
         }
         self.is_broken = true;
         // Before the first picture that is shown lies what an edit list hides: it is decoded, and hidden here too.
@@ -381,22 +389,11 @@ impl ChunkStream {
             None => self.grid = self.new_grid(start, &info),
         }
         let index = self.index(&info)?;
-        let muxer = Muxer::new(self.settings.container, &info.tracks, MOST_IN_MEMORY);
-        let muxer = muxer.map_err(|error| ItemError::Failed(explained(&error)))?;
-        let complete = (0..info.tracks.len()).map(|track| track == 0 || !muxer.has(track)).collect();
-        self.open = Some(Part {
-            muxer,
-            index,
-            start,
-            end: start,
-            follows: self.is_unbroken,
-            is_after_gap: std::mem::take(&mut self.is_after_gap),
-            acks: Vec::new(),
-            seq: item.seq,
-            time: item.time,
-            fallback: false,
-            complete,
-        });
+        let first = First { seq: item.seq, time: item.time, start, follows: self.is_unbroken };
+        let file = self.files.begin(index, first, &info);
+        let file = file.map_err(|error| ItemError::Failed(explained(&error)))?;
+        let complete = (0..info.tracks.len()).map(|track| track == 0 || !file.has(track)).collect();
+        self.open = Some(Part { file, is_after_gap: std::mem::take(&mut self.is_after_gap), complete });
         self.begun += 1;
         (self.is_unbroken, self.is_broken) = (true, false);
         self.finish_closing_if_complete(out);
@@ -419,6 +416,8 @@ impl ChunkStream {
 
     fn new_grid(&self, start: MediaTime, info: &StreamInfo) -> Option<Grid> {
         let (length, left) = match self.settings.cut {
+            // Cut by another clock.
+            Cut::EveryOfWall(_) => return None,
             Cut::Every(length) => (i64::try_from(length.as_micros()).unwrap_or(i64::MAX), u64::MAX),
             Cut::Parts { parts, whole_below } => {
                 let seconds = info.duration.unwrap_or_default();
@@ -443,7 +442,7 @@ impl ChunkStream {
     }
 
     fn place_first(&mut self, out: &mut Output) {
-        let Some(Waiting { seq, packet, pts, ack }) = self.waiting.pop_front() else { return };
+        let Some(Waiting { seq, packet, pts, time, ack }) = self.waiting.pop_front() else { return };
         self.waiting_bytes -= packet.data.len() as u64;
         let Some(open) = &mut self.open else {
             // Sound without any picture beside it.
@@ -453,7 +452,7 @@ impl ChunkStream {
             }
             return;
         };
-        let belongs_before = packet.dts < open.start;
+        let belongs_before = packet.dts < open.file.start;
         if belongs_before && open.is_after_gap {
             // The pictures beside it were lost.
             ack.settle(Verdict::Filtered);
@@ -468,9 +467,10 @@ impl ChunkStream {
                 open
             }
         };
-        match append(part, &packet, pts, self.info.as_deref()) {
-            Ok(()) => part.acks.push(ack),
-            Err(error) => self.report(&explained(&error), seq, ack, out),
+        let arrived = Arrived { packet: &packet, pts, time, fallback: false, ack: &ack };
+        match part.file.append(&arrived, self.info.as_deref()) {
+            Ok(()) => ack.release(),
+            Err(error) => self.files.report(&error, seq, self.decoded.unwrap_or(MediaTime::ZERO), ack, out),
         }
         self.finish_closing_if_complete(out);
     }
@@ -500,106 +500,22 @@ impl ChunkStream {
     }
 
     fn finish(&self, part: Part, out: &mut Output) {
-        let Part { muxer, index, start, end, follows, acks, seq, time, fallback, .. } = part;
-        let (content, sha256) = match muxer.finish() {
-            Ok(finished) => finished,
-            Err(error) => {
-                let ack = Ack::merged(acks);
-                let message = format!("chunk {index} cannot be completed: {}", explained(&error));
-                self.report(&message, seq, ack, out);
-                return;
-            }
-        };
-        let name = self.settings.name.render(&Values { stream: &self.stream, index, ..Values::default() });
-        let seconds = |time: MediaTime| time.as_micros() as f64 / 1e6;
-        let file = MadeFile {
-            name: name.clone(),
-            node: self.settings.origin.node.clone(),
-            index,
-            start: seconds(start),
-            end: seconds(end),
-            bytes: content.len(),
-            state: FileState::Queued,
-            place: None,
-            error: None,
-        };
-        let ack = Ack::of_file(acks, file);
-        let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
-        let media_type = self.settings.container.media_type();
-        let origin = self.settings.origin.clone();
         let played = self.info.as_ref().map(|info| &info.played);
-        let lineage =
-            self.settings.progress.as_ref().zip(played).and_then(|(progress, played)| progress.lineage(played));
-        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, lineage, content };
-        let payload = Payload::Segment(Arc::new(segment));
-        let stream = self.stream.clone();
-        out.emit(Item { stream, seq, pts: start, time, fallback, payload, lease });
-    }
-
-    /// An error record in the place of what `ack` speaks for.
-    fn report(&self, message: &str, seq: u64, ack: Ack, out: &mut Output) {
-        let (node, stream) = (&self.settings.origin.node, &self.stream);
-        let message = format!("`{node}` failed on stream `{stream}`: {message}");
-        tracing::warn!(%node, %stream, "{message}");
-        ack.raise(Verdict::Rejected);
-        let time = self.settings.clock.wall();
-        let record = self.settings.origin.signal(stream, Some(seq), time, RecordBody::Error { message });
-        out.emit(Item {
-            stream: stream.clone(),
-            seq,
-            pts: self.decoded.unwrap_or(MediaTime::ZERO),
-            time,
-            fallback: false,
-            payload: Payload::Record(Arc::new(record)),
-            lease: Lease { credit: Some(self.budget.overdraw(0)), ack },
-        });
+        let by_wall = matches!(self.settings.cut, Cut::EveryOfWall(_));
+        // What is cut by when it came is cut elsewhere the next time.
+        let remembered =
+            self.settings.progress.as_ref().zip(played.filter(|played| !by_wall || **played == Played::Live));
+        let lineage = remembered.and_then(|(progress, played)| progress.lineage(played));
+        self.files.finish(part.file, Telling { lineage, is_in_books: true, by_wall }, out);
     }
 }
 
-fn append(part: &mut Part, packet: &Packet, pts: MediaTime, info: Option<&StreamInfo>) -> Result<(), MuxError> {
-    let base = info.and_then(|info| info.tracks.get(packet.track)).map_or(pts.base, |track| track.time_base);
-    part.muxer.write(packet, ticks_since(pts, part.start, base), ticks_since(packet.dts, part.start, base))
-}
-
-/// A failure with what to do next.
-pub(super) fn explained(error: &MuxError) -> String {
-    match error {
-        MuxError::Spill { .. } => {
-            format!("{error}; make room there, name another folder with the variable TMPDIR, or cut shorter chunks")
-        }
-        MuxError::Packet(_) | MuxError::Failed(_) => error.to_string(),
-    }
-}
-
-/// What file names of chunks may consist of: VSS takes no others.
-fn is_plain(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.- ".contains(&byte))
+/// How many whole times `every` since 1970 there were at `time`.
+fn multiple(time: SystemTime, every: Duration) -> u128 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() / every.as_nanos().max(1)
 }
 
 const DEFAULT_NAME: &str = "{stream}_chunk_{index:04}.mp4";
-
-/// The template of the `name` of files that are made of a stream; `example` is one that works.
-///
-/// # Errors
-/// Where two files would have the same name, or something else than VSS takes would be in it.
-pub(super) fn name_template(name: &str, example: &str) -> Result<Template, Vec<FieldError>> {
-    let template = Template::parse(name, &[Placeholder::Stream, Placeholder::Index])
-        .map_err(|why| vec![FieldError::new("name", why).hint(format!("write it like \"{example}\""))])?;
-    let mut mistakes = Vec::new();
-    if let Some(text) = template.text().find(|text| !is_plain(text)) {
-        let error = FieldError::new("name", format!("`{text}` cannot be part of a file's name"));
-        mistakes.push(error.hint("use letters, digits, spaces and `_ . -`; folders belong into the sink's `path`"));
-    }
-    if !template.has(Placeholder::Index) {
-        let error = FieldError::new("name", "all files of a stream would have the same name");
-        mistakes.push(error.hint(format!("add `{{index}}`, as in \"{example}\"")));
-    }
-    if !template.has(Placeholder::Stream) {
-        let error = FieldError::new("name", "the files of two streams would have the same name");
-        mistakes.push(error.hint(format!("add `{{stream}}`, as in \"{example}\"")));
-    }
-    if mistakes.is_empty() { Ok(template) } else { Err(mistakes) }
-}
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
     let config: Config = config::read(table)?;
@@ -617,9 +533,16 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
                 let error = FieldError::new("whole_below", "`whole_below` has no meaning beside `every`");
                 mistakes.push(error.hint("remove it, or write `parts = 4` in the place of `every`"));
             }
-            Cut::Every(every)
+            match config.clock {
+                Some(ClockConfig::Wall) => Cut::EveryOfWall(every),
+                Some(ClockConfig::Media) | None => Cut::Every(every),
+            }
         }
         (None, Some(parts)) => {
+            if config.clock.is_some() {
+                let error = FieldError::new("clock", "`clock` has no meaning beside `parts`");
+                mistakes.push(error.hint("remove it, or write `every = \"30s\"` in the place of `parts`"));
+            }
             let whole_below = config.whole_below.map_or(Duration::from_secs(60), |length| length.0);
             Cut::Parts { parts: parts.max(1), whole_below }
         }
@@ -633,7 +556,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         }
     };
     let name = name_template(config.name.as_deref().unwrap_or(DEFAULT_NAME), DEFAULT_NAME);
-    let Ok(template) = name.map_err(|mut errors| mistakes.append(&mut errors)) else { return Err(mistakes) };
+    let Ok(name) = name.map_err(|mut errors| mistakes.append(&mut errors)) else { return Err(mistakes) };
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -641,8 +564,9 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         None | Some(ContainerConfig::Mp4) => Container::Mp4,
         Some(ContainerConfig::Fmp4) => Container::FragmentedMp4,
     };
-    let (origin, clock, progress) = (context.origin.clone(), context.clock.clone(), context.progress.clone());
-    let settings = Settings { cut, container, name: template, origin, clock, progress };
+    let (origin, clock) = (context.origin.clone(), context.clock.clone());
+    let maker = Maker { what: "chunk", container, name, origin, clock };
+    let settings = Settings { cut, maker: Arc::new(maker), progress: context.progress.clone() };
     Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(settings) })))
 }
 
@@ -658,7 +582,15 @@ pub static REGISTRATION: Registration = Registration {
             name: "every",
             value: FieldType::Duration,
             presence: Presence::Optional,
-            summary: "Cut at the first keyframe behind each multiple of this time of the stream. This or `parts`.",
+            summary: "Cut at the first keyframe behind each multiple of this time. This or `parts`.",
+        },
+        Field {
+            name: "clock",
+            value: FieldType::Choice(&["media", "wall"]),
+            presence: Presence::Optional,
+            summary: "With `every`: whose time it is. `media`: the stream's own, since its first picture. `wall`, for \
+                      live sources: the time of day at which packets come, so \"1m\" cuts at each full minute (UTC). \
+                      Left out: `media`.",
         },
         Field {
             name: "parts",
@@ -695,11 +627,14 @@ pub static REGISTRATION: Registration = Registration {
 mod tests {
     use super::*;
     use std::path::Path;
+    use std::process::Command;
 
     use bytes::Bytes;
 
-    use crate::item::TrackFormat;
+    use crate::item::{Segment, TrackFormat};
     use crate::lease::Counts;
+    use crate::media::demux::{Demuxer, Read, Tracks};
+    use crate::operator::{Emitted, Later};
     use crate::sinks::records::tests::context;
     use crate::testing::item;
     use crate::time::TimeBase;
@@ -731,6 +666,7 @@ mod tests {
                 &["the files of two streams would have the same name; add `{stream}`"],
             ),
             ("parts = 2\nname = \"a.mp4\"", &["all files of a stream would have the same name; add `{index}`"]),
+            ("parts = 2\nclock = \"wall\"", &["clock: `clock` has no meaning beside `parts`; remove it"]),
             ("parts = 2\nname = \"{when}.mp4\"", &["nothing is known for `{when}`; there is `{stream}`, `{index}`"]),
         ] {
             let said = built(fields).err().unwrap_or_else(|| panic!("{fields} was taken"));
@@ -779,6 +715,124 @@ mod tests {
         }
         stream.end(&EndReason::Eof, &mut out);
         assert_eq!(out.drain().count(), 0);
+    }
+
+    /// Twelve seconds at 10 pictures a second, a keyframe each second.
+    fn recording(folder: &Path) -> Demuxer {
+        let path = folder.join("clip.mp4");
+        let made = Command::new("ffmpeg")
+            .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=12"])
+            .args(["-c:v", "libx264", "-bf", "0", "-g", "10", "-sc_threshold", "0", "-pix_fmt", "yuv420p"])
+            .arg(&path)
+            .output()
+            .expect("ffmpeg is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
+        demuxer.read_all(true);
+        demuxer
+    }
+
+    /// The chunks of a recording whose packets come a tenth of a second after each other; `at` may change the time before one.
+    fn chunks_by_wall(start: Duration, at: impl Fn(u64, SystemTime) -> SystemTime) -> Vec<Arc<Segment>> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demuxer = recording(folder.path());
+        let base = demuxer.tracks()[0].time_base;
+        let operator = built("every = \"5s\"\nclock = \"wall\"").unwrap();
+        let mut stream = operator.start(&StreamId::new("door").unwrap());
+        let tracks = demuxer.tracks().to_vec();
+        let info = StreamInfo { tracks, time_base: base, duration: None, played: Played::Live };
+        let (mut out, mut seq, mut wall) = (Output::default(), 0, UNIX_EPOCH + start);
+        stream.open(&Arc::new(info), &mut out);
+        while let Read::Packet(read) = demuxer.read(&|| false).unwrap() {
+            wall = at(seq, wall);
+            let time = |ticks: Option<i64>| MediaTime::new(ticks.unwrap(), base);
+            let (is_key, data) = (read.is_key(), read.data());
+            let packet = Packet {
+                track: 0,
+                is_key,
+                dts: time(read.dts()),
+                duration: read.duration().map(|ticks| time(Some(ticks))),
+                data,
+            };
+            let (mut item, _) = item(seq, time(read.pts()), Payload::Packet(Arc::new(packet)));
+            item.time = wall;
+            stream.item(&item, &mut out).unwrap();
+            item.lease.ack.release();
+            (seq, wall) = (seq + 1, wall + Duration::from_millis(100));
+        }
+        assert_eq!(seq, 120);
+        stream.end(&EndReason::Eof, &mut out);
+        let made = out.drain().map(|emitted| match emitted {
+            Emitted::Later(Later { item, make }) => {
+                item.lease.ack.settle(Verdict::Delivered);
+                make().unwrap()
+            }
+            Emitted::Item(item) => panic!("{item:?}"),
+        });
+        made.map(|payload| match payload {
+            Payload::Segment(segment) => segment,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+    }
+
+    /// When chunks begin, in tenths of a second of the wall clock and of the stream.
+    fn starts(chunks: &[Arc<Segment>]) -> Vec<(u128, i64)> {
+        let tenths = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_millis() / 100;
+        chunks.iter().map(|chunk| (tenths(chunk.wall.unwrap().start), chunk.start.as_micros() / 100_000)).collect()
+    }
+
+    #[test]
+    fn by_the_wall_clock_chunks_begin_with_the_first_keyframe_behind_each_multiple() {
+        let minute = 60 * 1_000_000;
+        let chunks = chunks_by_wall(Duration::from_millis(1000 * minute + 3200), |_, wall| wall);
+        let at = |tenths: u128| u128::from(10 * minute) + tenths;
+        assert_eq!(starts(&chunks), [(at(32), 0), (at(52), 20), (at(102), 70)]);
+        // Both times are told, and no picture is missing.
+        let status = serde_json::to_value(chunks[1].status("made")).unwrap();
+        assert_eq!((&status["start"], &status["end"]), (&2.0.into(), &7.0.into()));
+        let wall = (status["wall_start"].as_str().unwrap(), status["wall_end"].as_str().unwrap());
+        assert!(wall.0.ends_with(":00:05.200000Z") && wall.1.ends_with(":00:10.100000Z"), "{wall:?}");
+        assert!(chunks[1..].iter().all(|chunk| chunk.follows));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_begins_another_chunk_at_the_next_keyframe() {
+        let hour = Duration::from_secs(3600);
+        let start = 10 * hour + Duration::from_secs(1);
+        for (set, first) in [(11 * hour, (11 * 36_000) + 10 + 20), (9 * hour, (9 * 36_000) + 10 + 20)] {
+            // Within the first chunk, two seconds from its beginning.
+            let change = move |seq, wall: SystemTime| if seq == 20 { wall - 10 * hour + set } else { wall };
+            let starts = starts(&chunks_by_wall(start, change));
+            assert_eq!(starts[..2], [(360_010, 0), (first, 20)], "{starts:?}");
+        }
+    }
+
+    fn input() -> SinkInput {
+        SinkInput { node: "video".into(), kind: Kind::Packet, sources: Vec::new(), is_live: false, repeats: false }
+    }
+
+    #[test]
+    fn what_begins_again_for_ever_has_no_parts() {
+        let operator = built("parts = 4").unwrap();
+        assert!(operator.refuses(&[input()]).is_none());
+        let (why, hint) = operator.refuses(&[SinkInput { repeats: true, ..input() }]).unwrap();
+        assert!(
+            why.contains("`video` begins again for ever (`loop = true`)") && hint.contains("remove `loop`"),
+            "{why}"
+        );
+        assert!(built("every = \"5s\"").unwrap().refuses(&[SinkInput { repeats: true, ..input() }]).is_none());
+    }
+
+    #[test]
+    fn by_the_wall_clock_nothing_is_cut_that_comes_as_fast_as_it_is_taken() {
+        let operator = built("every = \"5s\"\nclock = \"wall\"").unwrap();
+        let input = |is_live| SinkInput { is_live, ..input() };
+        assert!(operator.refuses(&[input(true)]).is_none());
+        let (why, hint) = operator.refuses(&[input(true), input(false)]).unwrap();
+        assert!(why.contains("those of `video` come as fast as they are taken"), "{why}");
+        assert!(hint.contains("`clock = \"media\"`, which cuts every 5s"), "{hint}");
+        assert!(built("every = \"5s\"").unwrap().refuses(&[input(false)]).is_none());
     }
 
     #[test]

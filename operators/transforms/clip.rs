@@ -19,27 +19,23 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use crate::choice::Choice;
-use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, ItemError};
-use crate::item::{EndReason, Gap, Item, Kind, Origin, Packet, Payload, RecordBody, Segment, StreamId, StreamInfo};
-use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
-use crate::media::mux::{Container, MuxError, Muxer, ticks_since};
+use crate::item::{EndReason, Gap, Item, Kind, Packet, Payload, StreamId, StreamInfo};
+use crate::lease::{Ack, Verdict};
+use crate::media::mux::{Container, MuxError};
 use crate::operator::{
     BuildContext, Built, Execution, InlineOperator, Output, Produces, Registration, Role, SinkInput, StreamOperator,
 };
-use crate::template::{Template, Values};
 use crate::time::MediaTime;
 
-use super::chunk::{MOST_IN_MEMORY, explained, name_template};
+use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, name_template};
 
 const DEFAULT_NAME: &str = "{stream}_clip_{index:04}.mp4";
 const BEFORE: Duration = Duration::from_secs(5);
 const AFTER: Duration = Duration::from_secs(5);
 const MOST: Duration = Duration::from_secs(120);
 const MEMORY: u64 = 32 << 20;
-/// Finished clips of one stream that may wait for their sink: when as many do, the source's credits are kept back.
-const WAITING_FOR_SINK: Limits = Limits { items: 4, bytes: MOST_IN_MEMORY };
 /// A packet gets into its clip when the pictures are this much further: by then the sound beside it is there.
 const LATE_SOUND: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -61,9 +57,7 @@ struct Settings {
     most: Duration,
     choice: Choice,
     memory: u64,
-    name: Template,
-    origin: Origin,
-    clock: Arc<dyn Clock>,
+    maker: Arc<Maker>,
 }
 
 struct Clip {
@@ -85,13 +79,13 @@ impl InlineOperator for Clip {
             open: None,
             next_index: 0,
             is_short: false,
-            budget: Budget::new(WAITING_FOR_SINK),
+            files: Files::new(self.settings.maker.clone(), stream.clone()),
         })
     }
 
-    /// The ring, the clip that is open, and finished ones (one may exceed the limit).
+    /// The ring, the clip that is open, and finished ones.
     fn stream_memory(&self) -> u64 {
-        self.settings.memory + MOST_IN_MEMORY + WAITING_FOR_SINK.bytes + MOST_IN_MEMORY
+        self.settings.memory + self.settings.maker.memory(1)
     }
 
     fn joins(&self) -> bool {
@@ -137,18 +131,9 @@ impl Kept {
 
 /// A clip that is being written.
 struct Part {
-    muxer: Muxer,
-    index: u64,
-    start: MediaTime,
-    /// When the last of its pictures has been shown.
-    end: MediaTime,
+    file: MediaFile,
     /// What is decoded later than this is not in it.
     until: MediaTime,
-    follows: bool,
-    acks: Vec<Ack>,
-    seq: u64,
-    time: SystemTime,
-    fallback: bool,
 }
 
 struct ClipStream {
@@ -170,7 +155,7 @@ struct ClipStream {
     next_index: u64,
     /// It was told that the ring is too small.
     is_short: bool,
-    budget: Arc<Budget>,
+    files: Files,
 }
 
 fn earlier(time: MediaTime, by: Duration) -> MediaTime {
@@ -234,9 +219,7 @@ impl ClipStream {
             out.settle(item, Verdict::Filtered);
             return Ok(());
         }
-        if let Some(credit) = &item.lease.credit {
-            self.budget.park(credit.clone());
-        }
+        self.files.hold_back(item);
         if packet.track == 0 {
             self.decoded = packet.dts;
         }
@@ -270,7 +253,7 @@ impl ClipStream {
         match &mut self.open {
             Some(part) => {
                 part.until = part.until.max(until);
-                part.acks.push(item.lease.ack.clone());
+                part.file.also(item.lease.ack.clone());
                 self.write(earlier(self.decoded, LATE_SOUND), out);
             }
             None => out.settle(item, Verdict::Filtered),
@@ -289,7 +272,7 @@ impl ClipStream {
         // Sound that came before the keyframe and is heard later.
         for before in 0..place {
             let packet = &self.ring[before].packet;
-            if packet.track != 0 && self.open.as_ref().is_some_and(|part| packet.dts >= part.start) {
+            if packet.track != 0 && self.open.as_ref().is_some_and(|part| packet.dts >= part.file.start) {
                 self.append(before, out);
             }
         }
@@ -299,25 +282,15 @@ impl ClipStream {
     fn begin(&mut self, place: usize, follows: bool, out: &mut Output) -> bool {
         let (Some(info), Some(first)) = (self.info.clone(), self.ring.get(place)) else { return false };
         let (start, seq, time) = (first.pts, first.seq, first.time);
-        let muxer = match Muxer::new(Container::Mp4, &info.tracks, MOST_IN_MEMORY) {
-            Ok(muxer) => muxer,
+        let file = match self.files.begin(self.next_index, First { seq, time, start, follows }, &info) {
+            Ok(file) => file,
             Err(error) => {
-                self.report(&explained(&error), seq, None, out);
+                let ack = first.ack.clone();
+                self.files.report(&error, seq, start, ack, out);
                 return false;
             }
         };
-        self.open = Some(Part {
-            muxer,
-            index: self.next_index,
-            start,
-            end: start,
-            until: start,
-            follows,
-            acks: Vec::new(),
-            seq,
-            time,
-            fallback: false,
-        });
+        self.open = Some(Part { file, until: start });
         self.next_index += 1;
         self.written = place;
         true
@@ -330,7 +303,7 @@ impl ClipStream {
             if kept.packet.dts > until.min(limit) {
                 return;
             }
-            if kept.begins() && later(part.start, self.settings.most) <= start {
+            if kept.begins() && later(part.file.start, self.settings.most) <= start {
                 let place = self.written;
                 self.complete(|packet| packet.dts < start, out);
                 if !self.begin(place, true, out) {
@@ -341,7 +314,8 @@ impl ClipStream {
                 }
             }
             let packet = &self.ring[self.written].packet;
-            let is_heard_before = packet.track != 0 && self.open.as_ref().is_some_and(|part| packet.dts < part.start);
+            let is_heard_before =
+                packet.track != 0 && self.open.as_ref().is_some_and(|part| packet.dts < part.file.start);
             if !is_heard_before {
                 self.append(self.written, out);
             }
@@ -352,27 +326,16 @@ impl ClipStream {
     /// Writes one packet of the ring into the open clip.
     fn append(&mut self, place: usize, out: &mut Output) {
         let (Some(part), Some(kept)) = (&mut self.open, self.ring.get(place)) else { return };
-        let track = self.info.as_ref().and_then(|info| info.tracks.get(kept.packet.track));
-        let base = track.map_or(kept.pts.base, |track| track.time_base);
-        let (pts, dts) = (ticks_since(kept.pts, part.start, base), ticks_since(kept.packet.dts, part.start, base));
-        match part.muxer.write(&kept.packet, pts, dts) {
-            Ok(()) => {
-                part.acks.push(kept.ack.clone());
-                part.fallback |= kept.fallback;
-                if kept.packet.track == 0 {
-                    let length = kept.packet.duration.map_or(0, |duration| duration.ticks_in(kept.pts.base));
-                    part.end = part.end.max(MediaTime::new(kept.pts.ticks.saturating_add(length), kept.pts.base));
-                }
+        let (pts, time, fallback) = (kept.pts, kept.time, kept.fallback);
+        let arrived = Arrived { packet: &kept.packet, pts, time, fallback, ack: &kept.ack };
+        if let Err(error) = part.file.append(&arrived, self.info.as_deref()) {
+            let (seq, ack) = (kept.seq, kept.ack.clone());
+            if !matches!(error, MuxError::Packet(_))
+                && let Some(part) = self.open.take()
+            {
+                part.file.reject();
             }
-            Err(error) => {
-                let (seq, ack) = (kept.seq, kept.ack.clone());
-                if !matches!(error, MuxError::Packet(_))
-                    && let Some(part) = self.open.take()
-                {
-                    part.acks.into_iter().for_each(|ack| ack.settle(Verdict::Rejected));
-                }
-                self.report(&explained(&error), seq, Some(ack), out);
-            }
+            self.files.report(&error, seq, pts, ack, out);
         }
     }
 
@@ -399,25 +362,11 @@ impl ClipStream {
                 self.append(place, out);
             }
         }
-        let Some(Part { muxer, index, start, end, follows, acks, seq, time, fallback, .. }) = self.open.take() else {
-            return;
-        };
-        let ack = Ack::merged(acks);
-        let (content, sha256) = match muxer.finish() {
-            Ok(finished) => finished,
-            Err(error) => {
-                let message = format!("clip {index} cannot be completed: {}", explained(&error));
-                return self.report(&message, seq, Some(ack), out);
-            }
-        };
-        let name = self.settings.name.render(&Values { stream: &self.stream, index, ..Values::default() });
-        let lease = Lease { credit: Some(self.budget.overdraw(content.memory())), ack };
-        let (origin, media_type) = (self.settings.origin.clone(), Container::Mp4.media_type());
-        // Which pictures are in it depends on the model too: it is no output of the input's version alone.
-        let lineage = None;
-        let segment = Segment { origin, name, index, media_type, start, end, follows, sha256, lineage, content };
-        let payload = Payload::Segment(Arc::new(segment));
-        out.emit(Item { stream: self.stream.clone(), seq, pts: start, time, fallback, payload, lease });
+        if let Some(part) = self.open.take() {
+            // Which pictures are in it depends on the model too: it is no output of the input's version alone.
+            let telling = Telling { lineage: None, is_in_books: false, by_wall: false };
+            self.files.finish(part.file, telling, out);
+        }
     }
 
     /// Forgets what lies before the last keyframe that a later record may ask for.
@@ -445,7 +394,7 @@ impl ClipStream {
                 self.finish(out);
             }
             if !std::mem::replace(&mut self.is_short, true) {
-                let (node, stream, memory) = (&self.settings.origin.node, &self.stream, self.settings.memory);
+                let (node, stream, memory) = (&self.settings.maker.origin.node, &self.stream, self.settings.memory);
                 tracing::warn!(%node, %stream, "`{node}` forgets packets of stream `{stream}` before the records of \
                     their pictures come: they are more than its {memory} bytes; give it a larger `memory`, or make the \
                     records come sooner");
@@ -468,26 +417,6 @@ impl ClipStream {
         self.finish(out);
         self.forget(self.ring.len());
         self.heard = None;
-    }
-
-    /// An error record in the place of what `ack` speaks for, if anything.
-    fn report(&self, message: &str, seq: u64, ack: Option<Ack>, out: &mut Output) {
-        let (node, stream) = (&self.settings.origin.node, &self.stream);
-        let message = format!("`{node}` failed on stream `{stream}`: {message}");
-        tracing::warn!(%node, %stream, "{message}");
-        let Some(ack) = ack else { return };
-        ack.raise(Verdict::Rejected);
-        let time = self.settings.clock.wall();
-        let record = self.settings.origin.signal(stream, Some(seq), time, RecordBody::Error { message });
-        out.emit(Item {
-            stream: stream.clone(),
-            seq,
-            pts: self.heard.unwrap_or(MediaTime::ZERO),
-            time,
-            fallback: false,
-            payload: Payload::Record(Arc::new(record)),
-            lease: Lease { credit: Some(self.budget.overdraw(0)), ack },
-        });
     }
 }
 
@@ -522,7 +451,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
     match name {
         Some(name) if mistakes.is_empty() => {
             let (origin, clock) = (context.origin.clone(), context.clock.clone());
-            let settings = Settings { before, after, most, choice, memory, name, origin, clock };
+            let maker = Arc::new(Maker { what: "clip", container: Container::Mp4, name, origin, clock });
+            let settings = Settings { before, after, most, choice, memory, maker };
             Ok(Built::Inline(Arc::new(Clip { settings: Arc::new(settings) })))
         }
         _ => Err(mistakes),

@@ -5,6 +5,7 @@ pub mod chunk;
 pub mod classify;
 pub mod clip;
 pub mod detect;
+mod media_file;
 pub mod model_runner;
 #[cfg(test)]
 pub(crate) mod onnx;

@@ -11,6 +11,7 @@ pub mod bucket;
 pub mod cameras;
 pub mod lossy;
 pub mod probe;
+pub mod second;
 pub mod vss;
 
 use std::fs::File;

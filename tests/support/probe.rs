@@ -10,6 +10,7 @@ use super::ffmpeg;
 /// A packet as ffprobe sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probed {
+    /// `SHA256:` and the digest of its bytes.
     pub hash: String,
     /// Seconds.
     pub pts: f64,
@@ -38,7 +39,7 @@ pub fn packets(file: &Path, track: usize, hidden: bool) -> Vec<Probed> {
 
 /// As [`packets`], of each track.
 pub fn tracks(file: &Path, hidden: bool) -> Vec<Vec<Probed>> {
-    let select = ["-show_entries", "packet=stream_index,pts_time,flags,data_hash", "-show_data_hash", "md5"];
+    let select = ["-show_entries", "packet=stream_index,pts_time,flags,data_hash", "-show_data_hash", "sha256"];
     let hide = ["-ignore_editlist", "1"];
     let is_mp4 = file.extension().is_some_and(|extension| extension == "mp4");
     let arguments = if hidden && is_mp4 { [&hide[..], &select].concat() } else { select.to_vec() };

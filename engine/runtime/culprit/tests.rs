@@ -49,7 +49,8 @@ fn node<'g>(graph: &'g mut GraphReport, name: &str) -> &'g mut NodeReport {
     graph.nodes.iter_mut().find(|node| node.name == name).unwrap()
 }
 
-const IDLE: Machine = Machine { pool_threads: 1, pool_busy: 0.01, workers: Vec::new(), missed: 0.0 };
+const IDLE: Machine =
+    Machine { pool_threads: 1, pool_busy: 0.01, workers: Vec::new(), workshop_busy: 0.0, missed: 0.0 };
 
 fn named(mut graph: GraphReport, machine: &Machine) -> GraphReport {
     name(&mut graph, machine);
@@ -142,6 +143,24 @@ fn a_busy_worker() {
     // The worker that the node does not run on is none of its business.
     let elsewhere = Machine { workers: vec![0.95, 0.1], ..IDLE };
     assert_eq!(told(&graph, &elsewhere).0, CulpritKind::Budget);
+}
+
+#[test]
+fn files_that_are_completed_too_slowly() {
+    let mut blocked = camera("door");
+    (blocked.blocked_share, blocked.taps) = (0.6, vec![tap("cameras", "people", 0.6)]);
+    let mut graph = running(vec![blocked]);
+    let chunks = node(&mut graph, "people");
+    (chunks.name, chunks.type_name, chunks.role) = ("chunks".to_owned(), "chunk".to_owned(), "inline");
+    (chunks.rate, chunks.busy_share, chunks.busy_by_worker, chunks.making_share) = (50.0, 1.9, vec![0.1], 1.8);
+    node(&mut graph, "events").inputs = vec!["chunks".to_owned()];
+    let machine = Machine { workers: vec![0.1], workshop_busy: 1.9, ..IDLE };
+    let expected = "`chunks` on stream `door`: completing files 36 ms a frame, 50 fps is all that it takes; its source \
+                    waits 60 % of the time";
+    assert_eq!(told(&graph, &machine), (CulpritKind::Workshop, expected.to_owned()));
+    // One file at a time is not what holds it up.
+    let idle = Machine { workers: vec![0.1], workshop_busy: 1.0, ..IDLE };
+    assert_eq!(told(&graph, &idle).0, CulpritKind::Budget);
 }
 
 #[test]

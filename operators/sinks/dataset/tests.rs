@@ -34,6 +34,7 @@ fn inputs(kinds: &[Kind]) -> Vec<SinkInput> {
         kind: *kind,
         sources: vec!["cameras".into()],
         is_live: true,
+        repeats: false,
     };
     kinds.iter().map(of).collect()
 }
@@ -264,6 +265,7 @@ fn sources_whose_pictures_and_records_come_differently_are_refused() {
         kind,
         sources: sources.iter().map(|source| (*source).into()).collect(),
         is_live: false,
+        repeats: false,
     };
     let why = |inputs: &[SinkInput]| sink.start_with(inputs).err().map(|error| error.message);
     assert_eq!(why(&[input(Kind::Frame, &["a", "b"]), input(Kind::Record, &["a", "b"])]), None);

@@ -162,16 +162,9 @@ impl Client {
     pub fn upload(&self, upload: &Upload<'_>) -> Result<String, Failure> {
         let Form { boundary, head, tail } = form(upload);
         let length = head.len() as u64 + upload.content.len() + tail.len() as u64;
-        let content: Box<dyn Read + Send> = match upload.content {
+        let content: Box<dyn Read + Send + '_> = match upload.content {
             Content::Memory(bytes) => Box::new(Cursor::new(bytes.clone())),
-            Content::File(file) => {
-                let opened = std::fs::File::open(&file.path);
-                Box::new(opened.map_err(|error| {
-                    let message =
-                        format!("`{}`, which holds the segment, cannot be read: {error}", file.path.display());
-                    Failure::wrong("Unreadable", message)
-                })?)
-            }
+            Content::File(file) => Box::new(file.reader()),
         };
         let mut body = Cursor::new(head).chain(content).chain(Cursor::new(tail));
         let path = "/files";

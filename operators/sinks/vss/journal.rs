@@ -444,6 +444,7 @@ mod tests {
             media_type: "video/mp4",
             start: MediaTime::from_micros(0),
             end: MediaTime::from_micros(1_000_000),
+            wall: None,
             follows: false,
             origin: Origin { graph: "door".into(), node: "chunks".into() },
             sha256: sha256.to_owned(),

@@ -138,6 +138,9 @@ impl Engine {
                     problems.push(format!("graph `{name}`, node `{}` {trouble}", node.name));
                 }
             }
+            for (source, trouble) in graph.blind() {
+                problems.push(format!("graph `{name}`, node `{source}` {trouble}"));
+            }
             let failed = |node: &Arc<NodeCounters>| node.role == "sink" && node.failed_within(NO_PROGRESS, now);
             for node in graph.nodes().into_iter().filter(failed) {
                 let error = node.last_error().unwrap_or_default();

@@ -73,6 +73,8 @@ pub struct Account {
     /// Age in microseconds of delivered items, from decoding to the sink's acceptance.
     ages: Mutex<Histogram<u64>>,
     drops: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
+    /// How long each node has worked on its items.
+    work: Mutex<BTreeMap<Arc<str>, Duration>>,
     /// What became of the files that were made of it.
     pub made: Made,
 }
@@ -86,6 +88,7 @@ impl Default for Account {
             // One microsecond to an hour, two significant digits: about 20 KB a stream.
             ages: Mutex::new(Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("constant bounds are valid")),
             drops: Mutex::default(),
+            work: Mutex::default(),
             made: Made::default(),
         }
     }
@@ -105,6 +108,25 @@ impl Account {
     /// Says where and why an item was dropped; its verdict is settled by its ack.
     pub fn dropped_by(&self, node: &Arc<str>, reason: &'static str) {
         *lock(&self.drops).entry((node.clone(), reason)).or_default() += 1;
+    }
+
+    /// `node` has worked on an item for `time`.
+    pub fn worked(&self, node: &Arc<str>, time: Duration) {
+        let mut work = lock(&self.work);
+        match work.get_mut(node) {
+            Some(sum) => *sum += time,
+            None => drop(work.insert(node.clone(), time)),
+        }
+    }
+
+    /// How long each node has worked on its items so far.
+    pub fn work(&self) -> Vec<(Arc<str>, Duration)> {
+        lock(&self.work).iter().map(|(node, time)| (node.clone(), *time)).collect()
+    }
+
+    /// Forgets the work of the nodes that are not to be kept: they are gone.
+    pub fn keep_work(&self, keep: impl Fn(&str) -> bool) {
+        lock(&self.work).retain(|node, _| keep(node));
     }
 
     pub fn snapshot(&self) -> Counts {
@@ -463,6 +485,11 @@ impl Ack {
     /// When the source item was decoded or demuxed; the first of several.
     pub fn born(&self) -> Option<Instant> {
         self.claim.as_ref()?.parts().first().map(|fate| fate.born)
+    }
+
+    /// The books of the stream that it belongs to.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.claim.as_ref()?.parts().first().map(|fate| &fate.account)
     }
 }
 

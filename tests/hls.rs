@@ -2,14 +2,13 @@
 //! nothing that a playlist lists is ever missing.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::browser::Browser;
 use support::cameras::{RtspServer, free_port, server_is_here};
+use support::player::{PlayerPage, clip};
 use support::probe::{Probed, assert_decodes, best, comparable, ffprobe, packets};
 use support::{
     Answer, Counts, Engine, Folder, assert_conserved, ffmpeg, get_bytes, material, repository, run_folder, run_graph,
@@ -60,6 +59,8 @@ struct Playlist {
     sequence: u64,
     /// Seconds, and the names of the segment and of its initialisation.
     segments: Vec<(f64, String, String)>,
+    /// Names of segments that are lost.
+    gaps: Vec<String>,
 }
 
 impl Playlist {
@@ -73,18 +74,24 @@ impl Playlist {
         assert!(text.starts_with("#EXTM3U\n#EXT-X-VERSION:7\n"), "{text}");
         let (target, sequence) = (value("#EXT-X-TARGETDURATION:"), value("#EXT-X-MEDIA-SEQUENCE:"));
         let (mut duration, mut map, mut segments) = (f64::NAN, String::new(), Vec::new());
+        let (mut is_gap, mut gaps) = (false, Vec::new());
         for line in text.lines() {
             if let Some(length) = line.strip_prefix("#EXTINF:") {
                 duration = length.trim_end_matches(',').parse().expect("seconds");
                 assert!(duration.round() <= target as f64, "{text}");
             } else if let Some(address) = line.strip_prefix("#EXT-X-MAP:URI=\"") {
                 map = address.trim_end_matches('"').to_owned();
+            } else if line == "#EXT-X-GAP" {
+                is_gap = true;
             } else if !line.starts_with('#') {
+                if std::mem::take(&mut is_gap) {
+                    gaps.push(line.to_owned());
+                }
                 segments.push((duration, line.to_owned(), map.clone()));
             }
         }
         assert!(segments.iter().all(|(duration, _, map)| duration.is_finite() && !map.is_empty()), "{text}");
-        Playlist { text: text.to_owned(), target, sequence, segments }
+        Playlist { text: text.to_owned(), target, sequence, segments, gaps }
     }
 
     fn fetch(url: &str) -> Option<Playlist> {
@@ -142,17 +149,6 @@ fn all_videos_are_played_as_they_are() {
         assert_decodes(Path::new(&url));
     }
     engine.terminate().expect(0);
-}
-
-/// A keyframe each second, with sound.
-fn clip(folder: &Path, name: &str, seconds: u32, options: &[&str]) -> PathBuf {
-    let path = folder.join(name);
-    let picture = format!("testsrc=size=320x240:rate=25:duration={seconds}");
-    let tone = format!("sine=frequency=440:duration={seconds}");
-    let inputs = ["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &tone];
-    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-sc_threshold", "0", "-pix_fmt", "yuv420p"];
-    ffmpeg(&[&inputs[..], &coded, &["-bf", "2"], options].concat(), &path);
-    path
 }
 
 /// What a player fetches that looks at every version of a playlist.
@@ -371,6 +367,86 @@ fn broadcasts_are_played_with_their_sound() {
     engine.terminate().expect(0);
 }
 
+/// The header of each packet of a transport stream: its number, whether it has a payload, and its counter.
+fn transport_packets(bytes: &[u8]) -> Vec<(u16, bool, u8)> {
+    assert_eq!(bytes.len() % 188, 0);
+    let header = |packet: &[u8]| {
+        assert_eq!(packet[0], 0x47);
+        (u16::from_be_bytes([packet[1], packet[2]]) & 0x1fff, packet[3] & 0x10 != 0, packet[3] & 0x0f)
+    };
+    bytes.chunks(188).map(header).collect()
+}
+
+/// What FFmpeg makes of the same file is what players get, cut where keyframes are; each piece can be begun with.
+#[test]
+fn transport_streams_are_played_as_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), "door.mp4", 6, &["-c:a", "aac"]);
+    let reference = folder.path().join("reference.ts");
+    let whole = ["-copyinkf", "-copypriorss", "1", "-c", "copy"];
+    ffmpeg(&[&["-i", video.to_str().expect("text")][..], &whole].concat(), &reference);
+    let run = graph(&format!("path = '{}'", video.display()), "segment = \"2s\"\nformat = \"mpegts\"");
+    let mut engine = run.run(&["--stay"]);
+    let ended = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let url = hls_url(&mut engine, "door");
+    let (_, _, text) = get_bytes(&url);
+    let text = String::from_utf8(text).expect("text");
+    assert!(!text.contains("EXT-X-MAP") && text.contains("#EXT-X-INDEPENDENT-SEGMENTS\n"), "{text}");
+    let names: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(names.len() == 3 && names.iter().all(|name| name.contains(".ts?v=")), "{text}");
+    let base = url.strip_suffix("index.m3u8").expect("a playlist");
+    let mut whole = Vec::new();
+    for name in names {
+        let (status, headers, bytes) = get_bytes(&format!("{base}{name}"));
+        assert_eq!((status, headers["content-type"].to_str().expect("text")), (200, "video/mp2t"), "{name}");
+        let first: Vec<u16> = transport_packets(&bytes).iter().take(3).map(|(number, ..)| *number).collect();
+        assert!(first.contains(&0) && first.contains(&0x1000), "{name} begins without its tables: {first:?}");
+        let piece = folder.path().join("piece.ts");
+        std::fs::write(&piece, &bytes).expect("written");
+        assert!(packets(&piece, 0, false)[0].is_key, "{name}");
+        assert_decodes(&piece);
+        whole.extend(bytes);
+    }
+    let mut counters: BTreeMap<u16, u8> = BTreeMap::new();
+    for (number, has_payload, counter) in transport_packets(&whole) {
+        if let Some(before) = counters.insert(number, counter).filter(|_| has_payload) {
+            assert_eq!(counter, (before + 1) % 16, "packets of {number:#x} are missing");
+        }
+    }
+    for track in 0..2 {
+        let (expected, found) = (packets(&reference, track, false), packets(Path::new(&url), track, false));
+        assert!(hashes(&found) == hashes(&expected), "track {track}: {} of {}", found.len(), expected.len());
+        let off = found[0].pts - expected[0].pts;
+        assert!(found.iter().zip(&expected).all(|(found, expected)| (found.pts - expected.pts - off).abs() < 1e-4));
+    }
+    assert_decodes(Path::new(&url));
+    let counts = &ended["streams"][0];
+    assert_eq!(counts["read"], counts["delivered"], "{counts}");
+    engine.terminate().expect(0);
+}
+
+#[test]
+fn what_a_transport_stream_cannot_hold_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("door.mp4");
+    let picture = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=2", "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&picture[..], &["-c:v", "libvpx-vp9", "-deadline", "realtime"]].concat(), &video);
+    let run = graph(&format!("path = '{}'", video.display()), "format = \"mpegts\"");
+    let ended = run.run(&[]).finish();
+    for part in
+        ["stream `door`", "an MPEG transport stream cannot hold vp9 video", "write `format = \"fmp4\"`, which can"]
+    {
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
+    let run = graph("path = 'door.mp4'", "format = \"mpegts\"\nlow_latency = true");
+    let checked = support::command(&["check"]).arg(run.graph()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(
+        !checked.status.success() && said.contains("`low_latency` needs parts of segments, which are MP4"),
+        "{said}"
+    );
+}
+
 /// Two recordings of different sizes, one behind the other.
 #[test]
 fn another_format_is_a_discontinuity() {
@@ -511,68 +587,19 @@ fn a_full_disk_is_said_so() {
     let playlist = Playlist::fetch(&url).expect("a playlist");
     let base = url.strip_suffix("index.m3u8").expect("a playlist");
     for (_, name, _) in &playlist.segments {
-        assert_eq!(get_bytes(&format!("{base}{name}")).0, 200, "{}", playlist.text);
+        let status = if playlist.gaps.contains(name) { 404 } else { 200 };
+        assert_eq!(get_bytes(&format!("{base}{name}")).0, status, "{name}: {}", playlist.text);
     }
+    // What was lost keeps its time.
+    assert!(!playlist.gaps.is_empty() && !playlist.text.contains("DISCONTINUITY"), "{}", playlist.text);
+    assert!((playlist.duration() - 8.0).abs() < 0.1, "{}", playlist.text);
+    let (_, told) = support::get(&format!("{base}{}", playlist.gaps[0]));
+    assert!(told["error"].as_str().is_some_and(|error| error.ends_with("is lost")), "{told}");
     let said = engine.terminate().stderr;
     for part in ["`watch`", "stream `door`", "which is all that `disk` allows", "give `disk` more"] {
         assert!(said.contains(part), "{said}");
     }
 }
-
-/// A page with hls.js at an origin of its own.
-struct PlayerPage {
-    origin: String,
-}
-
-impl PlayerPage {
-    /// `None` where hls.js is not installed.
-    fn serve() -> Option<PlayerPage> {
-        let script = repository().join(".local/page/node_modules/hls.js/dist/hls.min.js");
-        let Ok(script) = std::fs::read(&script) else {
-            let missing = format!("there is no {}; run script/setup --tests", script.display());
-            let is_required = std::env::var_os("ENGINE_REQUIRE_BROWSER").is_some_and(|value| value == "1");
-            assert!(!is_required, "{missing}");
-            eprintln!("skipped: {missing}");
-            return None;
-        };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let origin = format!("http://{}", listener.local_addr().expect("an address"));
-        std::thread::spawn(move || {
-            for mut client in listener.incoming().map_while(Result::ok) {
-                let mut line = String::new();
-                let read = BufReader::new(&client).read_line(&mut line);
-                let (media_type, body) = match line.split(' ').nth(1) {
-                    Some("/hls.js") => ("text/javascript", &script[..]),
-                    Some("/favicon.ico") => ("image/x-icon", &b""[..]),
-                    _ => ("text/html", PLAYER.as_bytes()),
-                };
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                    body.len()
-                );
-                // A browser that has gone needs no answer.
-                let _ = read.and_then(|_| client.write_all(head.as_bytes())).and_then(|()| client.write_all(body));
-            }
-        });
-        Some(PlayerPage { origin })
-    }
-}
-
-const PLAYER: &str = r#"<!doctype html><title>player</title><video id="video" muted playsinline></video>
-<script src="/hls.js"></script>
-<script>
-  const video = document.getElementById("video");
-  window.problems = [];
-  window.stalls = 0;
-  const hls = new Hls({ lowLatencyMode: false });
-  hls.on(Hls.Events.ERROR, (_, data) => {
-    if (data.fatal) window.problems.push(data.type + " " + data.details);
-    if (data.details === "bufferStalledError") window.stalls += 1;
-  });
-  hls.on(Hls.Events.MANIFEST_PARSED, () => video.play());
-  hls.loadSource(new URLSearchParams(location.search).get("url"));
-  hls.attachMedia(video);
-</script>"#;
 
 /// Chromium with hls.js plays a file to its end, and a live stream on and on.
 #[test]
@@ -584,17 +611,19 @@ fn a_browser_plays_it() {
     let run = Folder::with_graph(&format!(
         "[sources.video]\ntype = \"file\"\npath = '{0}'\n[sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\n\
          segment = \"1s\"\n[sources.paced]\ntype = \"file\"\nrealtime = true\nstreams.live = {{ path = '{0}', loop = true }}\n\
-         [sinks.live]\ntype = \"hls\"\ninputs = [\"paced\"]\nsegment = \"1s\"\n",
+         [sinks.live]\ntype = \"hls\"\ninputs = [\"paced\"]\nsegment = \"1s\"\n\
+         [sources.broadcast]\ntype = \"file\"\nstreams.transport = '{0}'\n\
+         [sinks.transport]\ntype = \"hls\"\ninputs = [\"broadcast\"]\nsegment = \"1s\"\nformat = \"mpegts\"\n",
         video.display()
     ));
     let mut engine = run.run(&["--stay", "--allow-origin", &page.origin]);
-    for stream in ["door", "live"] {
+    for stream in ["door", "live", "transport"] {
         let address = engine.address();
         let url = format!("{address}/hls/graph/{stream}/index.m3u8");
-        engine.wait_for("a playlist", |_| Playlist::fetch(&url));
-        browser.open(&format!("{}/?url={url}", page.origin));
+        engine.wait_for("a playlist", |_| (get_bytes(&url).0 == 200).then_some(()));
+        browser.open(&page.of(&url, ""));
         browser.wait("video.videoWidth === 320 && video.videoHeight === 240");
-        let enough = if stream == "door" { "video.ended && video.currentTime > 5.5" } else { "video.currentTime > 0" };
+        let enough = if stream != "live" { "video.ended && video.currentTime > 5.5" } else { "video.currentTime > 0" };
         browser.wait(enough);
         if stream == "live" {
             let begun = browser.wait("video.currentTime").as_f64().expect("seconds");
@@ -605,4 +634,68 @@ fn a_browser_plays_it() {
     let (_, complaints) = browser.seen();
     assert!(complaints.is_empty(), "{complaints:?}");
     engine.terminate().expect(0);
+}
+
+/// Pictures become larger in the middle: a player goes through that to the end.
+#[test]
+fn a_browser_goes_through_another_format() {
+    let Some(page) = PlayerPage::serve() else { return };
+    let Some(mut browser) = Browser::start() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = clip(folder.path(), "small.ts", 4, &["-c:a", "aac"]);
+    let large = clip(folder.path(), "large.ts", 4, &["-vf", "scale=640:480", "-c:a", "aac"]);
+    let both = folder.path().join("both.ts");
+    let bytes = [small, large].map(|part| std::fs::read(part).expect("there")).concat();
+    std::fs::write(&both, bytes).expect("written");
+    let run = graph(&format!("path = '{}'", both.display()), "segment = \"2s\"");
+    let mut engine = run.run(&["--stay", "--allow-origin", &page.origin]);
+    engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let url = hls_url(&mut engine, "both");
+    assert!(Playlist::fetch(&url).expect("a playlist").text.contains("#EXT-X-DISCONTINUITY\n"));
+    browser.open(&page.of(&url, ""));
+    browser.wait("video.videoWidth === 320 && video.currentTime > 0");
+    browser.wait("video.videoWidth === 640 && video.videoHeight === 480 && video.currentTime > 4");
+    browser.wait("video.ended && video.currentTime > 7.5");
+    assert_eq!(browser.wait("[window.problems.join(), window.stalls]")[0], "");
+    let (_, complaints) = browser.seen();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    engine.terminate().expect(0);
+}
+
+/// The camera is away and comes back: a player that has played all there was goes on with what comes then.
+#[test]
+fn a_browser_goes_on_when_a_camera_comes_back() {
+    if !server_is_here() {
+        return;
+    }
+    let Some(page) = PlayerPage::serve() else { return };
+    let Some(mut browser) = Browser::start() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let clip = support::cameras::clip(folder.path(), "camera.mp4", "160x120", &[]);
+    let port = free_port();
+    let server = RtspServer::start(port, &[("cam", &clip)], &[]);
+    let graph = repository().join("graphs/camera-to-hls.toml");
+    let settings = ["--set", "segment=1s", "--set", "window=60", "--allow-origin", &page.origin];
+    let mut engine = run_graph(&graph, &settings, |command| {
+        command.env("CAMERA_URL", server.url("cam"));
+    });
+    let url = format!("{}/hls/camera-to-hls/camera/index.m3u8", engine.address());
+    engine.wait_for("segments", |_| Playlist::fetch(&url).filter(|playlist| playlist.segments.len() >= 4));
+    browser.open(&page.of(&url, ""));
+    browser.wait("video.videoWidth === 160 && video.currentTime > 1");
+    server.kill();
+    engine.wait_for_graph("the loss", |graph| graph["streams"][0]["state"] == "retrying");
+    let server = RtspServer::start(port, &[("cam", &clip)], &[]);
+    let back = engine.wait_for("what comes then", |_| {
+        let playlist = Playlist::fetch(&url)?;
+        let behind = playlist.text.split("#EXT-X-DISCONTINUITY\n").nth(1)?.to_owned();
+        let date = behind.lines().find_map(|line| line.strip_prefix("#EXT-X-PROGRAM-DATE-TIME:"))?;
+        Some(date.parse::<jiff::Timestamp>().expect("a date").as_millisecond())
+    });
+    browser.wait(&format!("window.shown() > {}", back + 2000));
+    let shown = browser.wait("video.currentTime").as_f64().expect("seconds");
+    browser.wait(&format!("video.currentTime > {} && !video.paused", shown + 3.0));
+    assert_eq!(browser.wait("[window.problems.join(), window.stalls]")[0], "");
+    engine.terminate().expect(0);
+    server.kill();
 }

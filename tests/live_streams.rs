@@ -319,3 +319,44 @@ fn an_input_is_looked_at_before_it_becomes_a_stream() {
     }
     engine.terminate().expect(0);
 }
+
+#[test]
+fn all_mistakes_of_a_stream_are_answered_at_once() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let text = "[sources.cameras]\ntype = \"rtsp\"\nstreams = {}\n\
+                [operators.sum]\ntype = \"checksum\"\ninputs = [\"cameras\"]\n\
+                [sinks.hole]\ntype = \"blackhole\"\ninputs = [\"sum\"]\n";
+    put(&address, "door", text).expect(201);
+    let refused = |path: &str, body: Value| {
+        let refused = send("POST", &format!("{address}{path}"), &[], &body.to_string()).expect(400);
+        let mistakes = refused["mistakes"].as_array().expect("a list").clone();
+        for mistake in &mistakes {
+            assert!(mistake["message"].is_string() && mistake["hint"].is_string(), "{mistake}");
+            let said = mistake["message"].as_str().expect("text");
+            assert!(refused["error"].as_str().is_some_and(|error| error.contains(said)), "{refused}");
+        }
+        let mut fields: Vec<String> =
+            mistakes.iter().map(|mistake| mistake["field"].as_str().expect("a path").to_owned()).collect();
+        fields.sort();
+        fields
+    };
+    let body = json!({
+        "graph": "door", "source": "cameras", "id": "yard", "url": "http://127.0.0.1:9/x",
+        "transport": "pigeon", "connect_timeout": "soon", "colour": "red", "no_frame_for": 7,
+    });
+    let expected = ["colour", "connect_timeout", "no_frame_for", "transport", "url"];
+    assert_eq!(refused("/streams", body), expected.map(|field| format!("streams.yard.{field}")));
+    // What is wrong beside the settings is told with them.
+    let body =
+        json!({ "graph": "door", "source": "cameras", "id": "a b", "url": "rtsp://127.0.0.1:9/x", "skip": "no" });
+    assert_eq!(refused("/streams", body), ["id", "streams.ID.skip"]);
+    let body = json!({ "graph": "nobody", "source": "cameras", "id": "a b", "url": "${env.X}" });
+    assert_eq!(refused("/streams", body), ["graph", "id", "url"]);
+    assert_eq!(refused("/streams", json!({ "id": "yard" })), ["graph", "source"]);
+    let body = json!({ "url": "clip.mp4", "timeout": "an hour", "transport": "pigeon", "colour": "red" });
+    assert_eq!(refused("/streams/check", body), ["colour", "timeout", "transport", "url"]);
+    assert_eq!(engine.get("/streams").1["posted"], json!([]));
+    engine.terminate().expect(0);
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use support::bucket::{Asked, Bucket, Fault, clips, objects, with_credentials};
 use support::vss::Vss;
-use support::{Engine, Finished, Folder, allowed, command, ffmpeg, run_folder, send, soak, wait_for};
+use support::{Dice, Engine, Finished, Folder, allowed, command, ffmpeg, run_folder, send, soak, wait_for};
 
 /// Seconds of the video, and so chunks of it.
 const SECONDS: usize = 20;
@@ -83,16 +83,6 @@ fn reads_since(bucket: &Bucket, from: usize) -> usize {
     bucket.asked()[from..].iter().filter(is_read).count()
 }
 
-/// Numbers that look random and are the same in every run (Knuth's MMIX).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % most
-    }
-}
-
 /// Kills the engine again and again while it stores, and lets it finish. Each object is there as without all this, and
 /// what was written down as stored was never sent again.
 fn assert_survives_kills(
@@ -102,7 +92,7 @@ fn assert_survives_kills(
     kills: u64,
     expected: &BTreeMap<String, Vec<u8>>,
 ) {
-    let mut dice = Dice(kills);
+    let mut dice = Dice::of(kills);
     let mut certain: BTreeSet<String> = BTreeSet::new();
     bucket.fail_always("PUT", Fault::Slow(Duration::from_millis(20)));
     for kill in 0..=kills {
@@ -112,8 +102,7 @@ fn assert_survives_kills(
             let puts = 1 + dice.roll(3) as usize;
             engine.wait_for("some objects", |_| (stored_since(bucket, from).len() >= puts).then_some(()));
             // Anywhere between two requests, or in one.
-            let never = crossbeam_channel::never::<()>();
-            let _ = never.recv_timeout(Duration::from_micros(dice.roll(30_000)));
+            dice.pause(Duration::from_millis(30));
             engine.signal(Signal::SIGKILL);
             engine.finish();
         } else {

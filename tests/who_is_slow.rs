@@ -1,7 +1,7 @@
 //! Who is slow: a running engine names what limits it, in `/stats` and in `/metrics`.
 
 use serde_json::Value;
-use support::{Folder, StalledPipe, get_text, material};
+use support::{Folder, StalledPipe, get, get_text, material, run_folder, send};
 
 fn node<'g>(graph: &'g Value, name: &str, role: &str) -> &'g Value {
     let nodes = graph["nodes"].as_array().expect("a list");
@@ -145,6 +145,98 @@ fn a_model_that_cannot_keep_up_is_named_with_what_it_needs() {
     assert!(number(&people["rate"]) < number(&culprit["rate"]), "what is dropped comes too: {people}");
     assert!(number(&graph["streams"][0]["rate_dropped"]) > 0.0);
     engine.terminate();
+}
+
+/// Two graphs share one thread: the one whose small jobs wait for the other's model names that one, and the other itself.
+#[test]
+fn a_graph_that_waits_for_another_one_names_it() {
+    if material().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = run_folder(folder.path(), &["--pool-threads", "1"]);
+    let address = engine.address();
+    let source = |stream: &str, fps: u32| {
+        format!(
+            "[sources.camera]\ntype = \"synthetic\"\nwidth = 320\nheight = 192\nfps = {fps}\nstreams = [\"{stream}\"]\n\
+             [sinks.out]\ntype = \"blackhole\"\ninputs = [\"node\"]\n"
+        )
+    };
+    let model = "[operators.node]\ntype = \"detect\"\ninputs = [\"camera\"]\nmodel = \"yolox_nano\"\n";
+    let sums = "[operators.node]\ntype = \"checksum\"\ninputs = [\"camera\"]\n";
+    let put = |name: &str, text: String| send("PUT", &format!("{address}/graphs/{name}"), &[], &text).expect(201);
+    put("yard", source("yard", 400) + model);
+    put("door", source("door", 900) + sums);
+    let culprit = |graph: &str| -> Option<Value> {
+        let (_, stats) = get(&format!("{address}/stats"));
+        let graphs = stats["graphs"].as_array()?.clone();
+        Some(graphs.iter().find(|one| one["name"] == *graph)?["culprit"].clone())
+    };
+    let named = engine.wait_for("the other graph", |_| culprit("door").filter(|culprit| culprit["graph"] == "yard"));
+    assert_eq!(
+        (&named["kind"], &named["node"], &named["streams"]),
+        (&"pool".into(), &"node".into(), &serde_json::json!(["door"]))
+    );
+    let text = named["text"].as_str().expect("a sentence");
+    let expected = "`node` on stream `door`: the pool is full of `node` of graph `yard`: inference ";
+    assert!(text.starts_with(expected) && text.ends_with(" of 1 core"), "{text}");
+    let (_, _, metrics) = get_text(&format!("{address}/metrics"));
+    assert!(metrics.contains(r#"engine_culprit{graph="door",kind="pool",node="yard/node"} 1"#), "{metrics}");
+    let own = engine.wait_for("its own", |_| culprit("yard").filter(|culprit| culprit["kind"] == "pool"));
+    assert_eq!((&own["node"], own.get("graph")), (&"node".into(), None), "{own}");
+    engine.terminate();
+}
+
+/// Of two cameras behind one model, one gives nearly all of the pictures: that one is what the model is busy with.
+#[test]
+fn the_stream_that_a_node_is_busy_with_is_told() {
+    let folder = Folder::with_graph(
+        r#"
+        [sources.fast]
+        type = "synthetic"
+        width = 320
+        height = 192
+        fps = 100
+        streams = ["door"]
+
+        [sources.slow]
+        type = "synthetic"
+        width = 320
+        height = 192
+        fps = 5
+        streams = ["yard"]
+
+        [operators.sum]
+        type = "checksum"
+        inputs = ["fast", "slow"]
+
+        [sinks.out]
+        type = "file"
+        inputs = ["sum"]
+        path = "out.jsonl"
+        "#,
+    );
+    let mut engine = folder.run(&[]);
+    let share = |graph: &Value, stream: &str, node: &str| {
+        let streams = graph["streams"].as_array().expect("a list");
+        let stream = streams.iter().find(|one| one["stream"] == *stream).expect("the stream");
+        let busy = stream["busy"].as_array().expect("a list").iter().find(|busy| busy["node"] == *node);
+        busy.map_or(0.0, |busy| number(&busy["busy_share"]))
+    };
+    let graph = engine.wait_for_graph("work for both", |graph| {
+        ["sum", "out"].iter().all(|node| share(graph, "yard", node) > 0.0 && share(graph, "door", node) > 0.0)
+    });
+    // Twenty times the pictures, and the same work for each.
+    assert!(share(&graph, "door", "sum") > share(&graph, "yard", "sum"), "{graph}");
+    let all = number(&node(&graph, "sum", "pool")["busy_share"]);
+    let sum = share(&graph, "door", "sum") + share(&graph, "yard", "sum");
+    assert!(sum <= all * 1.5 + 0.05, "what streams have is part of what the node has: {sum} of {all}");
+    let (_, view) = engine.get("/streams/door");
+    assert!(view["busy"].as_array().is_some_and(|busy| busy.iter().any(|busy| busy["node"] == "sum")), "{view}");
+    let (_, _, metrics) = get_text(&format!("{}/metrics", engine.address()));
+    let labels = r#"engine_stream_busy_seconds_total{graph="graph",source="fast",stream="door",node="sum"} "#;
+    assert!(metrics.contains(labels), "{metrics}");
+    engine.terminate().expect(0);
 }
 
 /// Pictures that take longer to make than to throw away.

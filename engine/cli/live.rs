@@ -315,6 +315,7 @@ pub(crate) mod tests {
             blocked_by: None,
             blocked_share: 0.0,
             taps: Vec::new(),
+            busy: Vec::new(),
             culprit: None,
             held_items: 1,
             held_bytes: 1 << 20,
@@ -345,6 +346,7 @@ pub(crate) mod tests {
             },
             queued: 0,
             oldest_ms: None,
+            encoders: Vec::new(),
         };
         GraphReport {
             name: "door".to_owned(),
@@ -521,6 +523,8 @@ pub(crate) mod tests {
         graph.culprit = Some(Culprit {
             kind: CulpritKind::Pool,
             node: Some("people".to_owned()),
+            graph: None,
+            costliest: None,
             streams: vec!["door".to_owned()],
             cost_ms: Some(41.0),
             rate: Some(30.0),

@@ -1,4 +1,8 @@
-//! `/hls/…`: what `hls` sinks publish, with ranges and conditions.
+//! `/hls/…`: what `hls` sinks publish, with ranges and conditions. Where latency is low, a request may wait for what comes
+//! next.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -6,7 +10,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use operators::clock::{Clock, SystemClock};
 use operators::sinks::hls::playlist::Kind;
-use operators::sinks::hls::store::{Found, Playlists, Served};
+use operators::sinks::hls::store::{Asked, Found, MOST_WAITING, Playlists, Published, Served};
 
 use super::live::Live;
 use super::routes::{Answer, Refusal, empty, nearest};
@@ -28,15 +32,26 @@ fn playlists(live: &Live) -> &Playlists {
 /// What a file is to those who fetch it.
 struct Form {
     media_type: &'static str,
-    cache: &'static str,
+    cache: HeaderValue,
 }
 
-const PLAYLIST: Form = Form { media_type: "application/vnd.apple.mpegurl", cache: "no-cache" };
+impl Form {
+    fn new(media_type: &'static str, cache: &'static str) -> Form {
+        Form { media_type, cache: HeaderValue::from_static(cache) }
+    }
+
+    /// A playlist that somebody has waited for stays what it is, at the address that says for what.
+    fn playlist(fresh: Option<Duration>) -> Form {
+        let stays = |fresh: Duration| HeaderValue::from_str(&format!("private, max-age={}", fresh.as_secs())).ok();
+        let cache = fresh.and_then(stays).unwrap_or(HeaderValue::from_static("no-cache"));
+        Form { media_type: PLAYLIST, cache }
+    }
+}
+
+const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 /// What is at an address stays what it is: numbers never come back, and those of VOD have a part of their content beside
 /// them.
 const MEDIA: &str = "private, max-age=86400, immutable";
-const INIT: Form = Form { media_type: "video/mp4", cache: MEDIA };
-const SEGMENT: Form = Form { media_type: "video/iso.segment", cache: MEDIA };
 
 /// `GET /hls/GRAPH/STREAM/FILE`.
 pub(super) async fn get(
@@ -55,10 +70,18 @@ pub(super) async fn get(
         let (graph, stream) = (graph.escape_debug(), stream.escape_debug());
         missing(format!("stream `{stream}` of graph `{graph}` is not published"), hint)
     })?;
-    let (served, form) = match published.file(file, now) {
-        Found::Playlist(served) => (served, PLAYLIST),
-        Found::Init(served) => (served, INIT),
-        Found::Segment(served) => (served, SEGMENT),
+    // Others do not say that they know what this means, so nobody may mean it.
+    let asked =
+        if published.has_parts() { asked(request.uri().query().unwrap_or_default())? } else { Asked::default() };
+    let found = wait_for(playlists(live), &published, file, &asked).await?;
+    let (served, form) = match found {
+        Found::Playlist(served) => {
+            let fresh = asked.sequence.map(|_| published.waiting().1);
+            (served, Form::playlist(fresh))
+        }
+        Found::Init(served) => (served, Form::new("video/mp4", MEDIA)),
+        Found::Segment(served) if file.ends_with(".ts") => (served, Form::new("video/mp2t", MEDIA)),
+        Found::Segment(served) => (served, Form::new("video/iso.segment", MEDIA)),
         Found::NotYet(Kind::Vod) => {
             let hint = "it comes when the stream has ended; `kind = \"event\"` lists what there is so far";
             return Err(missing(format!("stream `{stream}` has no playlist yet"), hint.to_owned()));
@@ -71,6 +94,22 @@ pub(super) async fn get(
             let hint = format!("it has left the playlist long ago; fetch `{}` again", url(graph, stream));
             return Err(missing(format!("`{file}` of stream `{stream}` is kept no longer"), hint));
         }
+        Found::Gap => {
+            let hint = "the playlist has `EXT-X-GAP` in its place, and the log says why; go on with the next segment";
+            return Err(missing(format!("`{file}` of stream `{stream}` is lost"), hint.to_owned()));
+        }
+        Found::TooFar => {
+            let error = format!(
+                "stream `{stream}` is nowhere near the segment or the part that `_HLS_msn` and `_HLS_part` name"
+            );
+            let hint = format!("fetch `{}` without them, and ask for what comes next", url(graph, stream));
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, error, hint));
+        }
+        Found::Coming => {
+            let error = format!("what comes next of stream `{stream}` has not come for so long");
+            let hint = "ask again; `/streams/ID` says how the stream is doing";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, hint));
+        }
         Found::Unknown => {
             let file = file.escape_debug();
             let hint = format!("`{}` lists the files", url(graph, stream));
@@ -80,9 +119,71 @@ pub(super) async fn get(
     answer(served, &form, request.headers()).await
 }
 
+/// What is at a name, as soon as it is there, but not for ever. Nothing but this future waits: whoever goes away leaves
+/// nothing behind.
+async fn wait_for(
+    playlists: &Playlists,
+    published: &Arc<Published>,
+    file: &str,
+    asked: &Asked,
+) -> Result<Found, Refusal> {
+    let mut changes = published.changes();
+    let look = || published.file(file, asked, SystemClock.now());
+    let first = look();
+    if !matches!(first, Found::Coming) {
+        return Ok(first);
+    }
+    let Ok(_place) = playlists.waiting().clone().try_acquire_owned() else {
+        let error = format!("{MOST_WAITING} requests wait for what comes next already");
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "ask again later, or without `_HLS_msn`"));
+    };
+    let waiting = async {
+        // An error means that nobody writes it any more, which the last look tells.
+        while changes.changed().await.is_ok() {
+            let found = look();
+            if !matches!(found, Found::Coming) {
+                return found;
+            }
+        }
+        look()
+    };
+    Ok(tokio::time::timeout(published.waiting().0, waiting).await.unwrap_or(Found::Coming))
+}
+
+/// What the query of a playlist asks for.
+///
+/// # Errors
+/// What RFC 8216bis forbids.
+fn asked(query: &str) -> Result<Asked, Refusal> {
+    let wrong = |error: String| {
+        let hint = "write `_HLS_msn=NUMBER`, with `_HLS_part=NUMBER` behind it, of a segment and a part that come next";
+        Refusal::new(StatusCode::BAD_REQUEST, error, hint)
+    };
+    let number = |name: &str, value: &str| {
+        let is_number = !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit());
+        let number = value.parse::<u64>().ok().filter(|_| is_number);
+        number.ok_or_else(|| wrong(format!("`{name}` cannot be `{}`", value.escape_debug())))
+    };
+    let mut asked = Asked::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "_HLS_msn" => asked.sequence = Some(number("_HLS_msn", &value)?),
+            "_HLS_part" => asked.part = Some(number("_HLS_part", &value)?),
+            // `v2` would leave date ranges out too, of which there are none.
+            "_HLS_skip" => asked.skips = matches!(&*value, "YES" | "v2"),
+            // Whatever else there is, and comes to be, is no reason to refuse a playlist.
+            _ => {}
+        }
+    }
+    if asked.part.is_some() && asked.sequence.is_none() {
+        return Err(wrong("`_HLS_part` needs `_HLS_msn`, the number of the segment whose part it is".to_owned()));
+    }
+    Ok(asked)
+}
+
 async fn answer(served: Served, form: &Form, headers: &HeaderMap) -> Result<Answer, Refusal> {
     let tag = format!("\"{}\"", served.tag);
-    let length = served.content.len();
+    let length = served.length();
     let wanted = match wanted(headers, &tag, length) {
         Wanted::Nothing => return Ok(described(empty(StatusCode::NOT_MODIFIED), &tag, form)),
         Wanted::Impossible => {
@@ -115,7 +216,7 @@ fn described(mut answer: Answer, tag: &str, form: &Form) -> Answer {
     insert(&mut answer, header::ETAG, tag);
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(form.cache));
+    headers.insert(header::CACHE_CONTROL, form.cache.clone());
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let told = HeaderValue::from_static("content-length, content-range, etag");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, told);
@@ -171,7 +272,7 @@ fn wanted(headers: &HeaderMap, tag: &str, length: u64) -> Wanted {
 mod tests {
     use super::*;
 
-    fn asked(headers: &[(header::HeaderName, &str)]) -> Wanted {
+    fn wants(headers: &[(header::HeaderName, &str)]) -> Wanted {
         let map = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
         wanted(&map, "\"a\"", 100)
     }
@@ -192,10 +293,24 @@ mod tests {
             ("bytes=-", Wanted::All),
             ("lines=0-1", Wanted::All),
         ] {
-            assert_eq!(asked(&[(header::RANGE, range)]), expected, "{range}");
+            assert_eq!(wants(&[(header::RANGE, range)]), expected, "{range}");
         }
-        assert_eq!(asked(&[(header::RANGE, "bytes=0-9"), (header::IF_RANGE, "\"a\"")]), Wanted::Part(0, 9));
-        assert_eq!(asked(&[(header::RANGE, "bytes=0-9"), (header::IF_RANGE, "\"b\"")]), Wanted::All);
+        assert_eq!(wants(&[(header::RANGE, "bytes=0-9"), (header::IF_RANGE, "\"a\"")]), Wanted::Part(0, 9));
+        assert_eq!(wants(&[(header::RANGE, "bytes=0-9"), (header::IF_RANGE, "\"b\"")]), Wanted::All);
+    }
+
+    #[test]
+    fn a_query_says_what_somebody_waits_for() {
+        let asked_for = |sequence, part, skips| Ok(Asked { sequence, part, skips });
+        assert_eq!(asked(""), asked_for(None, None, false));
+        assert_eq!(asked("v=1234&_HLS_report=x"), asked_for(None, None, false));
+        assert_eq!(asked("_HLS_msn=7"), asked_for(Some(7), None, false));
+        assert_eq!(asked("_HLS_part=2&_HLS_msn=7&_HLS_skip=YES"), asked_for(Some(7), Some(2), true));
+        assert_eq!(asked("_HLS_skip=v2"), asked_for(None, None, true));
+        for wrong in ["_HLS_part=2", "_HLS_msn=", "_HLS_msn=-1", "_HLS_msn=+1", "_HLS_msn=a", "_HLS_msn=1&_HLS_part=b"]
+        {
+            assert_eq!(asked(wrong).unwrap_err().status, StatusCode::BAD_REQUEST, "{wrong}");
+        }
     }
 
     #[test]
@@ -207,7 +322,7 @@ mod tests {
             ("*", Wanted::Nothing),
             ("\"b\"", Wanted::All),
         ] {
-            assert_eq!(asked(&[(header::IF_NONE_MATCH, known)]), expected, "{known}");
+            assert_eq!(wants(&[(header::IF_NONE_MATCH, known)]), expected, "{known}");
         }
     }
 }

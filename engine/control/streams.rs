@@ -31,25 +31,17 @@ const REMOVAL: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(10);
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// What `POST /streams` takes. Everything else in it is what `streams.ID` of the source's table would say.
-#[derive(Debug, Deserialize)]
+/// What `POST /streams` takes, beside what `streams.ID` of the source's table would say.
+#[derive(Debug)]
 struct Wanted {
     graph: String,
     source: String,
-    id: String,
-    #[serde(flatten)]
-    own: Map<String, Value>,
+    id: StreamId,
+    own: toml::Value,
 }
 
 /// What `POST /streams/check` takes.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    url: String,
-    /// How RTSP carries media: `tcp` or `udp`.
-    transport: Option<String>,
-    timeout: Option<String>,
-}
+const OF_A_LOOK: [&str; 3] = ["url", "transport", "timeout"];
 
 /// `GET /streams`: all streams, those apart that were added while their graph ran. `?graph=` names one graph.
 pub(super) fn list(live: &Live, query: Option<&str>) -> Result<Answer, Refusal> {
@@ -90,21 +82,28 @@ pub(super) fn get(live: &Live, id: &str) -> Result<Answer, Refusal> {
 /// `POST /streams`: adds a stream to a source of a running graph.
 pub(super) async fn add(live: &Live, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
     let body = body::read(request.body_mut(), LARGEST_BODY).await?;
-    let wanted: Wanted = read(
+    let settings: Map<String, Value> = read(
         &body,
         "write it like {\"graph\": \"door\", \"source\": \"cameras\", \"id\": \"yard\", \"url\": \"rtsp://10.0.0.8/main\"}",
     )?;
-    let id = StreamId::new(&wanted.id).ok_or_else(|| {
-        let message = format!("`{}` cannot be the name of a stream", wanted.id.escape_debug());
-        Refusal::new(StatusCode::BAD_REQUEST, message, "use 1 to 128 of `A-Z a-z 0-9 _ . -`")
-    })?;
-    let own = own(wanted.own)?;
     let references = live.graphs.references().clone();
-    let posted = PostedStream { source: wanted.source.into(), own, references };
-    let (graphs, graph, name) = (live.graphs.clone(), wanted.graph.clone(), id.clone());
-    let added = live.changes.run(move || graphs.add_stream(&graph, &name, posted)).await?;
+    let wanted = match wanted(settings) {
+        Ok(wanted) => wanted,
+        Err(Unreadable { mut mistakes, rest }) => {
+            if let Some(rest) = rest {
+                let Wanted { graph, source, id, own } = *rest;
+                let (graphs, posted) = (live.graphs.clone(), PostedStream { source: source.into(), own, references });
+                mistakes.extend(live.changes.run(move || graphs.stream_mistakes(&graph, &id, posted)).await?);
+            }
+            return Ok(mistaken("the stream is not added", &mistakes));
+        }
+    };
+    let Wanted { graph, source, id, own } = wanted;
+    let posted = PostedStream { source: source.into(), own, references };
+    let (graphs, of, name) = (live.graphs.clone(), graph.clone(), id.clone());
+    let added = live.changes.run(move || graphs.add_stream(&of, &name, posted)).await?;
     match added {
-        Ok(view) => Ok(json(StatusCode::CREATED, &described(&wanted.graph, &view))),
+        Ok(view) => Ok(json(StatusCode::CREATED, &described(&graph, &view))),
         Err(error) => Ok(not_added(&id, error)),
     }
 }
@@ -126,8 +125,12 @@ pub(super) async fn remove(live: &Live, id: &str) -> Result<Answer, Refusal> {
 /// `POST /streams/check`: whether an input shows a picture, and how soon.
 pub(super) async fn check(live: &Live, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
     let body = body::read(request.body_mut(), LARGEST_BODY).await?;
-    let asked: Asked = read(&body, "write it like {\"url\": \"rtsp://10.0.0.8/main\", \"timeout\": \"5s\"}")?;
-    let look = look(asked, live.graphs.references())?;
+    let asked = read(&body, "write it like {\"url\": \"rtsp://10.0.0.8/main\", \"timeout\": \"5s\"}")?;
+    let look = match look(&asked, live.graphs.references()) {
+        Ok(look) => look,
+        Err(NoLook::Mistaken(mistakes)) => return Ok(mistaken("nothing is opened", &mistakes)),
+        Err(NoLook::Forbidden(refusal)) => return Err(refusal),
+    };
     let hosts = live.graphs.references().hosts();
     let shown = masked(&look.input);
     let (found, took) = live
@@ -142,33 +145,76 @@ pub(super) async fn check(live: &Live, request: &mut Request<Incoming>) -> Resul
     Ok(json(StatusCode::OK, &seen(&shown, took, found.as_ref())))
 }
 
-fn look(asked: Asked, references: &References) -> Result<Look, Refusal> {
-    let bad = |error: String, hint: &str| Refusal::new(StatusCode::BAD_REQUEST, error, hint);
-    let address = Address::parse(&asked.url).filter(|address| !address.scheme.eq_ignore_ascii_case("file"));
-    let Some(address) = address else {
-        return Err(bad("`url` is no URL with a host".to_owned(), "write it like \"rtsp://10.0.0.8/main\""));
+/// Why an input is not looked at.
+#[derive(Debug)]
+enum NoLook {
+    Mistaken(Vec<FieldError>),
+    Forbidden(Refusal),
+}
+
+fn look(asked: &Map<String, Value>, references: &References) -> Result<Look, NoLook> {
+    let mut mistakes = unknown_fields(asked.keys(), &OF_A_LOOK);
+    let mut text = |name: &str, example: &str| match asked.get(name) {
+        Some(Value::String(text)) => Some(text.as_str()),
+        None | Some(Value::Null) => None,
+        Some(_) => {
+            mistakes
+                .push(FieldError::new(name, format!("`{name}` is no text")).hint(format!("write it like {example}")));
+            None
+        }
     };
-    if asked.url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    let (url, timeout, transport) =
+        (text("url", "\"rtsp://10.0.0.8/main\""), text("timeout", "\"5s\""), text("transport", "\"tcp\""));
+    let bad = |field: &str, message: &str, hint: &str| FieldError::new(field, message).hint(hint);
+    let address = url.and_then(Address::parse).filter(|address| !address.scheme.eq_ignore_ascii_case("file"));
+    match (url, &address) {
+        (None, _) if asked.get("url").is_some_and(|url| !url.is_null()) => {}
+        (None, _) => mistakes.push(bad("url", "there is no `url`", "name what to look at: \"rtsp://10.0.0.8/main\"")),
+        (Some(_), None) => {
+            mistakes.push(bad("url", "`url` is no URL with a host", "write it like \"rtsp://10.0.0.8/main\""));
+        }
         // Where a URL ends that has such a thing in it, and with it its credentials, nobody knows.
-        let hint = "write a space as `%20`; in a password too";
-        return Err(bad("`url` has white space in it".to_owned(), hint));
+        (Some(url), Some(_)) if url.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+            mistakes.push(bad("url", "`url` has white space in it", "write a space as `%20`; in a password too"));
+        }
+        (Some(_), Some(_)) => {}
     }
-    if let Some((message, hint)) = forbidden_address(&address, &asked.url, references) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, message, hint));
-    }
-    let timeout = match asked.timeout.as_deref().map(parse_duration).transpose() {
-        Ok(timeout) => timeout.unwrap_or(LOOK),
-        Err(error) => return Err(bad(error, "write a time up to a minute, such as \"5s\"")),
+    let in_time = "write a time up to a minute, such as \"5s\"";
+    let timeout = match timeout.map_or(Ok(LOOK), parse_duration) {
+        Ok(timeout) if timeout.is_zero() || timeout > LONGEST_LOOK => {
+            mistakes.push(bad("timeout", "`timeout` is out of range", in_time));
+            LOOK
+        }
+        Ok(timeout) => timeout,
+        Err(error) => {
+            mistakes.push(bad("timeout", &error, in_time));
+            LOOK
+        }
     };
-    if timeout.is_zero() || timeout > LONGEST_LOOK {
-        return Err(bad("`timeout` is out of range".to_owned(), "write a time up to a minute, such as \"5s\""));
+    if transport.is_some_and(|transport| !["tcp", "udp"].contains(&transport)) {
+        mistakes.push(bad("transport", "`transport` is `tcp` or `udp`", "leave it out for `tcp`"));
     }
-    let udp = match asked.transport.as_deref() {
-        None | Some("tcp") => false,
-        Some("udp") => true,
-        Some(_) => return Err(bad("`transport` is `tcp` or `udp`".to_owned(), "leave it out for `tcp`")),
+    let (Some(url), Some(address), true) = (url, address, mistakes.is_empty()) else {
+        return Err(NoLook::Mistaken(mistakes));
     };
-    Ok(Look { input: asked.url, udp, timeout, watch: timeout, one_picture: true })
+    if let Some((message, hint)) = forbidden_address(&address, url, references) {
+        return Err(NoLook::Forbidden(Refusal::new(StatusCode::FORBIDDEN, message, hint)));
+    }
+    let udp = transport == Some("udp");
+    Ok(Look { input: url.to_owned(), udp, timeout, watch: timeout, one_picture: true })
+}
+
+fn unknown_fields<'a>(names: impl Iterator<Item = &'a String>, known: &[&str]) -> Vec<FieldError> {
+    let unknown = names.filter(|name| !known.contains(&name.as_str()));
+    let mistake = |name: &String| {
+        let message = format!("there is no field `{}`", name.escape_debug());
+        let hint = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the fields are `{}`", known.join("`, `")),
+        };
+        FieldError::new(name.escape_debug().to_string(), message).hint(hint)
+    };
+    unknown.map(mistake).collect()
 }
 
 /// What was seen of an input.
@@ -205,21 +251,71 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], hint: &str) -> Result
     })
 }
 
-/// What a stream says for itself, as a graph file would write it.
-fn own(mut own: Map<String, Value>) -> Result<toml::Value, Refusal> {
-    let bad = |error: String, hint: &str| Refusal::new(StatusCode::BAD_REQUEST, error, hint);
-    if let Some(name) = own.iter().find(|(_, value)| has_reference(value)).map(|(name, _)| name) {
-        let message = format!("`{name}` has a reference in it, and references are only resolved in graphs");
-        return Err(bad(message, "write the value itself, or declare the stream in the graph"));
+/// A body in which something is wrong.
+#[derive(Debug)]
+struct Unreadable {
+    mistakes: Vec<FieldError>,
+    /// What can be judged all the same, where it is known of which source.
+    rest: Option<Box<Wanted>>,
+}
+
+/// Reads what `POST /streams` takes; all of its mistakes come at once.
+fn wanted(mut settings: Map<String, Value>) -> Result<Wanted, Unreadable> {
+    let mut mistakes = Vec::new();
+    let mut name = |field: &str, what: &str| match settings.remove(field) {
+        Some(Value::String(name)) => Some(name),
+        given => {
+            let message =
+                if given.is_some() { format!("`{field}` is no text") } else { format!("there is no `{field}`") };
+            mistakes.push(FieldError::new(field, message).hint(format!("add `{field}`: {what}")));
+            None
+        }
+    };
+    let graph = name("graph", "the name of a graph that runs");
+    let source = name("source", "the name of one of its sources");
+    let id = name("id", "what the stream is to be called").and_then(|id| {
+        let read = StreamId::new(&id);
+        if read.is_none() {
+            let message = format!("`{}` cannot be the name of a stream", id.escape_debug());
+            mistakes.push(FieldError::new("id", message).hint("use 1 to 128 of `A-Z a-z 0-9 _ . -`"));
+        }
+        read
+    });
+    let (own, unfit) = own(settings);
+    mistakes.extend(unfit);
+    match (graph, source, id) {
+        (Some(graph), Some(source), Some(id)) if mistakes.is_empty() => Ok(Wanted { graph, source, id, own }),
+        (Some(graph), Some(source), id) => {
+            // Its settings are judged under some name.
+            let id = id.unwrap_or_else(|| StreamId::sanitised("ID"));
+            Err(Unreadable { mistakes, rest: Some(Box::new(Wanted { graph, source, id, own })) })
+        }
+        _ => Err(Unreadable { mistakes, rest: None }),
     }
-    if own.len() == 1
-        && let Some(only) = own.remove("url").or_else(|| own.remove("path"))
-    {
-        // As short as it would be written in a file: the same stream reads the same.
-        return toml::Value::try_from(only).map_err(|error| bad(error.to_string(), "write a text"));
-    }
-    toml::Value::try_from(own)
-        .map_err(|error| bad(format!("the settings are not understood: {error}"), "leave out what is `null`"))
+}
+
+/// What a stream says for itself, as a graph file would write it; and what cannot be written there.
+fn own(mut own: Map<String, Value>) -> (toml::Value, Vec<FieldError>) {
+    let mut mistakes = Vec::new();
+    own.retain(|name, value| {
+        let place = name.escape_debug().to_string();
+        let mistake = if has_reference(value) {
+            let message = format!("`{place}` has a reference in it, and references are only resolved in graphs");
+            FieldError::new(place, message).hint("write the value itself, or declare the stream in the graph")
+        } else if let Err(error) = toml::Value::try_from(&*value) {
+            let message = format!("`{place}` is not understood: {error}");
+            FieldError::new(place, message).hint("leave out what is `null`")
+        } else {
+            return true;
+        };
+        mistakes.push(mistake);
+        false
+    });
+    // As short as it would be written in a file: the same stream reads the same.
+    let only = if own.len() == 1 { own.get("url").or_else(|| own.get("path")) } else { None };
+    let short = only.and_then(|only| toml::Value::try_from(only).ok());
+    let whole = || toml::Value::try_from(&own).unwrap_or_else(|_| toml::Value::Table(toml::Table::new()));
+    (short.unwrap_or_else(whole), mistakes)
 }
 
 fn has_reference(value: &Value) -> bool {
@@ -247,22 +343,33 @@ pub(super) fn not_added(id: &StreamId, error: StreamError) -> Answer {
         }
         StreamError::Refused(_) => (StatusCode::SERVICE_UNAVAILABLE, "look into the log"),
     };
-    let message = format!("stream `{id}` is not added: {}", masked(&error.to_string()));
-    let mut body = json!({ "error": message, "hint": hint });
-    if let StreamError::Mistaken(mistakes) = &error {
-        let mistake = |mistake: &FieldError| {
-            json!({
-                "field": mistake.field,
-                "message": masked(&mistake.message),
-                "hint": mistake.hint.as_deref().map(masked),
-            })
-        };
-        body["mistakes"] = mistakes.iter().map(mistake).collect();
-        if let Some(hint) = mistakes.iter().find_map(|mistake| mistake.hint.as_deref()) {
-            body["hint"] = masked(hint).into();
+    let what = format!("stream `{id}` is not added");
+    match error {
+        StreamError::Mistaken(mistakes) => mistaken(&what, &mistakes),
+        other => {
+            let message = format!("{what}: {}", masked(&other.to_string()));
+            json(status, &json!({ "error": message, "hint": hint }))
         }
     }
-    json(status, &body)
+}
+
+/// All that is wrong with what was sent, each thing by its field.
+fn mistaken(what: &str, mistakes: &[FieldError]) -> Answer {
+    let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    let mistake = |mistake: &FieldError| {
+        json!({
+            "field": mistake.field,
+            "message": masked(&mistake.message),
+            "hint": mistake.hint.as_deref().map(masked),
+        })
+    };
+    let hint = mistakes.iter().find_map(|mistake| mistake.hint.as_deref()).unwrap_or("correct the settings");
+    let body = json!({
+        "error": format!("{what}: {}", masked(&told.join("; "))),
+        "hint": masked(hint),
+        "mistakes": mistakes.iter().map(mistake).collect::<Vec<_>>(),
+    });
+    json(StatusCode::BAD_REQUEST, &body)
 }
 
 fn unknown(live: &Live, id: &str) -> Refusal {
@@ -292,8 +399,13 @@ mod tests {
     use super::*;
     use operators::reach::Hosts;
 
-    fn settings(text: &str) -> Result<toml::Value, Refusal> {
-        own(serde_json::from_str(text).unwrap())
+    fn settings(text: &str) -> Result<toml::Value, Vec<FieldError>> {
+        let (own, mistakes) = own(serde_json::from_str(text).unwrap());
+        if mistakes.is_empty() { Ok(own) } else { Err(mistakes) }
+    }
+
+    fn fields(mistakes: &[FieldError]) -> Vec<&str> {
+        mistakes.iter().map(|mistake| mistake.field.as_str()).collect()
     }
 
     #[test]
@@ -309,24 +421,38 @@ mod tests {
     #[test]
     fn references_are_not_taken_for_values() {
         for text in [r#"{"url": "rtsp://${env.USER}@h/x"}"#, r#"{"path": "a", "deep": [{"x": "${file.a}"}]}"#] {
-            assert_eq!(settings(text).unwrap_err().status, StatusCode::BAD_REQUEST, "{text}");
+            assert_eq!(settings(text).unwrap_err().len(), 1, "{text}");
         }
         assert!(settings(r#"{"path": null}"#).is_err());
     }
 
     #[test]
+    fn all_that_is_wrong_with_a_body_is_told_at_once() {
+        let wanted = |text: &str| wanted(serde_json::from_str(text).unwrap());
+        let Unreadable { mistakes, rest } =
+            wanted(r#"{"graph": "door", "source": "s", "id": "a b", "url": "${env.X}", "loop": null}"#).err().unwrap();
+        assert_eq!(fields(&mistakes), ["id", "loop", "url"]);
+        let rest = *rest.unwrap();
+        assert_eq!((&*rest.graph, &*rest.source, rest.own), ("door", "s", toml::Value::Table(toml::Table::new())));
+        let Unreadable { mistakes, rest } = wanted(r#"{"source": 7}"#).err().unwrap();
+        assert_eq!(fields(&mistakes), ["graph", "source", "id"]);
+        assert!(rest.is_none(), "nobody knows what its settings should be");
+        assert_eq!(&*wanted(r#"{"graph": "door", "source": "s", "id": "yard"}"#).ok().unwrap().id, "yard");
+    }
+
+    #[test]
     fn a_look_has_an_address_and_a_deadline() {
         let asked = |url: &str, timeout: Option<&str>, transport: Option<&str>| {
-            let [timeout, transport] = [timeout, transport].map(|text| text.map(str::to_owned));
             let references = References::Only {
                 variables: Vec::new(),
                 paths: Vec::new(),
                 except: Vec::new(),
                 hosts: Hosts::Only(vec!["h".parse().unwrap()]),
             };
-            look(Asked { url: url.to_owned(), transport, timeout }, &references)
+            let body = json!({ "url": url, "transport": transport, "timeout": timeout });
+            look(body.as_object().unwrap(), &references)
         };
-        assert_eq!(asked("rtsp://other/x", None, None).unwrap_err().status, StatusCode::FORBIDDEN);
+        assert!(matches!(asked("rtsp://other/x", None, None), Err(NoLook::Forbidden(_))));
         let look = asked("rtsp://h/x", Some("3s"), Some("udp")).unwrap();
         assert_eq!((look.timeout, look.watch, look.udp), (Duration::from_secs(3), Duration::from_secs(3), true));
         assert!(asked("rtsp://h/x", None, None).is_ok());
@@ -341,8 +467,16 @@ mod tests {
             ("rtsp://admin:top secret@h/x", None, None),
             ("rtsp://h/x\ny", None, None),
         ] {
-            assert!(asked(url, timeout, transport).is_err(), "{url} {timeout:?} {transport:?}");
+            let wrong = asked(url, timeout, transport);
+            assert!(matches!(wrong, Err(NoLook::Mistaken(_))), "{url} {timeout:?} {transport:?}: {wrong:?}");
         }
+        let Err(NoLook::Mistaken(mistakes)) = asked("video.mp4", Some("soon"), Some("pigeon")) else { panic!() };
+        assert_eq!(fields(&mistakes), ["url", "timeout", "transport"]);
+        let nothing = json!({ "URL": "rtsp://h/x", "timeout": 5 });
+        let Err(NoLook::Mistaken(mistakes)) = super::look(nothing.as_object().unwrap(), &References::Anything) else {
+            panic!()
+        };
+        assert_eq!(fields(&mistakes), ["URL", "timeout", "url"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! order of fields do not count. A source is compared without its streams, which are compared one by one, so that a
 //! camera that is added touches no other.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use operators::item::StreamId;
 use operators::operator::{BuildContext, Built, Registration, Source, StreamSpec};
 use sha2::{Digest, Sha256};
 
-use super::permission;
+use super::diagnostics::Code;
 use super::references::References;
+use super::{permission, settings};
 
 /// Equal where the configuration is: a SHA-256 of it, so that the identity of a long chain is short, and tells no secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -25,6 +27,8 @@ pub struct Identity([u8; 32]);
 const STREAMS: &str = "streams";
 const HOOKS: &str = "hooks";
 const ONE_STREAM: [&str; 3] = ["url", "path", "key"];
+/// Settings of a stream of which one says what its input is.
+const INPUTS: [&str; 4] = ["url", "path", "key", "preset"];
 /// Fields of sources that look for their streams.
 const SEARCH: [&str; 2] = ["prefix", "poll"];
 
@@ -111,7 +115,7 @@ impl Template {
     /// `references` allow.
     ///
     /// # Errors
-    /// What is wrong with `own`, or that the type takes no further streams.
+    /// Everything that is wrong with `own`, or that the type takes no further streams.
     pub fn one_stream(
         &self,
         stream: &StreamId,
@@ -139,12 +143,31 @@ impl Template {
             _ => toml::Value::Table(toml::Table::from_iter([(stream.to_string(), own.clone())])),
         };
         let only = toml::Table::from_iter([(STREAMS.to_owned(), streams.clone())]);
-        let forbidden = permission::forbidden(self.registration.fields, &only, &self.context.folder, references);
-        if !forbidden.is_empty() {
-            return Err(forbidden);
+        let folder = &self.context.folder;
+        let mut mistakes = permission::forbidden(self.registration.fields, &only, folder, references);
+        // Of what may not be named nobody learns whether it is there.
+        let tells = |code: &Code| mistakes.is_empty() || !matches!(code, Code::MissingFile | Code::LeftOut);
+        let of_fields: Vec<FieldError> = settings::mistakes(field, &streams, folder)
+            .into_iter()
+            .filter(|(code, _)| tells(code))
+            .map(|(_, found)| found)
+            .collect();
+        let is_allowed = mistakes.is_empty();
+        mistakes.extend(of_fields);
+        let build = |streams: toml::Value| {
+            let table = toml::Table::from_iter(table.into_iter().chain([(STREAMS.to_owned(), streams)]));
+            (self.registration.build)(&self.context, table)
+        };
+        if !mistakes.is_empty() {
+            let wrong = wrong_settings(stream, &mistakes);
+            // What is left may be wrong in another way. What may not be named is not even looked at.
+            if let Some(kept) = settings::without(own, &wrong, &INPUTS).filter(|_| is_allowed) {
+                let kept = toml::Table::from_iter([(stream.to_string(), kept)]);
+                mistakes.extend(build(kept.into()).err().unwrap_or_default());
+            }
+            return Err(mistakes);
         }
-        table.insert(STREAMS.to_owned(), streams);
-        match (self.registration.build)(&self.context, table)? {
+        match build(streams)? {
             Built::Source(source) => Ok(match &self.chaos {
                 Some(chaos) => chaos.of_source(source),
                 None => source,
@@ -152,6 +175,13 @@ impl Template {
             _ => Err(vec![FieldError::new("", format!("`{type_name}` is no source"))]),
         }
     }
+}
+
+/// The names of a stream's settings in which something is wrong.
+fn wrong_settings<'m>(stream: &StreamId, mistakes: &'m [FieldError]) -> BTreeSet<&'m str> {
+    let own = format!("{STREAMS}.{stream}.");
+    let inner = mistakes.iter().filter_map(|mistake| mistake.field.strip_prefix(&own));
+    inner.filter_map(|path| path.split('.').next()).collect()
 }
 
 #[cfg(test)]

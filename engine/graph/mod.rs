@@ -21,8 +21,9 @@ pub mod plan;
 pub mod planner;
 pub mod references;
 pub mod secrecy;
+pub mod settings;
 pub mod state;
 pub mod substitute;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 pub mod wiring;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use operators::busy::BusyTime;
 use operators::clock::Clock;
+use operators::encoding::{EncoderReading, Encoding};
 use operators::item::{StreamId, time_text};
 use operators::lease::{Account, Budget, Counts};
 use operators::operator::Trouble;
@@ -15,8 +16,8 @@ use super::histogram::{Turns, of_ages};
 use super::mailbox::Mailbox;
 use super::preview::PreviewSlot;
 use super::stats::{
-    Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport, StreamState,
-    StreamView, TapReport, Work, WorkState,
+    BusyReport, Drops, EncoderReport, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment,
+    StreamReport, StreamState, StreamView, TapReport, Work, WorkState,
 };
 use super::window::{Window, per_second};
 use crate::graph::chaos::Chaos;
@@ -133,6 +134,9 @@ impl GraphCounters {
 
     /// A generation with these nodes is there, in which `chaos` disturbs some.
     pub fn set_nodes(&self, nodes: Vec<Arc<NodeCounters>>, chaos: Option<Chaos>) {
+        for stream in self.streams() {
+            stream.account.keep_work(|name| nodes.iter().any(|node| *node.name == *name));
+        }
         *lock(&self.nodes) = nodes;
         *lock(&self.chaos) = chaos;
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -233,6 +237,8 @@ struct StreamReading {
     drops: Vec<(Arc<str>, &'static str, u64)>,
     /// By the node that reads the tap.
     blocked: BTreeMap<Arc<str>, Duration>,
+    /// By the node that worked.
+    work: Vec<(Arc<str>, Duration)>,
 }
 
 /// How many changes of its state a stream remembers.
@@ -330,7 +336,8 @@ impl StreamCounters {
             last_error: None,
         };
         status.remember(now);
-        let first = StreamReading { counts: Counts::default(), drops: Vec::new(), blocked: BTreeMap::new() };
+        let first =
+            StreamReading { counts: Counts::default(), drops: Vec::new(), blocked: BTreeMap::new(), work: Vec::new() };
         StreamCounters {
             stream,
             clock,
@@ -377,6 +384,11 @@ impl StreamCounters {
 
     pub fn place(&self) -> Place {
         lock(&self.place).clone()
+    }
+
+    /// The same input is read behind another node's name, or for another graph's files.
+    pub fn set_place(&self, place: Place) {
+        *lock(&self.place) = place;
     }
 
     pub fn set_budgets(&self, taps: Vec<TapCounters>) {
@@ -536,7 +548,8 @@ impl StreamCounters {
 
     fn reading(&self, now: Instant) -> StreamReading {
         let blocked = lock(&self.blocked).iter().map(|(reader, time)| (reader.clone(), time.total(now))).collect();
-        StreamReading { counts: self.account.snapshot(), drops: self.account.drops(), blocked }
+        let (counts, drops, work) = (self.account.snapshot(), self.account.drops(), self.account.work());
+        StreamReading { counts, drops, blocked, work }
     }
 
     fn take_reading(&self, now: Instant) {
@@ -607,6 +620,7 @@ impl StreamCounters {
             held_bytes_peak: recent.taps.iter().map(|tap| tap.held_bytes_peak).sum(),
             held_bytes_limit: recent.taps.iter().map(|tap| tap.held_bytes_limit).sum(),
             taps: recent.taps,
+            busy: recent.busy,
             culprit: None,
         }
     }
@@ -646,7 +660,17 @@ impl StreamCounters {
                 held_bytes_limit: limits.bytes,
             }
         });
+        let busy = reading.work.iter().map(|(node, total)| {
+            let mut earlier = before.into_iter().flat_map(|before| &before.work);
+            let earlier = earlier.find(|(other, _)| other == node).map_or(Duration::ZERO, |(_, total)| *total);
+            BusyReport {
+                node: node.to_string(),
+                busy_share: per_second(total.saturating_sub(earlier).as_secs_f64(), seconds),
+                busy_seconds: total.as_secs_f64(),
+            }
+        });
         Recent {
+            busy: busy.collect(),
             read: rate(|counts| counts.read),
             delivered: rate(|counts| counts.delivered),
             dropped: rate(|counts| counts.dropped),
@@ -663,6 +687,7 @@ struct Recent {
     dropped: f64,
     drops: Vec<Drops>,
     taps: Vec<TapReport>,
+    busy: Vec<BusyReport>,
 }
 
 /// The counters of one node.
@@ -686,6 +711,8 @@ pub struct NodeCounters {
     last_error: Mutex<Option<(String, Instant)>>,
     /// Where a sink says what keeps it from getting on.
     trouble: Mutex<Option<Trouble>>,
+    /// What its encoders count.
+    encoding: Mutex<Option<Arc<Encoding>>>,
 }
 
 /// What a node's counters said at one moment.
@@ -693,6 +720,7 @@ struct NodeReading {
     items: u64,
     /// By worker, and behind them in the workshop.
     busy: Vec<Duration>,
+    encoders: Vec<EncoderReading>,
 }
 
 impl NodeCounters {
@@ -716,10 +744,14 @@ impl NodeCounters {
             made: now,
             inputs: Mutex::default(),
             mailboxes: Mutex::default(),
-            window: Mutex::new(Window::new(now, NodeReading { items: 0, busy: vec![Duration::ZERO; workers + 1] })),
+            window: Mutex::new(Window::new(
+                now,
+                NodeReading { items: 0, busy: vec![Duration::ZERO; workers + 1], encoders: Vec::new() },
+            )),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
             trouble: Mutex::default(),
+            encoding: Mutex::default(),
         }
     }
 
@@ -799,7 +831,32 @@ impl NodeCounters {
         NodeReading {
             items: self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum(),
             busy: self.busy.iter().map(|busy| busy.total(now)).collect(),
+            encoders: lock(&self.encoding).as_ref().map_or_else(Vec::new, |encoding| encoding.readings(now)),
         }
+    }
+
+    /// What encoders did, with what of it was done since `before`, which is so many seconds ago.
+    fn encoders(&self, readings: &[EncoderReading], before: Option<(&NodeReading, f64)>) -> Vec<EncoderReport> {
+        let threads = lock(&self.encoding).as_ref().map_or(0, |encoding| encoding.threads());
+        let report = |reading: &EncoderReading| {
+            let earlier =
+                before.and_then(|(before, _)| before.encoders.iter().find(|old| old.stream == reading.stream));
+            // One that was opened anew since then counts from zero.
+            let earlier =
+                earlier.filter(|earlier| earlier.busy <= reading.busy && earlier.pictures <= reading.pictures);
+            let (busy, pictures) = earlier.map_or((Duration::ZERO, 0), |earlier| (earlier.busy, earlier.pictures));
+            let seconds = before.map_or(0.0, |(_, seconds)| seconds);
+            EncoderReport {
+                stream: reading.stream.to_string(),
+                threads,
+                pictures: reading.pictures,
+                rate: per_second((reading.pictures - pictures) as f64, seconds),
+                busy_share: per_second((reading.busy - busy).as_secs_f64(), seconds).min(1.0),
+                busy_seconds: reading.busy.as_secs_f64(),
+                queued: reading.waiting,
+            }
+        };
+        readings.iter().map(report).collect()
     }
 
     /// How many items wait, and how old the oldest is.
@@ -837,6 +894,19 @@ impl NodeCounters {
         *lock(&self.trouble) = trouble;
     }
 
+    /// Its encoders are these from here on.
+    pub fn set_encoding(&self, encoding: &Arc<Encoding>) {
+        *lock(&self.encoding) = Some(encoding.clone());
+    }
+
+    /// These encoders are not there any more. A writer that was opened in the meantime has others.
+    pub fn end_encoding(&self, encoding: &Arc<Encoding>) {
+        let mut known = lock(&self.encoding);
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, encoding)) {
+            *known = None;
+        }
+    }
+
     /// What keeps it from getting on just now.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).as_ref().and_then(Trouble::now)
@@ -855,18 +925,21 @@ impl NodeCounters {
         let stages = self.turns.report();
         let reading = self.reading(now);
         let (queued, oldest) = self.waiting(now);
-        let (rate, mut busy_by_worker): (f64, Vec<f64>) = {
+        let (rate, mut busy_by_worker, encoders): (f64, Vec<f64>, _) = {
             let window = lock(&self.window);
-            match window.start(now) {
+            let start = window.start(now);
+            let encoders = self.encoders(&reading.encoders, start);
+            match start {
                 Some((before, seconds)) => {
                     let shares = reading
                         .busy
                         .iter()
                         .zip(&before.busy)
                         .map(|(now, before)| per_second(now.saturating_sub(*before).as_secs_f64(), seconds));
-                    (per_second(reading.items.saturating_sub(before.items) as f64, seconds), shares.collect())
+                    let rate = per_second(reading.items.saturating_sub(before.items) as f64, seconds);
+                    (rate, shares.collect(), encoders)
                 }
-                None => (0.0, Vec::new()),
+                None => (0.0, Vec::new(), encoders),
             }
         };
         let busy_share = busy_by_worker.iter().sum();
@@ -888,6 +961,7 @@ impl NodeCounters {
             stages,
             queued,
             oldest_ms: oldest.map(|age| age.as_secs_f64() * 1000.0),
+            encoders,
         }
     }
 }

@@ -4,16 +4,21 @@
 //! is not through yet. Something that it runs through must be at its limit then: the sink whose one writer works all the
 //! time, the pool or the workshop whose threads do, the worker that does, or, where none of them is, the budget. Without pressure a
 //! source that is read as fast as it can be is the limit itself, and else nothing is slow.
+//!
+//! The pool and the workers are shared by all graphs: where a node of another graph has more of them than all nodes of this
+//! one, that node is named, and not the one that waits for it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
-use super::watch::Shared;
+pub use self::machine::{Machine, User};
+use super::stats::{EncoderReport, GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
 use super::window::WINDOW;
 use super::workshop;
+
+mod machine;
 
 /// What kind of thing limits a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -33,6 +38,8 @@ pub enum CulpritKind {
     Pool,
     /// The threads that complete files.
     Workshop,
+    /// What encodes the stream in a sink.
+    Encoder,
     /// The sink's writer.
     Sink,
 }
@@ -48,6 +55,7 @@ impl CulpritKind {
             CulpritKind::Worker => "worker",
             CulpritKind::Pool => "pool",
             CulpritKind::Workshop => "workshop",
+            CulpritKind::Encoder => "encoder",
             CulpritKind::Sink => "sink",
         }
     }
@@ -60,6 +68,12 @@ pub struct Culprit {
     /// The node that limits; the source, where that is the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// The graph of that node, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<String>,
+    /// The stream that most of the node's time goes into, where several share it and that one has far more than others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costliest: Option<String>,
     /// The streams that it limits; those that run, where nothing is slow.
     pub streams: Vec<String>,
     /// Milliseconds of its work for one item.
@@ -76,38 +90,6 @@ pub struct Culprit {
     pub has_cores: Option<f64>,
     /// The same as a sentence.
     pub text: String,
-}
-
-/// What graphs share.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Machine {
-    pub pool_threads: usize,
-    /// How many of them worked at once, on average.
-    pub pool_busy: f64,
-    /// The share of its time that each worker spends in operators.
-    pub workers: Vec<f64>,
-    /// How many payloads the workshop made at once, on average.
-    pub workshop_busy: f64,
-    /// Events a second that slow subscribers lose.
-    pub missed: f64,
-}
-
-impl Machine {
-    pub fn of(graphs: &[GraphReport], workers: usize, pool_threads: usize, shared: &Shared) -> Machine {
-        let inline = |node: &&NodeReport| node.role == "inline";
-        let of_worker = |worker: usize| {
-            let nodes = graphs.iter().flat_map(|graph| &graph.nodes).filter(inline);
-            nodes.filter_map(|node| node.busy_by_worker.get(worker)).sum()
-        };
-        let made = graphs.iter().flat_map(|graph| &graph.nodes).map(|node| node.making_share);
-        Machine {
-            pool_threads,
-            pool_busy: shared.pool_busy,
-            workers: (0..workers).map(of_worker).collect(),
-            workshop_busy: made.sum(),
-            missed: shared.missed,
-        }
-    }
 }
 
 /// A graph that has run for less is not judged yet: while it started, nothing worked.
@@ -151,7 +133,8 @@ fn find(graph: &GraphReport, machine: &Machine) -> Vec<(Vec<usize>, Culprit)> {
     let limits = |(finding, _): &(Finding<'_>, Vec<usize>)| finding.kind > CulpritKind::Subscriber;
     if machine.missed > 0.0 && serves_events && !groups.iter().any(limits) && !groups.is_empty() {
         let all = groups.drain(..).flat_map(|(_, streams)| streams).collect();
-        groups.push((Finding { kind: CulpritKind::Subscriber, node: None, source: "", load: 1.0 }, all));
+        let finding = Finding { kind: CulpritKind::Subscriber, node: None, other: None, source: "", load: 1.0 };
+        groups.push((finding, all));
     }
     // Something that limits comes before what does not; then what limits the most streams; then the busiest.
     groups.sort_by(|(a, of_a), (b, of_b)| {
@@ -171,13 +154,15 @@ fn find(graph: &GraphReport, machine: &Machine) -> Vec<(Vec<usize>, Culprit)> {
 struct Finding<'g> {
     kind: CulpritKind,
     node: Option<&'g NodeReport>,
+    /// The node of another graph that has what `node` needs.
+    other: Option<&'g User>,
     /// The name of the source, or of the budget's reader, where no node limits.
     source: &'g str,
     /// How close to its limit it is, 0 to 1.
     load: f64,
 }
 
-fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &Machine) -> Option<Finding<'g>> {
+fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &'g Machine) -> Option<Finding<'g>> {
     let runs = matches!(stream.state, StreamState::Running | StreamState::Fallback);
     let drains = matches!(stream.state, StreamState::Ended | StreamState::Stopped) && stream.counts.in_flight > 0;
     if !runs && !drains {
@@ -188,38 +173,47 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &Mac
     let is_pressed = drains || stream.blocked_share >= BLOCKED || drops;
     if !is_pressed {
         let kind = if stream.live { CulpritKind::Nothing } else { CulpritKind::Source };
-        return Some(Finding { kind, node: None, source: &stream.source, load: 0.0 });
+        return Some(Finding { kind, node: None, other: None, source: &stream.source, load: 0.0 });
     }
     let nodes = behind(graph, stream);
     let sinks = nodes.iter().filter(|node| node.role == "sink");
-    let sink = sinks.map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
+    let sink = sinks.clone().map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
+    let encoder = sinks.filter_map(|node| {
+        let encoder = node.encoders.iter().find(|encoder| encoder.stream == stream.stream)?;
+        Some(Finding::node(CulpritKind::Encoder, node, encoder.busy_share))
+    });
     let busiest = |role: &str| {
         let of_role = nodes.iter().filter(|node| node.role == role && node.busy_share > 0.0);
-        of_role.max_by(|a, b| a.busy_share.total_cmp(&b.busy_share))
+        of_role.max_by(|a, b| a.busy_share.total_cmp(&b.busy_share)).copied()
     };
-    let pool_load = machine.pool_busy / machine.pool_threads.max(1) as f64;
-    let pool = busiest("pool").map(|node| Finding::node(CulpritKind::Pool, node, pool_load));
-    let worker = busiest("inline").map(|node| Finding::node(CulpritKind::Worker, node, worker_load(node, machine)));
+    let pool = busiest("pool").or_else(|| waiting(&nodes, "pool")).map(|node| {
+        let other = machine.other_in_pool(&graph.name);
+        Finding { other, ..Finding::node(CulpritKind::Pool, node, machine.pool_load()) }
+    });
+    let worker = busiest("inline").map(|node| {
+        let other = machine.other_on_worker(&graph.name, node);
+        Finding { other, ..Finding::node(CulpritKind::Worker, node, machine.worker_load(node)) }
+    });
     let makes = nodes.iter().filter(|node| node.making_share > 0.0);
     let workshop = makes.max_by(|a, b| a.making_share.total_cmp(&b.making_share));
     let workshop_load = machine.workshop_busy / workshop::AT_ONCE as f64;
     let workshop = workshop.map(|node| Finding::node(CulpritKind::Workshop, node, workshop_load));
     // What comes last wins among equals: a stalled sink lets everything before it wait.
-    let candidates = pool.into_iter().chain(worker).chain(workshop).chain(sink);
+    let candidates = pool.into_iter().chain(worker).chain(workshop).chain(encoder).chain(sink);
     let at_limit = candidates.filter(|finding| finding.load >= SATURATED).max_by(|a, b| a.load.total_cmp(&b.load));
     at_limit.or_else(|| {
         let fullest = stream.taps.iter().max_by(|a, b| a.blocked_share.total_cmp(&b.blocked_share))?;
         let dropping = stream.drops.iter().max_by(|a, b| a.rate.total_cmp(&b.rate)).filter(|_| drops);
         let waits = stream.blocked_share >= BLOCKED;
         let at = if waits { &fullest.reader } else { &dropping?.node };
-        Some(Finding { kind: CulpritKind::Budget, node: None, source: at, load: stream.blocked_share })
+        Some(Finding { kind: CulpritKind::Budget, node: None, other: None, source: at, load: stream.blocked_share })
     })
 }
 
-/// How busy the busiest worker is on which the node works.
-fn worker_load(node: &NodeReport, machine: &Machine) -> f64 {
-    let works = node.busy_by_worker.iter().zip(&machine.workers).filter(|(share, _)| **share > 0.0);
-    works.map(|(_, worker)| *worker).fold(0.0, f64::max)
+/// The node with the most items that wait for it: where it gets no turn, it is not busy either.
+fn waiting<'g>(nodes: &[&'g NodeReport], role: &str) -> Option<&'g NodeReport> {
+    let of_role = nodes.iter().filter(|node| node.role == role && node.queued > 0);
+    of_role.max_by_key(|node| node.queued).copied()
 }
 
 /// The nodes that a stream runs through.
@@ -249,14 +243,14 @@ fn before<'g>(graph: &'g GraphReport, node: &'g NodeReport) -> BTreeSet<&'g str>
 
 impl<'g> Finding<'g> {
     fn node(kind: CulpritKind, node: &'g NodeReport, load: f64) -> Finding<'g> {
-        Finding { kind, node: Some(node), source: "", load }
+        Finding { kind, node: Some(node), other: None, source: "", load }
     }
 
     fn is_same(&self, other: &Finding<'_>) -> bool {
         let name = |finding: &Finding<'_>| finding.node.map(|node| node.name.clone());
         // Sources that are not slow need not be told apart.
         let place = self.kind == CulpritKind::Nothing || self.source == other.source;
-        self.kind == other.kind && place && name(self) == name(other)
+        self.kind == other.kind && place && name(self) == name(other) && self.other == other.other
     }
 
     fn culprit(&self, graph: &GraphReport, streams: &[&StreamReport], machine: &Machine) -> Culprit {
@@ -264,6 +258,8 @@ impl<'g> Finding<'g> {
         let mut culprit = Culprit {
             kind: self.kind,
             node: self.node.map(|node| node.name.clone()),
+            graph: None,
+            costliest: None,
             streams: names,
             cost_ms: None,
             rate: None,
@@ -275,10 +271,18 @@ impl<'g> Finding<'g> {
         let waits = streams.iter().map(|stream| stream.blocked_share).fold(0.0, f64::max);
         let on = on_streams(streams);
         match (self.kind, self.node) {
+            (CulpritKind::Pool | CulpritKind::Worker, Some(node)) if self.other.is_some() => {
+                culprit.of_other(self.other, node, machine, &on);
+            }
             (CulpritKind::Sink | CulpritKind::Pool | CulpritKind::Workshop | CulpritKind::Worker, Some(node)) => {
                 culprit.measure(graph, node, streams, machine, waits);
                 culprit.text = culprit.of_node(node, &on, waits);
+                if let Some((stream, share)) = costliest(graph, node) {
+                    culprit.text += &format!("; {} of that is for stream `{stream}`", percent(share));
+                    culprit.costliest = Some(stream.to_owned());
+                }
             }
+            (CulpritKind::Encoder, Some(node)) => culprit.encode(graph, node, streams, &on, waits),
             (CulpritKind::Source, _) => {
                 culprit.node = Some(self.source.to_owned());
                 culprit.rate = Some(read);
@@ -343,7 +347,7 @@ impl Culprit {
         self.cost_ms = (node.rate > 0.0).then(|| busy * 1000.0 / node.rate);
         let others = match self.kind {
             CulpritKind::Pool => machine.pool_busy - busy,
-            CulpritKind::Worker => worker_load(node, machine) - busy,
+            CulpritKind::Worker => machine.worker_load(node) - busy,
             CulpritKind::Workshop => machine.workshop_busy - busy,
             _ => 0.0,
         };
@@ -377,14 +381,73 @@ impl Culprit {
         }
     }
 
+    /// What it says where `other`, of another graph, has what `node` needs.
+    fn of_other(&mut self, other: Option<&User>, node: &NodeReport, machine: &Machine, on: &str) {
+        let Some(user) = other else { return };
+        self.node = Some(user.node.clone());
+        self.graph = Some(user.graph.clone()).filter(|graph| !graph.is_empty());
+        self.cost_ms = user.cost_ms();
+        let (place, all) = match self.kind {
+            CulpritKind::Pool => ("the pool", machine.pool_threads as f64),
+            _ => ("its worker", 1.0),
+        };
+        let has = match self.kind {
+            CulpritKind::Pool => user.busy_share,
+            _ => machine
+                .busiest_worker(node)
+                .and_then(|(worker, _)| user.busy_by_worker.get(worker).copied())
+                .unwrap_or(0.0),
+        };
+        let cost = self.cost_ms.map_or(String::new(), |cost| {
+            let what = work_of(self.kind, &user.type_name);
+            format!("{what} {} ms a frame, ", number(cost))
+        });
+        let cores = if all > 1.0 { "cores" } else { "core" };
+        let whose = self.graph.as_ref().map_or(String::new(), |graph| format!(" of graph `{graph}`"));
+        let (waits, most, has) = (&node.name, &user.node, number(has.min(all)));
+        self.text = format!("`{waits}`{on}: {place} is full of `{most}`{whose}: {cost}{has} of {all} {cores}");
+    }
+
+    /// What a picture costs the encoders of some streams, and how many come.
+    fn encode(&mut self, graph: &GraphReport, node: &NodeReport, streams: &[&StreamReport], on: &str, waits: f64) {
+        let is_theirs = |encoder: &&EncoderReport| streams.iter().any(|stream| stream.stream == encoder.stream);
+        let encoders: Vec<&EncoderReport> = node.encoders.iter().filter(is_theirs).collect();
+        let rate: f64 = encoders.iter().map(|encoder| encoder.rate).sum();
+        let busy: f64 = encoders.iter().map(|encoder| encoder.busy_share).sum();
+        let threads = encoders.first().map_or(1, |encoder| encoder.threads);
+        let name = &node.name;
+        let more = "give `encoder.threads` more, or the source fewer or smaller pictures";
+        if rate <= 0.0 {
+            self.text = format!("`{name}`{on}: encoding does not get on; {more}");
+            return;
+        }
+        let cost = busy * 1000.0 / rate;
+        self.cost_ms = Some(cost);
+        let on_threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+        let work = format!("`{name}`{on}: encoding takes {} ms a picture on {on_threads}", number(cost));
+        if waits >= BLOCKED {
+            self.text = format!(
+                "{work}, {} fps is all that it takes; its source waits {} of the time; {more}",
+                number(rate),
+                percent(waits)
+            );
+            return;
+        }
+        let before = before(graph, node);
+        let drops = streams.iter().flat_map(|stream| &stream.drops).filter(|drops| before.contains(&*drops.node));
+        let dropped: f64 = drops.map(|drops| drops.rate).sum();
+        self.rate = Some(rate + dropped);
+        let lost = if dropped > 0.0 {
+            format!("{} packets a second are dropped in front of it", number(dropped))
+        } else {
+            "it is not through yet".to_owned()
+        };
+        self.text = format!("{work}, {} fps is all that it takes; {lost}; {more}", number(rate));
+    }
+
     fn of_node(&self, node: &NodeReport, on: &str, waits: f64) -> String {
         let name = &node.name;
-        let what = match (self.kind, &*node.type_name) {
-            (CulpritKind::Sink, _) => "writing",
-            (CulpritKind::Workshop, _) => "completing files",
-            (CulpritKind::Pool, "detect" | "classify") => "inference",
-            (_, type_name) => type_name,
-        };
+        let what = work_of(self.kind, &node.type_name);
         let Some(cost) = self.cost_ms else {
             let oldest = node.oldest_ms.map_or(String::new(), |age| {
                 format!(", and what it has in hand was decoded {} s ago", number(age / 1000.0))
@@ -409,6 +472,32 @@ impl Culprit {
             (None, _) => format!("{work}, {} fps is all that it takes", number(node.rate)),
         }
     }
+}
+
+/// What people call the work of a node.
+fn work_of(kind: CulpritKind, type_name: &str) -> &str {
+    match (kind, type_name) {
+        (CulpritKind::Sink, _) => "writing",
+        (CulpritKind::Workshop, _) => "completing files",
+        (CulpritKind::Pool, "detect" | "classify") => "inference",
+        (_, type_name) => type_name,
+    }
+}
+
+/// A stream stands out with this many times its fair share of a node's time.
+const FAR_MORE: f64 = 1.5;
+
+/// The stream that most of a node's time goes into, and how much of it, where that is far more than its fair share.
+fn costliest<'g>(graph: &'g GraphReport, node: &NodeReport) -> Option<(&'g str, f64)> {
+    let share = |stream: &StreamReport| {
+        stream.busy.iter().filter(|busy| busy.node == node.name).map(|busy| busy.busy_share).sum::<f64>()
+    };
+    let shares: Vec<(&str, f64)> =
+        graph.streams.iter().map(|stream| (&*stream.stream, share(stream))).filter(|(_, share)| *share > 0.0).collect();
+    let all: f64 = shares.iter().map(|(_, share)| share).sum();
+    let (stream, most) = shares.iter().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let stands_out = shares.len() > 1 && most / all >= (FAR_MORE / shares.len() as f64).min(0.9);
+    stands_out.then_some((*stream, most / all))
 }
 
 /// Which streams, after the name of a node.

@@ -1,20 +1,18 @@
 //! One generation of a graph: a plan that was made ready, installed on every worker, and not yet taken down.
 //!
-//! Everything that can fail (models, sinks) is made ready before the dataflow is installed. A sink of the generation
-//! before goes on where it is the same.
+//! Everything that can fail or takes long (models, sinks) is made ready before, see [`super::loading`]. A sink of the
+//! generation before goes on where it is the same.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
 use operators::error::StartError;
 use operators::inference::pool::Installed;
 use operators::item::{Origin, StreamId};
 use operators::lease::Budget;
 use operators::operator::SinkWriter;
-use operators::progress::StateError;
 use operators::transforms::sample::{Sampler, Sampling};
 use tokio::sync::mpsc::Receiver;
 
@@ -22,6 +20,7 @@ use super::build::{Blueprint, BlueprintOperator, BlueprintSink, BlueprintTap, Bl
 use super::conversations::Conversations;
 use super::counters::{GraphCounters, NodeCounters};
 use super::failure::{Notice, Notices};
+use super::loading::Prepared;
 use super::mailbox::Mailbox;
 use super::node::Node;
 use super::offload::{Executor, Offloaded};
@@ -30,7 +29,7 @@ use super::sink::{Intake, SinkEnd, intake, write};
 use super::supervisor::Engine;
 use super::tap::{StreamTap, TapEnd};
 use crate::graph::identity::Identity;
-use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedSink, PlannedSource, PlannedTap, Work};
+use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedTap, Work};
 
 /// A sink whose writer is open.
 pub struct OpenSink {
@@ -100,18 +99,14 @@ impl Making<'_> {
         }
     }
 
-    /// Makes everything of `plan` ready and installs it. Answers the generation, its nodes' counters, and the sinks that
-    /// were opened for it.
+    /// Installs `plan`, of which that is ready which takes long. Answers the generation and the sinks that were opened for
+    /// it.
     ///
     /// # Errors
-    /// Where progress cannot be kept, a model does not load or a sink does not open; nothing of the generation is left then.
-    pub fn install(&self, plan: Arc<Plan>) -> Result<(Generation, Vec<OpenSink>), StartError> {
+    /// Where a sink that was open meanwhile closed, and does not open again; nothing of the generation is left then.
+    pub fn install(&self, plan: Arc<Plan>, mut ready: Prepared) -> Result<(Generation, Vec<OpenSink>), StartError> {
         let engine = self.engine;
         let workers = engine.workers.count();
-        if let Some(progress) = plan.sources.iter().find_map(PlannedSource::progress) {
-            progress.open().map_err(StateError::at_start)?;
-        }
-        let mut installed = InstalledOperators { engine, operators: Vec::new() };
         let mut nodes = Vec::new();
         let mut counters = |name: &Arc<str>, type_name, role| {
             let node = self.counters.node(name, type_name, role, workers);
@@ -131,14 +126,13 @@ impl Making<'_> {
             let (work, role) = match &planned.work {
                 Work::Inline(operator) => (BlueprintWork::Inline(operator.clone()), "inline"),
                 Work::Pool(operator) => {
-                    let install = engine.pool.install(operator).map_err(|error| named(&planned.name, error))?;
-                    installed.operators.push(install);
+                    let install = ready.installed(index).ok_or_else(|| unready(&planned.name))?;
                     let (pool, deadline) = (engine.pool.clone(), operator.deadline());
                     let executor = Executor::Pool { pool, operator: install, deadline };
                     (BlueprintWork::Offloaded(Offloaded { executor, entry: planned.entry }), "pool")
                 }
                 Work::Io(operator) => {
-                    let runner = operator.start().map_err(|error| named(&planned.name, error))?;
+                    let runner = ready.conversation(index).ok_or_else(|| unready(&planned.name))?;
                     let conversations = {
                         let (runtime, clock) = (engine.io.handle().clone(), engine.clock.clone());
                         Conversations::new(runner, operator.concurrency(), runtime, clock)
@@ -157,7 +151,7 @@ impl Making<'_> {
         }
         let frozen = Arc::<AtomicBool>::default();
         let (mut sinks, mut fresh) = (Vec::new(), Vec::new());
-        for planned in &plan.sinks {
+        for (index, planned) in plan.sinks.iter().enumerate() {
             let counters = counters(&planned.name, planned.type_name, "sink");
             let node = self.node(&plan, &planned.name, counters, planned.on_error);
             let is_same =
@@ -166,7 +160,7 @@ impl Making<'_> {
             let intake = match open {
                 Some(open) => open.intake.clone(),
                 None => {
-                    let writer = self.open(planned).map_err(|error| named(&planned.name, error))?;
+                    let writer = ready.writer(index, planned, self.patience)?;
                     let (intake, receiver) = intake(workers);
                     let (node, identity) = (node.clone(), planned.identity);
                     fresh.push(FreshSink {
@@ -222,32 +216,11 @@ impl Making<'_> {
             plan,
             engine: engine.clone(),
             dataflow,
-            installed: installed.keep(),
+            installed: ready.keep(),
             mailboxes,
             is_down: false,
         };
         Ok((generation, opened))
-    }
-
-    /// Opens a sink. One that takes too long goes on with it by itself, and is closed when it is open.
-    fn open(&self, planned: &PlannedSink) -> Result<Box<dyn SinkWriter>, StartError> {
-        let Some(patience) = self.patience else { return planned.sink.start_with(&planned.flows) };
-        let (sink, flows) = (planned.sink.clone(), planned.flows.clone());
-        let (tell, opened) = bounded(1);
-        std::thread::Builder::new()
-            .name("open".to_owned())
-            // Nobody waits for it any more where it took too long.
-            .spawn(move || drop(tell.send(sink.start_with(&flows))))
-            .map_err(|error| StartError::new(format!("the system gives no thread: {error}")))?;
-        opened.recv_timeout(patience).unwrap_or_else(|error| {
-            Err(match error {
-                RecvTimeoutError::Timeout => {
-                    StartError::new(format!("it did not open within {} s", patience.as_secs_f64()))
-                        .hint("see that what it writes to is there and answers, then try again")
-                }
-                RecvTimeoutError::Disconnected => StartError::new("it panicked as it opened"),
-            })
-        })
     }
 
     /// Gives an open sink its task.
@@ -401,26 +374,6 @@ impl Drop for Generation {
     }
 }
 
-/// Frees the pool's runners of a generation that does not come to run.
-struct InstalledOperators<'e> {
-    engine: &'e Engine,
-    operators: Vec<Installed>,
-}
-
-impl InstalledOperators<'_> {
-    fn keep(mut self) -> Vec<Installed> {
-        std::mem::take(&mut self.operators)
-    }
-}
-
-impl Drop for InstalledOperators<'_> {
-    fn drop(&mut self) {
-        for operator in &self.operators {
-            self.engine.pool.remove(*operator);
-        }
-    }
-}
-
 /// `SOURCE -> READER`: which of a source's branches it is.
 fn tap_name(plan: &Plan, tap: &PlannedTap) -> Arc<str> {
     format!("{} -> {}", plan.sources[tap.source].name, tap.reader).into()
@@ -432,8 +385,9 @@ fn reads(plan: &Plan, input: Input) -> bool {
     operators.chain(plan.sinks.iter().map(|sink| &sink.inputs)).any(|inputs| inputs.contains(&input))
 }
 
-fn named(node: &Arc<str>, error: StartError) -> StartError {
-    StartError { message: format!("`{node}` cannot start: {}", error.message), hint: error.hint }
+/// Everything that takes long was made ready of the same plan, so nobody hears this.
+fn unready(node: &Arc<str>) -> StartError {
+    StartError::new(format!("`{node}` was not made ready"))
 }
 
 /// The worker that a stream lives on: the same in every graph and every run.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use operators::error::FieldError;
 use operators::item::StreamId;
 use operators::operator::Resource;
 
@@ -60,6 +61,25 @@ impl Graphs {
         let wanted = id.clone();
         ask(&changes, move |graph| graph.add_stream(&wanted, posted)).unwrap_or(Err(StreamError::Ending))?;
         counters.stream(id).map(|stream| stream.view()).ok_or(StreamError::Ending)
+    }
+
+    /// What is wrong with a stream that is not to be added.
+    pub fn stream_mistakes(&self, graph: &str, id: &StreamId, posted: PostedStream) -> Vec<FieldError> {
+        let changes = {
+            let state = lock(&self.state);
+            let runs = |entry: &&Entry| !entry.ending.is_over() && !entry.is_deleted;
+            state.graphs.get(graph).filter(runs).map(|entry| entry.changes.clone())
+        };
+        let Some(changes) = changes else {
+            let error = FieldError::new("graph", "there is no such graph that runs");
+            return vec![error.hint("`/graphs` lists the graphs")];
+        };
+        let wanted = id.clone();
+        match ask(&changes, move |graph| graph.built(&wanted, &posted).err()).flatten() {
+            Some(StreamError::Mistaken(mistakes)) => mistakes,
+            Some(error) => vec![FieldError::new("source", error.to_string()).hint("name a source of the graph")],
+            None => Vec::new(),
+        }
     }
 
     /// Stops a stream of whichever graph has it, and waits up to `patience` until it has.

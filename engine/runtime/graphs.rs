@@ -22,6 +22,7 @@ use super::ending::{Ending, ending};
 use super::graph_streams::Coming;
 use super::inlets::Inlets;
 pub use super::load::{Expected, LoadError, Loaded, LoadedText};
+use super::loading::{ended, prepare_beside};
 use super::predict::models;
 use super::reload::{Patience, Reloaded};
 use super::saved::{Prepared, Saved};
@@ -415,11 +416,13 @@ impl Graphs {
         let before = {
             let state = lock(&self.state);
             let entry = state.graphs.get(&text.name);
-            entry.map(|entry| (entry.changes.clone(), entry.ending.is_over(), entry.counters.generation()))
+            entry.map(|entry| (entry.changes.clone(), entry.ending.clone(), entry.counters.clone()))
         };
         let loaded = match before {
-            Some((changes, false, _)) => Loaded::Reloaded(Box::new(self.reload(&changes, plan)?)),
-            Some((_, true, generation)) => self.start(text, plan, explanation.clone(), generation)?,
+            Some((changes, ending, counters)) if !ending.is_over() => {
+                Loaded::Reloaded(Box::new(self.reload(&changes, plan, &counters, &ending)?))
+            }
+            Some((_, _, counters)) => self.start(text, plan, explanation.clone(), counters.generation())?,
             None => self.start(text, plan, explanation.clone(), 0)?,
         };
         if let Some(entry) = lock(&self.state).graphs.get_mut(&text.name) {
@@ -441,16 +444,26 @@ impl Graphs {
         saved.prepare(&text.name, &text.bytes).map(Some).map_err(unsaved)
     }
 
-    fn reload(&self, changes: &Sender<Change>, plan: Plan) -> Result<Reloaded, LoadError> {
-        let patience = self.settings.patience;
+    /// What takes long is made ready beside the graph; its own thread is asked for the rest.
+    fn reload(
+        &self,
+        changes: &Sender<Change>,
+        plan: Plan,
+        counters: &GraphCounters,
+        ending: &Ending,
+    ) -> Result<Reloaded, LoadError> {
+        let (patience, secrets, plan) = (self.settings.patience, plan.secrets.clone(), Arc::new(plan));
+        let covered = |error: StartError| LoadError::Start(error.covered(|text| secrets.redact(text)));
+        let wanted = plan.clone();
+        let open = ask(changes, move |graph| graph.open_for(&wanted));
+        let open = open.unwrap_or_else(|| Err(ended())).map_err(covered)?;
+        let ready = prepare_beside(&self.engine, &plan, open, patience, (counters, ending)).map_err(covered)?;
         let answer = ask(changes, move |graph| {
-            let reloaded = graph.reload(plan, patience);
+            let reloaded = graph.exchange(plan, ready, patience);
             graph.mark_posted();
             reloaded
         });
-        answer
-            .unwrap_or_else(|| Err(StartError::new("the graph ended meanwhile").hint("start it again")))
-            .map_err(LoadError::Start)
+        answer.unwrap_or_else(|| Err(ended())).map_err(LoadError::Start)
     }
 
     /// Starts a graph in the place of one that has ended at `generation`, if any.

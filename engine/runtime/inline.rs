@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
+use operators::clock::Clock;
 use operators::error::ItemError;
 use operators::inference::pool::panic_text;
 use operators::item::{EndReason, Event, Item, StreamId, StreamInfo};
+use operators::lease::Account;
 use operators::operator::{InlineOperator, Output, StreamOperator};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -55,8 +58,10 @@ pub fn inline<'scope>(
                 states.node.counters.begin(worker, start);
                 let mut items = 0;
                 states.time = *time.time();
+                let mut work = Shares::new(states.node.origin.node.clone(), start);
                 for passage in passages.drain(..) {
                     items += u64::from(passage.is_item());
+                    work.goes_on_with(&passage, &*states.node.clock);
                     states.handle(passage);
                 }
                 let results = &mut states.outgoing.direct;
@@ -68,6 +73,7 @@ pub fn inline<'scope>(
                 counters.items(worker, items);
                 let end = states.node.clock.now();
                 counters.end(worker, end.saturating_duration_since(start), end);
+                work.end(end);
             });
             states.outgoing.take_ready(&mut ready);
             for (time, passage) in ready.drain(..) {
@@ -79,6 +85,37 @@ pub fn inline<'scope>(
             }
         }
     })
+}
+
+/// Writes down how much of a batch's time each stream took. The clock is read where another stream follows.
+struct Shares {
+    node: Arc<str>,
+    since: Instant,
+    account: Option<Arc<Account>>,
+}
+
+impl Shares {
+    fn new(node: Arc<str>, now: Instant) -> Shares {
+        Shares { node, since: now, account: None }
+    }
+
+    fn goes_on_with(&mut self, passage: &Passage, clock: &dyn Clock) {
+        let Passage::Event(Event::Item(item)) = passage else { return };
+        let Some(next) = item.lease.ack.account() else { return };
+        if !self.account.as_ref().is_some_and(|account| Arc::ptr_eq(account, next)) {
+            if self.account.is_some() {
+                self.end(clock.now());
+            }
+            self.account = Some(next.clone());
+        }
+    }
+
+    fn end(&mut self, now: Instant) {
+        if let Some(account) = self.account.take() {
+            account.worked(&self.node, now.saturating_duration_since(self.since));
+        }
+        self.since = now;
+    }
 }
 
 struct States {

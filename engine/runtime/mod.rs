@@ -18,6 +18,7 @@ pub mod histogram;
 pub mod inlets;
 mod inline;
 pub mod load;
+mod loading;
 mod mailbox;
 mod node;
 mod offload;

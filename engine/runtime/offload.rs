@@ -152,6 +152,7 @@ struct Completions {
 struct Done {
     ticket: u64,
     result: Result<Payload, ItemError>,
+    busy: Duration,
 }
 
 impl Completion for Completions {
@@ -171,7 +172,7 @@ impl Completion for Completions {
         self.node.counters.took(busy);
         let first = {
             let mut done = lock(&self.done);
-            done.push(Done { ticket, result });
+            done.push(Done { ticket, result, busy });
             done.len() == 1
         };
         if first {
@@ -358,8 +359,13 @@ impl Jobs {
     /// Puts what is finished into its places.
     fn collect(&mut self) {
         let done = std::mem::take(&mut *lock(&self.completions.done));
-        for Done { ticket, result } in done {
-            self.answer(ticket, |node, item| outcome(node, item, result));
+        for Done { ticket, result, busy } in done {
+            self.answer(ticket, |node, item| {
+                if let Some(account) = item.lease.ack.account() {
+                    account.worked(&node.origin.node, busy);
+                }
+                outcome(node, item, result)
+            });
         }
     }
 

@@ -16,9 +16,10 @@ use serde::Serialize;
 
 use super::failure::Notice;
 use super::generation::{Generation, Making, OpenSink};
+use super::loading::{Open, Prepared};
 use super::mailbox::Mailbox;
-use super::passage::{Cut, Passage};
-use super::streams::{WantedStream, budgets};
+use super::passage::{Course, Cut, Passage};
+use super::streams::{WantedStream, budgets, place};
 use super::supervision::RunningGraph;
 use super::supervisor::LAST_CALL;
 use crate::graph::identity::Identity;
@@ -27,6 +28,8 @@ use crate::graph::plan::{Plan, PlannedSink};
 /// How long a reload may take at each of its waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
+    /// For all that takes long, models above all; then nothing is changed.
+    pub load: Duration,
     /// For a new sink to open; then nothing is changed.
     pub open: Duration,
     /// For pictures that are on their way into a full tap; then they are given up.
@@ -37,7 +40,12 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { open: Duration::from_secs(10), cut: Duration::from_secs(2), drain: Duration::from_secs(10) }
+        Patience {
+            load: Duration::from_secs(300),
+            open: Duration::from_secs(10),
+            cut: Duration::from_secs(2),
+            drain: Duration::from_secs(10),
+        }
     }
 }
 
@@ -90,7 +98,7 @@ impl Changes {
 /// A reload under way: the old generation is still there.
 struct Transition {
     old: Generation,
-    kept: Arc<HashSet<Arc<str>>>,
+    kept: HashSet<Arc<str>>,
     /// Streams that wait for the old generation to finish with them, and where they wait.
     waiting: HashMap<StreamId, Vec<Arc<Mailbox>>>,
     /// Streams that were told to stop, and may still bring something to the old generation.
@@ -100,20 +108,44 @@ struct Transition {
 }
 
 impl RunningGraph {
-    /// Puts `plan` in the place of the one that runs.
+    /// What of `plan` is there already: sinks that stay open.
+    ///
+    /// # Errors
+    /// Why it cannot take the place of the one that runs.
+    pub fn open_for(&self, plan: &Plan) -> Result<Open, StartError> {
+        if self.draining {
+            return Err(StartError::new("the graph is ending").hint("start it again under its name"));
+        }
+        self.refuse_shared(plan)?;
+        let open = self.sinks.iter().filter(|sink| !sink.is_closing);
+        Ok(open.map(|sink| (sink.name.clone(), sink.identity)).collect())
+    }
+
+    /// Puts `plan` in the place of the one that runs. Makes everything ready first, and does nothing else meanwhile: where
+    /// somebody waits, [`super::loading::prepare_beside`] does that elsewhere.
     ///
     /// # Errors
     /// Where a model does not load or a sink does not open: then the graph runs on as it was.
     pub fn reload(&mut self, plan: Plan, patience: Patience) -> Result<Reloaded, StartError> {
-        let secrets = plan.secrets.clone();
-        self.replace(plan, patience).map_err(|error| error.covered(|text| secrets.redact(text)))
+        let plan = Arc::new(plan);
+        let ready =
+            self.open_for(&plan).and_then(|open| Prepared::make(&self.engine, &plan, &open, Some(patience.open)));
+        let ready = ready.map_err(|error| error.covered(|text| plan.secrets.redact(text)))?;
+        self.exchange(plan, ready, patience)
     }
 
-    fn replace(&mut self, plan: Plan, patience: Patience) -> Result<Reloaded, StartError> {
-        if self.draining {
-            return Err(StartError::new("the graph is ending").hint("start it again under its name"));
-        }
-        self.refuse_shared(&plan)?;
+    /// Puts `plan` in the place of the one that runs, of which that is `ready` which takes long.
+    ///
+    /// # Errors
+    /// Where it cannot take its place any more: then the graph runs on as it was.
+    pub fn exchange(&mut self, plan: Arc<Plan>, ready: Prepared, patience: Patience) -> Result<Reloaded, StartError> {
+        let secrets = plan.secrets.clone();
+        self.replace(plan, ready, patience).map_err(|error| error.covered(|text| secrets.redact(text)))
+    }
+
+    fn replace(&mut self, plan: Arc<Plan>, ready: Prepared, patience: Patience) -> Result<Reloaded, StartError> {
+        // It may have been told to end since it was asked.
+        self.open_for(&plan)?;
         let lost_before = self.counters.report().total.lost;
         let streams_before = self.stream_identities();
         let number = self.generation.number + 1;
@@ -127,7 +159,7 @@ impl RunningGraph {
             // What runs is not watched meanwhile.
             patience: Some(patience.open),
         };
-        let (new, opened) = making.install(Arc::new(plan))?;
+        let (new, opened) = making.install(plan, ready)?;
         // The new plan says which streams are read; until it is there, those of the old one still are to be.
         self.restarts.clear();
 
@@ -171,7 +203,7 @@ impl RunningGraph {
         }
         self.sinks.extend(opened);
         let (done, cuts) = bounded(self.streams.len() + 1);
-        let kept = Arc::new(nodes.kept.iter().map(|name| Arc::from(name.as_str())).collect());
+        let kept = nodes.kept.iter().map(|name| Arc::from(name.as_str())).collect();
         Transition { old, kept, waiting: HashMap::new(), leaving: HashSet::new(), done, cuts }
     }
 
@@ -220,7 +252,8 @@ impl RunningGraph {
         let planned = &plan.sources[stream.source_index];
         let course = transition.old.source(&running.source).map(|old| transition.old.course(old)).unwrap_or_default();
         running.source = planned.name.clone();
-        let cut = Cut::new(id.clone(), course, transition.kept.clone(), transition.done.clone());
+        let kept = transition.kept_on(&course, &self.generation.course(stream.source_index));
+        let cut = Cut::new(id.clone(), course, kept, transition.done.clone());
         let mailboxes = self.generation.mailboxes(stream.source_index, id);
         mailboxes.iter().for_each(|mailbox| mailbox.hold(id));
         let is_cut = running.feed.between_pictures(patience, |listener, info, at_keyframe| {
@@ -240,6 +273,7 @@ impl RunningGraph {
             listener.origin = Origin { graph: plan.graph.clone(), node: planned.name.clone() };
             listener.secrets = plan.secrets.clone();
             listener.counters.set_budgets(budgets(&listener.taps));
+            listener.counters.set_place(place(&plan, planned, &*stream.source, &stream.spec));
         });
         match is_cut {
             Some(()) => drop(transition.waiting.insert(id.clone(), mailboxes)),
@@ -309,7 +343,8 @@ impl RunningGraph {
         let id = wanted.spec.id.clone();
         if let Some(old) = old {
             let course = transition.old.course(old);
-            let cut = Cut::new(id.clone(), course, transition.kept.clone(), transition.done.clone());
+            let kept = transition.kept_on(&course, &self.generation.course(wanted.source_index));
+            let cut = Cut::new(id.clone(), course, kept, transition.done.clone());
             let mailboxes = self.generation.mailboxes(wanted.source_index, &id);
             mailboxes.iter().for_each(|mailbox| mailbox.hold(&id));
             for mailbox in transition.old.mailboxes(old, &id) {
@@ -395,6 +430,14 @@ impl RunningGraph {
 }
 
 impl Transition {
+    /// The nodes that go on with a stream that has run through the one generation and runs through the other: those that
+    /// are the same, and that it reaches in both. A sink may have got other inputs, and sources that read alike may have
+    /// changed places.
+    fn kept_on(&self, before: &Course, after: &Course) -> Arc<HashSet<Arc<str>>> {
+        let in_both = |name: &&Arc<str>| before.inputs.contains_key(*name) && after.inputs.contains_key(*name);
+        Arc::new(self.kept.iter().filter(in_both).cloned().collect())
+    }
+
     /// The old generation has finished with a stream: the new one goes on with it.
     fn release(&mut self, stream: &StreamId) {
         for mailbox in self.waiting.remove(stream).unwrap_or_default() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use operators::error::SinkError;
 use operators::item::{EndReason, Event};
-use operators::lease::Verdict;
+use operators::lease::{Account, Verdict};
 use operators::operator::SinkWriter;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -148,7 +148,10 @@ fn note(mark: Passage, pending: &mut VecDeque<Passage>, end: &SinkEnd) {
                 pending.push_back(Passage::Cut { stream, cut });
             }
         }
-        Passage::Resume { stream, cut, info: Some(info) } if end.is_new && cut.take_over(name).is_some() => {
+        // It was opened for this generation, or the stream comes to it by this one alone.
+        Passage::Resume { stream, cut, info: Some(info) }
+            if (end.is_new || !cut.keeps(name)) && cut.take_over(name).is_some() =>
+        {
             pending.push_back(Passage::Event(Event::Open { stream, info }));
         }
         Passage::Resume { .. } | Passage::Event(_) => {}
@@ -264,6 +267,10 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
         trouble.cover_with(move |text| secrets.redact(text));
     }
     node.counters.set_trouble(trouble);
+    let encoding = writer.encoding();
+    if let Some(encoding) = &encoding {
+        node.counters.set_encoding(encoding);
+    }
     let mut is_complete = false;
     loop {
         let taken = tokio::select! {
@@ -300,6 +307,9 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
         }
     }
     node.counters.set_trouble(None);
+    if let Some(encoding) = &encoding {
+        node.counters.end_encoding(encoding);
+    }
 }
 
 /// Gives a batch to the writer, and each of its items the verdict that comes of it.
@@ -321,6 +331,7 @@ async fn take(
     };
     let now = node.clock.now();
     node.counters.end(0, now.saturating_duration_since(start), now);
+    share_out(batch, node, now.saturating_duration_since(start));
     node.counters.set_oldest(0, None);
     node.counters.queued(-count);
     match result {
@@ -358,6 +369,23 @@ async fn take(
 fn release(event: Event) {
     if let Event::Item(item) = event {
         item.lease.ack.release();
+    }
+}
+
+/// Writes the time of a batch into the books of its streams, by how many of its items are theirs.
+fn share_out(batch: &[Event], node: &Node, time: Duration) {
+    let mut shares: Vec<(&Arc<Account>, u32)> = Vec::new();
+    let items =
+        batch.iter().filter_map(|event| if let Event::Item(item) = event { item.lease.ack.account() } else { None });
+    for account in items {
+        match shares.iter_mut().find(|(other, _)| Arc::ptr_eq(other, account)) {
+            Some((_, count)) => *count += 1,
+            None => shares.push((account, 1)),
+        }
+    }
+    let all: u32 = shares.iter().map(|(_, count)| count).sum();
+    for (account, count) in shares {
+        account.worked(&node.origin.node, time * count / all);
     }
 }
 

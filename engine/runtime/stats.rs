@@ -174,6 +174,8 @@ pub struct StreamReport {
     pub blocked_share: f64,
     /// The edges out of the source, each to one consumer.
     pub taps: Vec<TapReport>,
+    /// What its items cost the nodes that they run through, in the order of their names.
+    pub busy: Vec<BusyReport>,
     /// What limits this stream just now, where it is something else than what limits its graph.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub culprit: Option<Culprit>,
@@ -278,6 +280,16 @@ pub struct TapReport {
     pub held_bytes_limit: u64,
 }
 
+/// What one stream's items cost one node.
+#[derive(Clone, Debug, Serialize)]
+pub struct BusyReport {
+    pub node: String,
+    /// How many cores they kept busy over the last seconds: the stream's part of the node's `busy_share`.
+    pub busy_share: f64,
+    /// The same in seconds, since the stream began or the node came.
+    pub busy_seconds: f64,
+}
+
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Quantiles {
     pub p50: f64,
@@ -333,6 +345,28 @@ pub struct NodeReport {
     /// How long ago the oldest of them was decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_ms: Option<f64>,
+    /// What encodes streams in it, beside its own work.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub encoders: Vec<EncoderReport>,
+}
+
+/// What encodes one stream in a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct EncoderReport {
+    pub stream: String,
+    /// Threads that it may use.
+    pub threads: usize,
+    /// Pictures that it encoded.
+    pub pictures: u64,
+    /// The same a second, over the last seconds.
+    pub rate: f64,
+    /// The share of the last seconds that it decoded and encoded, 0 to 1; then the stream is all that it can take.
+    pub busy_share: f64,
+    /// The time that it did, for `/metrics`.
+    #[serde(skip)]
+    pub busy_seconds: f64,
+    /// Packets that wait for it.
+    pub queued: u64,
 }
 
 impl NodeReport {

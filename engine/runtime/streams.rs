@@ -251,7 +251,7 @@ pub(super) fn list(plan: &Plan, counters: &GraphCounters) {
     }
 }
 
-fn place(plan: &Plan, planned: &PlannedSource, source: &dyn Source, spec: &StreamSpec) -> Place {
+pub(super) fn place(plan: &Plan, planned: &PlannedSource, source: &dyn Source, spec: &StreamSpec) -> Place {
     // Secrets first: one that is a whole URL is not found any more once a part of it is covered.
     let location = masked(&plan.secrets.redact(&spec.location));
     let patience = source.silence().map_or(NO_PROGRESS, |silence| silence.max(NO_PROGRESS));

@@ -18,6 +18,7 @@ use super::discovery::Discovering;
 use super::failure::{Heard, Notice, Notices, notices};
 use super::feed::Feed;
 use super::generation::{Generation, Making, OpenSink};
+use super::loading::{Open, Prepared};
 use super::stats::{GraphState, NodeReport};
 use super::streams::{PostedStream, WantedStream};
 use super::supervisor::{Engine, LAST_CALL};
@@ -127,7 +128,8 @@ impl RunningGraph {
         let number = counters.generation() + 1;
         let making =
             Making { engine: &engine, counters: &counters, notices: &notices, number, sinks: &[], patience: None };
-        let (generation, sinks) = making.install(Arc::new(plan))?;
+        let ready = Prepared::make(&engine, &plan, &Open::default(), None)?;
+        let (generation, sinks) = making.install(Arc::new(plan), ready)?;
         counters.set_state(GraphState::Running, None);
         let mut graph = RunningGraph {
             engine,

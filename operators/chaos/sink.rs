@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::encoding::Encoding;
 use crate::error::{SinkError, StartError};
 use crate::item::{Event, Kind};
 use crate::lease::Verdict;
@@ -53,6 +54,10 @@ impl Sink for Disturbed {
 
     fn stream_memory(&self) -> u64 {
         self.inner.stream_memory()
+    }
+
+    fn encoder_threads(&self) -> Option<usize> {
+        self.inner.encoder_threads()
     }
 
     fn writes_to_standard_output(&self) -> bool {
@@ -155,6 +160,10 @@ impl SinkWriter for DisturbedWriter {
 
     fn trouble(&self) -> Option<Trouble> {
         self.inner.trouble()
+    }
+
+    fn encoding(&self) -> Option<Arc<Encoding>> {
+        self.inner.encoding()
     }
 
     fn is_complete(&self) -> bool {

@@ -1,6 +1,7 @@
-//! Pieces of a longer presentation: fragmented MP4 with its initialisation apart, as HLS serves it.
+//! Pieces of a longer presentation: fragmented MP4 with its initialisation apart, as HLS serves it, or else a transport
+//! stream ([`super::transport`]).
 //!
-//! Each piece is made by itself of the packets that are in it, so one that fails takes no other with it. Times go on from
+//! Each piece of MP4 is made by itself of the packets that are in it, so one that fails takes no other with it. Times go on from
 //! piece to piece: all of them are moved by [`LEAD`], so that sound and pictures that are decoded before the first picture
 //! is shown have times that MP4 can express.
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 use super::adts::AdtsFilter;
 use super::mux::{Container, MuxError, Muxer, Written};
+use super::transport::Transport;
 use crate::item::{Content, Packet, Track};
 use crate::time::MediaTime;
 
@@ -35,8 +37,41 @@ pub struct Fragment {
     pub refused: Vec<(usize, String)>,
 }
 
+/// What pieces are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Fragmented MP4, with what players need once apart.
+    Mp4,
+    /// MPEG transport stream.
+    Transport,
+}
+
+impl Form {
+    /// Whether a track can be a part of pieces, whoever can play it.
+    pub fn plays(self, track: &Track) -> bool {
+        match self {
+            Form::Mp4 => {
+                let is_sound = matches!(track.format, crate::item::TrackFormat::Audio { .. });
+                Container::Piece.holds(track) && (!is_sound || SOUND.contains(&&*track.codec))
+            }
+            Form::Transport => Container::Transport.holds(track),
+        }
+    }
+
+    /// What people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Form::Mp4 => "MP4",
+            Form::Transport => "an MPEG transport stream",
+        }
+    }
+}
+
 /// Makes the pieces of one stream, as long as its format stays the same.
 pub struct Fragmenter {
+    form: Form,
+    /// The transport stream that goes on from piece to piece, where it is one and has begun.
+    transport: Option<Transport>,
     /// Those that can be kept; with what was learnt of them from their packets.
     tracks: Vec<Track>,
     filters: Vec<Option<AdtsFilter>>,
@@ -45,13 +80,13 @@ pub struct Fragmenter {
 impl Fragmenter {
     /// # Errors
     /// Where libav refuses the parameters of a track.
-    pub fn new(tracks: &[Track]) -> Result<Fragmenter, MuxError> {
+    pub fn new(form: Form, tracks: &[Track]) -> Result<Fragmenter, MuxError> {
         let mut filters = Vec::new();
         for track in tracks {
             let filter = track.parameters.as_ref().map(AdtsFilter::of).transpose().map_err(MuxError::Failed)?;
             filters.push(filter.flatten());
         }
-        Ok(Fragmenter { tracks: tracks.to_vec(), filters })
+        Ok(Fragmenter { form, transport: None, tracks: tracks.to_vec(), filters })
     }
 
     /// Makes one piece. `following` has for each track when the packet behind its last one here is decoded, where that is
@@ -60,6 +95,22 @@ impl Fragmenter {
     /// # Errors
     /// Where no piece comes of it.
     pub fn piece(&mut self, samples: &[Sample], following: &[Option<MediaTime>]) -> Result<Fragment, MuxError> {
+        match self.form {
+            Form::Mp4 => self.fragment(samples, following),
+            Form::Transport => {
+                let mut transport = match self.transport.take() {
+                    Some(transport) => transport,
+                    None => Transport::new(&self.tracks)?,
+                };
+                // One that fails is not gone on with.
+                let piece = transport.piece(samples)?;
+                self.transport = Some(transport);
+                Ok(piece)
+            }
+        }
+    }
+
+    fn fragment(&mut self, samples: &[Sample], following: &[Option<MediaTime>]) -> Result<Fragment, MuxError> {
         let mut refused = Vec::new();
         let mut bare = Vec::with_capacity(samples.len());
         for (place, sample) in samples.iter().enumerate() {
@@ -89,6 +140,9 @@ impl Fragmenter {
             for (nth, (place, sample, data)) in own.into_iter().enumerate() {
                 let dts = decoded[nth];
                 let own = sample.packet.duration.map_or(0, |duration| duration.ticks_in(track.time_base));
+                // Where nothing tells, as long as the one before.
+                let before = nth.checked_sub(1).map_or(0, |before| dts.saturating_sub(decoded[before]));
+                let own = if own > 0 { own } else { before };
                 let duration =
                     decoded.get(nth + 1).copied().or(end).map_or(own, |next| next.saturating_sub(dts).max(1));
                 let pts = ticks(sample.pts);
@@ -122,7 +176,7 @@ impl Fragmenter {
     fn known(&self, index: usize, track: &Track) -> Track {
         let filtered = self.filters.get(index).is_some_and(Option::is_some);
         let is_known = track.parameters.as_ref().is_some_and(|known| !filtered || !known.extradata().is_empty());
-        let is_kept = is_known && is_playable(track);
+        let is_kept = is_known && Form::Mp4.plays(track);
         Track { parameters: track.parameters.clone().filter(|_| is_kept), ..track.clone() }
     }
 }
@@ -134,12 +188,6 @@ const INDEX_ENTRY: usize = 16;
 const SOUND: [&str; 6] = ["aac", "ac3", "eac3", "mp3", "flac", "opus"];
 /// Codecs of pictures that browsers may know.
 const PICTURES: [&str; 4] = ["h264", "hevc", "vp9", "av1"];
-
-/// Whether a track can be a part of pieces, whoever can play it.
-pub fn is_playable(track: &Track) -> bool {
-    let is_sound = matches!(track.format, crate::item::TrackFormat::Audio { .. });
-    Container::Piece.holds(track) && (!is_sound || SOUND.contains(&&*track.codec))
-}
 
 /// Whether browsers may play a track of pictures.
 pub fn is_common(track: &Track) -> bool {

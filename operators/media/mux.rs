@@ -39,11 +39,36 @@ pub enum Container {
     /// An initialisation and one fragment behind it, whose times are those that were written: a piece of a longer
     /// presentation ([`super::fragment`]).
     Piece,
+    /// An MPEG transport stream, which is handed over piece by piece ([`super::transport`]).
+    Transport,
 }
+
+/// Length of one tick of the times in an MPEG transport stream.
+pub(super) const TRANSPORT_BASE: TimeBase = match TimeBase::new(1, 90_000) {
+    Some(base) => base,
+    None => TimeBase::MICROSECONDS,
+};
+/// Microseconds; twice as long before a picture is decoded, the clock of a transport stream has come to what brings it, so
+/// that receivers who follow that clock have all of it in time.
+const TRANSPORT_DELAY: c_int = 700_000;
+/// Codecs that players take in an MPEG transport stream. libav would write others too, which nobody knows there.
+const IN_TRANSPORT: [&str; 10] =
+    ["h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "aac", "mp2", "mp3", "ac3", "eac3"];
 
 impl Container {
     pub const fn media_type(self) -> &'static str {
-        "video/mp4"
+        match self {
+            Container::Mp4 | Container::FragmentedMp4 | Container::Piece => "video/mp4",
+            Container::Transport => "video/mp2t",
+        }
+    }
+
+    /// As libav calls its form.
+    const fn name(self) -> &'static CStr {
+        match self {
+            Container::Mp4 | Container::FragmentedMp4 | Container::Piece => c"mp4",
+            Container::Transport => c"mpegts",
+        }
     }
 
     const fn flags(self) -> &'static str {
@@ -53,6 +78,7 @@ impl Container {
             Container::FragmentedMp4 => "+frag_keyframe+delay_moov+default_base_moof",
             // Without an edit list, which could only say where the first piece begins.
             Container::Piece => "+frag_custom+empty_moov+default_base_moof+frag_discont+skip_trailer",
+            Container::Transport => "",
         }
     }
 
@@ -60,28 +86,32 @@ impl Container {
     pub fn holds(self, track: &Track) -> bool {
         initialise();
         let Some(parameters) = &track.parameters else { return false };
-        let format = output_format();
+        if self == Container::Transport {
+            return IN_TRANSPORT.contains(&&*track.codec);
+        }
+        let format = self.format();
         // SAFETY: the format is a constant of libav or null.
         unsafe {
             !format.is_null()
                 && ffi::avformat_query_codec(format, parameters.raw().codec_id, ffi::FF_COMPLIANCE_NORMAL) == 1
         }
     }
-}
 
-/// Null where libav was built without it. libav compares the name with those of all its formats, so it is asked once.
-fn output_format() -> *const ffi::AVOutputFormat {
-    struct Found(*const ffi::AVOutputFormat);
-    // SAFETY: what it points to is a constant of libav.
-    unsafe impl Send for Found {}
-    // SAFETY: as above.
-    unsafe impl Sync for Found {}
-    static FOUND: OnceLock<Found> = OnceLock::new();
-    // SAFETY: the name is a valid C string, and what comes back is a constant of libav.
-    FOUND.get_or_init(|| Found(unsafe { ffi::av_guess_format(FORMAT.as_ptr(), ptr::null(), ptr::null()) })).0
+    /// Null where libav was built without it. libav compares the name with those of all its formats, so it is asked once
+    /// for each.
+    fn format(self) -> *const ffi::AVOutputFormat {
+        struct Found(*const ffi::AVOutputFormat);
+        // SAFETY: what it points to is a constant of libav.
+        unsafe impl Send for Found {}
+        // SAFETY: as above.
+        unsafe impl Sync for Found {}
+        static MP4: OnceLock<Found> = OnceLock::new();
+        static TRANSPORT: OnceLock<Found> = OnceLock::new();
+        let known = if self == Container::Transport { &TRANSPORT } else { &MP4 };
+        // SAFETY: the name is a valid C string, and what comes back is a constant of libav.
+        known.get_or_init(|| Found(unsafe { ffi::av_guess_format(self.name().as_ptr(), ptr::null(), ptr::null()) })).0
+    }
 }
-
-const FORMAT: &CStr = c"mp4";
 
 /// Why packets do not become a file.
 #[derive(Debug, thiserror::Error)]
@@ -151,13 +181,20 @@ impl Muxer {
         // SAFETY: the context is allocated here and freed when `muxer` is dropped. The storage, which the I/O context
         // gets a pointer to, lives until after that.
         unsafe {
-            let made =
-                ffi::avformat_alloc_output_context2(&raw mut muxer.context, output_format(), ptr::null(), ptr::null());
+            let made = ffi::avformat_alloc_output_context2(
+                &raw mut muxer.context,
+                container.format(),
+                ptr::null(),
+                ptr::null(),
+            );
             checked(made)?;
             let context = muxer.context;
             (*context).flags |= ffi::AVFMT_FLAG_BITEXACT;
-            if container == Container::Piece {
+            if matches!(container, Container::Piece | Container::Transport) {
                 (*context).avoid_negative_ts = ffi::AVFMT_AVOID_NEG_TS_DISABLED;
+            }
+            if container == Container::Transport {
+                (*context).max_delay = TRANSPORT_DELAY;
             }
             (*context).opaque = storage.cast();
             (*context).io_open = Some(open_again);
@@ -165,11 +202,14 @@ impl Muxer {
             (*context).pb = access(storage, true)?;
         }
         for track in tracks {
+            let is_transport = container == Container::Transport;
+            let base = if is_transport { TRANSPORT_BASE } else { track.time_base };
             let place = match &track.parameters {
                 Some(parameters) if container.holds(track) => Some(Place {
-                    index: muxer.add(parameters, track.time_base)?,
-                    base: track.time_base,
-                    filter: AdtsFilter::of(parameters).map_err(MuxError::Failed)?,
+                    index: muxer.add(parameters, base)?,
+                    base,
+                    // Sound has its headers in a transport stream.
+                    filter: if is_transport { None } else { AdtsFilter::of(parameters).map_err(MuxError::Failed)? },
                     has_begun: false,
                     held: None,
                 }),
@@ -178,7 +218,9 @@ impl Muxer {
             muxer.tracks.push(place);
         }
         let mut options = ffmpeg::Dictionary::new();
-        options.set("movflags", container.flags());
+        if container != Container::Transport {
+            options.set("movflags", container.flags());
+        }
         if container == Container::Piece {
             options.set("use_editlist", "0");
         }
@@ -401,6 +443,32 @@ impl Muxer {
         (self.storage().memory.len() as u64).saturating_add(pending)
     }
 
+    /// Begins another piece of a transport stream: with the tables that a player needs to begin there.
+    ///
+    /// # Errors
+    /// Where libav does not know how.
+    pub(super) fn begin_piece(&mut self) -> Result<(), MuxError> {
+        // SAFETY: the private data is that of the muxer of transport streams, which has this option; name and value are
+        // valid C strings.
+        let set = unsafe {
+            let (name, value) = (c"mpegts_flags".as_ptr(), c"+resend_headers".as_ptr());
+            ffi::av_opt_set((*self.context).priv_data, name, value, 0)
+        };
+        self.outcome(set)
+    }
+
+    /// What was written since the last piece.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub(super) fn take_piece(&mut self) -> Result<Bytes, MuxError> {
+        // SAFETY: the context is complete and its header written; no packet means that what is kept is written.
+        let written = unsafe { ffi::av_write_frame(self.context, ptr::null_mut()) };
+        self.outcome(written)?;
+        self.position()?;
+        Ok(self.storage().drain())
+    }
+
     /// Completes the file; its content, and the hexadecimal SHA-256 of it.
     ///
     /// # Errors
@@ -472,6 +540,8 @@ struct Storage {
     memory: Vec<u8>,
     file: Option<File>,
     length: u64,
+    /// Where in the content the bytes in memory begin: what is before was handed over.
+    start: u64,
     most_in_memory: u64,
     /// What went wrong first.
     failed: Option<io::Error>,
@@ -489,7 +559,8 @@ impl Storage {
         match &self.file {
             Some(file) => file.write_all_at(bytes, position)?,
             None => {
-                let (start, end) = (place(position)?, place(end)?);
+                let behind = |position: u64| position.checked_sub(self.start).ok_or(io::ErrorKind::InvalidInput);
+                let (start, end) = (place(behind(position)?)?, place(behind(end)?)?);
                 // Most of it is appended; libav goes back for sizes and the index.
                 if self.memory.len() < start {
                     self.memory.resize(start, 0);
@@ -507,12 +578,19 @@ impl Storage {
         match &self.file {
             Some(file) => file.read_at(into, position),
             None => {
-                let rest = self.memory.get(place(position)?..).unwrap_or_default();
+                let behind = position.checked_sub(self.start).ok_or(io::ErrorKind::InvalidInput)?;
+                let rest = self.memory.get(place(behind)?..).unwrap_or_default();
                 let count = rest.len().min(into.len());
                 into[..count].copy_from_slice(&rest[..count]);
                 Ok(count)
             }
         }
+    }
+
+    /// Hands over what is in memory.
+    fn drain(&mut self) -> Bytes {
+        self.start = self.length;
+        std::mem::take(&mut self.memory).into()
     }
 
     fn take(&mut self) -> io::Result<(Content, String)> {

@@ -1,15 +1,23 @@
-//! `hls`: packets as HTTP Live Streaming, which browsers and players play. Nothing is decoded or encoded.
+//! `hls`: packets as HTTP Live Streaming, which browsers and players play. Nothing is decoded or encoded, unless it is asked
+//! for.
 //!
 //! A stream is cut into segments at keyframes ([`segmenter`]), each is made into a piece of fragmented MP4
 //! ([`crate::media::fragment`]), and published with a playlist that lists it ([`playlist`], [`store`]); the control plane
-//! serves both. What is missing of a stream, and another format, is a discontinuity and never the end.
+//! serves both. What is missing of a stream, and another format, is a discontinuity and never the end. With `low_latency`
+//! segments are published in parts, as they come ([`parts`]).
 //!
-//! A packet is delivered when its segment can be fetched. Until then the sink holds it, up to [`MOST_HELD`] a stream, and
+//! A packet is delivered when its segment, or its part, can be fetched. Until then the sink holds it, up to [`MOST_HELD`] a stream, and
 //! the source has its credit back.
+//!
+//! With `transcode` what browsers cannot play is encoded anew in front of all that ([`encoders`], [`transcoder`]).
 
+pub mod cutter;
+pub mod encoders;
+pub mod parts;
 pub mod playlist;
 pub mod segmenter;
 pub mod store;
+pub mod transcoder;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,20 +27,26 @@ use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
+use crate::encoding::Encoding;
 use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, StreamId, StreamInfo};
 use crate::lease::{Ack, Verdict};
-use crate::media::fragment::{Fragmenter, is_common, is_playable};
+use crate::media::encode;
+use crate::media::fragment::{Form, Fragmenter, is_common};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter};
+use cutter::Cutter;
+use encoders::{Encoders, EncodingWriter};
 use playlist::Window;
-use segmenter::{Part, Rules, Segmenter};
-use store::{NewSegment, Playlists, Refused, Shelf, Terms, Writing};
+use segmenter::{Part, Rules};
+use store::{Lost, NewSegment, Playlists, Refused, Shelf, Terms, Writing};
 
 /// Bytes of packets of one stream that wait for their segment to be complete.
 const MOST_HELD: u64 = 16 << 20;
 const SEGMENT: Duration = Duration::from_secs(4);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
+const PART: Duration = Duration::from_millis(500);
+const SHORTEST_PART: Duration = Duration::from_millis(100);
 const WINDOW: usize = 6;
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 const MEMORY: u64 = 32 << 20;
@@ -41,10 +55,22 @@ const DISK: u64 = 8 << 30;
 #[derive(Deserialize)]
 struct Config {
     segment: Option<config::Duration>,
+    #[serde(default)]
+    low_latency: bool,
+    part: Option<config::Duration>,
+    format: Option<FormConfig>,
     window: Option<WindowConfig>,
     kind: Option<playlist::Kind>,
     memory: Option<config::Size>,
     disk: Option<config::Size>,
+    #[serde(default)]
+    transcode: bool,
+    encoder: Option<EncoderConfig>,
+}
+
+#[derive(Deserialize)]
+struct EncoderConfig {
+    threads: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -54,14 +80,26 @@ enum WindowConfig {
     Time(config::Duration),
 }
 
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum FormConfig {
+    Fmp4,
+    MpegTs,
+}
+
 #[derive(Clone)]
 struct Settings {
     segment: Duration,
+    /// How long the parts of segments are, where latency is to be low.
+    part: Option<Duration>,
+    form: Form,
     window: Window,
     /// `None`: by whether the source is live.
     kind: Option<playlist::Kind>,
     memory: u64,
     disk: u64,
+    /// Threads for each stream that is encoded; `None`: none is.
+    encoder_threads: Option<usize>,
     origin: Origin,
     clock: Arc<dyn Clock>,
     playlists: Arc<Playlists>,
@@ -81,38 +119,54 @@ impl Sink for Hls {
     fn start_with(&self, inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
         let settings = &self.settings;
         let is_live = inputs.iter().any(|input| input.is_live);
-        let by_source = if is_live { playlist::Kind::Live } else { playlist::Kind::Vod };
+        let by_source = if is_live || settings.part.is_some() { playlist::Kind::Live } else { playlist::Kind::Vod };
         let terms = Terms {
             kind: settings.kind.unwrap_or(by_source),
+            form: settings.form,
             length: i64::try_from(settings.segment.as_micros()).unwrap_or(i64::MAX),
+            part: settings.part.map(|part| i64::try_from(part.as_micros()).unwrap_or(i64::MAX)),
             window: settings.window,
             dated: is_live,
             memory: settings.memory,
             disk: settings.disk,
         };
-        Ok(Box::new(HlsWriter {
+        let writer = Box::new(HlsWriter {
             settings: settings.clone(),
             terms,
             shelf: self.shelf.clone(),
             streams: BTreeMap::new(),
             failure: None,
-        }))
+        });
+        let Some(threads) = settings.encoder_threads else { return Ok(writer) };
+        encode::is_there().map_err(|error| {
+            let hint = "install Debian's `libavcodec59` or another build of FFmpeg's libraries with libx264, or remove \
+                        `transcode`";
+            StartError::new(format!("nothing can be encoded: {error}")).hint(hint)
+        })?;
+        let rules = transcoder::Rules { length: terms.length, threads };
+        let encoders = Encoders { rules, encoding: Encoding::new(threads), clock: settings.clock.clone() };
+        Ok(Box::new(EncodingWriter::new(writer, encoders)))
     }
 
     fn depends_on_inputs(&self) -> bool {
         true
     }
 
-    /// Its segments, packets that wait, and the segment that is made of them.
+    fn encoder_threads(&self) -> Option<usize> {
+        self.settings.encoder_threads
+    }
+
+    /// Its segments, packets that wait, the segment that is made of them, and the parts of which that is put together.
     fn stream_memory(&self) -> u64 {
-        self.settings.memory.saturating_add(2 * MOST_HELD)
+        let copies = if self.settings.part.is_some() { 3 } else { 2 };
+        self.settings.memory.saturating_add(copies * MOST_HELD)
     }
 }
 
 /// One stream, as it is written.
 struct Stream {
     info: Arc<StreamInfo>,
-    segmenter: Segmenter,
+    cutter: Cutter,
     fragmenter: Option<Fragmenter>,
     /// `None` where it cannot be published: what comes of it is rejected.
     published: Option<Writing>,
@@ -178,10 +232,11 @@ impl HlsWriter {
             length: self.terms.length,
             promises: self.terms.kind != playlist::Kind::Vod,
             most_bytes: MOST_HELD,
+            form: self.terms.form,
         };
         let before = self.streams.remove(id);
-        let (mut segmenter, published) = match before {
-            Some(before) => (before.segmenter, before.published),
+        let (mut cutter, published) = match before {
+            Some(before) => (before.cutter, before.published),
             None => {
                 let now = self.settings.clock.now();
                 let published = self.settings.playlists.publish(&self.shelf, id, &self.terms, now);
@@ -193,39 +248,45 @@ impl HlsWriter {
                     );
                 });
                 let (published, promised) = published.ok().unzip();
-                (Segmenter::new(rules, promised.flatten()), published)
+                (Cutter::new(rules, &self.terms, promised.flatten()), published)
             }
         };
-        segmenter.open(info);
+        cutter.open(info);
         let published = published.filter(|_| self.is_possible(id, info));
-        let fragmenter = match Fragmenter::new(&info.tracks) {
+        let fragmenter = match Fragmenter::new(self.terms.form, &info.tracks) {
             Ok(fragmenter) => Some(fragmenter),
             Err(error) => {
                 self.fail(id, &error.to_string(), "look at the input with `ffprobe`");
                 None
             }
         };
-        let forced = segmenter.forced;
-        self.streams.insert(id.clone(), Stream { info: info.clone(), segmenter, fragmenter, published, forced });
+        let forced = cutter.forced();
+        self.streams.insert(id.clone(), Stream { info: info.clone(), cutter, fragmenter, published, forced });
     }
 
     /// Whether anything of the stream can be published; says what cannot.
     fn is_possible(&mut self, id: &StreamId, info: &StreamInfo) -> bool {
         let node = &self.settings.origin.node;
-        let Some(video) = info.tracks.first().filter(|video| is_playable(video)) else {
+        let form = self.terms.form;
+        let Some(video) = info.tracks.first().filter(|video| form.plays(video)) else {
             let codec = info.tracks.first().map_or("no", |video| &*video.codec);
-            let message = format!("MP4 cannot hold {codec} video");
-            let hint = "convert the input to H.264 first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`";
+            let message = format!("{} cannot hold {codec} video", form.name());
+            let hint = if form == Form::Transport && info.tracks.first().is_some_and(|video| Form::Mp4.plays(video)) {
+                "write `format = \"fmp4\"`, which can"
+            } else {
+                "write `transcode = true`, or convert the input to H.264 first, for example with \
+                 `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+            };
             self.fail(id, &message, hint);
             return false;
         };
         if !is_common(video) {
             let codec = &video.codec;
-            tracing::warn!(%node, stream = %id, "`{node}` passes stream `{id}` on as {codec}, which browsers do not play");
+            tracing::warn!(%node, stream = %id, "`{node}` passes stream `{id}` on as {codec}, which browsers do not play; `transcode = true` encodes it anew");
         }
-        for track in info.tracks.iter().skip(1).filter(|track| !is_playable(track)) {
+        for track in info.tracks.iter().skip(1).filter(|track| !form.plays(track)) {
             let (index, codec) = (track.index, &track.codec);
-            tracing::warn!(%node, stream = %id, "`{node}` leaves track {index} of stream `{id}` out: players of HLS know no {codec}");
+            tracing::warn!(%node, stream = %id, "`{node}` leaves track {index} of stream `{id}` out: players of HLS know no {codec} in {}", form.name());
         }
         true
     }
@@ -239,8 +300,8 @@ impl HlsWriter {
             item.lease.ack.raise(Verdict::Rejected);
             return;
         };
-        let parts = stream.segmenter.take(item, packet);
-        let forced = stream.segmenter.forced;
+        let parts = stream.cutter.take(item, packet);
+        let forced = stream.cutter.forced();
         if std::mem::replace(&mut stream.forced, forced) != forced && forced.is_power_of_two() {
             let (node, id) = (&self.settings.origin.node, &item.stream);
             tracing::warn!(
@@ -256,7 +317,7 @@ impl HlsWriter {
     /// What comes next of a stream does not go on where it is.
     async fn break_off(&mut self, id: &StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let parts = stream.segmenter.gap();
+        let parts = stream.cutter.gap();
         self.publish_all(id, parts).await;
         if let Some(published) = self.streams.get(id).and_then(|stream| stream.published.as_ref()) {
             published.break_off();
@@ -265,7 +326,7 @@ impl HlsWriter {
 
     async fn end(&mut self, id: &StreamId, reason: &EndReason) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let parts = stream.segmenter.finish();
+        let parts = stream.cutter.finish();
         self.publish_all(id, parts).await;
         let now = self.settings.clock.now();
         if let Some(published) = self.streams.remove(id).and_then(|stream| stream.published) {
@@ -289,6 +350,8 @@ impl HlsWriter {
             part.acks.into_iter().for_each(|ack| ack.settle(Verdict::Rejected));
             return;
         };
+        let is_segment = part.part_target.is_none();
+        let lost = Lost { duration: part.duration, is_discontinuous: part.is_after_gap, time: part.time };
         let clock = self.settings.clock.clone();
         let (for_work, theirs) = (published.clone(), clock.clone());
         // Copies and hashes megabytes, and may write them into a file.
@@ -296,6 +359,7 @@ impl HlsWriter {
         let made = match made {
             Ok(made) => made,
             Err(error) => {
+                stream.cutter.lost();
                 published.break_off();
                 self.fail(id, &format!("making a segment broke off: {error}"), "look into the log");
                 return;
@@ -320,8 +384,17 @@ impl HlsWriter {
                     );
                 }
             }
-            Err((message, hint)) => {
-                published.break_off();
+            Err(Failed { is_told, message, hint }) => {
+                if is_told {
+                    // The playlist has a gap for it already, or belongs to somebody else.
+                } else if is_segment {
+                    published.lose(&lost, clock.now());
+                } else {
+                    published.break_off();
+                    if let Some(stream) = self.streams.get_mut(id) {
+                        stream.cutter.lost();
+                    }
+                }
                 self.fail(id, &format!("lost a segment of {} packets: {message}", made.acks.len()), hint);
             }
         }
@@ -339,18 +412,32 @@ struct Made {
     fragmenter: Fragmenter,
     acks: Vec<Ack>,
     /// Places of packets that were left out, and why; or why there is no segment, and what to do.
-    outcome: Result<Vec<(usize, String)>, (String, &'static str)>,
+    outcome: Result<Vec<(usize, String)>, Failed>,
+}
+
+struct Failed {
+    /// Whether the playlist knows of it.
+    is_told: bool,
+    message: String,
+    hint: &'static str,
 }
 
 fn make(mut fragmenter: Fragmenter, part: Part, published: &Writing, clock: &dyn Clock) -> Made {
     let made = fragmenter.piece(&part.samples, &part.following);
-    let outcome = made.map_err(|error| (error.to_string(), "look at the input with `ffprobe`")).and_then(|fragment| {
+    let failed = |error: crate::media::mux::MuxError| Failed {
+        is_told: false,
+        message: error.to_string(),
+        hint: "look at the input with `ffprobe`",
+    };
+    let outcome = made.map_err(failed).and_then(|fragment| {
         let segment = NewSegment {
             init: fragment.init,
             media: fragment.media,
             sha256: fragment.sha256,
             duration: part.duration,
             target: part.target,
+            part_target: part.part_target,
+            completes: part.completes,
             is_discontinuous: part.is_after_gap,
             is_independent: part.is_independent,
             time: part.time,
@@ -363,7 +450,8 @@ fn make(mut fragmenter: Fragmenter, part: Part, published: &Writing, clock: &dyn
             }
         };
         let listed = published.append(segment, clock.now());
-        listed.map(|()| fragment.refused).map_err(|refused| (refused.to_string(), hint(&refused)))
+        let failed = |refused: Refused| Failed { is_told: true, message: refused.to_string(), hint: hint(&refused) };
+        listed.map(|()| fragment.refused).map_err(failed)
     });
     Made { fragmenter, acks: part.acks, outcome }
 }
@@ -389,21 +477,50 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             Window::Time(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
         }
     };
+    let part = config.part.map_or(PART.min(segment / 2), |part| part.0);
+    if config.part.is_some() && !config.low_latency {
+        let mistake = FieldError::new("part", "`part` has no meaning without `low_latency = true`");
+        mistakes.push(mistake.hint("remove it, or write `low_latency = true`"));
+    } else if part < SHORTEST_PART || part > segment / 2 {
+        let (part, most) = (humantime::format_duration(part), humantime::format_duration(segment / 2));
+        let mistake = FieldError::new("part", format!("`part` cannot be {part}"));
+        mistakes.push(mistake.hint(format!("write a length of time from 100ms to half of `segment`, which is {most}")));
+    }
+    let form = match config.format {
+        None | Some(FormConfig::Fmp4) => Form::Mp4,
+        Some(FormConfig::MpegTs) => Form::Transport,
+    };
+    if config.low_latency && form == Form::Transport {
+        let mistake = FieldError::new("format", "`low_latency` needs parts of segments, which are MP4");
+        mistakes.push(mistake.hint("remove `format`, or `low_latency`"));
+    }
+    if config.low_latency && config.kind == Some(playlist::Kind::Vod) {
+        let mistake =
+            FieldError::new("low_latency", "`low_latency` has no meaning where the playlist comes with the end");
+        mistakes.push(mistake.hint("remove it, or write `kind = \"live\"`"));
+    }
     if let Some(playlist::Kind::Event | playlist::Kind::Vod) = config.kind
         && config.window.is_some()
     {
         let mistake = FieldError::new("window", "`window` has no meaning where the playlist keeps all segments");
         mistakes.push(mistake.hint("remove it, or write `kind = \"live\"`"));
     }
+    if config.encoder.is_some() && !config.transcode {
+        let mistake = FieldError::new("encoder", "`encoder` has no meaning where nothing is encoded");
+        mistakes.push(mistake.hint("write `transcode = true` as well, or remove it"));
+    }
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
     let settings = Settings {
         segment,
+        part: config.low_latency.then_some(part),
+        form,
         window,
         kind: config.kind,
         memory: config.memory.map_or(MEMORY, |size| size.0),
         disk: config.disk.map_or(DISK, |size| size.0),
+        encoder_threads: config.transcode.then(|| config.encoder.and_then(|encoder| encoder.threads).unwrap_or(1)),
         origin: context.origin.clone(),
         clock: context.clock.clone(),
         playlists: context.playlists.clone(),
@@ -415,7 +532,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
 pub static REGISTRATION: Registration = Registration {
     name: "hls",
     role: Role::Sink,
-    summary: "Publishes streams as HTTP Live Streaming at /hls/GRAPH/STREAM/index.m3u8, without encoding anew.",
+    summary: "Publishes streams as HTTP Live Streaming at /hls/GRAPH/STREAM/index.m3u8, without encoding anew unless \
+              `transcode` says so.",
     execution: Execution::Io,
     accepts: &[Kind::Packet],
     produces: Produces::Nothing,
@@ -425,6 +543,25 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::Duration,
             presence: Presence::Default("\"4s\""),
             summary: "The first keyframe after this time begins the next segment; 1s to 1m.",
+        },
+        Field {
+            name: "format",
+            value: FieldType::Choice(&["fmp4", "mpegts"]),
+            presence: Presence::Default("\"fmp4\""),
+            summary: "What segments are: `fmp4`, fragmented MP4, or `mpegts`, for players that know no other.",
+        },
+        Field {
+            name: "low_latency",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Whether segments are published in parts, as they come, so that players are behind by seconds less.",
+        },
+        Field {
+            name: "part",
+            value: FieldType::Duration,
+            presence: Presence::Default("\"500ms\""),
+            summary: "How long a part is at most, with `low_latency`: 100ms to half of `segment`; a little more where pictures \
+                      do not divide it.",
         },
         Field {
             name: "kind",
@@ -451,6 +588,24 @@ pub static REGISTRATION: Registration = Registration {
             value: FieldType::Size,
             presence: Presence::Default("\"8GiB\""),
             summary: "Bytes of each stream's segments that may lie in temporary files; then segments are lost.",
+        },
+        Field {
+            name: "transcode",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Encodes pictures that browsers cannot play (HEVC, MPEG-4 part 2, Motion JPEG, …) as H.264, in their \
+                      own size, with a keyframe at each segment. What they can play is passed on as it is.",
+        },
+        Field {
+            name: "encoder",
+            value: FieldType::Table(&[Field {
+                name: "threads",
+                value: FieldType::Integer { minimum: 1, maximum: 64 },
+                presence: Presence::Default("1"),
+                summary: "Threads that encode each stream, and as many that decode it; with 1 one thread does both.",
+            }]),
+            presence: Presence::Optional,
+            summary: "How streams are encoded, where `transcode` says so.",
         },
     ],
     example: "[sinks.watch]\ntype = \"hls\"\ninputs = [\"cameras\"]\nsegment = \"4s\"\n",
@@ -485,17 +640,38 @@ mod tests {
     fn fields_that_cannot_work_are_refused_with_what_to_do() {
         for (fields, parts) in [
             ("segment = \"100ms\"", &["segment: `segment` cannot be 100ms; write a length of time from 1s to 1m"][..]),
+            ("part = \"200ms\"", &["part: `part` has no meaning without `low_latency = true`; remove it"]),
+            (
+                "low_latency = true\npart = \"3s\"",
+                &["part: `part` cannot be 3s; write a length of time from 100ms to half of `segment`, which is 2s"],
+            ),
+            ("low_latency = true\npart = \"50ms\"", &["part: `part` cannot be 50ms"]),
+            (
+                "low_latency = true\nkind = \"vod\"\nformat = \"mpegts\"",
+                &[
+                    "format: `low_latency` needs parts of segments, which are MP4",
+                    "low_latency: `low_latency` has no meaning",
+                ],
+            ),
             ("window = \"0s\"", &["window: `window` cannot be 0s; write a number of segments such as 6"]),
             (
                 "segment = \"1h\"\nkind = \"vod\"\nwindow = 3",
                 &["cannot be 1h", "window: `window` has no meaning where the playlist keeps all segments; remove it"],
+            ),
+            (
+                "encoder = { threads = 2 }",
+                &["encoder: `encoder` has no meaning where nothing is encoded; write `transcode = true` as well"],
             ),
         ] {
             let said = built(fields).err().unwrap_or_else(|| panic!("{fields} was taken"));
             assert!(parts.iter().all(|part| said.contains(part)), "{fields}: {said}");
         }
         let sink = built("memory = \"1MiB\"\nwindow = \"1m\"").unwrap();
-        assert_eq!(sink.stream_memory(), (1 << 20) + 2 * MOST_HELD);
+        assert_eq!((sink.stream_memory(), sink.encoder_threads()), ((1 << 20) + 2 * MOST_HELD, None));
+        let sink = built("transcode = true\nencoder = { threads = 3 }").unwrap();
+        assert_eq!(sink.encoder_threads(), Some(3));
+        let sink = built("memory = \"1MiB\"\nlow_latency = true\npart = \"200ms\"").unwrap();
+        assert_eq!(sink.stream_memory(), (1 << 20) + 3 * MOST_HELD);
     }
 
     #[tokio::test]

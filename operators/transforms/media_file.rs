@@ -89,7 +89,7 @@ impl Maker {
     pub fn memory(&self, open: u64) -> u64 {
         let fragment = match self.container {
             Container::FragmentedMp4 => LONGEST_FIRST_FRAGMENT,
-            Container::Mp4 | Container::Piece => 0,
+            Container::Mp4 | Container::Piece | Container::Transport => 0,
         };
         open * (MOST_IN_MEMORY + fragment) + WAITING_FOR_SINK.bytes + MOST_IN_MEMORY
     }

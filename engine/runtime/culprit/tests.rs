@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cli::live::tests::{graph, stream};
-use crate::runtime::stats::{Drops, TapReport};
+use crate::runtime::stats::{BusyReport, Drops, TapReport};
 
 fn tap(tap: &str, reader: &str, blocked_share: f64) -> TapReport {
     TapReport {
@@ -49,8 +49,14 @@ fn node<'g>(graph: &'g mut GraphReport, name: &str) -> &'g mut NodeReport {
     graph.nodes.iter_mut().find(|node| node.name == name).unwrap()
 }
 
-const IDLE: Machine =
-    Machine { pool_threads: 1, pool_busy: 0.01, workers: Vec::new(), workshop_busy: 0.0, missed: 0.0 };
+const IDLE: Machine = Machine {
+    pool_threads: 1,
+    pool_busy: 0.01,
+    workers: Vec::new(),
+    users: Vec::new(),
+    workshop_busy: 0.0,
+    missed: 0.0,
+};
 
 fn named(mut graph: GraphReport, machine: &Machine) -> GraphReport {
     name(&mut graph, machine);
@@ -112,6 +118,102 @@ fn a_pool_that_others_use() {
     );
 }
 
+fn user(graph: &str, node: &str, role: &'static str, rate: f64, busy_share: f64) -> User {
+    let busy_by_worker = vec![0.0, busy_share];
+    User {
+        graph: graph.to_owned(),
+        node: node.to_owned(),
+        type_name: "detect".to_owned(),
+        role,
+        rate,
+        busy_share,
+        busy_by_worker,
+    }
+}
+
+/// The graph under test as one of those who share the machine.
+fn own(graph: &mut GraphReport) -> User {
+    let name = graph.name.clone();
+    let node = node(graph, "people");
+    User { busy_by_worker: node.busy_by_worker.clone(), ..user(&name, "people", node.role, node.rate, node.busy_share) }
+}
+
+#[test]
+fn a_pool_that_another_graph_has() {
+    let mut graph = running(vec![dropping("door", 20.0)]);
+    let people = node(&mut graph, "people");
+    (people.rate, people.busy_share) = (10.0, 0.05);
+    let users = vec![own(&mut graph), user("yard", "faces", "pool", 22.0, 0.902)];
+    let machine = Machine { pool_busy: 0.96, users, ..IDLE };
+    let culprit = named(graph.clone(), &machine).culprit.unwrap();
+    let expected = "`people` on stream `door`: the pool is full of `faces` of graph `yard`: inference 41 ms a frame, 0.9 of 1 core";
+    assert_eq!((culprit.kind, culprit.text.as_str()), (CulpritKind::Pool, expected));
+    assert_eq!((culprit.node.as_deref(), culprit.graph.as_deref()), (Some("faces"), Some("yard")));
+    assert_eq!(culprit.needs_cores, None, "what it needs itself is not what is missing");
+
+    // Where it gets no turn at all, what waits for one tells as much.
+    let people = node(&mut graph, "people");
+    (people.rate, people.busy_share, people.queued) = (0.0, 0.0, 2);
+    assert_eq!(named(graph.clone(), &machine).culprit.unwrap().graph.as_deref(), Some("yard"));
+
+    // It has more itself than the other one has: then it is the limit itself.
+    let people = node(&mut graph, "people");
+    (people.rate, people.busy_share) = (12.0, 0.5);
+    let users = vec![own(&mut graph), user("yard", "faces", "pool", 11.0, 0.45)];
+    let culprit = named(graph, &Machine { pool_busy: 0.96, users, ..IDLE }).culprit.unwrap();
+    assert_eq!((culprit.node.as_deref(), culprit.graph), (Some("people"), None));
+}
+
+#[test]
+fn a_pool_that_requests_have() {
+    let mut graph = running(vec![dropping("door", 20.0)]);
+    let people = node(&mut graph, "people");
+    (people.rate, people.busy_share) = (10.0, 0.05);
+    let shared = crate::runtime::watch::Shared { pool_busy: 0.97, ..Default::default() };
+    let machine = Machine::of(std::slice::from_ref(&graph), 1, 1, &shared);
+    let culprit = named(graph, &machine).culprit.unwrap();
+    assert_eq!(culprit.text, "`people` on stream `door`: the pool is full of `/predict`: 0.92 of 1 core");
+    assert_eq!((culprit.node.as_deref(), culprit.graph), (Some("/predict"), None));
+}
+
+#[test]
+fn a_worker_that_another_graph_has() {
+    let mut graph = running(vec![dropping("door", 10.0)]);
+    let people = node(&mut graph, "people");
+    (people.name, people.type_name, people.role) = ("people".to_owned(), "checksum".to_owned(), "inline");
+    (people.rate, people.busy_share, people.busy_by_worker) = (20.0, 0.1, vec![0.0, 0.1]);
+    let other = User { type_name: "chunk".to_owned(), ..user("yard", "chunks", "inline", 100.0, 0.85) };
+    let users = vec![own(&mut graph), other];
+    let machine = Machine { workers: vec![0.1, 0.95], users, ..IDLE };
+    let expected = "`people` on stream `door`: its worker is full of `chunks` of graph `yard`: chunk 8.5 ms a frame, 0.85 of 1 core";
+    assert_eq!(told(&graph, &machine), (CulpritKind::Worker, expected.to_owned()));
+    // On another worker it is in nobody's way.
+    let other = User { busy_by_worker: vec![0.85, 0.0], ..user("yard", "chunks", "inline", 100.0, 0.85) };
+    let users = vec![own(&mut graph), other];
+    let machine = Machine { workers: vec![0.95, 0.9], users, ..IDLE };
+    assert_eq!(named(graph, &machine).culprit.unwrap().graph, None);
+}
+
+#[test]
+fn the_stream_that_costs_the_most_is_named() {
+    let busy = |busy_share: f64| vec![BusyReport { node: "people".to_owned(), busy_share, busy_seconds: 0.0 }];
+    let with = |share: f64, stream: StreamReport| StreamReport { busy: busy(share), ..stream };
+    let costliest = |shares: [f64; 3]| {
+        let [a, b, c] = shares;
+        let mut graph =
+            running(vec![with(a, dropping("door", 6.0)), with(b, dropping("yard", 6.0)), with(c, camera("hall"))]);
+        let people = node(&mut graph, "people");
+        (people.rate, people.busy_share) = (24.0, 0.984);
+        let culprit = named(graph, &Machine { pool_busy: 0.99, ..IDLE }).culprit.unwrap();
+        (culprit.costliest, culprit.text)
+    };
+    let (stream, text) = costliest([0.2, 0.7, 0.084]);
+    assert_eq!(stream.as_deref(), Some("yard"));
+    assert!(text.ends_with("cores, has 1; 71 % of that is for stream `yard`"), "{text}");
+    assert_eq!(costliest([0.33, 0.33, 0.324]).0, None, "none stands out");
+    assert_eq!(costliest([0.984, 0.0, 0.0]).0, None, "nobody else is there");
+}
+
 #[test]
 fn a_slow_sink() {
     let mut blocked = camera("door");
@@ -128,6 +230,43 @@ fn a_slow_sink() {
     let machine = Machine { pool_busy: 0.8, ..IDLE };
     let expected = "`events` on stream `door`: writing does not get on, and what it has in hand was decoded 12 s ago";
     assert_eq!(told(&graph, &machine), (CulpritKind::Sink, expected.to_owned()));
+}
+
+#[test]
+fn an_encoder_that_cannot_keep_up() {
+    let encoder = |stream: &str, rate, busy_share| EncoderReport {
+        stream: stream.to_owned(),
+        threads: 1,
+        pictures: 100,
+        rate,
+        busy_share,
+        busy_seconds: 4.0,
+        queued: 30,
+    };
+    let mut graph = running(vec![dropping("door", 10.0), camera("yard")]);
+    node(&mut graph, "events").encoders = vec![encoder("door", 20.0, 0.96), encoder("yard", 30.0, 0.9)];
+    let told_of_door = "`events` on stream `door`: encoding takes 48 ms a picture on 1 thread, 20 fps is all that it takes; \
+                        10 packets a second are dropped in front of it; give `encoder.threads` more, or the source fewer or \
+                        smaller pictures";
+    let culprit = named(graph.clone(), &IDLE).culprit.unwrap();
+    assert_eq!((culprit.kind, &*culprit.text), (CulpritKind::Encoder, told_of_door));
+    assert_eq!((culprit.streams, culprit.rate), (vec!["door".to_owned()], Some(30.0)));
+
+    // The other one is as busy, and its stream gets on.
+    node(&mut graph, "events").encoders[0].busy_share = 0.2;
+    assert_eq!(told(&graph, &IDLE).0, CulpritKind::Budget);
+
+    // A file waits for it.
+    let mut graph = running(vec![StreamReport { live: false, blocked_share: 0.8, ..camera("clip") }]);
+    node(&mut graph, "events").encoders = vec![encoder("clip", 0.0, 1.0)];
+    let (kind, text) = told(&graph, &IDLE);
+    assert!(kind == CulpritKind::Encoder && text.contains("encoding does not get on"), "{text}");
+    node(&mut graph, "events").encoders[0].rate = 50.0;
+    assert!(
+        told(&graph, &IDLE)
+            .1
+            .contains("20 ms a picture on 1 thread, 50 fps is all that it takes; its source waits 80 %")
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Where a stream is cut into segments: at keyframes, as soon as a segment is long enough.
+//! Where a stream is cut into segments: at keyframes, as soon as a segment is long enough. Where latency is to be low,
+//! [`super::parts`] cuts instead.
 //!
 //! Packets are held until their segment is complete, so a cut may be made in hindsight. Sound is cut where it is heard while
 //! the picture of the cut is shown; a segment waits [`LATE_SOUND`] for what of it comes late.
@@ -13,20 +14,20 @@ use std::time::{Duration, SystemTime};
 
 use crate::item::{Item, Packet, StreamInfo, Track};
 use crate::lease::{Ack, Verdict};
-use crate::media::fragment::{Sample, is_playable};
+use crate::media::fragment::{Form, Sample};
 use crate::time::MediaTime;
 
 /// A segment waits so long, in the stream's own time, for the sound beside its last pictures.
 const LATE_SOUND: Duration = Duration::from_secs(1);
 /// Sound before the first picture that is kept, at the start of the stream.
-const EARLY_SOUND: i64 = 1_000_000;
+pub(super) const EARLY_SOUND: i64 = 1_000_000;
 /// Packets of sound that wait for the first keyframe.
-const MOST_EARLY: usize = 512;
+pub(super) const MOST_EARLY: usize = 512;
 /// The longest first segment, in microseconds, where three times the length is less: groups of pictures are often longer
 /// than segments are asked to be.
-const LONGEST_FIRST: i64 = 12_000_000;
+pub(super) const LONGEST_FIRST: i64 = 12_000_000;
 /// Segments are shorter than this, in microseconds, only where they are empty.
-const SHORTEST: i64 = 1000;
+pub(super) const SHORTEST: i64 = 1000;
 
 /// How a stream is cut.
 #[derive(Clone, Copy, Debug)]
@@ -37,26 +38,28 @@ pub struct Rules {
     pub promises: bool,
     /// Bytes of packets that are held.
     pub most_bytes: u64,
+    /// What segments are: not every track can be a part of them.
+    pub form: Form,
 }
 
 impl Rules {
     /// Keyframes that should come after exactly the length may be a little early, by rounded times.
-    fn is_due(self, length: i64) -> bool {
+    pub(super) fn is_due(self, length: i64) -> bool {
         length >= self.length - self.length / 40
     }
 }
 
 /// Whole seconds, rounded up.
-fn seconds(micros: i64) -> u64 {
+pub(super) fn seconds(micros: i64) -> u64 {
     u64::try_from(micros).unwrap_or(0).div_ceil(1_000_000).max(1)
 }
 
 /// Microseconds that a segment may last beside this promise: what is promised are rounded seconds.
-fn longest(target: u64) -> i64 {
+pub(super) fn longest(target: u64) -> i64 {
     i64::try_from(target).unwrap_or(i64::MAX).saturating_mul(1_000_000).saturating_add(499_999)
 }
 
-/// What is made into one segment.
+/// What is made into one segment, or where latency is to be low into one part of it.
 #[derive(Debug)]
 pub struct Part {
     pub samples: Vec<Sample>,
@@ -74,18 +77,26 @@ pub struct Part {
     pub time: SystemTime,
     /// The longest that a segment of the stream is, in seconds; where that is promised.
     pub target: Option<u64>,
+    /// The longest that a part of a segment is, in microseconds; `None` for a whole segment.
+    pub part_target: Option<i64>,
+    /// Whether the segment is complete with it.
+    pub completes: bool,
 }
 
 /// A packet that waits for its segment.
 #[derive(Debug)]
-struct Held {
-    packet: Arc<Packet>,
-    pts: MediaTime,
-    time: SystemTime,
-    ack: Ack,
+pub(super) struct Held {
+    pub packet: Arc<Packet>,
+    pub pts: MediaTime,
+    pub time: SystemTime,
+    pub ack: Ack,
 }
 
 impl Held {
+    pub fn of(item: &Item, packet: &Arc<Packet>) -> Held {
+        Held { packet: packet.clone(), pts: item.pts, time: item.time, ack: item.lease.ack.clone() }
+    }
+
     fn end(&self) -> i64 {
         let length = self.packet.duration.map_or(0, MediaTime::as_micros);
         self.pts.as_micros().saturating_add(length)
@@ -195,7 +206,7 @@ impl Segmenter {
 
     /// The stream opens, or goes on in another format: nothing of it may be held then ([`Segmenter::finish`]).
     pub fn open(&mut self, info: &StreamInfo) {
-        self.kept = info.tracks.iter().map(|track: &Track| is_playable(track)).collect();
+        self.kept = info.tracks.iter().map(|track: &Track| self.rules.form.plays(track)).collect();
     }
 
     /// Something is missing here: what is held is complete.
@@ -207,7 +218,7 @@ impl Segmenter {
 
     /// Takes a packet; the segments that are complete by that. What belongs to none is settled.
     pub fn take(&mut self, item: &Item, packet: &Arc<Packet>) -> Vec<Part> {
-        let held = Held { packet: packet.clone(), pts: item.pts, time: item.time, ack: item.lease.ack.clone() };
+        let held = Held::of(item, packet);
         let mut out = Vec::new();
         if !self.kept.get(packet.track).copied().unwrap_or(false) {
             held.ack.settle(Verdict::Filtered);
@@ -429,6 +440,8 @@ impl Segmenter {
             is_independent: open.is_independent,
             time: open.time,
             target: self.target,
+            part_target: None,
+            completes: true,
         });
     }
 }
@@ -451,7 +464,7 @@ mod tests {
         Segmenter { kept: vec![true, true], ..Segmenter::new(rules, None) }
     }
 
-    const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20 };
+    const RULES: Rules = Rules { length: 2 * SECOND, promises: true, most_bytes: 1 << 20, form: Form::Mp4 };
 
     /// Gives it a packet and lets go of it, as the engine does.
     fn give(

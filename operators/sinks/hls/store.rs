@@ -1,26 +1,37 @@
-//! What is published: the playlists of all streams and the files that they list, in memory up to a bound, and behind it in
-//! temporary files. Sinks write to it, and the control plane reads.
+//! What is published: the playlists of all streams and the files that they list. Sinks write to it, and the control plane
+//! reads.
 //!
-//! A sink's shelf is there as long as its graph is. What a playlist has listed can be fetched for as long as a player may
-//! still want it, which is longer than it is listed.
+//! A sink's shelf is there as long as its graph is. Each stream on it ([`published`]) has a playlist and the files of its
+//! segments ([`files`]).
+
+pub mod files;
+pub mod published;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
-use super::playlist::{Kind, Listed, Playlist, Window};
-use crate::config::format_size;
-use crate::item::{Content, Origin, SpilledFile, StreamId};
+use super::playlist::{Kind, Window};
+use crate::item::{Origin, StreamId};
+use crate::media::fragment::Form;
+pub use files::Served;
+pub use published::{Asked, Found, Lost, NewSegment, Published, Refused, Writing};
+
+/// Requests of a process that may wait at once for what comes next of a playlist.
+pub const MOST_WAITING: usize = 512;
 
 /// The playlists of a process.
-#[derive(Default)]
 pub struct Playlists {
     shelves: Mutex<Vec<Weak<Shelf>>>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Default for Playlists {
+    fn default() -> Playlists {
+        Playlists { shelves: Mutex::default(), waiting: Arc::new(Semaphore::new(MOST_WAITING)) }
+    }
 }
 
 /// What one sink publishes.
@@ -30,6 +41,11 @@ pub struct Shelf {
 }
 
 impl Playlists {
+    /// Places for those who wait for what comes next, [`MOST_WAITING`] of them.
+    pub fn waiting(&self) -> &Arc<Semaphore> {
+        &self.waiting
+    }
+
     /// The shelf of a sink: the same for as long as somebody holds it.
     pub fn shelf(&self, origin: &Origin) -> Arc<Shelf> {
         let mut shelves = lock(&self.shelves);
@@ -63,8 +79,7 @@ impl Playlists {
         streams
     }
 
-    /// Makes room for a stream on `shelf`. Where its playlist goes on, it answers the longest segment that this promises, in
-    /// seconds.
+    /// Makes room for a stream on `shelf`. Where its playlist goes on, it answers what that promises.
     ///
     /// # Errors
     /// The sink that publishes the same stream of the same graph already.
@@ -74,7 +89,7 @@ impl Playlists {
         stream: &StreamId,
         terms: &Terms,
         now: Instant,
-    ) -> Result<(Writing, Option<u64>), Arc<str>> {
+    ) -> Result<(Writing, Option<Promise>), Arc<str>> {
         let others = self.of_graph(&shelf.origin.graph);
         let is_taken = |other: &&Arc<Shelf>| {
             !Arc::ptr_eq(other, shelf) && other.get(stream, now).is_some_and(|published| published.is_written())
@@ -99,452 +114,38 @@ impl Shelf {
         streams.keys().cloned().collect()
     }
 
-    fn publish(&self, stream: &StreamId, terms: &Terms, now: Instant) -> (Writing, Option<u64>) {
+    fn publish(&self, stream: &StreamId, terms: &Terms, now: Instant) -> (Writing, Option<Promise>) {
         let mut streams = lock(&self.streams);
         streams.retain(|_, published| !published.is_forgotten(now));
         let published = streams.entry(stream.clone()).or_insert_with(|| Arc::new(Published::new(*terms)));
-        let (turn, promised) = published.resume(*terms);
-        (Writing { published: published.clone(), turn }, promised)
+        Published::resume(published, *terms)
     }
+}
+
+/// What a playlist has promised once and for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// The longest segment, in seconds.
+    pub target: u64,
+    /// The longest part, in microseconds, where segments have parts.
+    pub part: Option<i64>,
 }
 
 /// How a stream is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub kind: Kind,
+    pub form: Form,
     /// Microseconds after which the next keyframe begins another segment.
     pub length: i64,
+    /// Microseconds that a part of a segment should last; `None` for segments that are published in one piece.
+    pub part: Option<i64>,
     pub window: Window,
     /// Whether segments say when their pictures were taken.
     pub dated: bool,
     /// Bytes of segments in memory, and in temporary files.
     pub memory: u64,
     pub disk: u64,
-}
-
-/// A segment that is published.
-pub struct NewSegment {
-    pub init: Bytes,
-    pub media: Bytes,
-    /// Hexadecimal SHA-256 of both.
-    pub sha256: String,
-    /// Microseconds.
-    pub duration: i64,
-    /// The longest segment of the stream, in seconds; of VOD, that follows from all.
-    pub target: Option<u64>,
-    pub is_discontinuous: bool,
-    pub is_independent: bool,
-    pub time: SystemTime,
-}
-
-/// Why a segment is not published.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    #[error("{} of segments are kept on the disk already, which is all that `disk` allows", format_size(*.0))]
-    Full(u64),
-    #[error("another version of the graph publishes the stream already")]
-    Superseded,
-    #[error("the segment does not fit into `memory`, and cannot be kept in `{folder}`: {cause}")]
-    Spill { folder: String, cause: io::Error },
-}
-
-/// A file that is served.
-#[derive(Clone)]
-pub struct Served {
-    pub content: Arc<Content>,
-    /// What of its content makes its `ETag`.
-    pub tag: String,
-}
-
-impl Served {
-    /// Some of its bytes, or of a file those of them that are there. May block where the content is in a file.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let place = |position: u64| usize::try_from(position).map_err(|_| io::ErrorKind::FileTooLarge);
-        let (start, end) = (place(range.start)?, place(range.end.min(self.content.len()))?);
-        match &*self.content {
-            Content::Memory(bytes) => Ok(bytes.slice(start.min(end)..end)),
-            Content::File(file) => {
-                let mut bytes = vec![0; end.saturating_sub(start)];
-                file.read_exact_at(&mut bytes, range.start)?;
-                Ok(bytes.into())
-            }
-        }
-    }
-}
-
-/// What is at a name of a stream.
-pub enum Found {
-    Playlist(Served),
-    Init(Served),
-    Segment(Served),
-    /// The playlist is not complete enough to be shown.
-    NotYet(Kind),
-    /// It has been there, and nobody can want it any more.
-    Over,
-    Unknown,
-}
-
-/// One stream, published.
-pub struct Published {
-    state: Mutex<State>,
-}
-
-struct Kept {
-    served: Served,
-    map: u64,
-    /// When nobody can want it any more; `None` while it is listed.
-    until: Option<Instant>,
-}
-
-struct State {
-    terms: Terms,
-    playlist: Option<Playlist>,
-    served: Option<Served>,
-    segments: BTreeMap<u64, Kept>,
-    maps: BTreeMap<u64, Served>,
-    next: Option<u64>,
-    next_map: u64,
-    /// Whether the next segment does not go on where the one before ended.
-    is_broken: bool,
-    /// When and at what time of the stream its clock was read: microseconds since then make the dates.
-    anchor: Option<(SystemTime, i64)>,
-    elapsed: i64,
-    memory: u64,
-    disk: u64,
-    /// When nobody writes it any more.
-    left: Option<Instant>,
-    /// How often somebody began to write it.
-    turn: u64,
-    /// The terms of whoever writes it now, until the first segment on them.
-    coming: Option<Terms>,
-}
-
-/// Clocks of cameras go wrong slowly; dates are set right where they are wrong by so much.
-const MOST_DRIFT: Duration = Duration::from_secs(1);
-
-impl Published {
-    fn new(terms: Terms) -> Published {
-        Published { state: Mutex::new(State::new(terms)) }
-    }
-
-    /// Somebody writes it, again where somebody did before: numbers go on. On the same terms so does the playlist, and this
-    /// answers the longest segment that it promises, in seconds; else what it listed leaves with the next segment. Until
-    /// that comes, whoever wrote before may still add what was under way.
-    fn resume(&self, terms: Terms) -> (u64, Option<u64>) {
-        let mut state = lock(&self.state);
-        state.turn += 1;
-        (state.left, state.coming) = (None, Some(terms));
-        let goes_on = state.playlist.as_ref().filter(|_| terms.kind != Kind::Vod && state.terms == terms);
-        (state.turn, goes_on.map(|playlist| playlist.target))
-    }
-
-    fn is_written(&self) -> bool {
-        lock(&self.state).left.is_none()
-    }
-
-    fn is_forgotten(&self, now: Instant) -> bool {
-        let state = lock(&self.state);
-        let is_kept = state.terms.kind == Kind::Vod && state.served.is_some();
-        !is_kept && state.left.is_some_and(|left| now.saturating_duration_since(left) > state.patience())
-    }
-
-    /// What is at a name.
-    pub fn file(&self, name: &str, now: Instant) -> Found {
-        let mut state = lock(&self.state);
-        state.forget(now);
-        if name == "index.m3u8" {
-            return state.served.clone().map_or(Found::NotYet(state.terms.kind), Found::Playlist);
-        }
-        let number = |prefix: &str, suffix: &str| {
-            let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
-            let is_plain = digits == "0" || !digits.starts_with(['0', '+']);
-            digits.parse::<u64>().ok().filter(|_| is_plain)
-        };
-        if let Some(number) = number("init-", ".mp4") {
-            return match state.maps.get(&number) {
-                Some(served) => Found::Init(served.clone()),
-                None if number < state.next_map => Found::Over,
-                None => Found::Unknown,
-            };
-        }
-        let Some(number) = number("", ".m4s") else { return Found::Unknown };
-        match state.segments.get(&number) {
-            Some(kept) => Found::Segment(kept.served.clone()),
-            None if state.next.is_some_and(|next| number < next) => Found::Over,
-            None => Found::Unknown,
-        }
-    }
-
-    /// Bytes that it holds in memory and on the disk.
-    pub fn used(&self) -> (u64, u64) {
-        let state = lock(&self.state);
-        (state.memory, state.disk)
-    }
-}
-
-/// The right to write one stream, until somebody else has it.
-#[derive(Clone)]
-pub struct Writing {
-    published: Arc<Published>,
-    turn: u64,
-}
-
-impl Writing {
-    /// `None` where somebody else has the right by now.
-    fn state(&self) -> Option<MutexGuard<'_, State>> {
-        Some(lock(&self.published.state)).filter(|state| state.turn == self.turn)
-    }
-
-    /// Lists another segment.
-    ///
-    /// # Errors
-    /// Where there is no room for it; then the next one is a discontinuity.
-    pub fn append(&self, segment: NewSegment, now: Instant) -> Result<(), Refused> {
-        let mut state = lock(&self.published.state);
-        if state.turn == self.turn {
-            state.change_hands(now);
-        } else if state.coming.is_none() {
-            return Err(Refused::Superseded);
-        }
-        state.forget(now);
-        let content = match state.room_for(&segment.media) {
-            Ok(content) => content,
-            Err(refused) => {
-                state.is_broken = true;
-                return Err(refused);
-            }
-        };
-        let target = segment.target.unwrap_or(1);
-        let terms = state.terms;
-        let map = state.map(&segment.init);
-        let has_listed = state.playlist.as_ref().is_some_and(|playlist| playlist.segments.back().is_some());
-        let changes_map = state.last_map().is_some_and(|last| last != map);
-        let is_discontinuous =
-            std::mem::take(&mut state.is_broken) || has_listed && (segment.is_discontinuous || changes_map);
-        let number = state.next.unwrap_or_else(|| first_number(terms.kind, segment.time));
-        state.next = Some(number + 1);
-        let version = (terms.kind == Kind::Vod).then(|| segment.sha256.chars().take(8).collect());
-        let time = terms.dated.then(|| state.date(segment.time, is_discontinuous));
-        state.elapsed = state.elapsed.saturating_add(segment.duration);
-        let listed = Listed { number, duration: segment.duration, map, is_discontinuous, time, version };
-        let playlist = state.playlist.get_or_insert_with(|| Playlist::new(terms.kind, terms.window, target));
-        if playlist.segments.is_empty() {
-            (playlist.kind, playlist.window, playlist.target) = (terms.kind, terms.window, target);
-            (playlist.is_over, playlist.is_independent) = (false, true);
-        }
-        playlist.is_independent &= segment.is_independent;
-        let left = playlist.push(listed);
-        let tag = format!("{number}-{}", segment.sha256.get(..16).unwrap_or_default());
-        let served = Served { content: Arc::new(content), tag };
-        state.segments.insert(number, Kept { served, map, until: None });
-        let patience = state.patience();
-        for gone in left {
-            let patience = patience + Duration::from_micros(u64::try_from(gone.duration).unwrap_or(0));
-            if let Some(kept) = state.segments.get_mut(&gone.number) {
-                kept.until = Some(now + patience);
-            }
-        }
-        if terms.kind != Kind::Vod {
-            state.show();
-        }
-        Ok(())
-    }
-
-    /// Something is missing before the next segment.
-    pub fn break_off(&self) {
-        if let Some(mut state) = self.state()
-            && state.playlist.is_some()
-        {
-            state.is_broken = true;
-        }
-    }
-
-    /// Nothing more comes.
-    pub fn end(&self, now: Instant) {
-        let Some(mut state) = self.state() else { return };
-        state.left = Some(now);
-        let is_vod = state.terms.kind == Kind::Vod;
-        if let Some(playlist) = &mut state.playlist {
-            playlist.is_over = true;
-            if is_vod {
-                let longest = playlist.segments.iter().map(|segment| segment.duration).max().unwrap_or_default();
-                // Rounded as players round.
-                playlist.target = u64::try_from((longest + 500_000) / 1_000_000).unwrap_or(0).max(1);
-            }
-            state.show();
-        }
-    }
-
-    /// Nobody writes it any more, and somebody else may go on with it.
-    pub fn abandon(&self, now: Instant) {
-        if let Some(mut state) = self.state() {
-            state.left = Some(now);
-        }
-    }
-}
-
-/// The number of a stream's first segment. Of what never ends it is never again that of another one: players and caches
-/// may have seen what this process published before it was started anew.
-fn first_number(kind: Kind, time: SystemTime) -> u64 {
-    match kind {
-        Kind::Vod => 0,
-        Kind::Live | Kind::Event => time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-    }
-}
-
-impl State {
-    fn new(terms: Terms) -> State {
-        State {
-            terms,
-            playlist: None,
-            served: None,
-            segments: BTreeMap::new(),
-            maps: BTreeMap::new(),
-            next: None,
-            next_map: 0,
-            is_broken: false,
-            anchor: None,
-            elapsed: 0,
-            memory: 0,
-            disk: 0,
-            left: None,
-            turn: 0,
-            coming: None,
-        }
-    }
-
-    /// What comes now is of whoever writes it by now.
-    fn change_hands(&mut self, now: Instant) {
-        let Some(terms) = self.coming.take() else { return };
-        if terms.kind == Kind::Vod {
-            *self = State { turn: self.turn, ..State::new(terms) };
-            return;
-        }
-        let is_same = self.terms == terms;
-        (self.terms, self.anchor) = (terms, None);
-        let patience = self.patience();
-        let Some(playlist) = &mut self.playlist else { return };
-        self.is_broken = true;
-        playlist.is_over = false;
-        while !is_same && let Some(left) = playlist.leave() {
-            if let Some(kept) = self.segments.get_mut(&left.number) {
-                kept.until = Some(now + patience);
-            }
-        }
-    }
-
-    /// How long a player may want what is listed now: until it has played all of it.
-    fn patience(&self) -> Duration {
-        let Some(playlist) = &self.playlist else { return Duration::ZERO };
-        let target = i64::try_from(playlist.target).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-        Duration::from_micros(u64::try_from(playlist.longest.saturating_add(target)).unwrap_or(0))
-    }
-
-    /// Lets go of what nobody can want any more.
-    fn forget(&mut self, now: Instant) {
-        let is_over = |kept: &Kept| kept.until.is_some_and(|until| until <= now);
-        let over: Vec<u64> =
-            self.segments.iter().filter(|(_, kept)| is_over(kept)).map(|(number, _)| *number).collect();
-        over.into_iter().for_each(|number| self.remove(number));
-    }
-
-    fn remove(&mut self, number: u64) {
-        let Some(Kept { served, map, .. }) = self.segments.remove(&number) else { return };
-        match &*served.content {
-            Content::Memory(bytes) => self.memory -= bytes.len() as u64,
-            Content::File(_) => self.disk -= served.content.len(),
-        }
-        let is_last = Some(map) == self.next_map.checked_sub(1);
-        if !is_last && !self.segments.values().any(|kept| kept.map == map) {
-            self.maps.remove(&map);
-        }
-    }
-
-    /// Puts a segment where there is room for it.
-    fn room_for(&mut self, media: &Bytes) -> Result<Content, Refused> {
-        let bytes = media.len() as u64;
-        if self.memory + bytes <= self.terms.memory {
-            self.memory += bytes;
-            return Ok(Content::Memory(media.clone()));
-        }
-        // What is not listed any more makes room for what is.
-        while self.disk + bytes > self.terms.disk
-            && let Some((number, _)) = self.segments.iter().find(|(_, kept)| kept.until.is_some())
-        {
-            let number = *number;
-            self.remove(number);
-        }
-        if self.memory + bytes <= self.terms.memory {
-            self.memory += bytes;
-            return Ok(Content::Memory(media.clone()));
-        }
-        if self.disk + bytes > self.terms.disk {
-            return Err(Refused::Full(self.disk));
-        }
-        let content = spilled(media)?;
-        self.disk += bytes;
-        Ok(content)
-    }
-
-    /// The number of an initialisation: the same for the same bytes, one behind the other.
-    fn map(&mut self, init: &Bytes) -> u64 {
-        if let Some(last) = self.next_map.checked_sub(1)
-            && self
-                .maps
-                .get(&last)
-                .is_some_and(|served| matches!(&*served.content, Content::Memory(bytes) if bytes == init))
-        {
-            return last;
-        }
-        let number = self.next_map;
-        self.next_map += 1;
-        let tag = hex::encode(Sha256::digest(init)).get(..16).unwrap_or_default().to_owned();
-        self.maps.insert(number, Served { content: Arc::new(Content::Memory(init.clone())), tag });
-        number
-    }
-
-    fn last_map(&self) -> Option<u64> {
-        self.playlist.as_ref()?.segments.back().map(|listed| listed.map)
-    }
-
-    /// When the first picture of the next segment was taken: by the stream's clock, as long as that is right.
-    fn date(&mut self, read: SystemTime, is_discontinuous: bool) -> SystemTime {
-        let elapsed = self.elapsed;
-        let by_stream = self
-            .anchor
-            .filter(|_| !is_discontinuous)
-            .map(|(anchor, at)| anchor + Duration::from_micros(u64::try_from(elapsed.saturating_sub(at)).unwrap_or(0)));
-        let is_right = |time: &SystemTime| {
-            let drift = read.duration_since(*time).or_else(|_| time.duration_since(read));
-            drift.is_ok_and(|drift| drift <= MOST_DRIFT)
-        };
-        by_stream.filter(is_right).unwrap_or_else(|| {
-            self.anchor = Some((read, elapsed));
-            read
-        })
-    }
-
-    /// From here on the playlist is served as it is now.
-    fn show(&mut self) {
-        let Some(playlist) = &self.playlist else { return };
-        let text = playlist.text();
-        let tag = hex::encode(Sha256::digest(&text)).get(..16).unwrap_or_default().to_owned();
-        self.served = Some(Served { content: Arc::new(Content::Memory(text.into())), tag });
-    }
-}
-
-/// Puts a segment into a temporary file, which goes when it does.
-fn spilled(media: &Bytes) -> Result<Content, Refused> {
-    let write = || {
-        let (mut file, path) = tempfile::Builder::new().prefix("engine-").suffix(".m4s").tempfile()?.into_parts();
-        file.write_all(media)?;
-        // More of them than a process may have open.
-        Ok(Content::File(SpilledFile::named(path, media.len() as u64)))
-    };
-    write().map_err(|cause| Refused::Spill { folder: std::env::temp_dir().display().to_string(), cause })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -556,11 +157,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
     use crate::clock::{Clock, SimulatedClock};
 
     const TERMS: Terms = Terms {
         kind: Kind::Live,
+        form: Form::Mp4,
         length: 2_000_000,
+        part: None,
         window: Window::Segments(3),
         dated: true,
         memory: 1 << 20,
@@ -582,6 +189,8 @@ mod tests {
             sha256: format!("{number:064x}"),
             duration: 2_000_000,
             target: Some(2),
+            part_target: None,
+            completes: true,
             is_discontinuous: false,
             is_independent: true,
             time: clock.wall(),
@@ -616,7 +225,9 @@ mod tests {
         }
 
         fn text(&self) -> String {
-            let Found::Playlist(served) = self.published.file("index.m3u8", self.clock.now()) else { panic!("none") };
+            let Found::Playlist(served) = self.published.file("index.m3u8", &Asked::default(), self.clock.now()) else {
+                panic!("none")
+            };
             String::from_utf8(served.read(0..u64::MAX).unwrap().to_vec()).unwrap()
         }
 
@@ -625,14 +236,17 @@ mod tests {
         }
 
         fn has(&self, name: &str) -> bool {
-            matches!(self.published.file(name, self.clock.now()), Found::Segment(_) | Found::Init(_))
+            matches!(self.published.file(name, &Asked::default(), self.clock.now()), Found::Segment(_) | Found::Init(_))
         }
     }
 
     #[test]
     fn what_was_listed_is_there_until_nobody_can_want_it() {
         let mut bench = Bench::new(TERMS);
-        assert!(matches!(bench.published.file("index.m3u8", bench.clock.now()), Found::NotYet(Kind::Live)));
+        assert!(matches!(
+            bench.published.file("index.m3u8", &Asked::default(), bench.clock.now()),
+            Found::NotYet(Kind::Live)
+        ));
         let mut seen = std::collections::BTreeMap::new();
         for _ in 0..40 {
             bench.append(1000).unwrap();
@@ -647,10 +261,13 @@ mod tests {
             }
         }
         let first = seen.keys().next().unwrap();
-        assert!(matches!(bench.published.file(first, bench.clock.now()), Found::Over), "{first}");
-        assert!(matches!(bench.published.file("1.m4s", bench.clock.now()), Found::Over));
+        assert!(matches!(bench.published.file(first, &Asked::default(), bench.clock.now()), Found::Over), "{first}");
+        assert!(matches!(bench.published.file("1.m4s", &Asked::default(), bench.clock.now()), Found::Over));
         for name in ["99999999999.m4s", "init-7.mp4", "index.m3u", "0x1.m4s", "+1.m4s", "01.m4s", "", ".."] {
-            assert!(matches!(bench.published.file(name, bench.clock.now()), Found::Unknown), "{name}");
+            assert!(
+                matches!(bench.published.file(name, &Asked::default(), bench.clock.now()), Found::Unknown),
+                "{name}"
+            );
         }
         assert!(bench.has("init-0.mp4"));
         // Memory is bounded by what is kept: three listed, and those of ten seconds more.
@@ -667,19 +284,22 @@ mod tests {
         assert!(matches!(bench.append(1000), Err(Refused::Full(2000))));
         bench.append(400).unwrap();
         let listed = bench.listed();
-        assert_eq!(listed.len(), 5);
-        for (number, name) in listed.iter().enumerate() {
-            let Found::Segment(served) = bench.published.file(name, bench.clock.now()) else { panic!("{name}") };
-            let expected = [1, 2, 3, 4, 6][number];
+        assert_eq!(listed.len(), 6);
+        assert!(matches!(bench.published.file(&listed[4], &Asked::default(), bench.clock.now()), Found::Gap));
+        for (number, name) in listed.iter().enumerate().filter(|(number, _)| *number != 4) {
+            let Found::Segment(served) = bench.published.file(name, &Asked::default(), bench.clock.now()) else {
+                panic!("{name}")
+            };
+            let expected = [1, 2, 3, 4, 5, 6][number];
             assert_eq!(served.read(0..3).unwrap(), vec![expected; 3], "{name}");
         }
-        // The lost one is not passed over in silence.
-        assert_eq!(bench.text().matches("#EXT-X-DISCONTINUITY\n").count(), 1, "{}", bench.text());
-        let Found::Segment(served) = bench.published.file(&listed[3], bench.clock.now()) else {
+        // The lost one is not passed over in silence, and what follows is at its time.
+        assert!(bench.text().contains(&format!("#EXT-X-GAP\n#EXTINF:2.000000,\n{}\n", listed[4])), "{}", bench.text());
+        assert!(!bench.text().contains("#EXT-X-DISCONTINUITY\n"), "{}", bench.text());
+        let Found::Segment(served) = bench.published.file(&listed[3], &Asked::default(), bench.clock.now()) else {
             panic!("it is listed")
         };
-        assert!(matches!(&*served.content, Content::File(_)), "in memory");
-        drop((served, bench));
+        assert!(served.is_in_file());
     }
 
     #[test]
@@ -728,6 +348,25 @@ mod tests {
     }
 
     #[test]
+    fn segments_of_another_form_have_other_names() {
+        let mut bench = Bench::new(TERMS);
+        for _ in 0..3 {
+            bench.append(10).unwrap();
+        }
+        let before = bench.listed();
+        let terms = Terms { form: Form::Transport, ..TERMS };
+        let resumed = bench.playlists.publish(&bench.shelf, &stream(), &terms, bench.clock.now());
+        bench.writing = resumed.unwrap_or_else(|other| panic!("`{other}` has it")).0;
+        bench.append(10).unwrap();
+        let after = bench.listed();
+        assert!(after.len() == 1 && after[0].ends_with(".ts") && bench.has(&after[0]), "{after:?}");
+        assert!(!bench.has(&after[0].replace(".ts", ".m4s")) && !bench.has(&before[0].replace(".m4s", ".ts")));
+        // Players may still want them, and they are what they were.
+        assert!(before.iter().all(|name| bench.has(name)));
+        assert!(!bench.text().contains("EXT-X-MAP"), "{}", bench.text());
+    }
+
+    #[test]
     fn on_the_same_terms_a_playlist_goes_on() {
         let mut bench = Bench::new(TERMS);
         for _ in 0..3 {
@@ -738,7 +377,7 @@ mod tests {
         assert!(bench.text().ends_with("#EXT-X-ENDLIST\n"));
         let resumed = bench.playlists.publish(&bench.shelf, &stream(), &TERMS, bench.clock.now());
         let (again, promised) = resumed.unwrap_or_else(|other| panic!("`{other}` has it"));
-        assert_eq!(promised, Some(2));
+        assert_eq!(promised, Some(Promise { target: 2, part: None }));
         bench.writing = again;
         bench.append(10).unwrap();
         assert_eq!(bench.listed()[..2], before[1..]);
@@ -792,5 +431,231 @@ mod tests {
         let dates: Vec<jiff::Timestamp> = dates(&bench).iter().map(|date| date.parse().unwrap()).collect();
         let between = |a: usize, b: usize| dates[b].duration_since(dates[a]).as_millis();
         assert_eq!((between(0, 1), between(0, 2)), (2000, 9500));
+    }
+
+    /// Half a second of a segment of two seconds.
+    const PARTS: Terms = Terms { part: Some(500_000), ..TERMS };
+
+    impl Bench {
+        /// Half a second goes by, and another part comes; the fourth one of each segment completes it.
+        fn append_part(&mut self, bytes: usize) -> Result<(), Refused> {
+            self.clock.advance(Duration::from_millis(500));
+            self.next += 1;
+            let part = NewSegment {
+                duration: 500_000,
+                part_target: Some(500_000),
+                completes: self.next.is_multiple_of(4),
+                is_independent: self.next % 4 == 1,
+                ..segment(self.next, bytes, &self.clock)
+            };
+            self.writing.append(part, self.clock.now())
+        }
+
+        fn look(&self, name: &str, asked: Asked) -> Found {
+            self.published.file(name, &asked, self.clock.now())
+        }
+
+        fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+            match self.look(name, Asked::default()) {
+                Found::Segment(served) => Some(served.read(0..u64::MAX).unwrap().to_vec()),
+                _ => None,
+            }
+        }
+
+        fn hint(&self) -> String {
+            let text = self.text();
+            let hint = text.lines().find_map(|line| line.strip_prefix("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\""));
+            hint.unwrap_or_else(|| panic!("{text}")).trim_end_matches('"').to_owned()
+        }
+    }
+
+    #[test]
+    fn a_segment_is_its_parts_and_the_next_one_is_told() {
+        // Some of them lie in files.
+        let mut bench = Bench::new(Terms { memory: 1500, ..PARTS });
+        let mut known: BTreeMap<String, (Vec<u8>, String)> = BTreeMap::new();
+        for _ in 0..4 {
+            assert!(matches!(bench.look("index.m3u8", Asked::default()), Found::NotYet(Kind::Live)));
+            bench.append_part(100).unwrap();
+        }
+        for count in 0..60 {
+            let hint = bench.hint();
+            assert!(matches!(bench.look(&hint, Asked::default()), Found::Coming), "{hint}");
+            bench.append_part(100 + count).unwrap();
+            assert!(bench.bytes(&hint).is_some(), "{hint} was told");
+            let text = bench.text();
+            for line in text.lines().filter(|line| line.starts_with("#EXT-X-PART:")) {
+                let name = line.split("URI=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+                let Found::Segment(served) = bench.look(name, Asked::default()) else { panic!("{name} is listed") };
+                let part = (served.read(0..u64::MAX).unwrap().to_vec(), served.tag);
+                // Also once its segment is complete.
+                assert_eq!(known.entry(name.to_owned()).or_insert_with(|| part.clone()), &part, "{name}");
+            }
+            // Those of three target durations are listed, and no more.
+            assert!(text.matches("#EXT-X-PART:").count() <= 4 * 4, "{text}");
+        }
+        let mut in_files = 0;
+        for name in bench.listed() {
+            let number = name.trim_end_matches(".m4s").to_owned();
+            let parts: Vec<u8> = (0..4).flat_map(|part| known[&format!("{number}.{part}.m4s")].0.clone()).collect();
+            assert!(bench.bytes(&name).unwrap() == parts, "{name}");
+            let Found::Segment(served) = bench.look(&name, Asked::default()) else { panic!("{name}") };
+            in_files += usize::from(served.is_in_file());
+            for wrong in [format!("{number}.4.m4s"), format!("{number}.01.m4s"), format!("{number}..m4s")] {
+                assert!(matches!(bench.look(&wrong, Asked::default()), Found::Unknown), "{wrong}");
+            }
+        }
+        assert!(in_files > 0);
+        let first = known.keys().next().unwrap();
+        assert!(matches!(bench.look(first, Asked::default()), Found::Over), "{first}");
+    }
+
+    #[test]
+    fn whoever_asks_for_what_comes_waits_until_it_is_listed() {
+        let mut bench = Bench::new(PARTS);
+        for _ in 0..6 {
+            bench.append_part(100).unwrap();
+        }
+        let first: u64 = bench.listed()[0].trim_end_matches(".m4s").parse().unwrap();
+        let look = |bench: &Bench, sequence: u64, part: Option<u64>| {
+            bench.look("index.m3u8", Asked { sequence: Some(first + sequence), part, skips: false })
+        };
+        // One segment is complete, and of the next one there are two parts.
+        for (sequence, part) in [(0, None), (0, Some(3)), (0, Some(9)), (1, Some(0)), (1, Some(1))] {
+            assert!(matches!(look(&bench, sequence, part), Found::Playlist(_)), "{sequence} {part:?}");
+        }
+        for (sequence, part) in [(1, None), (1, Some(2)), (1, Some(7)), (2, None), (2, Some(0))] {
+            assert!(matches!(look(&bench, sequence, part), Found::Coming), "{sequence} {part:?}");
+        }
+        for (sequence, part) in [(3, None), (3, Some(0)), (1, Some(8)), (1000, None)] {
+            assert!(matches!(look(&bench, sequence, part), Found::TooFar), "{sequence} {part:?}");
+        }
+        let mut changes = bench.published.changes();
+        assert!(!changes.has_changed().unwrap());
+        bench.append_part(100).unwrap();
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        assert!(matches!(look(&bench, 1, Some(2)), Found::Playlist(_)));
+        bench.append_part(100).unwrap();
+        // Behind the last part comes the first one of the next segment.
+        assert!(matches!(look(&bench, 1, None), Found::Playlist(_)));
+        assert!(matches!(look(&bench, 1, Some(4)), Found::Coming));
+        bench.writing.end(bench.clock.now());
+        assert!(changes.has_changed().unwrap());
+        // Nothing more comes: nobody waits for it.
+        assert!(matches!(look(&bench, 2, Some(0)), Found::Playlist(_)));
+        assert!(!bench.text().contains("PRELOAD-HINT") && bench.text().ends_with("#EXT-X-ENDLIST\n"));
+    }
+
+    #[test]
+    fn an_update_and_what_is_known_are_the_whole_playlist() {
+        let mut bench = Bench::new(Terms { window: Window::Segments(20), ..PARTS });
+        let mut known: Vec<String> = Vec::new();
+        let mut skipped_once = false;
+        let lines = |served: &Served| -> Vec<String> {
+            let text = String::from_utf8(served.read(0..u64::MAX).unwrap().to_vec()).unwrap();
+            text.lines().map(str::to_owned).collect()
+        };
+        for _ in 0..3 {
+            bench.append_part(100).unwrap();
+        }
+        for _ in 0..150 {
+            bench.append_part(100).unwrap();
+            let Found::Playlist(update) = bench.look("index.m3u8", Asked { skips: true, ..Asked::default() }) else {
+                panic!("none")
+            };
+            let Found::Playlist(whole) = bench.look("index.m3u8", Asked::default()) else { panic!("none") };
+            let (update, whole) = (lines(&update), lines(&whole));
+            // What a player does: segments of which it knows the numbers take the place of those that are skipped.
+            let sequence = |lines: &[String]| -> u64 {
+                lines.iter().find_map(|line| line.strip_prefix("#EXT-X-MEDIA-SEQUENCE:")).unwrap().parse().unwrap()
+            };
+            let place = update.iter().position(|line| line.starts_with("#EXT-X-SKIP:SKIPPED-SEGMENTS="));
+            let put_together = match place {
+                None => update.clone(),
+                Some(place) => {
+                    skipped_once = true;
+                    let skipped: u64 = update[place].rsplit('=').next().unwrap().parse().unwrap();
+                    let first = sequence(&update);
+                    let known_segments = segments(&known);
+                    let mut put = update[..place].to_vec();
+                    for number in first..first + skipped {
+                        // The first of a playlist says again what it is initialised by.
+                        let mut lines = known_segments[&number].clone();
+                        lines.retain(|line| !line.starts_with("#EXT-X-PART:") && !line.starts_with("#EXT-X-MAP:"));
+                        if number == first {
+                            lines.insert(0, "#EXT-X-MAP:URI=\"init-0.mp4\"".to_owned());
+                        }
+                        put.extend(lines);
+                    }
+                    put.extend_from_slice(&update[place + 1..]);
+                    put
+                }
+            };
+            assert_eq!(put_together, whole);
+            known = whole;
+        }
+        assert!(skipped_once);
+    }
+
+    /// The lines of each complete segment of a playlist.
+    fn segments(lines: &[String]) -> BTreeMap<u64, Vec<String>> {
+        let (mut segments, mut own) = (BTreeMap::new(), Vec::new());
+        let heads = ["#EXT-X-MAP", "#EXT-X-PROGRAM", "#EXT-X-DISCONTINUITY", "#EXT-X-GAP", "#EXT-X-PART:", "#EXTINF"];
+        for line in lines {
+            if heads.iter().any(|head| line.starts_with(head)) && !line.starts_with("#EXT-X-DISCONTINUITY-SEQUENCE") {
+                own.push(line.clone());
+            } else if let Some(number) = line.strip_suffix(".m4s") {
+                own.push(line.clone());
+                segments.insert(number.parse().unwrap(), std::mem::take(&mut own));
+            }
+        }
+        segments
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_kept_is_a_gap_without_parts() {
+        let mut bench = Bench::new(Terms { kind: Kind::Event, memory: 500, disk: 0, ..PARTS });
+        for _ in 0..7 {
+            bench.append_part(100).unwrap();
+        }
+        assert!(matches!(bench.append_part(100), Err(Refused::Full(0))));
+        let text = bench.text();
+        assert_eq!((text.matches("#EXT-X-GAP\n").count(), text.matches("#EXT-X-PART:").count()), (1, 4), "{text}");
+        assert!(matches!(bench.look(&bench.listed()[1], Asked::default()), Found::Gap));
+        assert_eq!(
+            bench.hint(),
+            format!("{}.0.m4s", bench.listed()[1].trim_end_matches(".m4s").parse::<u64>().unwrap() + 1)
+        );
+    }
+
+    #[test]
+    fn what_breaks_off_ends_the_segment_that_grows() {
+        let mut bench = Bench::new(PARTS);
+        for _ in 0..6 {
+            bench.append_part(100).unwrap();
+        }
+        bench.writing.break_off();
+        bench.append_part(100).unwrap();
+        let text = bench.text();
+        assert_eq!(bench.listed().len(), 2, "{text}");
+        let behind = text.split("#EXT-X-DISCONTINUITY\n").nth(1).unwrap_or_else(|| panic!("{text}"));
+        assert_eq!(behind.matches("#EXT-X-PART:").count(), 1, "{text}");
+        assert!(text.contains("#EXTINF:1.000000,\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_lost_on_the_way_is_a_gap() {
+        let mut bench = Bench::new(TERMS);
+        let lost = |bench: &Bench| Lost { duration: 2_000_000, is_discontinuous: false, time: bench.clock.wall() };
+        // Nothing tells how it was coded.
+        bench.writing.lose(&lost(&bench), bench.clock.now());
+        bench.append(10).unwrap();
+        bench.clock.advance(Duration::from_secs(2));
+        bench.writing.lose(&lost(&bench), bench.clock.now());
+        bench.append(10).unwrap();
+        let text = bench.text();
+        assert_eq!((text.matches("#EXT-X-GAP\n").count(), bench.listed().len()), (1, 3), "{text}");
+        assert!(!text.contains("#EXT-X-DISCONTINUITY\n"), "{text}");
     }
 }

@@ -1,0 +1,558 @@
+//! One stream, published: its playlist, its files, and who may write them.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::files::{self, Files, PartEnd, Served};
+use super::{Promise, Terms, lock};
+use crate::config::format_size;
+use crate::item::Content;
+use crate::media::fragment::Form;
+use crate::sinks::hls::playlist::{self, Kind, Listed, ListedPart, Playlist, Progress};
+
+/// A segment that is published, or where latency is to be low a part of one.
+pub struct NewSegment {
+    pub init: Bytes,
+    pub media: Bytes,
+    /// Hexadecimal SHA-256 of both.
+    pub sha256: String,
+    /// Microseconds.
+    pub duration: i64,
+    /// The longest segment of the stream, in seconds; of VOD, that follows from all.
+    pub target: Option<u64>,
+    /// The longest part of the stream, in microseconds; `None` for a whole segment.
+    pub part_target: Option<i64>,
+    /// Whether the segment is complete with it.
+    pub completes: bool,
+    pub is_discontinuous: bool,
+    pub is_independent: bool,
+    pub time: SystemTime,
+}
+
+/// A segment that was to be published, and is lost: what is known of it holds its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// Microseconds.
+    pub duration: i64,
+    /// Whether something is missing before it, or it is of another format.
+    pub is_discontinuous: bool,
+    pub time: SystemTime,
+}
+
+/// Why a segment is not published.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("{} of segments are kept on the disk already, which is all that `disk` allows", format_size(*.0))]
+    Full(u64),
+    #[error("another version of the graph publishes the stream already")]
+    Superseded,
+    #[error("the segment does not fit into `memory`, and cannot be kept in `{folder}`: {cause}")]
+    Spill { folder: String, cause: std::io::Error },
+}
+
+/// What somebody who reads a playlist again asks of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The number of a segment, and of a part of it, that the playlist should have before it is sent.
+    pub sequence: Option<u64>,
+    pub part: Option<u64>,
+    /// Whether segments that have been listed for long may be left out.
+    pub skips: bool,
+}
+
+/// What is at a name of a stream.
+pub enum Found {
+    Playlist(Served),
+    Init(Served),
+    /// A segment, or a part of one.
+    Segment(Served),
+    /// It comes next: it is worth waiting for.
+    Coming,
+    /// So far ahead that nobody who reads the playlist would ask for it.
+    TooFar,
+    /// The playlist is not complete enough to be shown.
+    NotYet(Kind),
+    /// It has been there, and nobody can want it any more.
+    Over,
+    /// It could not be kept, and the playlist says so.
+    Gap,
+    Unknown,
+}
+
+/// One stream, published.
+pub struct Published {
+    state: Mutex<State>,
+    /// Counts what changes, for those who wait.
+    changes: watch::Sender<u64>,
+}
+
+/// The segment of which there are only some parts yet.
+struct Growing {
+    number: u64,
+    map: u64,
+    parts: Vec<Served>,
+    media: Vec<Bytes>,
+    /// Of the hashes of its parts.
+    digest: Sha256,
+}
+
+struct State {
+    terms: Terms,
+    playlist: Option<Playlist>,
+    served: Option<Served>,
+    files: Files,
+    growing: Option<Growing>,
+    next: Option<u64>,
+    /// Whether the next segment does not go on where the one before ended.
+    is_broken: bool,
+    /// When and at what time of the stream its clock was read: microseconds since then make the dates.
+    anchor: Option<(SystemTime, i64)>,
+    elapsed: i64,
+    /// When nobody writes it any more.
+    left: Option<Instant>,
+    /// How often somebody began to write it.
+    turn: u64,
+    /// The terms of whoever writes it now, until the first segment on them.
+    coming: Option<Terms>,
+}
+
+/// Clocks of cameras go wrong slowly; dates are set right where they are wrong by so much.
+const MOST_DRIFT: Duration = Duration::from_secs(1);
+/// Target durations that whoever waits for something new is left to wait.
+const PATIENCE: u32 = 3;
+/// Target durations for which an answer stays what it is, where somebody has waited for it.
+const FRESH: u64 = 6;
+
+impl Published {
+    pub(super) fn new(terms: Terms) -> Published {
+        Published { state: Mutex::new(State::new(terms)), changes: watch::Sender::new(0) }
+    }
+
+    /// Somebody writes it, again where somebody did before: numbers go on. On the same terms so does the playlist, and this
+    /// answers what that promises; else what it listed leaves with the next segment. Until that comes, whoever wrote before
+    /// may still add what was under way.
+    pub(super) fn resume(published: &Arc<Published>, terms: Terms) -> (Writing, Option<Promise>) {
+        let mut state = lock(&published.state);
+        state.turn += 1;
+        (state.left, state.coming) = (None, Some(terms));
+        let goes_on = state.playlist.as_ref().filter(|_| terms.kind != Kind::Vod && state.terms == terms);
+        let promise = goes_on.map(|playlist| Promise { target: playlist.target, part: playlist.part_target });
+        (Writing { published: published.clone(), turn: state.turn }, promise)
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        lock(&self.state).left.is_none()
+    }
+
+    pub(super) fn is_forgotten(&self, now: Instant) -> bool {
+        let state = lock(&self.state);
+        let is_kept = state.terms.kind == Kind::Vod && state.served.is_some();
+        !is_kept && state.left.is_some_and(|left| now.saturating_duration_since(left) > state.patience())
+    }
+
+    /// What is at a name.
+    pub fn file(&self, name: &str, asked: &Asked, now: Instant) -> Found {
+        let mut state = lock(&self.state);
+        state.files.forget(now);
+        if name == "index.m3u8" {
+            return state.playlist(asked);
+        }
+        if let Some(number) = name.strip_prefix("init-").and_then(|name| name.strip_suffix(".mp4")).and_then(plain) {
+            return match state.files.map(number) {
+                Some(served) => Found::Init(served),
+                None if state.files.had_map(number) => Found::Over,
+                None => Found::Unknown,
+            };
+        }
+        let Some((name, extension)) = name.rsplit_once('.') else { return Found::Unknown };
+        let forms = [Form::Mp4, Form::Transport];
+        let Some(form) = forms.into_iter().find(|form| playlist::extension(*form) == extension) else {
+            return Found::Unknown;
+        };
+        match name.split_once('.') {
+            Some((number, part)) if form == Form::Mp4 => {
+                plain(number).zip(plain(part)).map_or(Found::Unknown, |at| state.part(at))
+            }
+            Some(_) => Found::Unknown,
+            None => plain(name).map_or(Found::Unknown, |number| state.segment(number, form)),
+        }
+    }
+
+    /// Whether its segments are published in parts, so that waiting for what comes next is worth it.
+    pub fn has_parts(&self) -> bool {
+        lock(&self.state).playlist.as_ref().is_some_and(|playlist| playlist.part_target.is_some())
+    }
+
+    /// Rises with everything that changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// How long somebody may wait for what comes next, and for how long what comes then stays what it is.
+    pub fn waiting(&self) -> (Duration, Duration) {
+        let target = lock(&self.state).playlist.as_ref().map_or(1, |playlist| playlist.target);
+        (Duration::from_secs(target).saturating_mul(PATIENCE), Duration::from_secs(target.saturating_mul(FRESH)))
+    }
+
+    /// Bytes that it holds in memory and on the disk, without what grows.
+    pub fn used(&self) -> (u64, u64) {
+        lock(&self.state).files.used()
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+}
+
+/// A number as names have it.
+fn plain(digits: &str) -> Option<u64> {
+    let is_plain = digits == "0" || !digits.starts_with(['0', '+']);
+    digits.parse().ok().filter(|_| is_plain)
+}
+
+/// The right to write one stream, until somebody else has it.
+#[derive(Clone)]
+pub struct Writing {
+    pub(super) published: Arc<Published>,
+    turn: u64,
+}
+
+impl Writing {
+    /// `None` where somebody else has the right by now.
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
+        Some(lock(&self.published.state)).filter(|state| state.turn == self.turn)
+    }
+
+    /// Takes what comes next of the stream into the playlist.
+    ///
+    /// # Errors
+    /// Where somebody else writes it by now, or there is no room for the segment: then the playlist has a gap in its place.
+    pub fn append(&self, segment: NewSegment, now: Instant) -> Result<(), Refused> {
+        let mut state = lock(&self.published.state);
+        self.change_hands(&mut state, now)?;
+        state.files.forget(now);
+        let map = state.files.map_of(&segment.init);
+        let is_other = |growing: &Growing| growing.map != map;
+        let mut ended = Ok(());
+        if state.is_broken || segment.is_discontinuous || state.growing.as_ref().is_some_and(is_other) {
+            ended = state.complete(now);
+        }
+        if state.growing.is_none() {
+            state.begin(&segment, map);
+        }
+        let completes = segment.completes;
+        state.grow(segment);
+        if completes {
+            ended = ended.and(state.complete(now));
+        }
+        // Some players take a playlist without a whole segment for an empty one.
+        let has_segments = state.playlist.as_ref().is_some_and(|playlist| !playlist.segments.is_empty());
+        if state.terms.kind != Kind::Vod && has_segments {
+            state.show();
+        }
+        drop(state);
+        self.published.tell();
+        ended
+    }
+
+    /// A segment was to come, and is lost: the playlist has a gap in its place, so that the time of what follows stays right.
+    pub fn lose(&self, lost: &Lost, now: Instant) {
+        let mut state = lock(&self.published.state);
+        if self.change_hands(&mut state, now).is_err() {
+            return;
+        }
+        state.files.forget(now);
+        let map = state.last_map();
+        let Some(map) = map.filter(|_| !state.is_broken && !lost.is_discontinuous && state.growing.is_none()) else {
+            // Nothing tells how the missing segment was coded.
+            state.is_broken |= state.playlist.is_some();
+            return;
+        };
+        let listed = state.listed(lost.time, lost.duration, map, false);
+        state.elapsed = state.elapsed.saturating_add(lost.duration);
+        state.push(Listed { is_gap: true, ..listed }, now);
+        if state.terms.kind != Kind::Vod {
+            state.show();
+        }
+        drop(state);
+        self.published.tell();
+    }
+
+    fn change_hands(&self, state: &mut State, now: Instant) -> Result<(), Refused> {
+        if state.turn == self.turn {
+            state.change_hands(now);
+            Ok(())
+        } else if state.coming.is_some() {
+            Ok(())
+        } else {
+            Err(Refused::Superseded)
+        }
+    }
+
+    /// Something is missing before the next segment.
+    pub fn break_off(&self) {
+        if let Some(mut state) = self.state()
+            && state.playlist.is_some()
+        {
+            state.is_broken = true;
+        }
+    }
+
+    /// Nothing more comes.
+    pub fn end(&self, now: Instant) {
+        let Some(mut state) = self.state() else { return };
+        state.left = Some(now);
+        if let Err(refused) = state.complete(now) {
+            tracing::debug!(%refused, "the last segment of a stream is lost");
+        }
+        let is_vod = state.terms.kind == Kind::Vod;
+        if let Some(playlist) = &mut state.playlist {
+            playlist.is_over = true;
+            if is_vod {
+                let longest = playlist.segments.iter().map(|segment| segment.duration).max().unwrap_or_default();
+                // Rounded as players round.
+                playlist.target = u64::try_from((longest + 500_000) / 1_000_000).unwrap_or(0).max(1);
+            }
+            state.show();
+        }
+        drop(state);
+        self.published.tell();
+    }
+
+    /// Nobody writes it any more, and somebody else may go on with it.
+    pub fn abandon(&self, now: Instant) {
+        if let Some(mut state) = self.state() {
+            state.left = Some(now);
+        }
+    }
+}
+
+/// The number of a stream's first segment. Of what never ends it is never again that of another one: players and caches
+/// may have seen what this process published before it was started anew.
+fn first_number(kind: Kind, time: SystemTime) -> u64 {
+    match kind {
+        Kind::Vod => 0,
+        Kind::Live | Kind::Event => time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+    }
+}
+
+impl State {
+    fn new(terms: Terms) -> State {
+        State {
+            files: Files::new(&terms),
+            terms,
+            playlist: None,
+            served: None,
+            growing: None,
+            next: None,
+            is_broken: false,
+            anchor: None,
+            elapsed: 0,
+            left: None,
+            turn: 0,
+            coming: None,
+        }
+    }
+
+    /// What comes now is of whoever writes it by now.
+    fn change_hands(&mut self, now: Instant) {
+        let Some(terms) = self.coming.take() else { return };
+        if terms.kind == Kind::Vod {
+            *self = State { turn: self.turn, ..State::new(terms) };
+            return;
+        }
+        if let Err(refused) = self.complete(now) {
+            tracing::debug!(%refused, "the last segment of another generation is lost");
+        }
+        let is_same = self.terms == terms;
+        (self.terms, self.anchor) = (terms, None);
+        self.files.change(&terms);
+        let patience = self.patience();
+        let Some(playlist) = &mut self.playlist else { return };
+        self.is_broken = true;
+        playlist.is_over = false;
+        while !is_same && let Some(left) = playlist.leave() {
+            self.files.leave(left.number, now + patience);
+        }
+    }
+
+    /// How long a player may want what is listed now: until it has played all of it.
+    fn patience(&self) -> Duration {
+        let Some(playlist) = &self.playlist else { return Duration::ZERO };
+        let target = i64::try_from(playlist.target).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        Duration::from_micros(u64::try_from(playlist.longest.saturating_add(target)).unwrap_or(0))
+    }
+
+    /// The playlist, for somebody who may wait for what comes next of it.
+    fn playlist(&self, asked: &Asked) -> Found {
+        let (Some(served), Some(playlist)) = (&self.served, &self.playlist) else {
+            return Found::NotYet(self.terms.kind);
+        };
+        if playlist.part_target.is_none() {
+            return Found::Playlist(served.clone());
+        }
+        match asked.sequence.map(|number| playlist.progress(number, asked.part)) {
+            Some(Progress::NotYet) => Found::Coming,
+            Some(Progress::TooFar) => Found::TooFar,
+            Some(Progress::Listed) | None if asked.skips => Found::Playlist(written(playlist.update())),
+            Some(Progress::Listed) | None => Found::Playlist(served.clone()),
+        }
+    }
+
+    fn segment(&self, number: u64, form: Form) -> Found {
+        match self.files.segment(number, form) {
+            Some(served) => Found::Segment(served),
+            None => self.missing(number),
+        }
+    }
+
+    fn part(&self, (number, part): (u64, u64)) -> Found {
+        let of_growing = self.growing.as_ref().filter(|growing| growing.number == number);
+        let found = match of_growing {
+            Some(growing) => usize::try_from(part).ok().and_then(|place| growing.parts.get(place)).cloned(),
+            None => self.files.part(number, part),
+        };
+        match found {
+            Some(served) => Found::Segment(served),
+            None if self.playlist.as_ref().and_then(Playlist::hint) == Some((number, part)) => Found::Coming,
+            None if of_growing.is_some() => Found::Unknown,
+            None => self.missing(number),
+        }
+    }
+
+    /// What is to be said of a segment that is not there.
+    fn missing(&self, number: u64) -> Found {
+        let is_gap = |listed: &Listed| listed.number == number && listed.is_gap;
+        if self.playlist.as_ref().is_some_and(|playlist| playlist.segments.iter().any(is_gap)) {
+            return Found::Gap;
+        }
+        let is_growing = self.growing.as_ref().is_some_and(|growing| growing.number == number);
+        match self.next {
+            Some(next) if number < next && !is_growing && !self.files.has(number) => Found::Over,
+            _ => Found::Unknown,
+        }
+    }
+
+    /// Begins another segment.
+    fn begin(&mut self, first: &NewSegment, map: u64) {
+        let terms = self.terms;
+        let target = first.target.unwrap_or(1);
+        let playlist = self.playlist.get_or_insert_with(|| Playlist::new(terms.kind, terms.form, terms.window, target));
+        if playlist.segments.is_empty() {
+            (playlist.kind, playlist.form) = (terms.kind, terms.form);
+            (playlist.window, playlist.target) = (terms.window, target);
+            (playlist.is_over, playlist.is_independent) = (false, true);
+            playlist.part_target = first.part_target;
+        }
+        playlist.is_independent &= first.is_independent;
+        let changes_map = self.last_map().is_some_and(|last| last != map);
+        let listed = self.listed(first.time, 0, map, first.is_discontinuous || changes_map);
+        let version = (terms.kind == Kind::Vod).then(|| first.sha256.chars().take(8).collect());
+        let (number, digest) = (listed.number, Sha256::new());
+        self.growing = Some(Growing { number, map, parts: Vec::new(), media: Vec::new(), digest });
+        if let Some(playlist) = &mut self.playlist {
+            playlist.open = Some(Listed { version, ..listed });
+        }
+    }
+
+    /// The next segment, as it will be listed.
+    fn listed(&mut self, time: SystemTime, duration: i64, map: u64, is_discontinuous: bool) -> Listed {
+        let has_listed = self.playlist.as_ref().is_some_and(|playlist| !playlist.segments.is_empty());
+        let is_discontinuous = std::mem::take(&mut self.is_broken) || has_listed && is_discontinuous;
+        let number = self.next.unwrap_or_else(|| first_number(self.terms.kind, time));
+        self.next = Some(number + 1);
+        let time = self.terms.dated.then(|| self.date(time, is_discontinuous));
+        Listed { number, duration, map, is_discontinuous, is_gap: false, time, version: None, parts: Vec::new() }
+    }
+
+    /// Adds to the segment that grows.
+    fn grow(&mut self, segment: NewSegment) {
+        let open = self.playlist.as_mut().and_then(|playlist| playlist.open.as_mut());
+        let (Some(growing), Some(open)) = (&mut self.growing, open) else { return };
+        growing.digest.update(&segment.sha256);
+        open.duration = open.duration.saturating_add(segment.duration);
+        self.elapsed = self.elapsed.saturating_add(segment.duration);
+        if segment.part_target.is_some() {
+            let tag = segment.sha256.get(..16).unwrap_or_default();
+            let tag = format!("{}.{}-{tag}", growing.number, growing.parts.len());
+            growing.parts.push(Served::new(Content::Memory(segment.media.clone()), tag));
+            open.parts.push(ListedPart { duration: segment.duration, is_independent: segment.is_independent });
+        }
+        growing.media.push(segment.media);
+    }
+
+    /// What has grown is a segment now.
+    fn complete(&mut self, now: Instant) -> Result<(), Refused> {
+        let Some(mut growing) = self.growing.take() else { return Ok(()) };
+        let Some(mut listed) = self.playlist.as_mut().and_then(|playlist| playlist.open.take()) else { return Ok(()) };
+        let mut end = 0;
+        let ends: Vec<PartEnd> = growing
+            .parts
+            .iter()
+            .map(|part| {
+                end += part.length();
+                PartEnd { end, tag: part.tag.clone() }
+            })
+            .collect();
+        growing.parts.clear();
+        let media = match growing.media.as_slice() {
+            [whole] => whole.clone(),
+            parts => parts.concat().into(),
+        };
+        growing.media.clear();
+        let digest = hex::encode(growing.digest.finalize());
+        let tag = format!("{}-{}", growing.number, digest.get(..16).unwrap_or_default());
+        let kept = self.files.keep(growing.number, &media, tag, ends, growing.map);
+        if kept.is_err() {
+            listed.is_gap = true;
+            listed.parts.clear();
+        }
+        self.push(listed, now);
+        kept
+    }
+
+    fn push(&mut self, listed: Listed, now: Instant) {
+        let Some(playlist) = &mut self.playlist else { return };
+        let left = playlist.push(listed);
+        let patience = self.patience();
+        for gone in left {
+            let patience = patience + Duration::from_micros(u64::try_from(gone.duration).unwrap_or(0));
+            self.files.leave(gone.number, now + patience);
+        }
+    }
+
+    fn last_map(&self) -> Option<u64> {
+        self.playlist.as_ref()?.segments.back().map(|listed| listed.map)
+    }
+
+    /// When the first picture of the next segment was taken: by the stream's clock, as long as that is right.
+    fn date(&mut self, read: SystemTime, is_discontinuous: bool) -> SystemTime {
+        let elapsed = self.elapsed;
+        let by_stream = self
+            .anchor
+            .filter(|_| !is_discontinuous)
+            .map(|(anchor, at)| anchor + Duration::from_micros(u64::try_from(elapsed.saturating_sub(at)).unwrap_or(0)));
+        let is_right = |time: &SystemTime| {
+            let drift = read.duration_since(*time).or_else(|_| time.duration_since(read));
+            drift.is_ok_and(|drift| drift <= MOST_DRIFT)
+        };
+        by_stream.filter(is_right).unwrap_or_else(|| {
+            self.anchor = Some((read, elapsed));
+            read
+        })
+    }
+
+    /// From here on the playlist is served as it is now.
+    fn show(&mut self) {
+        self.served = self.playlist.as_ref().map(|playlist| written(playlist.text()));
+    }
+}
+
+fn written(text: String) -> Served {
+    let tag = files::tag(text.as_bytes());
+    Served::new(Content::Memory(text.into()), tag)
+}

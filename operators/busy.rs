@@ -13,6 +13,8 @@ struct Turns {
     worked: Duration,
     under_way: u32,
     settled: Option<Instant>,
+    /// Since when something is under way and nothing of it has come to an end.
+    waits_since: Option<Instant>,
 }
 
 impl Turns {
@@ -29,6 +31,9 @@ impl BusyTime {
     pub fn begin(&self, now: Instant) {
         let mut turns = self.lock();
         turns.settle(now);
+        if turns.under_way == 0 {
+            turns.waits_since = Some(now);
+        }
         turns.under_way += 1;
     }
 
@@ -37,6 +42,12 @@ impl BusyTime {
         let mut turns = self.lock();
         turns.settle(now);
         turns.under_way = turns.under_way.saturating_sub(1);
+        turns.waits_since = (turns.under_way > 0).then_some(now);
+    }
+
+    /// Since when work is under way of which nothing has come to an end; `None` where nothing is.
+    pub fn stands_since(&self) -> Option<Instant> {
+        self.lock().waits_since
     }
 
     /// All work up to `now`. It never gets less.
@@ -73,6 +84,26 @@ mod tests {
         busy.end(clock.now());
         second();
         assert_eq!(busy.total(clock.now()), Duration::from_secs(4));
+    }
+
+    #[test]
+    fn work_stands_from_its_beginning_or_from_what_ended_last() {
+        let clock = SimulatedClock::default();
+        let second = || {
+            clock.advance(Duration::from_secs(1));
+            clock.now()
+        };
+        let busy = BusyTime::default();
+        assert_eq!(busy.stands_since(), None);
+        let first = second();
+        busy.begin(first);
+        busy.begin(second());
+        assert_eq!(busy.stands_since(), Some(first), "another turn is no progress");
+        let ended = second();
+        busy.end(ended);
+        assert_eq!(busy.stands_since(), Some(ended));
+        busy.end(second());
+        assert_eq!(busy.stands_since(), None);
     }
 
     /// Threads read the clock before they get the lock.

@@ -10,6 +10,7 @@
 //!   [`Account`] of the stream is settled when the last clone is gone. A clone that is dropped without a verdict is
 //!   `lost`: forgetting an item is never silent.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -347,8 +348,26 @@ impl Drop for Fate {
     }
 }
 
+thread_local! {
+    /// What becomes of an ack that this thread drops without a verdict.
+    static UNSETTLED: Cell<Verdict> = const { Cell::new(Verdict::Lost) };
+}
+
+/// Lets `work` drop acks that have no verdict: their items are rejected and not lost, because it is known why they come to
+/// nothing.
+pub fn rejecting<R>(work: impl FnOnce() -> R) -> R {
+    struct Restored(Verdict);
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            UNSETTLED.set(self.0);
+        }
+    }
+    let _restored = Restored(UNSETTLED.replace(Verdict::Rejected));
+    work()
+}
+
 /// One branch's claim on the fate of a source item. Cloning makes a further branch. Dropping one that was neither
-/// settled nor released is the verdict [`Verdict::Lost`].
+/// settled nor released is the verdict [`Verdict::Lost`], but see [`rejecting`].
 #[derive(Debug)]
 pub struct Ack {
     claim: Option<Claim>,
@@ -502,7 +521,8 @@ impl Clone for Ack {
 impl Drop for Ack {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take() {
-            claim.raise(Verdict::Lost);
+            // A thread that ends has nothing more to say.
+            claim.raise(UNSETTLED.try_with(Cell::get).unwrap_or(Verdict::Lost));
         }
     }
 }
@@ -732,6 +752,28 @@ mod tests {
         drop(opened(&account));
         opened(&account).release();
         assert_eq!(account.snapshot(), Counts { read: 2, lost: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn what_is_dropped_for_a_known_reason_is_rejected() {
+        let account = Arc::new(Account::default());
+        let (held, delivered) = (vec![opened(&account), opened(&account)], opened(&account));
+        rejecting(|| {
+            drop(held);
+            delivered.deliver(Instant::now());
+        });
+        // A panic on the way does not change what comes after.
+        let panicking = opened(&account);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            rejecting(|| {
+                drop(panicking);
+                panic!("while it was dropped");
+            });
+        }));
+        assert!(panicked.is_err());
+        drop(opened(&account));
+        let counts = Counts { read: 5, rejected: 3, delivered: 1, lost: 1, ..Counts::default() };
+        assert_eq!(account.snapshot(), counts);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod chaos;
 pub mod choice;
 pub mod clock;
 pub mod config;
+pub mod encoding;
 pub mod error;
 pub mod hooks;
 pub mod inference;

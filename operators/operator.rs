@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Clock;
 use crate::config::Field;
+use crate::encoding::Encoding;
 use crate::error::{FieldError, ItemError, SinkError, SourceError, StartError};
 use crate::hooks::Hooks;
 use crate::inference::manifest::InputSpec;
@@ -202,6 +203,11 @@ pub trait Discovery: Send {
     /// # Errors
     /// Where it can look no longer.
     fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError>;
+
+    /// Where it says what keeps it from looking, for as long as something does.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
 }
 
 /// Makes items of streams. Blocking calls are allowed, each with a deadline: every stream has a thread of its own.
@@ -665,6 +671,11 @@ pub trait Sink: Send + Sync {
         0
     }
 
+    /// How many threads encode each stream that it encodes, where it may encode any.
+    fn encoder_threads(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether it writes to the standard output of the process: then nothing else may.
     fn writes_to_standard_output(&self) -> bool {
         false
@@ -713,6 +724,11 @@ pub trait SinkWriter: Send {
 
     /// Where it says what keeps it from getting on, for as long as something does.
     fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+
+    /// What its encoders count, where it has some.
+    fn encoding(&self) -> Option<Arc<Encoding>> {
         None
     }
 

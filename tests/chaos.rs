@@ -207,11 +207,14 @@ fn a_camera_really_loses_its_connection() {
          [sinks.out]\ntype = 'file'\ninputs = ['sum']\npath = 'out.jsonl'\n\
          [sinks.nowhere]\ntype = 'blackhole'\ninputs = ['files']\n\
          [chaos]\nseed = 3\nnodes.cameras = {{ flap = '2s', loss = 0.02, pts_jump = {{ every = '2s', by = '-1m' }} }}\n\
-         nodes.files.panic = 0.01\n",
+         nodes.files.panic = 0.05\n",
         relay.port
     ));
     let mut engine = folder.run(&["--chaos"]);
-    let graph = engine.wait_for_graph("lost connections", |graph| number(&graph["streams"][0]["reconnects"]) >= 3);
+    let graph = engine.wait_for_graph("lost connections and panics", |graph| {
+        let files = graph["nodes"].as_array().expect("a list").iter().find(|node| node["name"] == "files");
+        number(&graph["streams"][0]["reconnects"]) >= 3 && files.is_some_and(|node| number(&node["errors"]) >= 1)
+    });
     let stream = &graph["streams"][0];
     assert_conserved(stream);
     assert!(relay.connections() > 3, "each one was made anew: {}", relay.connections());
@@ -289,7 +292,7 @@ fn chaos_that_means_nothing_is_refused_where_it_stands() {
     let text = "[sources.door]\ntype = 'push'\nstreams.door = {}\n[operators.sum]\ntype = 'checksum'\ninputs = ['door']\n\
                 [sinks.nowhere]\ntype = 'blackhole'\ninputs = ['sum']\n\
                 [chaos]\nseed = -1\n\
-                [chaos.nodes.door]\nflap = '1s'\npanic = 0.1\n\
+                [chaos.nodes.door]\nflap = '0s'\npanic = 0.1\n\
                 [chaos.nodes.sum]\npanic = 2\n\
                 [chaos.nodes.nowhere]\nlatency = 5\n";
     let folder = Folder::with_graph(text);
@@ -300,14 +303,38 @@ fn chaos_that_means_nothing_is_refused_where_it_stands() {
         String::from_utf8(checked.stderr).expect("text")
     };
     let stderr = check();
-    for place in ["graph.toml:11:8", "graph.toml:14:1", "graph.toml:16:9", "graph.toml:18:11"] {
+    // Whatever else is wrong with a node, each of its fields is looked at.
+    for place in ["graph.toml:11:8", "graph.toml:13:8", "graph.toml:14:1", "graph.toml:16:9", "graph.toml:18:11"] {
         assert!(stderr.contains(place), "{place} is missing: {stderr}");
     }
-    std::fs::write(folder.graph(), text.replace("seed = -1", "seed = 1").replace("panic = 0.1\n", ""))
-        .expect("written");
+    std::fs::write(
+        folder.graph(),
+        text.replace("seed = -1", "seed = 1").replace("panic = 0.1\n", "").replace("'0s'", "'1s'"),
+    )
+    .expect("written");
     let text =
         std::fs::read_to_string(folder.graph()).expect("text").replace("panic = 2", "").replace("latency = 5", "");
     std::fs::write(folder.graph(), text).expect("written");
     let stderr = check();
     assert!(stderr.contains("`flap` has no meaning for `sources.door`, which connects to nothing"), "{stderr}");
+}
+
+/// What a stateful operator had in hand when it panicked is rejected with the item that it panicked at.
+#[test]
+fn a_panic_between_two_chunks_loses_nothing() {
+    let folder = Folder::with_graph(
+        "[sources.clip]\ntype = 'file'\npath = 'clip.mp4'\n\
+         [operators.chunks]\ntype = 'chunk'\ninputs = ['clip']\nevery = '500ms'\n\
+         [sinks.out]\ntype = 'file'\ninputs = ['chunks']\npath = 'out/{name}'\n\
+         [chaos.nodes.chunks]\npanic = 0.02\n",
+    );
+    let picture = "testsrc=size=64x48:rate=50:duration=2";
+    let options = ["-f", "lavfi", "-i", picture, "-c:v", "libx264", "-g", "5", "-pix_fmt", "yuv420p"];
+    ffmpeg(&options, &folder.file("clip.mp4"));
+    let ended = folder.run(&["--chaos"]).finish();
+    let counts = ended.counts("clip");
+    assert!(ended.stderr.contains("panicked: chaos: a panic at item"), "{}", ended.stderr);
+    assert_eq!((counts.read, counts.lost), (100, 0), "{counts:?}");
+    assert!(counts.rejected > 1 && counts.delivered > 0, "{counts:?}");
+    ended.expect(0);
 }

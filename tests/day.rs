@@ -164,7 +164,7 @@ fn size(report: &Report) -> Size {
 }
 
 /// Cameras that flap, lose pictures and have clocks that jump, an operator that panics and a sink that fails; in two
-/// versions that differ in an operator's name and in a branch.
+/// versions that differ in an operator's name and in a branch; and a guest, who has another name each time.
 fn cameras(hour: u32) -> String {
     let (operator, branch) = match hour % 2 {
         0 => ("sum", ""),
@@ -175,7 +175,7 @@ fn cameras(hour: u32) -> String {
         ),
     };
     format!(
-        "[sources.cameras]\ntype = 'synthetic'\nwidth = 16\nheight = 16\nfps = '1/15'\nstreams = ['north', 'south', 'west']\n\
+        "[sources.cameras]\ntype = 'synthetic'\nwidth = 16\nheight = 16\nfps = '1/15'\nstreams = ['north', 'south', 'west', 'guest-{hour}']\n\
          [operators.{operator}]\ntype = 'checksum'\ninputs = ['cameras']\n\
          [sinks.events]\ntype = 'sse'\ninputs = ['{operator}']\n{branch}\
          [chaos]\nseed = 3\n\

@@ -135,3 +135,32 @@ fn starting_comes_before_ready_and_draining_after() {
     let counts = ended.counts("synthetic");
     assert_eq!(counts.delivered, reader.join().expect("its lines").len() as u64);
 }
+
+/// A sink that takes nothing is named, though nothing fails: what a live source brings meanwhile is dropped.
+#[test]
+fn a_sink_that_takes_nothing_is_named() {
+    let folder = Folder::with_graph(&format!(
+        "{CAMERA}
+        [sinks.hangs]
+        type = \"sse\"
+        inputs = [\"sum\"]
+        [sinks.well]
+        type = \"blackhole\"
+        inputs = [\"sum\"]
+        [chaos.nodes.hangs]
+        latency = \"1h\"
+        "
+    ));
+    let mut engine = folder.run(&["--chaos", "--drain-timeout", "1s"]);
+    let address = engine.address();
+    let health = engine.wait_for("a failing health", |_| {
+        let (status, health) = get(&format!("{address}/health"));
+        (status == 503 && health["status"] == "failing").then_some(health)
+    });
+    let problems = health["problems"].as_array().expect("a list");
+    let [problem] = &problems[..] else { panic!("one problem: {health}") };
+    let problem = problem.as_str().expect("text");
+    assert!(problem.starts_with("graph `graph`, node `hangs`: takes nothing for "), "{problem}");
+    assert!(problem.ends_with(" s (stream `synthetic`)"), "{problem}");
+    engine.terminate().expect(1);
+}

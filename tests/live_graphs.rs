@@ -311,6 +311,18 @@ fn saved_graphs_are_there_again_after_a_kill() {
     delete(&engine.address(), "door").expect(200);
     engine.terminate().expect(0);
     assert!(!folder.path().join("saved/door.toml").exists());
+
+    // Whoever broke a file of the folder is told where.
+    std::fs::write(folder.path().join("saved/door.toml"), "[sources]\nscene\n").expect("written");
+    let mut engine = run_folder(folder.path(), &["--save", "saved"]);
+    engine.wait_for_log("ready: 0 graphs run");
+    let (status, health) = engine.get("/health");
+    let problem = health["problems"][0].as_str().expect("text");
+    assert_eq!(status, 503);
+    for part in ["graph `door` does not run: ", "(line 2, column ", "; hint: ", "saved/door.toml"] {
+        assert!(problem.contains(part), "{part} is missing: {problem}");
+    }
+    engine.terminate().expect(0);
 }
 
 #[test]
@@ -375,6 +387,9 @@ fn a_graph_that_was_put_has_nothing_to_do_with_a_file_of_its_name() {
     let is_refused = |graph: &Value| graph["refused"]["error"].to_string().contains("was put over HTTP");
     std::fs::write(&file, text("written")).expect("written");
     shown(&mut engine, "the refusal of the file", &is_refused);
+    let (status, health) = engine.get("/health");
+    let problem = health["problems"][0].as_str().expect("text");
+    assert!(status == 503 && problem.starts_with("a file is left out beside the graph `door`: "), "{problem}");
     std::fs::remove_file(&file).expect("removed");
     let graph = shown(&mut engine, "a file that is gone", &|graph| graph["refused"].is_null());
     assert_eq!((&graph["state"], &graph["from"]), (&"running".into(), &"http".into()), "{graph}");
@@ -559,6 +574,13 @@ fn texts_over_http_name_only_what_is_allowed() {
         let refused = put(&address, "door", &text(reference)).expect(400);
         assert_eq!(code(refused).as_deref(), Some("forbidden-reference"), "{reference}");
     }
+    // What stands there in its place is no path that anybody named.
+    let written = text("x").replace("\"blackhole\"", "\"file\"\npath = \"${env.OTHER}\"").replace(":x@", "@");
+    let refused = put(&address, "door", &written).expect(400);
+    let found = refused["files"][0]["diagnostics"].as_array().expect("a list");
+    let about: Vec<&str> = found.iter().filter_map(|found| found["message"].as_str()).collect();
+    assert!(about.iter().any(|message| message.contains("the environment variable `OTHER`")), "{about:?}");
+    assert!(!about.iter().any(|message| message.contains("the path")), "{about:?}");
     engine.terminate().expect(0);
 
     let mut engine = run(&["--allow-env", "CAMERA_*", "--allow-path", "keys", "--allow-host", "127.0.0.1"]);
@@ -659,5 +681,95 @@ fn a_model_goes_with_the_last_graph_that_has_it() {
     assert_eq!(ask(), 415, "the other graph has it still");
     assert_eq!(send("DELETE", &format!("{address}/graphs/two"), &[], "").status, 200);
     assert_eq!(ask(), 404);
+    engine.terminate().expect(0);
+}
+
+/// A stream that a reload takes out of a graph is not there any more: its id is free, and nothing is listed of it.
+#[test]
+fn a_stream_that_a_reload_removes_is_gone() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    put(&address, "a", &sums("\"p\", \"m\"", "sum", "a.jsonl", "")).expect(201);
+    wait_for_items(&mut engine, "a", 10);
+    let taken = put(&address, "b", &sums("\"m\"", "sum", "b.jsonl", "")).expect(409);
+    assert_eq!(taken["error"], "the graph 'a' has a stream 'm' already".replace('\'', "`"));
+    let reloaded = put(&address, "a", &sums("\"p\"", "sum", "a.jsonl", "")).expect(200);
+    assert_eq!(reloaded["streams"]["removed"], Value::Array(vec!["m".into()]), "{reloaded}");
+    put(&address, "b", &sums("\"m\"", "sum", "b.jsonl", "")).expect(201);
+    let (_, m) = engine.get("/streams/m");
+    assert_eq!((&m["graph"], &m["state"]), (&"b".into(), &"running".into()), "{m}");
+    delete(&address, "b").expect(200);
+
+    // What it counted is still in the total, which never gets less.
+    let total = |engine: &mut Engine| {
+        let graph = engine.stats()["graphs"][0].take();
+        assert_conserved(&graph["total"]);
+        (graph["total"]["read"].as_u64().expect("a count"), graph["streams"].as_array().expect("a list").len())
+    };
+    let lines = || get_text(&format!("{address}/metrics")).2.lines().count();
+    put(&address, "a", &sums("\"p\", \"guest-0\"", "sum", "a.jsonl", "")).expect(200);
+    wait_for_items(&mut engine, "a", 10);
+    let (mut read, streams) = total(&mut engine);
+    assert_eq!(streams, 2);
+    let lines_before = lines();
+    for round in 1..=12 {
+        put(&address, "a", &sums(&format!("\"p\", \"guest-{round}\""), "sum", "a.jsonl", "")).expect(200);
+        let (now, streams) = total(&mut engine);
+        assert!(now >= read, "round {round}: {now} after {read}");
+        assert_eq!(streams, 2, "round {round}");
+        read = now;
+    }
+    wait_for_items(&mut engine, "a", 10);
+    assert!(lines() <= lines_before, "{} lines after {lines_before}", lines());
+    engine.terminate().expect(0);
+}
+
+/// Writes a graph file of a watched folder as editors do: another file, renamed.
+fn write_graph(folder: &Path, name: &str, text: &str) {
+    let draft = folder.join(format!("graphs/.{name}.draft"));
+    std::fs::write(&draft, text).expect("written");
+    std::fs::rename(&draft, folder.join(format!("graphs/{name}.toml"))).expect("renamed");
+}
+
+#[test]
+fn a_file_that_another_is_in_the_way_of_is_loaded_once_that_is_gone() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &["--watch"]);
+    engine.wait_for_log("ready: 0 graphs run");
+    let address = engine.address();
+    let runs = |engine: &mut Engine, name: &str| {
+        engine.wait_for(&format!("graph `{name}`"), |_| {
+            let (status, graph) = get(&format!("{address}/graphs/{name}"));
+            (status == 200 && graph["state"] == "running" && graph["refused"].is_null()).then_some(())
+        });
+    };
+    write_graph(folder.path(), "a", &sums("\"x\"", "sum", "a.jsonl", ""));
+    runs(&mut engine, "a");
+    write_graph(folder.path(), "b", &sums("\"x\"", "sum", "b.jsonl", ""));
+    let refusal = engine.wait_for_log("b.toml` is left out");
+    assert!(refusal.contains("the graph `a` has a stream `x` already"), "{refusal}");
+    // It is tried again and again, and that is not told each time.
+    write_graph(folder.path(), "c", &sums("\"y\"", "sum", "a.jsonl", ""));
+    let refusal = engine.wait_for_log("c.toml` is left out");
+    assert!(refusal.contains("of the graph `a` has open"), "{refusal}");
+    std::fs::remove_file(folder.path().join("graphs/a.toml")).expect("removed");
+    runs(&mut engine, "b");
+    runs(&mut engine, "c");
+    let told = |name: &str| engine.stderr().matches(&format!("{name}.toml` is left out")).count();
+    assert_eq!((told("b"), told("c")), (1, 1), "{}", engine.stderr());
+    assert_eq!(engine.get("/health").0, 200);
+
+    // A stream moves from one file to the other, and the file that gets it is saved first.
+    write_graph(folder.path(), "c", &sums("\"y\", \"x\"", "sum", "a.jsonl", ""));
+    engine.wait_for("the refusal", |_| {
+        get(&format!("{address}/graphs/c")).1["refused"]["error"].is_string().then_some(())
+    });
+    assert_eq!(engine.get("/health").0, 503);
+    write_graph(folder.path(), "b", &sums("\"z\"", "sum", "b.jsonl", ""));
+    runs(&mut engine, "c");
+    let (_, x) = engine.get("/streams/x");
+    assert_eq!(x["graph"], "c", "{x}");
+    assert_eq!(engine.get("/health").0, 200);
     engine.terminate().expect(0);
 }

@@ -204,6 +204,17 @@ fn a_stream_that_cannot_be_added_says_why() {
         assert!(refused["hint"].is_string(), "{refused}");
     }
     assert_eq!(send("POST", &format!("{address}/streams"), &[], "{").status, 400);
+    // A list of the same values in some order is nothing that anybody should count on.
+    for (path, body) in [
+        ("streams", "[\"yard\", \"cameras\", \"door\"]"),
+        ("streams", "[]"),
+        ("streams/check", " [\"rtsp://127.0.0.1:9/x\", \"tcp\", \"1s\"]"),
+        ("streams/check", "null"),
+    ] {
+        let refused = send("POST", &format!("{address}/{path}"), &[], body).expect(400);
+        assert_eq!(refused["error"], "the body is not understood: it is no JSON object", "{body}: {refused}");
+        assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("write it like {")), "{refused}");
+    }
     let large = format!("{{\"graph\": \"{}\"}}", "x".repeat(70_000));
     assert_eq!(send("POST", &format!("{address}/streams"), &[], &large).status, 413);
 

@@ -247,7 +247,10 @@ fn run(seed: u64, reloads: usize) {
     }
     if let Some((_server, relay)) = &server {
         assert_eq!(relay.connections(), 1, "the camera was left alone");
-        assert_numbered(&records(&place("seen.jsonl")));
+        let mut seen = records(&place("seen.jsonl"));
+        // A machine that is busy with other things may drop of a camera, and says so.
+        seen.retain(|record| record["kind"] == "segment");
+        assert_numbered(&seen);
     }
     engine.terminate().expect(0);
 }
@@ -261,6 +264,67 @@ fn assert_ordered(records: &[Value]) {
         let before = last.insert((name("node"), name("stream")), seq);
         assert!(before.is_none_or(|before| before < seq), "{record} behind {before:?}");
     }
+}
+
+/// More pictures than a decoder holds back to put them in order.
+const IN_THE_DECODER: usize = 16;
+
+/// A reader that wants all pictures comes beside one that wants some: it gets the pictures of a full decode, from where it
+/// came on, in the middle of a group of pictures.
+#[test]
+fn more_pictures_come_at_once_and_are_those_of_a_full_decode() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name);
+    // One group of pictures, with some that no other refers to.
+    let picture = "testsrc=size=128x96:rate=25:duration=60";
+    ffmpeg(
+        &["-f", "lavfi", "-i", picture, "-c:v", "libx264", "-g", "9999", "-bf", "3", "-sc_threshold", "0"],
+        &place("clip.mp4"),
+    );
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let graph = |source: &str, more: &str| {
+        format!(
+            "[sources.video]\ntype = \"file\"\n{source}\noverflow = \"block\"\n\
+             [operators.some]\ntype = \"sample\"\ninputs = [\"video\"]\nfps = 1\n\
+             [sinks.hole]\ntype = \"blackhole\"\ninputs = [\"some\"]\n{more}"
+        )
+    };
+    let all = |name: &str| {
+        format!(
+            "[operators.sum]\ntype = \"checksum\"\ninputs = [\"video\"]\n\
+             [sinks.out]\ntype = \"file\"\ninputs = [\"sum\"]\npath = \"{name}.jsonl\"\n"
+        )
+    };
+    let put = |name: &str, text: &str| send("PUT", &format!("{address}/graphs/{name}"), &[], text);
+    put("whole", &graph("streams.whole = \"clip.mp4\"", &all("whole"))).expect(201);
+    let lines = |name: &str| Some(std::fs::read_to_string(place(name)).ok()?.lines().count());
+    engine.wait_for("the whole decode", |_| (lines("whole.jsonl")? == 1500).then_some(()));
+    let paced = "streams.paced = \"clip.mp4\"\nrealtime = true";
+    put("door", &graph(paced, "")).expect(201);
+    let stream = || get(&format!("{address}/streams/paced")).1;
+    engine.wait_for("some pictures", |_| (stream()["skipped"].as_u64()? > 10).then_some(()));
+    put("door", &graph(paced, &all("more"))).expect(200);
+    engine.wait_for("more pictures", |_| (lines("more.jsonl")? > 50).then_some(()));
+    send("DELETE", &format!("{address}/graphs/door"), &[], "").expect(200);
+    let sums = |name: &str| -> Vec<(u64, String)> {
+        let sum = |record: &Value| {
+            (record["seq"].as_u64().expect("a number"), record["md5"].as_str().expect("a sum").to_owned())
+        };
+        records(&place(name)).iter().map(sum).collect()
+    };
+    let (whole, more) = (sums("whole.jsonl"), sums("more.jsonl"));
+    let first = usize::try_from(more[0].0).expect("an index");
+    assert!((10..1400).contains(&first), "in the middle: {first}");
+    for (seq, sum) in &more {
+        let expected = &whole[usize::try_from(*seq).expect("an index")];
+        assert_eq!((seq, sum), (&expected.0, &expected.1));
+    }
+    // Of the packets that were read before, and whose pictures had not come yet, some had been left out.
+    let (_, after) = more.split_at(IN_THE_DECODER);
+    assert!(after.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{after:?}");
+    assert!(more[IN_THE_DECODER].0 <= more[0].0 + 2 * IN_THE_DECODER as u64, "it did not wait for anything");
+    engine.terminate().expect(0);
 }
 
 #[test]

@@ -60,7 +60,8 @@ fn slopes_are_those_of_the_line() {
     assert!(close(slope(&samples, |one| one.threads), -1.0));
 }
 
-/// The graph in one of its versions: another operator's name and another branch, so that each reload builds and takes down.
+/// The graph in one of its versions: another operator's name, another branch and a stream of another name, so that each
+/// reload builds and takes down.
 fn text(round: u64, camera: &str) -> String {
     let (operator, branch) = match round % 3 {
         0 => ("sum", ""),
@@ -79,6 +80,7 @@ fn text(round: u64, camera: &str) -> String {
         "[sources.cameras]\ntype = 'rtsp'\nbackoff_first = '100ms'\nbackoff_most = '1s'\n\
          streams.north = '{camera}'\nstreams.south = '{camera}'\n\
          [sources.scene]\ntype = 'synthetic'\nwidth = 320\nheight = 180\nfps = 20\n\
+         streams = ['synthetic', 'guest-{round}']\n\
          [operators.{operator}]\ntype = 'checksum'\ninputs = ['cameras', 'scene']\n\
          [sinks.events]\ntype = 'sse'\ninputs = ['{operator}']\n\
          [sinks.out]\ntype = 'file'\ninputs = ['{operator}']\npath = '/dev/null'\n{branch}"
@@ -173,8 +175,9 @@ fn nothing_grows_while_everything_changes() {
             if !server {
                 unrest.server = Some(unrest.serve());
             }
-            let graph = engine.wait_for_graph("all cameras", |graph| {
-                graph["streams"].as_array().expect("a list").iter().all(|stream| stream["state"] == "running")
+            let graph = engine.wait_for_graph("all cameras, and nothing of what was there before", |graph| {
+                let streams = graph["streams"].as_array().expect("a list");
+                streams.len() == 4 && streams.iter().all(|stream| stream["state"] == "running")
             });
             assert_conserved(&graph["total"]);
             let one = sample(&mut engine, start);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use support::bucket::{clips, with_credentials};
 use support::cameras::free_port;
 use support::vss::Vss;
-use support::{Finished, Folder, ffmpeg, repository, run_graph, send, wait_for};
+use support::{Dice, Finished, Folder, ffmpeg, repository, run_graph, send, soak, wait_for};
 
 /// Seconds of the clip, and of a chunk: so many chunks.
 const SECONDS: u32 = 6;
@@ -239,7 +240,10 @@ fn a_service_that_never_comes_ends_in_a_failure_that_says_so() {
 fn videos_of_a_bucket_are_uploaded_once_however_often_the_engine_is_killed() {
     let (root, bucket) = clips();
     std::fs::create_dir(root.path().join("clips/incoming")).expect("a folder");
-    let source = format!("testsrc=size=160x120:rate=10:duration={SECONDS}");
+    // Of each run some are uploaded, and some are left for the next.
+    let kills = if soak() { 100 } else { 5 };
+    let chunks = 8 * kills;
+    let source = format!("testsrc=size=160x120:rate=10:duration={}", chunks * CHUNK as usize);
     for name in ["door.mp4", "yard.mp4"] {
         let object = root.path().join("clips/incoming").join(name);
         ffmpeg(&["-f", "lavfi", "-i", &source, "-c:v", "libx264", "-g", "10"], &object);
@@ -261,16 +265,20 @@ fn videos_of_a_bucket_are_uploaded_once_however_often_the_engine_is_killed() {
             command.current_dir(folder.path());
         })
     };
-    for kill in 1..=5 {
+    let mut dice = Dice::of(kills as u64);
+    for kill in 0..kills {
         let engine = run();
-        // At another place each time: after so many files have come.
-        wait_for("files that are uploaded", || (stored(files.path()).len() >= kill).then_some(()));
+        // At another place each time: so many more files have come, and one is on its way or not.
+        let wanted = stored(files.path()).len() + usize::from(kill > 0 && dice.roll(4) > 0);
+        wait_for("files that are uploaded", || (stored(files.path()).len() >= wanted.max(1)).then_some(()));
+        dice.pause(Duration::from_millis(30));
         engine.signal(Signal::SIGKILL);
         engine.finish();
     }
+    assert!(stored(files.path()).len() < 2 * chunks, "all was there before the last kill");
     run().finish().expect(0);
     let stored = stored(files.path());
-    assert_eq!(stored.len(), 2 * CHUNKS, "{:?}", stored.keys());
+    assert_eq!(stored.len(), 2 * chunks, "{:?}", stored.keys());
     assert!(stored.values().all(|copies| copies.len() == 1), "one is there twice");
     // The same as without any of it.
     let (others, undisturbed) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));

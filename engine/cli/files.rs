@@ -29,16 +29,19 @@ enum Seen {
 pub struct Files {
     place: Place,
     seen: BTreeMap<PathBuf, Seen>,
+    /// Files that something else was in the way of, and what: they are tried again until that is gone.
+    waiting: BTreeMap<PathBuf, String>,
 }
 
 impl Files {
     pub fn new(place: Place) -> Files {
-        Files { place, seen: BTreeMap::new() }
+        Files { place, seen: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// One file, whose text has been loaded already.
     pub fn of_loaded(path: PathBuf, text: Vec<u8>) -> Files {
-        Files { seen: BTreeMap::from([(path.clone(), Seen::Text(text))]), place: Place::File(path) }
+        let seen = BTreeMap::from([(path.clone(), Seen::Text(text))]);
+        Files { place: Place::File(path), seen, waiting: BTreeMap::new() }
     }
 
     /// The folder in which they are.
@@ -50,6 +53,11 @@ impl Files {
                 _ => PathBuf::from("."),
             },
         }
+    }
+
+    /// Whether something is in the way of a file, so that it is to be tried again though it does not change.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Loads each file that is new or has changed, and ends the graphs of those that are gone. Stops early where `stop`
@@ -65,6 +73,7 @@ impl Files {
         let gone: Vec<PathBuf> = self.seen.keys().filter(|path| !paths.contains(*path)).cloned().collect();
         for path in gone {
             self.seen.remove(&path);
+            self.waiting.remove(&path);
             let name = graph_name(&path);
             if graphs.remove(&name, &path).is_some() {
                 tracing::info!(graph = %name, "graph `{name}` has ended: `{}` is gone", path.display());
@@ -84,14 +93,24 @@ impl Files {
             Ok(file) => Seen::Text(file.bytes),
             Err(error) => Seen::Unreadable(error.to_string()),
         };
-        if self.seen.get(&path) == Some(&seen) {
+        let before = self.waiting.remove(&path);
+        let is_the_same = self.seen.get(&path) == Some(&seen);
+        // Somebody else may have loaded it since.
+        if is_the_same && (before.is_none() || !graphs.is_left_out(&name, &path)) {
             return;
         }
         match &seen {
             Seen::Text(bytes) => {
                 let text = GraphText { name: name.clone(), bytes: bytes.clone(), home: Home::File(path.clone()) };
                 let loaded = graphs.load(text, &Expected::Anything);
-                log_loaded(&name, &path, bytes, &loaded);
+                let in_its_way = loaded.as_ref().err().filter(|error| error.may_pass()).map(ToString::to_string);
+                // Said once, and not at every try.
+                if !is_the_same || in_its_way.is_none() || in_its_way != before {
+                    log_loaded(&name, &path, bytes, &loaded);
+                }
+                if let Some(why) = in_its_way {
+                    self.waiting.insert(path.clone(), why);
+                }
             }
             Seen::Unreadable(why) => {
                 graphs.note_unreadable(&name, &path, why);

@@ -346,6 +346,7 @@ pub(crate) mod tests {
             },
             queued: 0,
             oldest_ms: None,
+            encoders: Vec::new(),
         };
         GraphReport {
             name: "door".to_owned(),

@@ -6,6 +6,7 @@ use super::input::{self, Settings, Tell};
 use super::predict::PredictArguments;
 use super::run::failed;
 use super::{FAILURE, SUCCESS};
+use crate::graph::check::Surroundings;
 use crate::graph::diagram::Diagram;
 use crate::graph::explain::explain;
 use crate::graph::planner::{PlanOptions, build_plan};
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// How to print the plan
     #[arg(long, value_enum, default_value_t)]
     format: PlanFormat,
+    /// Take a [chaos] as `engine run --chaos` does
+    #[arg(long)]
+    chaos: bool,
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
@@ -72,7 +76,7 @@ impl Threads {
 
 /// Does it, and returns the exit code.
 pub fn run(arguments: &Arguments) -> u8 {
-    let surroundings = input::surroundings();
+    let surroundings = Surroundings { chaos: arguments.chaos, ..input::surroundings() };
     let graph = match input::graph(&arguments.file, &arguments.settings, &surroundings, Tell::Mistakes) {
         Ok(graph) => graph,
         Err(code) => return code,

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, bounded, select};
+use crossbeam_channel::{Receiver, after, bounded, never, select};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use operators::error::StartError;
@@ -19,6 +19,8 @@ use crate::runtime::graphs::Graphs;
 const QUIET: Duration = Duration::from_millis(200);
 /// Where something happens to them all the time, they are looked at after this.
 const LONGEST: Duration = Duration::from_secs(2);
+/// Files that something else is in the way of are tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Files that are watched until this is dropped.
 pub struct Watch {
@@ -50,8 +52,8 @@ impl Watch {
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
             .spawn(move || {
-                while settled(&changes) {
-                    files.follow(&graphs, || false);
+                while settled(&changes, if files.is_waiting() { after(AGAIN) } else { never() }) {
+                    files.follow(&graphs, || graphs.is_closing());
                 }
             })
             .map_err(|error| cannot(&error))?;
@@ -79,10 +81,13 @@ fn is_change(kind: &EventKind) -> bool {
     }
 }
 
-/// Waits for a change and then until it is over; `false` where none can come any more.
-fn settled(changes: &Receiver<()>) -> bool {
-    if changes.recv().is_err() {
-        return false;
+/// Waits for a change and then until it is over, or for `again`; `false` where no change can come any more.
+fn settled(changes: &Receiver<()>, again: Receiver<Instant>) -> bool {
+    select! {
+        recv(changes) -> change => if change.is_err() {
+            return false;
+        },
+        recv(again) -> _ => return true,
     }
     let latest = after(LONGEST);
     loop {
@@ -115,6 +120,6 @@ mod tests {
         let (tell, changes) = bounded(1);
         tell.send(()).unwrap();
         drop(tell);
-        assert!(!settled(&changes));
+        assert!(!settled(&changes, never()));
     }
 }

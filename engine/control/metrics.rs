@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::events::EventReport;
 use crate::runtime::histogram::Histogram;
 use crate::runtime::predict::PredictReport;
-use crate::runtime::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
+use crate::runtime::stats::{EncoderReport, GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -239,6 +239,20 @@ impl Moment {
         for (node, labels) in self.each_node().filter(|(node, _)| node.role != "tap") {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&node.busy_seconds, None)?;
         }
+        let help = "Time that an encoder decoded and encoded, turns that are not over included";
+        let mut family = page.family("engine_encoder_busy", SECONDS, help, MetricType::Counter)?;
+        for (encoder, labels) in self.each_encoder() {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&encoder.busy_seconds, None)?;
+        }
+        let mut family = page.family("engine_encoder_pictures", None, "Pictures encoded", MetricType::Counter)?;
+        for (encoder, labels) in self.each_encoder() {
+            count(&mut family, &labels, encoder.pictures)?;
+        }
+        let help = "Packets that wait for an encoder";
+        let mut family = page.family("engine_encoder_queued", None, help, MetricType::Gauge)?;
+        for (encoder, labels) in self.each_encoder() {
+            family.encode_family(&labels)?.encode_gauge(&encoder.queued)?;
+        }
         let help = "Turns of work: a job of the pool, a batch of an inline node or of a sink";
         let mut family = page.family("engine_stage", SECONDS, help, MetricType::Histogram)?;
         // A tap works on the thread of its source and takes no turns.
@@ -269,6 +283,19 @@ impl Moment {
             graph.nodes.iter().map(|node| {
                 let (name, type_name, role) = (node.name.clone(), node.type_name.clone(), node.role.to_owned());
                 (node, [("graph", graph.name.clone()), ("node", name), ("type", type_name), ("role", role)])
+            })
+        })
+    }
+}
+
+impl Moment {
+    fn each_encoder(&self) -> impl Iterator<Item = (&EncoderReport, Labels<3>)> {
+        self.latest().flat_map(|graph| {
+            graph.nodes.iter().flat_map(|node| {
+                node.encoders.iter().map(|encoder| {
+                    let (graph, name) = (graph.name.clone(), node.name.clone());
+                    (encoder, [("graph", graph), ("node", name), ("stream", encoder.stream.clone())])
+                })
             })
         })
     }

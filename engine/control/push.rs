@@ -37,6 +37,7 @@ use tokio::time::Instant;
 
 use super::predict::{Carried, FORM_BYTES, REFUSED_TIME, carried, discard, file};
 use super::routes::{Answer, Refusal, empty, json, nearest};
+use super::streams::read;
 use crate::runtime::inlets::{Inlets, OpenInlet};
 use crate::runtime::stats::{GraphState, Observe};
 
@@ -467,10 +468,7 @@ struct Batch {
 
 /// Each picture of a batch, or what is wrong with it.
 fn pictures(body: &[u8], most: usize, max_bytes: u64) -> Result<Vec<Result<Vec<u8>, String>>, Refusal> {
-    let batch: Batch = serde_json::from_slice(body).map_err(|error| {
-        let hint = "send `{\"frames\": [\"…\"]}` with each picture in base64";
-        refusal(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"), hint)
-    })?;
+    let batch: Batch = read(body, "send `{\"frames\": [\"…\"]}` with each picture in base64")?;
     let count = batch.frames.len();
     if count > most {
         let message = format!("{count} frames are more than the {most} that are taken at once");

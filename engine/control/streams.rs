@@ -90,7 +90,8 @@ pub(super) async fn add(live: &Live, request: &mut Request<Incoming>) -> Result<
     let wanted = match wanted(settings) {
         Ok(wanted) => wanted,
         Err(Unreadable { mut mistakes, rest }) => {
-            if let Some(Wanted { graph, source, id, own }) = rest {
+            if let Some(rest) = rest {
+                let Wanted { graph, source, id, own } = *rest;
                 let (graphs, posted) = (live.graphs.clone(), PostedStream { source: source.into(), own, references });
                 mistakes.extend(live.changes.run(move || graphs.stream_mistakes(&graph, &id, posted)).await?);
             }
@@ -167,7 +168,7 @@ fn look(asked: &Map<String, Value>, references: &References) -> Result<Look, NoL
     let bad = |field: &str, message: &str, hint: &str| FieldError::new(field, message).hint(hint);
     let address = url.and_then(Address::parse).filter(|address| !address.scheme.eq_ignore_ascii_case("file"));
     match (url, &address) {
-        (None, _) if asked.contains_key("url") => {}
+        (None, _) if asked.get("url").is_some_and(|url| !url.is_null()) => {}
         (None, _) => mistakes.push(bad("url", "there is no `url`", "name what to look at: \"rtsp://10.0.0.8/main\"")),
         (Some(_), None) => {
             mistakes.push(bad("url", "`url` is no URL with a host", "write it like \"rtsp://10.0.0.8/main\""));
@@ -243,8 +244,13 @@ fn described(graph: &str, view: &StreamView) -> Map<String, Value> {
     body
 }
 
-/// A body of JSON.
+/// A body that is a JSON object.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], hint: &str) -> Result<T, Refusal> {
+    // Where nothing is named, a list of values in some order would do as well.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let message = "the body is not understood: it is no JSON object";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, message, hint.to_owned()));
+    }
     serde_json::from_slice(body).map_err(|error| {
         Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"), hint.to_owned())
     })
@@ -255,7 +261,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], hint: &str) -> Result
 struct Unreadable {
     mistakes: Vec<FieldError>,
     /// What can be judged all the same, where it is known of which source.
-    rest: Option<Wanted>,
+    rest: Option<Box<Wanted>>,
 }
 
 /// Reads what `POST /streams` takes; all of its mistakes come at once.
@@ -287,7 +293,7 @@ fn wanted(mut settings: Map<String, Value>) -> Result<Wanted, Unreadable> {
         (Some(graph), Some(source), id) => {
             // Its settings are judged under some name.
             let id = id.unwrap_or_else(|| StreamId::sanitised("ID"));
-            Err(Unreadable { mistakes, rest: Some(Wanted { graph, source, id, own }) })
+            Err(Unreadable { mistakes, rest: Some(Box::new(Wanted { graph, source, id, own })) })
         }
         _ => Err(Unreadable { mistakes, rest: None }),
     }
@@ -431,7 +437,7 @@ mod tests {
         let Unreadable { mistakes, rest } =
             wanted(r#"{"graph": "door", "source": "s", "id": "a b", "url": "${env.X}", "loop": null}"#).err().unwrap();
         assert_eq!(fields(&mistakes), ["id", "loop", "url"]);
-        let rest = rest.unwrap();
+        let rest = *rest.unwrap();
         assert_eq!((&*rest.graph, &*rest.source, rest.own), ("door", "s", toml::Value::Table(toml::Table::new())));
         let Unreadable { mistakes, rest } = wanted(r#"{"source": 7}"#).err().unwrap();
         assert_eq!(fields(&mistakes), ["graph", "source", "id"]);

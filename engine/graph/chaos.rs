@@ -119,13 +119,16 @@ fn node(read: &mut Disturbances, key: Key, value: Value, declared: &[Declaration
     let before = checker.diagnostics.len();
     let owner = format!("chaos for a {}", node.role.name());
     checker.table(&owner, &key.span, &mut table, chaos::fields(node.role), &[]);
-    if checker.diagnostics.len() > before {
-        return;
-    }
+    let mistaken: Vec<usize> =
+        checker.diagnostics[before..].iter().filter_map(|found| Some(found.span.as_ref()?.start)).collect();
+    let has_mistakes = checker.diagnostics.len() > before;
+    // What the fields that are left say is looked at all the same: everything that is wrong is told at once.
+    table.entries.retain(|(key, value)| !mistaken.iter().any(|at| (key.span.start..value.span.end).contains(at)));
     match Disturbance::read(read.seed, &node.name, table.to_toml()) {
-        Ok(disturbance) => {
+        Ok(disturbance) if !has_mistakes => {
             read.nodes.insert(key.name, (disturbance, table));
         }
+        Ok(_) => {}
         Err(errors) => checker.diagnostics.extend(errors.into_iter().map(|error| {
             let at = place(&table, &error.field).unwrap_or(key.span.clone());
             Diagnostic::new(Code::OutOfRange, at, error.message).maybe_hint(error.hint)

@@ -197,7 +197,7 @@ fn check_document(
     let tells = |diagnostic: &Diagnostic| secret.any_around(diagnostic.span.as_ref().unwrap_or(&(0..0)));
     let about_values = checker.diagnostics.into_iter();
     found.extend(about_values.filter(|diagnostic| !noise(diagnostic) && !tells(diagnostic)));
-    found.extend(forbidden);
+    found.extend(forbidden.into_iter().filter(|diagnostic| !noise(diagnostic)));
     let meaningless = Places::of(unresolved.iter().chain(&refused));
     let means_nothing = |value: &parse::Value| value.encloses_any(&meaningless);
     declared.iter_mut().for_each(|node| node.distrust(means_nothing));

@@ -73,6 +73,9 @@ struct ExplainedNode {
     /// Absent where items run one by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     batch: Option<ExplainedBatch>,
+    /// Threads that encode each of its streams; absent where it encodes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoder_threads_per_stream: Option<usize>,
     inputs: Vec<String>,
     on_error: OnError,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +103,13 @@ struct Threads {
     decoders: usize,
     pool: usize,
     io: usize,
+    /// For streams that sinks encode, as far as they need it.
+    #[serde(skip_serializing_if = "is_zero")]
+    encoders: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Explains a plan. What `secrets` covers is not shown.
@@ -113,6 +123,7 @@ pub fn explain(plan: &Plan, secrets: &Secrets) -> Explanation {
             runs_on,
             model,
             batch: None,
+            encoder_threads_per_stream: None,
             inputs: inputs.iter().map(|input| input_name(plan, *input)).map(|name| shown(&name)).collect(),
             on_error,
             overflow: entry.map(|entry| entry.overflow),
@@ -134,7 +145,11 @@ pub fn explain(plan: &Plan, secrets: &Secrets) -> Explanation {
         ExplainedNode { batch, ..explained }
     });
     let sinks = plan.sinks.iter();
-    let sinks = sinks.map(|sink| node(&sink.name, sink.type_name, "io", None, &sink.inputs, sink.on_error, sink.entry));
+    let sinks = sinks.map(|sink| {
+        let encoder_threads_per_stream = sink.sink.encoder_threads();
+        let explained = node(&sink.name, sink.type_name, "io", None, &sink.inputs, sink.on_error, sink.entry);
+        ExplainedNode { encoder_threads_per_stream, ..explained }
+    });
     let streams = |index: usize| plan.sources[index].source.streams().len();
     let threads = Threads {
         main: 1,
@@ -147,6 +162,16 @@ pub fn explain(plan: &Plan, secrets: &Secrets) -> Explanation {
             .sum(),
         pool: if plan.operators.iter().any(|node| matches!(node.work, Work::Pool(_))) { plan.pool_threads } else { 0 },
         io: 1,
+        encoders: plan
+            .sinks
+            .iter()
+            .filter_map(|sink| {
+                let threads = sink.sink.encoder_threads()?;
+                let streams: usize = plan.roots(&sink.inputs).into_iter().map(streams).sum();
+                // One works on the encoder's own thread; more of them decode, and as many encode.
+                Some(streams * (1 + if threads > 1 { 2 * threads } else { 0 }))
+            })
+            .sum(),
     };
     let mut memory = plan.memory();
     memory.terms.iter_mut().for_each(|term| term.what = shown(&term.what));
@@ -261,6 +286,10 @@ impl Explanation {
                 if let Some(ExplainedBatch { items, wait_ms }) = &node.batch {
                     writeln!(out, "  runs up to {items} items at once; the first waits {wait_ms} ms for others")?;
                 }
+                if let Some(threads) = node.encoder_threads_per_stream {
+                    let threads = plural(threads, "encoder thread");
+                    writeln!(out, "  encodes what browsers cannot play: {threads} for each stream")?;
+                }
                 if let (Some(overflow), Some(limits)) = (node.overflow, node.limits) {
                     writeln!(out, "  entry: {}", bound(overflow, limits))?;
                 }
@@ -272,14 +301,19 @@ impl Explanation {
         let t = &self.threads;
         writeln!(out, "\nthreads: {} main, {} control, {}", t.main, t.control, plural(t.workers, "worker"))?;
         write!(out, "  {} (one for each stream), {}", plural(t.sources, "source"), plural(t.decoders, "decoder"))?;
-        writeln!(out, ", {} pool, {} io", t.pool, t.io)?;
+        write!(out, ", {} pool, {} io", t.pool, t.io)?;
+        if t.encoders > 0 {
+            write!(out, ", up to {} for encoders", t.encoders)?;
+        }
+        writeln!(out)?;
         writeln!(out, "\nmemory: at most {} of media in flight", format_size(self.memory.total_bytes))?;
         write_terms(out, &self.memory)?;
         if let Some(predict) = &self.predict_memory {
             writeln!(out, "  for `/predict` at most {} more", format_size(predict.total_bytes))?;
             write_terms(out, predict)?;
         }
-        writeln!(out, "  beside it: the program, the models' weights and the decoders' own pictures")
+        let coders = if t.encoders > 0 { "the decoders' and encoders'" } else { "the decoders'" };
+        writeln!(out, "  beside it: the program, the models' weights and {coders} own pictures")
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use operators::chaos::fields as disturbances;
+use operators::operator::Role;
 use operators::progress;
 
 use super::catalogue::{Catalogue, FieldEntry, ROLES, TypeEntry, fields};
@@ -136,12 +137,14 @@ fn tests() -> String {
 }
 
 fn faults() -> String {
-    let mut out = "## Chaos\n\nThe table `[chaos]` lets nodes of a graph fail on purpose, for trying what depends on them. Only `engine run --chaos` and \
-                   `engine check --chaos` take a graph that has one. [chaos.md](chaos.md) says what becomes of items then.\n\n"
+    let mut out = "## Chaos\n\nThe table `[chaos]` lets nodes of a graph fail on purpose, for trying what depends on them. Only `engine run`, \
+                   `engine check` and `engine plan` take a graph that has one, and only with `--chaos`; `engine test` takes it without the table, and \
+                   `engine bench` does not. [chaos.md](chaos.md) says what becomes of items then.\n\n"
         .to_owned();
     field_table(&mut out, &fields(&chaos::FIELDS));
     for role in ROLES {
-        let _ = writeln!(out, "\n`[chaos.nodes.NAME]` of a {}:\n", role.name());
+        let article = if role == Role::Operator { "an" } else { "a" };
+        let _ = writeln!(out, "\n`[chaos.nodes.NAME]` of {article} {}:\n", role.name());
         field_table(&mut out, &fields(disturbances(role)));
     }
     let _ = write!(out, "\n```toml\n{}```\n", chaos::EXAMPLE);

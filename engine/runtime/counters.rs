@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use operators::busy::BusyTime;
 use operators::clock::Clock;
+use operators::encoding::{EncoderReading, Encoding};
 use operators::item::{StreamId, time_text};
 use operators::lease::{Account, Budget, Counts};
 use operators::operator::Trouble;
@@ -15,8 +16,8 @@ use super::histogram::{Turns, of_ages};
 use super::mailbox::Mailbox;
 use super::preview::PreviewSlot;
 use super::stats::{
-    BusyReport, Drops, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment, StreamReport,
-    StreamState, StreamView, TapReport, Work, WorkState,
+    BusyReport, Drops, EncoderReport, GraphReport, GraphState, NodeReport, Quantiles, StreamMistake, StreamMoment,
+    StreamReport, StreamState, StreamView, TapReport, Work, WorkState,
 };
 use super::window::{Window, per_second};
 use crate::graph::chaos::Chaos;
@@ -27,6 +28,8 @@ pub struct GraphCounters {
     pub clock: Arc<dyn Clock>,
     streams: Mutex<Vec<Arc<StreamCounters>>>,
     nodes: Mutex<Vec<Arc<NodeCounters>>>,
+    /// Where sources that look for streams say what keeps them from it.
+    looking: Mutex<BTreeMap<Arc<str>, Trouble>>,
     /// What streams counted that are not listed any more.
     gone: Mutex<Counts>,
     /// How often the graph was loaded.
@@ -52,6 +55,7 @@ impl GraphCounters {
             clock,
             streams: Mutex::default(),
             nodes: Mutex::default(),
+            looking: Mutex::default(),
             gone: Mutex::default(),
             generation: AtomicU64::new(generation),
             chaos: Mutex::default(),
@@ -92,6 +96,21 @@ impl GraphCounters {
 
     pub fn nodes(&self) -> Vec<Arc<NodeCounters>> {
         lock(&self.nodes).clone()
+    }
+
+    /// A source looks for streams, and says in `trouble` what keeps it from that; `None`: it looks no more.
+    pub fn set_looking(&self, source: &Arc<str>, trouble: Option<Trouble>) {
+        let mut looking = lock(&self.looking);
+        match trouble {
+            Some(trouble) => looking.insert(source.clone(), trouble),
+            None => looking.remove(source),
+        };
+    }
+
+    /// Which sources cannot look for streams just now, and why.
+    pub fn blind(&self) -> Vec<(Arc<str>, String)> {
+        let looking = lock(&self.looking);
+        looking.iter().filter_map(|(source, trouble)| Some((source.clone(), trouble.now()?))).collect()
     }
 
     /// The counters of a node: those of the generation before, or new ones, which count from [`Self::set_nodes`] on.
@@ -365,6 +384,11 @@ impl StreamCounters {
 
     pub fn place(&self) -> Place {
         lock(&self.place).clone()
+    }
+
+    /// The names of the taps that it goes through.
+    pub fn taps(&self) -> Vec<Arc<str>> {
+        lock(&self.taps).iter().map(|tap| tap.name.clone()).collect()
     }
 
     /// The same input is read behind another node's name, or for another graph's files.
@@ -692,6 +716,10 @@ pub struct NodeCounters {
     last_error: Mutex<Option<(String, Instant)>>,
     /// Where a sink says what keeps it from getting on.
     trouble: Mutex<Option<Trouble>>,
+    /// It does not say so, and what it is given it takes without delay.
+    must_get_on: AtomicBool,
+    /// What its encoders count.
+    encoding: Mutex<Option<Arc<Encoding>>>,
 }
 
 /// What a node's counters said at one moment.
@@ -699,6 +727,7 @@ struct NodeReading {
     items: u64,
     /// By worker, and behind them in the workshop.
     busy: Vec<Duration>,
+    encoders: Vec<EncoderReading>,
 }
 
 impl NodeCounters {
@@ -722,10 +751,15 @@ impl NodeCounters {
             made: now,
             inputs: Mutex::default(),
             mailboxes: Mutex::default(),
-            window: Mutex::new(Window::new(now, NodeReading { items: 0, busy: vec![Duration::ZERO; workers + 1] })),
+            window: Mutex::new(Window::new(
+                now,
+                NodeReading { items: 0, busy: vec![Duration::ZERO; workers + 1], encoders: Vec::new() },
+            )),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
             trouble: Mutex::default(),
+            must_get_on: AtomicBool::new(false),
+            encoding: Mutex::default(),
         }
     }
 
@@ -770,6 +804,32 @@ impl NodeCounters {
         }
     }
 
+    /// How many workers it may be at work on.
+    pub fn workers(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// Since when it works on a worker without coming to an end of anything.
+    pub fn stands_since(&self, worker: usize) -> Option<Instant> {
+        self.busy.get(worker).and_then(BusyTime::stands_since)
+    }
+
+    /// Whether a turn that does not come to an end is a problem: not where the node says itself what holds it up.
+    pub fn set_must_get_on(&self, must: bool) {
+        self.must_get_on.store(must, Ordering::Relaxed);
+    }
+
+    /// How long it has taken nothing of what it was given, where that is a problem.
+    pub fn stands(&self, now: Instant) -> Option<Duration> {
+        let since = self.stands_since(0).filter(|_| self.must_get_on.load(Ordering::Relaxed))?;
+        Some(now.saturating_duration_since(since))
+    }
+
+    /// What the node reads.
+    pub fn inputs(&self) -> Vec<Arc<str>> {
+        lock(&self.inputs).clone()
+    }
+
     /// An item took `time`.
     pub fn took(&self, time: Duration) {
         self.turns.record(time);
@@ -805,7 +865,32 @@ impl NodeCounters {
         NodeReading {
             items: self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum(),
             busy: self.busy.iter().map(|busy| busy.total(now)).collect(),
+            encoders: lock(&self.encoding).as_ref().map_or_else(Vec::new, |encoding| encoding.readings(now)),
         }
+    }
+
+    /// What encoders did, with what of it was done since `before`, which is so many seconds ago.
+    fn encoders(&self, readings: &[EncoderReading], before: Option<(&NodeReading, f64)>) -> Vec<EncoderReport> {
+        let threads = lock(&self.encoding).as_ref().map_or(0, |encoding| encoding.threads());
+        let report = |reading: &EncoderReading| {
+            let earlier =
+                before.and_then(|(before, _)| before.encoders.iter().find(|old| old.stream == reading.stream));
+            // One that was opened anew since then counts from zero.
+            let earlier =
+                earlier.filter(|earlier| earlier.busy <= reading.busy && earlier.pictures <= reading.pictures);
+            let (busy, pictures) = earlier.map_or((Duration::ZERO, 0), |earlier| (earlier.busy, earlier.pictures));
+            let seconds = before.map_or(0.0, |(_, seconds)| seconds);
+            EncoderReport {
+                stream: reading.stream.to_string(),
+                threads,
+                pictures: reading.pictures,
+                rate: per_second((reading.pictures - pictures) as f64, seconds),
+                busy_share: per_second((reading.busy - busy).as_secs_f64(), seconds).min(1.0),
+                busy_seconds: reading.busy.as_secs_f64(),
+                queued: reading.waiting,
+            }
+        };
+        readings.iter().map(report).collect()
     }
 
     /// How many items wait, and how old the oldest is.
@@ -843,6 +928,19 @@ impl NodeCounters {
         *lock(&self.trouble) = trouble;
     }
 
+    /// Its encoders are these from here on.
+    pub fn set_encoding(&self, encoding: &Arc<Encoding>) {
+        *lock(&self.encoding) = Some(encoding.clone());
+    }
+
+    /// These encoders are not there any more. A writer that was opened in the meantime has others.
+    pub fn end_encoding(&self, encoding: &Arc<Encoding>) {
+        let mut known = lock(&self.encoding);
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, encoding)) {
+            *known = None;
+        }
+    }
+
     /// What keeps it from getting on just now.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).as_ref().and_then(Trouble::now)
@@ -861,18 +959,21 @@ impl NodeCounters {
         let stages = self.turns.report();
         let reading = self.reading(now);
         let (queued, oldest) = self.waiting(now);
-        let (rate, mut busy_by_worker): (f64, Vec<f64>) = {
+        let (rate, mut busy_by_worker, encoders): (f64, Vec<f64>, _) = {
             let window = lock(&self.window);
-            match window.start(now) {
+            let start = window.start(now);
+            let encoders = self.encoders(&reading.encoders, start);
+            match start {
                 Some((before, seconds)) => {
                     let shares = reading
                         .busy
                         .iter()
                         .zip(&before.busy)
                         .map(|(now, before)| per_second(now.saturating_sub(*before).as_secs_f64(), seconds));
-                    (per_second(reading.items.saturating_sub(before.items) as f64, seconds), shares.collect())
+                    let rate = per_second(reading.items.saturating_sub(before.items) as f64, seconds);
+                    (rate, shares.collect(), encoders)
                 }
-                None => (0.0, Vec::new()),
+                None => (0.0, Vec::new(), encoders),
             }
         };
         let busy_share = busy_by_worker.iter().sum();
@@ -894,6 +995,7 @@ impl NodeCounters {
             stages,
             queued,
             oldest_ms: oldest.map(|age| age.as_secs_f64() * 1000.0),
+            encoders,
         }
     }
 }

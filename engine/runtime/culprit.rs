@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use self::machine::{Machine, User};
-use super::stats::{GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
+use super::stats::{EncoderReport, GraphReport, GraphState, NodeReport, Report, StreamReport, StreamState};
 use super::window::WINDOW;
 use super::workshop;
 
@@ -38,6 +38,8 @@ pub enum CulpritKind {
     Pool,
     /// The threads that complete files.
     Workshop,
+    /// What encodes the stream in a sink.
+    Encoder,
     /// The sink's writer.
     Sink,
 }
@@ -53,6 +55,7 @@ impl CulpritKind {
             CulpritKind::Worker => "worker",
             CulpritKind::Pool => "pool",
             CulpritKind::Workshop => "workshop",
+            CulpritKind::Encoder => "encoder",
             CulpritKind::Sink => "sink",
         }
     }
@@ -174,7 +177,11 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &'g 
     }
     let nodes = behind(graph, stream);
     let sinks = nodes.iter().filter(|node| node.role == "sink");
-    let sink = sinks.map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
+    let sink = sinks.clone().map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
+    let encoder = sinks.filter_map(|node| {
+        let encoder = node.encoders.iter().find(|encoder| encoder.stream == stream.stream)?;
+        Some(Finding::node(CulpritKind::Encoder, node, encoder.busy_share))
+    });
     let busiest = |role: &str| {
         let of_role = nodes.iter().filter(|node| node.role == role && node.busy_share > 0.0);
         of_role.max_by(|a, b| a.busy_share.total_cmp(&b.busy_share)).copied()
@@ -192,7 +199,7 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &'g 
     let workshop_load = machine.workshop_busy / workshop::AT_ONCE as f64;
     let workshop = workshop.map(|node| Finding::node(CulpritKind::Workshop, node, workshop_load));
     // What comes last wins among equals: a stalled sink lets everything before it wait.
-    let candidates = pool.into_iter().chain(worker).chain(workshop).chain(sink);
+    let candidates = pool.into_iter().chain(worker).chain(workshop).chain(encoder).chain(sink);
     let at_limit = candidates.filter(|finding| finding.load >= SATURATED).max_by(|a, b| a.load.total_cmp(&b.load));
     at_limit.or_else(|| {
         let fullest = stream.taps.iter().max_by(|a, b| a.blocked_share.total_cmp(&b.blocked_share))?;
@@ -275,6 +282,7 @@ impl<'g> Finding<'g> {
                     culprit.costliest = Some(stream.to_owned());
                 }
             }
+            (CulpritKind::Encoder, Some(node)) => culprit.encode(graph, node, streams, &on, waits),
             (CulpritKind::Source, _) => {
                 culprit.node = Some(self.source.to_owned());
                 culprit.rate = Some(read);
@@ -398,6 +406,43 @@ impl Culprit {
         let whose = self.graph.as_ref().map_or(String::new(), |graph| format!(" of graph `{graph}`"));
         let (waits, most, has) = (&node.name, &user.node, number(has.min(all)));
         self.text = format!("`{waits}`{on}: {place} is full of `{most}`{whose}: {cost}{has} of {all} {cores}");
+    }
+
+    /// What a picture costs the encoders of some streams, and how many come.
+    fn encode(&mut self, graph: &GraphReport, node: &NodeReport, streams: &[&StreamReport], on: &str, waits: f64) {
+        let is_theirs = |encoder: &&EncoderReport| streams.iter().any(|stream| stream.stream == encoder.stream);
+        let encoders: Vec<&EncoderReport> = node.encoders.iter().filter(is_theirs).collect();
+        let rate: f64 = encoders.iter().map(|encoder| encoder.rate).sum();
+        let busy: f64 = encoders.iter().map(|encoder| encoder.busy_share).sum();
+        let threads = encoders.first().map_or(1, |encoder| encoder.threads);
+        let name = &node.name;
+        let more = "give `encoder.threads` more, or the source fewer or smaller pictures";
+        if rate <= 0.0 {
+            self.text = format!("`{name}`{on}: encoding does not get on; {more}");
+            return;
+        }
+        let cost = busy * 1000.0 / rate;
+        self.cost_ms = Some(cost);
+        let on_threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+        let work = format!("`{name}`{on}: encoding takes {} ms a picture on {on_threads}", number(cost));
+        if waits >= BLOCKED {
+            self.text = format!(
+                "{work}, {} fps is all that it takes; its source waits {} of the time; {more}",
+                number(rate),
+                percent(waits)
+            );
+            return;
+        }
+        let before = before(graph, node);
+        let drops = streams.iter().flat_map(|stream| &stream.drops).filter(|drops| before.contains(&*drops.node));
+        let dropped: f64 = drops.map(|drops| drops.rate).sum();
+        self.rate = Some(rate + dropped);
+        let lost = if dropped > 0.0 {
+            format!("{} packets a second are dropped in front of it", number(dropped))
+        } else {
+            "it is not through yet".to_owned()
+        };
+        self.text = format!("{work}, {} fps is all that it takes; {lost}; {more}", number(rate));
     }
 
     fn of_node(&self, node: &NodeReport, on: &str, waits: f64) -> String {

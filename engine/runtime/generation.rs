@@ -31,6 +31,10 @@ use super::tap::{StreamTap, TapEnd};
 use crate::graph::identity::Identity;
 use crate::graph::plan::{Input, OnError, Overflow, Plan, PlannedTap, Work};
 
+/// What to do where no dataflow can be changed.
+pub(super) const HELD_UP: &str =
+    "wait until that gets on, or start the engine again; what runs on other workers, runs on";
+
 /// A sink whose writer is open.
 pub struct OpenSink {
     /// Unlike its name, never used twice in the graph.
@@ -103,7 +107,7 @@ impl Making<'_> {
     /// it.
     ///
     /// # Errors
-    /// Where a sink that was open meanwhile closed, and does not open again; nothing of the generation is left then.
+    /// Where a worker does not answer, or a sink that was open meanwhile closed and does not open again; nothing of the generation is left then.
     pub fn install(&self, plan: Arc<Plan>, mut ready: Prepared) -> Result<(Generation, Vec<OpenSink>), StartError> {
         let engine = self.engine;
         let workers = engine.workers.count();
@@ -198,10 +202,13 @@ impl Making<'_> {
             workshop: engine.workshop.clone(),
             frozen,
         });
+        let dataflow = engine.workers.install(&blueprint).ok_or_else(|| {
+            let held_up = engine.held_up().unwrap_or_else(|| "a dataflow worker does not answer".to_owned());
+            StartError::new(held_up).hint(HELD_UP)
+        })?;
         for BlueprintSink { end, .. } in &blueprint.sinks {
             end.intake.set_on_error(end.node.on_error);
         }
-        let dataflow = engine.workers.install(&blueprint);
         let opened = fresh.into_iter().map(|sink| self.serve(sink)).collect();
         if let Some(chaos) = &plan.chaos {
             let disturbed = chaos.nodes.join("`, `");

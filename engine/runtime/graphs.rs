@@ -27,7 +27,7 @@ use super::predict::models;
 use super::reload::{Patience, Reloaded};
 use super::saved::{Prepared, Saved};
 use super::stats::{GraphState, StreamState};
-use super::supervision::{Change, Outcome, Request, RunningGraph};
+use super::supervision::{Change, Outcome, Request, RunningGraph, still_open};
 use super::supervisor::Engine;
 use crate::graph::chaos::Chaos;
 use crate::graph::check::{self, Surroundings};
@@ -86,6 +86,17 @@ pub struct Refused {
     pub home: Home,
     pub time: SystemTime,
     pub why: String,
+}
+
+impl Refused {
+    /// Remembers a refusal. One that is tried again and refused for the same is as old as the first time.
+    fn note(known: &mut Option<Refused>, text: GraphText, time: SystemTime, error: &LoadError) {
+        let GraphText { bytes, home, .. } = text;
+        let why = error.told(&bytes);
+        if !known.as_ref().is_some_and(|known| known.home == home && known.why == why) {
+            *known = Some(Refused { home, time, why });
+        }
+    }
 }
 
 /// What a graph is just now.
@@ -196,6 +207,14 @@ impl Graphs {
         &self.settings.surroundings.playlists
     }
 
+    /// Where the text of a graph is, or would be.
+    pub(super) fn file_of(&self, name: &str, home: &Home) -> Option<PathBuf> {
+        match home {
+            Home::File(path) => Some(path.clone()),
+            Home::Put => self.settings.saved.as_ref().map(|saved| saved.folder().join(format!("{name}.toml"))),
+        }
+    }
+
     /// Where pictures are pushed to.
     pub fn inlets(&self) -> Arc<Inlets> {
         self.engine.inlets()
@@ -210,7 +229,7 @@ impl Graphs {
         self.settled.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_closing(&self) -> bool {
+    pub fn is_closing(&self) -> bool {
         lock(&self.state).closing.is_some()
     }
 
@@ -334,14 +353,25 @@ impl Graphs {
                 }
             }
             (Err(error), _) if !error.is_about_the_text() => {}
-            (Err(error), Some(entry)) => {
-                entry.refused = Some(Refused { home: text.home, time, why: error.to_string() });
-            }
+            (Err(error), Some(entry)) => Refused::note(&mut entry.refused, text, time, error),
             (Err(error), None) if is_wanted => {
-                refused.insert(text.name, Refused { home: text.home, time, why: error.to_string() });
+                let name = text.name.clone();
+                let mut known = refused.remove(&name);
+                Refused::note(&mut known, text, time, error);
+                refused.extend(known.map(|refused| (name, refused)));
             }
             (Err(_), None) => {}
         }
+    }
+
+    /// Whether what is in a file is not what runs under its name: because something was in its way, as far as is known.
+    pub fn is_left_out(&self, name: &str, path: &Path) -> bool {
+        let state = lock(&self.state);
+        let is_of_file = |home: &Home| matches!(home, Home::File(of) if of == path);
+        state.graphs.get(name).is_none_or(|entry| {
+            let was_refused = entry.refused.as_ref().is_some_and(|refused| is_of_file(&refused.home));
+            was_refused || entry.is_deleted || !is_of_file(&entry.text.home)
+        })
     }
 
     /// Remembers that the file of a graph cannot be read.
@@ -407,6 +437,7 @@ impl Graphs {
 
     /// Starts or reloads a graph. Answers why its text is not kept, where it should be.
     fn put(&self, text: &GraphText, plan: Plan) -> Result<(Loaded, Option<String>), LoadError> {
+        self.engine.held_up().map_or(Ok(()), |held_up| Err(LoadError::HeldUp(held_up)))?;
         self.refuse_taken(&text.name, &plan)?;
         let _coming = Coming::reserve(self, &text.name, streams(&plan), resources(&plan))?;
         let prepared = self.prepare(text)?;
@@ -453,7 +484,7 @@ impl Graphs {
         ending: &Ending,
     ) -> Result<Reloaded, LoadError> {
         let (patience, secrets, plan) = (self.settings.patience, plan.secrets.clone(), Arc::new(plan));
-        let covered = |error: StartError| LoadError::Start(error.covered(|text| secrets.redact(text)));
+        let covered = |error: StartError| self.not_started(error.covered(|text| secrets.redact(text)));
         let wanted = plan.clone();
         let open = ask(changes, move |graph| graph.open_for(&wanted));
         let open = open.unwrap_or_else(|| Err(ended())).map_err(covered)?;
@@ -463,7 +494,7 @@ impl Graphs {
             graph.mark_posted();
             reloaded
         });
-        answer.unwrap_or_else(|| Err(ended())).map_err(LoadError::Start)
+        answer.unwrap_or_else(|| Err(ended())).map_err(|error| self.not_started(error))
     }
 
     /// Starts a graph in the place of one that has ended at `generation`, if any.
@@ -505,7 +536,7 @@ impl Graphs {
             .map_err(|error| LoadError::Start(StartError::new(format!("cannot start a thread: {error}"))))?;
         let answer =
             starts.recv().unwrap_or_else(|_| Err(StartError::new("the graph's thread panicked as it started")));
-        let (counters, changes) = answer.map_err(LoadError::Start)?;
+        let (counters, changes) = answer.map_err(|error| self.not_started(error))?;
         // Whoever sees that it runs may count on all that belongs to it.
         let loaded = Loaded::Started { generation: counters.generation() };
         let entry = Entry {
@@ -537,6 +568,14 @@ impl Graphs {
             self.bury(before);
         }
         Ok(loaded)
+    }
+
+    /// Tells what is wrong with a graph from a worker that does not answer to anybody.
+    fn not_started(&self, error: StartError) -> LoadError {
+        match self.engine.held_up() {
+            Some(held_up) if held_up == error.message => LoadError::HeldUp(held_up),
+            _ => LoadError::Start(error),
+        }
     }
 
     /// Lets `/predict` know which models graphs have.
@@ -733,7 +772,8 @@ impl Graphs {
                 let state = lock(&self.state);
                 let mut endings = state.graphs.values().map(|entry| &entry.ending);
                 let running = endings.find(|ending| !ending.is_over()).cloned();
-                if running.is_none() && state.changing.is_empty() {
+                // What was left behind is not waited for again.
+                if state.is_late_told || running.is_none() && state.changing.is_empty() {
                     return state.outcomes();
                 }
                 // A wait like those of the graphs themselves: what it is for happens outside, whatever the clock says.
@@ -819,8 +859,8 @@ impl State {
             tracing::error!(graph = %name, "graph `{name}` is left behind: a change of it does not come to an end");
         }
         for entry in self.graphs.values().filter(|entry| !entry.ending.is_over()) {
-            let name = &entry.counters.name;
-            tracing::error!(graph = %name, "{}", late(name));
+            let (name, open) = (&entry.counters.name, still_open(&entry.counters).join(", "));
+            tracing::error!(graph = %name, "{}; still open: {open}", late(name));
         }
     }
 
@@ -831,7 +871,7 @@ impl State {
                 return entry.ending.wait();
             }
             let asked = self.closing;
-            Outcome { failures: vec![late(&entry.counters.name)], stuck: Vec::new(), asked }
+            Outcome { failures: vec![late(&entry.counters.name)], stuck: still_open(&entry.counters), asked }
         };
         self.graphs.values().map(|entry| (entry.counters.clone(), outcome(entry))).collect()
     }

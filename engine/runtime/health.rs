@@ -1,13 +1,18 @@
 //! Answers how the engine is doing: everything that is counted, and what does not work.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counters::{NodeCounters, lock};
+use operators::item::StreamId;
+
+use super::counters::{GraphCounters, NodeCounters, StreamCounters, lock};
 use super::culprit::{self, Machine};
 use super::graphs::{Graphs, Home, Refused};
 use super::preview::PreviewSlot;
 use super::process::usage;
+use super::pulse::HeldUp;
 use super::stats::{GraphReport, GraphState, Health, Observe, ProcessReport, Report, StreamState};
 use super::supervisor::Engine;
 
@@ -74,13 +79,19 @@ impl Observe for Graphs {
     fn health(&self) -> Health {
         let mut problems = self.engine.problems();
         for (name, refused) in self.refused() {
-            problems.push(format!("graph `{name}` does not run: {}{}", refused.why, of_file(&refused.home)));
+            let file = self.file_of(&name, &refused.home).map_or_else(String::new, |path| of_file(&path));
+            problems.push(format!("graph `{name}` does not run: {}{file}", refused.why));
         }
         for graph in self.list() {
             // Whoever sends a text over HTTP is told; nobody waits for an answer about a file.
-            if let Some(Refused { home: home @ Home::File(_), why, .. }) = &graph.refused {
-                let (name, file) = (&graph.name, of_file(home));
-                problems.push(format!("graph `{name}` runs on as it was before its file was changed: {why}{file}"));
+            if let Some(Refused { home: Home::File(path), why, .. }) = &graph.refused {
+                let (name, file) = (&graph.name, of_file(path));
+                problems.push(match graph.home {
+                    Home::File(_) => {
+                        format!("graph `{name}` runs on as it was before its file was changed: {why}{file}")
+                    }
+                    Home::Put => format!("a file is left out beside the graph `{name}`: {why}"),
+                });
             }
         }
         let status = match (self.is_closing(), self.is_settled()) {
@@ -92,11 +103,8 @@ impl Observe for Graphs {
     }
 }
 
-fn of_file(home: &Home) -> String {
-    match home {
-        Home::File(path) => format!(" (`{}`)", path.display()),
-        Home::Put => String::new(),
-    }
+fn of_file(path: &Path) -> String {
+    format!(" (`{}`)", path.display())
 }
 
 impl Health {
@@ -104,6 +112,30 @@ impl Health {
         // That it starts or drains is said first: whoever routes work here must know it, whatever else is wrong.
         let ok = status == "ok" && problems.is_empty();
         Health { ok, status: if status == "ok" && !ok { "failing" } else { status }, problems }
+    }
+}
+
+/// The streams that run into a node and are not through yet.
+fn streams_into(graph: &GraphCounters, node: &NodeCounters) -> Vec<StreamId> {
+    let mut names: BTreeSet<Arc<str>> = node.inputs().into_iter().collect();
+    // Every node stands behind its inputs, so one pass reaches all.
+    for before in graph.nodes().iter().rev().filter(|before| before.role != "tap") {
+        if names.contains(&before.name) {
+            names.extend(before.inputs());
+        }
+    }
+    let waits = |stream: &Arc<StreamCounters>| {
+        stream.account.snapshot().in_flight > 0 && stream.taps().iter().any(|tap| names.contains(tap))
+    };
+    graph.streams().into_iter().filter(waits).map(|stream| stream.stream.clone()).collect()
+}
+
+/// Some streams, behind what is wrong with them.
+fn told(streams: &[StreamId]) -> String {
+    match streams {
+        [] => String::new(),
+        [one] => format!(" (stream `{one}`)"),
+        [one, others @ ..] => format!(" (stream `{one}` and {} more)", others.len()),
     }
 }
 
@@ -137,6 +169,14 @@ impl Engine {
                 if let Some(trouble) = node.trouble() {
                     problems.push(format!("graph `{name}`, node `{}` {trouble}", node.name));
                 }
+                if let Some(stands) = node.stands(now).filter(|stands| *stands > NO_PROGRESS) {
+                    let (seconds, streams) = (stands.as_secs(), told(&streams_into(graph, &node)));
+                    problems
+                        .push(format!("graph `{name}`, node `{}`: takes nothing for {seconds} s{streams}", node.name));
+                }
+            }
+            for (source, trouble) in graph.blind() {
+                problems.push(format!("graph `{name}`, node `{source}` {trouble}"));
             }
             let failed = |node: &Arc<NodeCounters>| node.role == "sink" && node.failed_within(NO_PROGRESS, now);
             for node in graph.nodes().into_iter().filter(failed) {
@@ -159,9 +199,7 @@ impl Engine {
                 job.deadline.as_secs()
             ));
         }
-        if !self.workers.answer(now) {
-            problems.push("a dataflow worker does not answer".to_owned());
-        }
+        problems.extend(self.workers.held_up().iter().map(HeldUp::to_string));
         problems
     }
 }

@@ -11,7 +11,7 @@ use operators::clock::Clock;
 use operators::error::ItemError;
 use operators::inference::pool::panic_text;
 use operators::item::{EndReason, Event, Item, StreamId, StreamInfo};
-use operators::lease::Account;
+use operators::lease::{Account, rejecting};
 use operators::operator::{InlineOperator, Output, StreamOperator};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -181,10 +181,13 @@ impl States {
             let reason = EndReason::Reload;
             let outcome = self.guarded(&stream, |state, output| state.state.end(&reason, output));
             self.pass_output();
-            if let Err(panic) = outcome {
-                self.panicked_on_signal(&stream, &panic);
+            match outcome {
+                Ok(()) => self.forget(&stream),
+                Err(panic) => {
+                    self.panicked_on_signal(&stream, &panic);
+                    self.reject_held(&stream);
+                }
             }
-            self.forget(&stream);
         }
         self.pass(Passage::Cut { stream, cut });
     }
@@ -264,7 +267,9 @@ impl States {
         }
         if let Err(panic) = outcome {
             self.panicked_on_signal(&id, &panic);
-            if !ended {
+            if ended {
+                self.reject_held(&id);
+            } else {
                 self.discard(&id, None);
             }
         }
@@ -303,7 +308,7 @@ impl States {
     /// Throws away the state of a stream, which a panic may have left half-changed, and tells consumers of the gap.
     fn discard(&mut self, id: &StreamId, seq: Option<u64>) {
         let info = self.streams.get(id).and_then(|stream| stream.info.clone());
-        self.forget(id);
+        self.reject_held(id);
         let gap = self.node.gap_after_panic(id, seq);
         self.pass(Passage::Event(gap));
         if let Some(info) = info {
@@ -317,6 +322,12 @@ impl States {
                 self.forget(id);
             }
         }
+    }
+
+    /// Drops the state of a stream after a panic: the items that it still had in hand are rejected with the one that it
+    /// panicked at.
+    fn reject_held(&mut self, id: &StreamId) {
+        rejecting(|| self.forget(id));
     }
 
     /// Drops the state of a stream. That runs the operator's code as well.

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use operators::error::StartError;
 use serde::Serialize;
 
+use super::generation::HELD_UP;
 use super::reload::Reloaded;
-use crate::graph::diagnostics::{Diagnostic, Severity};
+use crate::graph::diagnostics::{Diagnostic, Severity, position};
 
 /// Which generation of a graph a caller wants to replace or end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,6 +92,9 @@ pub enum LoadError {
     Unsaved { folder: PathBuf, why: String },
     #[error("{0}")]
     Start(StartError),
+    /// Nothing can be changed just now.
+    #[error("{0}")]
+    HeldUp(String),
 }
 
 impl LoadError {
@@ -116,8 +120,26 @@ impl LoadError {
             LoadError::Ending => "try again when it has ended".to_owned(),
             LoadError::Closing => "try again when it has been started again".to_owned(),
             LoadError::Unsaved { .. } => "make room, and see that this user may write there".to_owned(),
+            LoadError::HeldUp(_) => HELD_UP.to_owned(),
             LoadError::Start(error) => error.hint.clone().unwrap_or_else(|| "look into the log".to_owned()),
         }
+    }
+
+    /// What is wrong and what to do next, for somebody who does not have the text before them.
+    pub(super) fn told(&self, text: &[u8]) -> String {
+        let LoadError::Mistakes(found) = self else { return self.to_string() };
+        let first = found.iter().find(|found| found.severity() == Severity::Error).and_then(|first| first.span.clone());
+        let place = first.map_or_else(String::new, |span| {
+            let (line, column) = position(&String::from_utf8_lossy(text), span.start);
+            format!(" (line {line}, column {column})")
+        });
+        format!("{self}{place}; hint: {}", self.hint())
+    }
+
+    /// Whether the same text may become a graph later on, without anything being done to it: what is in its way belongs to
+    /// others, or is under way.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, LoadError::Taken(_) | LoadError::Busy | LoadError::Ending | LoadError::HeldUp(_))
     }
 
     /// Whether it says something of the text, and not of the moment.

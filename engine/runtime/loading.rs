@@ -13,6 +13,7 @@ use operators::progress::StateError;
 
 use super::counters::GraphCounters;
 use super::ending::Ending;
+use super::generation::HELD_UP;
 use super::stats::GraphState;
 use super::supervisor::Engine;
 use crate::graph::identity::Identity;
@@ -49,13 +50,15 @@ impl Prepared {
     /// open, where somebody waits who has more to do.
     ///
     /// # Errors
-    /// Where progress cannot be kept, a model does not load or a sink does not open; nothing is left then.
+    /// Where a worker does not answer, progress cannot be kept, a model does not load or a sink does not open; nothing is left then.
     pub fn make(
         engine: &Arc<Engine>,
         plan: &Plan,
         open: &Open,
         patience: Option<Duration>,
     ) -> Result<Prepared, StartError> {
+        // Nothing is opened and no model loaded for what could not be put in place.
+        engine.held_up().map_or(Ok(()), |held_up| Err(StartError::new(held_up).hint(HELD_UP)))?;
         if let Some(progress) = plan.sources.iter().find_map(PlannedSource::progress) {
             progress.open().map_err(StateError::at_start)?;
         }

@@ -27,6 +27,7 @@ mod passage;
 pub mod predict;
 pub mod preview;
 pub mod process;
+mod pulse;
 pub mod reload;
 pub mod saved;
 mod sink;

@@ -49,6 +49,9 @@ impl Default for Patience {
     }
 }
 
+/// Looks in turn whether what was removed is through are this far apart.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// What a reload did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
@@ -166,6 +169,7 @@ impl RunningGraph {
         let nodes = Changes::between(&identities(&self.generation.plan), &identities(&new.plan));
         let mut transition = self.begin(new, opened, &nodes);
         let (wanted, refused) = self.wanted();
+        self.retire_others(&wanted);
         let cut_by = self.engine.clock.now() + patience.cut;
         for stream in self.streams.keys().cloned().collect::<Vec<_>>() {
             let left = cut_by.saturating_duration_since(self.engine.clock.now());
@@ -182,6 +186,7 @@ impl RunningGraph {
             tracing::error!("{error}");
         }
         self.close_finished_sources();
+        self.await_retired();
         Ok(Reloaded {
             generation: number,
             nodes,
@@ -403,6 +408,22 @@ impl RunningGraph {
             };
             if let Ok(notice) = notice {
                 self.must_stop |= self.take(notice);
+            }
+        }
+    }
+
+    /// Waits until streams that were removed are through, so that their ids are free for other graphs when the reload is
+    /// answered; but not for long: what a slow sink has of them it may go on with.
+    fn await_retired(&mut self) {
+        let late = after(LAST_CALL);
+        loop {
+            self.unlist_retired();
+            if self.retired.is_empty() {
+                return;
+            }
+            select! {
+                recv(late) -> _ => return,
+                recv(after(LOOK)) -> _ => {}
             }
         }
     }

@@ -266,7 +266,12 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
         let secrets = node.secrets.clone();
         trouble.cover_with(move |text| secrets.redact(text));
     }
+    node.counters.set_must_get_on(trouble.is_none());
     node.counters.set_trouble(trouble);
+    let encoding = writer.encoding();
+    if let Some(encoding) = &encoding {
+        node.counters.set_encoding(encoding);
+    }
     let mut is_complete = false;
     loop {
         let taken = tokio::select! {
@@ -303,6 +308,9 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
         }
     }
     node.counters.set_trouble(None);
+    if let Some(encoding) = &encoding {
+        node.counters.end_encoding(encoding);
+    }
 }
 
 /// Gives a batch to the writer, and each of its items the verdict that comes of it.

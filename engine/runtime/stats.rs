@@ -345,6 +345,28 @@ pub struct NodeReport {
     /// How long ago the oldest of them was decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_ms: Option<f64>,
+    /// What encodes streams in it, beside its own work.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub encoders: Vec<EncoderReport>,
+}
+
+/// What encodes one stream in a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct EncoderReport {
+    pub stream: String,
+    /// Threads that it may use.
+    pub threads: usize,
+    /// Pictures that it encoded.
+    pub pictures: u64,
+    /// The same a second, over the last seconds.
+    pub rate: f64,
+    /// The share of the last seconds that it decoded and encoded, 0 to 1; then the stream is all that it can take.
+    pub busy_share: f64,
+    /// The time that it did, for `/metrics`.
+    #[serde(skip)]
+    pub busy_seconds: f64,
+    /// Packets that wait for it.
+    pub queued: u64,
 }
 
 impl NodeReport {

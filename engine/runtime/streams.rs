@@ -1,5 +1,6 @@
 //! The streams of a running graph: those that its sources declare, and those that come and go while it runs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use operators::address::masked;
@@ -215,6 +216,20 @@ impl RunningGraph {
         }
         self.unlist_retired();
         Ok(())
+    }
+
+    /// Streams that are not `wanted` are removed: listed no more once they are through, and forgotten. Those that a source
+    /// found are listed for as long as others that it found.
+    pub(super) fn retire_others(&mut self, wanted: &HashMap<StreamId, WantedStream>) {
+        self.retired.retain(|id| !wanted.contains_key(id));
+        self.ended.retain(|id, _| wanted.contains_key(id));
+        for stream in self.counters.streams() {
+            let id = &stream.stream;
+            let was_found = self.passing.contains(id) || self.lingering.iter().any(|(lingering, _)| lingering == id);
+            if !was_found && !wanted.contains_key(id) && !self.retired.contains(id) {
+                self.retired.push(id.clone());
+            }
+        }
     }
 
     /// Lists streams that were removed no more, once their counts are final.

@@ -13,13 +13,13 @@ use operators::item::{EndReason, Played, StreamId, Version};
 use operators::lease::Account;
 use operators::progress::Progress;
 
-use super::counters::GraphCounters;
+use super::counters::{GraphCounters, NodeCounters};
 use super::discovery::Discovering;
 use super::failure::{Heard, Notice, Notices, notices};
 use super::feed::Feed;
 use super::generation::{Generation, Making, OpenSink};
 use super::loading::{Open, Prepared};
-use super::stats::{GraphState, NodeReport};
+use super::stats::{GraphReport, GraphState, StreamState};
 use super::streams::{PostedStream, WantedStream};
 use super::supervisor::{Engine, LAST_CALL};
 use crate::graph::identity::Identity;
@@ -372,13 +372,10 @@ impl RunningGraph {
         open.extend(self.sinks.iter().map(|sink| format!("sink `{}`", sink.name)));
         let report = self.counters.report();
         // Whoever talks to others may wait for one of them.
-        let waits = |node: &&NodeReport| {
-            node.queued > 0 && node.role != "tap" && self.sinks.iter().all(|sink| *sink.name != *node.name)
-        };
-        open.extend(report.nodes.iter().filter(waits).map(|node| match node.queued {
-            1 => format!("`{}` with an item", node.name),
-            items => format!("`{}` with {items} items", node.name),
-        }));
+        let is_told = |node: &NodeCounters| self.sinks.iter().any(|sink| sink.name == node.name);
+        open.extend(
+            self.counters.nodes().iter().filter(|node| !is_told(node)).filter_map(|node| what_waits(node, &report)),
+        );
         open.push(format!("{} items in flight", report.total.in_flight));
         open
     }
@@ -444,5 +441,67 @@ impl RunningGraph {
         }
         self.counters.set_state(GraphState::Finished, None);
         Outcome { failures, stuck, asked }
+    }
+}
+
+/// What a graph has not come to an end with, as far as it is counted: for whoever cannot ask its thread.
+pub(super) fn still_open(counters: &GraphCounters) -> Vec<String> {
+    let report = counters.report();
+    let streams = report
+        .streams
+        .iter()
+        .filter(|stream| !matches!(stream.state, StreamState::Ended | StreamState::Stopped | StreamState::Failed));
+    let mut open: Vec<String> = streams.map(|stream| format!("stream `{}`", stream.stream)).collect();
+    open.extend(counters.nodes().iter().filter_map(|node| what_waits(node, &report)));
+    open.push(format!("{} items in flight", report.total.in_flight));
+    open
+}
+
+/// What a node has not come to an end with.
+fn what_waits(node: &NodeCounters, report: &GraphReport) -> Option<String> {
+    if node.role == "tap" {
+        return None;
+    }
+    let name = if node.role == "sink" { format!("sink `{}`", node.name) } else { format!("`{}`", node.name) };
+    let queued = report.nodes.iter().find(|told| told.name == *node.name).map_or(0, |told| told.queued);
+    let is_busy = || (0..node.workers()).any(|worker| node.stands_since(worker).is_some());
+    match queued {
+        0 => is_busy().then(|| format!("{name}, which is at work")),
+        1 => Some(format!("{name} with an item")),
+        items => Some(format!("{name} with {items} items")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use operators::clock::{Clock, SimulatedClock};
+
+    use super::*;
+    use crate::runtime::counters::Place;
+
+    #[test]
+    fn what_a_graph_has_not_come_to_an_end_with_is_named_without_asking_it() {
+        let clock = Arc::new(SimulatedClock::default());
+        let graph = GraphCounters::new("yard".into(), clock.clone(), 0);
+        let place = Place {
+            source: "cameras".into(),
+            location: "x".into(),
+            patience: Duration::ZERO,
+            is_live: true,
+            makes_files: false,
+        };
+        let north = graph.open_stream(&StreamId::new("north").unwrap(), place.clone());
+        let south = graph.open_stream(&StreamId::new("south").unwrap(), place);
+        south.set_state(StreamState::Stopped, None, clock.now());
+        north.account.read(4);
+        let node = |name: &str, role| graph.node(&name.into(), "any", role, 2);
+        let (tap, sum, out, idle) =
+            (node("tap", "tap"), node("sum", "inline"), node("out", "sink"), node("idle", "sink"));
+        tap.queued(1);
+        sum.begin(1, clock.now());
+        out.queued(3);
+        graph.set_nodes(vec![tap, sum, out, idle], None);
+        let open = ["stream `north`", "`sum`, which is at work", "sink `out` with 3 items", "4 items in flight"];
+        assert_eq!(still_open(&graph), open);
     }
 }

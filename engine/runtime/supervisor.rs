@@ -34,15 +34,15 @@ pub(super) const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// The running engine: threads that graphs share.
 pub struct Engine {
-    // In the order in which they must end: the workers' dataflows hold pool and sink handles.
-    pub(super) workers: Workers,
+    // In the order in which they must end: the watch holds workers and pool, the workers' dataflows pool and sink handles.
+    pub(super) watch: Watch,
+    pub(super) workers: Arc<Workers>,
     pub(super) pool: Arc<Pool>,
     pub(super) io: tokio::runtime::Runtime,
     pub(super) workshop: Workshop,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) start: Instant,
     pub(super) graphs: Arc<Mutex<Vec<Arc<GraphCounters>>>>,
-    pub(super) watch: Watch,
     inlets: Arc<Inlets>,
     ids: AtomicU64,
     log: Option<Arc<DataflowLog>>,
@@ -63,12 +63,13 @@ impl Engine {
             .map_err(|error| StartError::new(format!("cannot start the io runtime: {error}")))?;
         let pool = Arc::new(Pool::start(options.pool_threads, &options.clock)?);
         let graphs = Arc::<Mutex<Vec<Arc<GraphCounters>>>>::default();
+        let workers = Arc::new(Workers::start(options.workers, log.as_ref())?);
         Ok(Arc::new(Engine {
-            workers: Workers::start(options.workers, log.as_ref())?,
             workshop: Workshop::new(io.handle().clone()),
             io,
             start: options.clock.now(),
-            watch: Watch::start(graphs.clone(), pool.clone(), options.clock.clone())?,
+            watch: Watch::start(graphs.clone(), pool.clone(), workers.clone(), options.clock.clone())?,
+            workers,
             pool,
             clock: options.clock,
             graphs,
@@ -106,6 +107,11 @@ impl Engine {
         self.watch.listen_to(audience);
     }
 
+    /// Why no dataflow can be changed just now: a worker does not answer.
+    pub(super) fn held_up(&self) -> Option<String> {
+        self.workers.held_up().first().map(ToString::to_string)
+    }
+
     /// Counts a graph that has ended no more.
     pub(super) fn forget(&self, counters: &Arc<GraphCounters>) {
         lock(&self.graphs).retain(|other| !Arc::ptr_eq(other, counters));
@@ -129,19 +135,20 @@ impl Engine {
     /// Ends all threads and writes the dataflow log. Call it when every graph has ended.
     ///
     /// # Errors
-    /// Where the dataflow log cannot be written.
+    /// Where a worker does not end, or the dataflow log cannot be written.
     pub fn shutdown(self: Arc<Engine>) -> Result<(), StartError> {
         // Whoever still observes it ends its threads when they let go.
         let Some(engine) = Arc::into_inner(self) else { return Ok(()) };
         let Engine { workers, pool, io, log, watch, .. } = engine;
-        // It holds the pool.
+        // It holds the workers and the pool.
         drop(watch);
+        let stopped = workers.stop();
         drop(workers);
         drop(pool);
         io.shutdown_timeout(LAST_CALL);
         if let Some(log) = log {
             log.write().map_err(|error| StartError::new(format!("cannot write the dataflow log: {error}")))?;
         }
-        Ok(())
+        stopped
     }
 }

@@ -11,7 +11,9 @@ use operators::error::StartError;
 use operators::inference::pool::Pool;
 
 use super::counters::{GraphCounters, lock};
+use super::pulse::holder;
 use super::window::{Window, per_second};
+use super::worker::Workers;
 
 /// Between two readings. Ten of them make a window.
 const EVERY: Duration = Duration::from_millis(500);
@@ -60,13 +62,14 @@ impl SharedWindow {
 }
 
 impl Watch {
-    /// Begins to take readings of `graphs` and `pool`.
+    /// Begins to take readings of `graphs` and `pool`, and to look whether `workers` answer.
     ///
     /// # Errors
     /// Where the system refuses a thread.
     pub fn start(
         graphs: Arc<Mutex<Vec<Arc<GraphCounters>>>>,
         pool: Arc<Pool>,
+        workers: Arc<Workers>,
         clock: Arc<dyn Clock>,
     ) -> Result<Watch, StartError> {
         let first = Reading { pool: Duration::ZERO, missed: 0 };
@@ -81,6 +84,7 @@ impl Watch {
                 running.iter().for_each(|graph| graph.take_readings(now));
                 let reading = watched.reading(now);
                 lock(&watched.window).note(now, reading);
+                workers.look(|worker| holder(&running, worker));
             }
         };
         let thread = std::thread::Builder::new()

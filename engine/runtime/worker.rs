@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use operators::error::StartError;
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
@@ -14,28 +14,31 @@ use timely::worker::Worker;
 use super::build::Blueprint;
 use super::counters::lock;
 use super::dataflow_log::DataflowLog;
+use super::pulse::{HeldUp, Pulse};
 
 /// What the supervisor tells a worker. Every worker gets the same commands in the same order.
 enum Command {
     Install {
         graph: u64,
         blueprint: Arc<Blueprint>,
-        done: Sender<()>,
+        done: Sender<usize>,
     },
     /// Sinks ignore frontiers from here on; acknowledged by all workers before any drops.
     Freeze {
         graph: u64,
-        done: Sender<()>,
+        done: Sender<usize>,
     },
     Drop {
         graph: u64,
-        done: Sender<()>,
+        done: Sender<usize>,
     },
     /// Are you there?
     Ping {
-        done: Sender<()>,
+        done: Sender<usize>,
     },
-    Shutdown,
+    Shutdown {
+        done: Sender<usize>,
+    },
 }
 
 /// The running workers.
@@ -44,13 +47,14 @@ pub struct Workers {
     wakers: Vec<SyncActivations>,
     /// One sender at a time, so that all workers see one order.
     order: Mutex<u64>,
-    /// The answers to the last ping, with its time.
-    ping: Mutex<Option<(Instant, Receiver<()>)>>,
+    pulse: Pulse,
     guards: Mutex<Option<WorkerGuards<()>>>,
 }
 
-/// A worker that has not answered for this long is stuck: nothing on it may block.
-const STUCK: Duration = Duration::from_secs(2);
+/// How long workers may take to do what they are told, as long as they are not known to be held up.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How often it is looked meanwhile whether they are; and how long one that is may still take.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl Workers {
     /// Starts `count` worker threads (at least one).
@@ -59,7 +63,11 @@ impl Workers {
     /// Where timely or the system refuses.
     pub fn start(count: usize, log: Option<&Arc<DataflowLog>>) -> Result<Workers, StartError> {
         let count = count.max(1);
-        let (commands, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded::<Command>(64)).unzip();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "whoever tells a worker that does not answer must not wait; nothing is installed on one, so what is left to tell it is bounded by the graphs that it has"
+        )]
+        let (commands, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded::<Command>()).unzip();
         let receivers = Mutex::new(receivers.into_iter().map(Some).collect::<Vec<_>>());
         let (ready, answers) = bounded(count);
         let log = log.cloned();
@@ -81,73 +89,128 @@ impl Workers {
         let mut wakers: Vec<(usize, SyncActivations)> = answers.iter().take(count).collect();
         wakers.sort_by_key(|(index, _)| *index);
         let wakers = wakers.into_iter().map(|(_, waker)| waker).collect();
-        Ok(Workers { commands, wakers, order: Mutex::new(0), ping: Mutex::default(), guards: Mutex::new(Some(guards)) })
+        Ok(Workers {
+            commands,
+            wakers,
+            order: Mutex::new(0),
+            pulse: Pulse::default(),
+            guards: Mutex::new(Some(guards)),
+        })
     }
 
     pub fn count(&self) -> usize {
         self.commands.len()
     }
 
-    /// Builds `blueprint` on all workers and answers the number to drop it by.
-    pub fn install(&self, blueprint: &Arc<Blueprint>) -> u64 {
-        let mut next = lock(&self.order);
-        let graph = *next;
-        *next += 1;
-        self.broadcast(|done| Command::Install { graph, blueprint: blueprint.clone(), done });
-        graph
-    }
-
-    /// Takes a graph out of all workers, finished or not, in two phases.
-    pub fn remove(&self, graph: u64) {
+    /// Builds `blueprint` on all workers and answers the number to drop it by; `None` where a worker does not answer: then
+    /// it is dropped wherever it was built, and where it is still to be built as soon as that is done.
+    pub fn install(&self, blueprint: &Arc<Blueprint>) -> Option<u64> {
+        let (graph, answers) = {
+            let mut next = lock(&self.order);
+            let graph = *next;
+            *next += 1;
+            (graph, self.tell(|done| Command::Install { graph, blueprint: blueprint.clone(), done }))
+        };
+        if self.have_answered(&answers) {
+            return Some(graph);
+        }
         let _order = lock(&self.order);
-        self.broadcast(|done| Command::Freeze { graph, done });
-        self.broadcast(|done| Command::Drop { graph, done });
+        self.tell(|done| Command::Freeze { graph, done });
+        self.tell(|done| Command::Drop { graph, done });
+        None
     }
 
-    /// Whether all workers answered the last ping in time. Never waits: it looks at the last ping and sends the next.
-    pub fn answer(&self, now: Instant) -> bool {
-        let mut ping = lock(&self.ping);
-        if let Some((sent, answers)) = &*ping
-            && answers.len() < self.commands.len()
-        {
-            return now.saturating_duration_since(*sent) < STUCK;
+    /// Takes a graph out of all workers, finished or not, in two phases. A worker that does not answer does so when it gets
+    /// on: it has been told.
+    pub fn remove(&self, graph: u64) {
+        let freeze = || {
+            let _order = lock(&self.order);
+            self.tell(|done| Command::Freeze { graph, done })
+        };
+        let are_frozen = self.have_answered(&freeze());
+        let dropped = {
+            let _order = lock(&self.order);
+            self.tell(|done| Command::Drop { graph, done })
+        };
+        if are_frozen {
+            self.have_answered(&dropped);
         }
-        let (done, answers) = bounded(self.commands.len());
-        for (sender, waker) in self.commands.iter().zip(&self.wakers) {
-            // A full command queue is a worker that does not answer: the next look will see it.
-            let _ = sender.try_send(Command::Ping { done: done.clone() });
-            let _ = waker.activate_batch(std::iter::empty());
-        }
-        *ping = Some((now, answers));
-        true
     }
 
-    fn broadcast(&self, command: impl Fn(Sender<()>) -> Command) {
+    /// Looks which workers answer, and asks them again when all have. To be called twice a second; `holder` says what a
+    /// worker is busy with.
+    pub fn look(&self, holder: impl Fn(usize) -> Option<String>) {
+        self.pulse.look(self.commands.len(), || self.tell(|done| Command::Ping { done }), holder);
+    }
+
+    /// The workers that do not answer.
+    pub fn held_up(&self) -> Vec<HeldUp> {
+        self.pulse.held_up()
+    }
+
+    /// Ends the threads of the workers. The second time does nothing.
+    ///
+    /// # Errors
+    /// Where one does not end: it is left behind.
+    pub fn stop(&self) -> Result<(), StartError> {
+        let Some(guards) = lock(&self.guards).take() else { return Ok(()) };
+        if self.have_answered(&self.tell(|done| Command::Shutdown { done })) {
+            drop(guards.join());
+            return Ok(());
+        }
+        // Its thread ends with the process, and so does what it is busy with.
+        std::mem::forget(guards);
+        let held_up = self.held_up();
+        let why = held_up.first().map_or_else(|| "a dataflow worker does not end".to_owned(), HeldUp::to_string);
+        Err(StartError::new(format!("{why}; it is left behind")))
+    }
+
+    /// Tells all workers, and answers where they say that it is done.
+    fn tell(&self, command: impl Fn(Sender<usize>) -> Command) -> Receiver<usize> {
         let (done, answers) = bounded(self.commands.len());
         for (sender, waker) in self.commands.iter().zip(&self.wakers) {
             // A worker that is gone has aborted the process.
             let _ = sender.send(command(done.clone()));
             let _ = waker.activate_batch(std::iter::empty());
         }
-        drop(done);
-        for () in &answers {}
+        answers
+    }
+
+    /// Waits until all workers have done what they were told; `false` where one does not answer.
+    fn have_answered(&self, answers: &Receiver<usize>) -> bool {
+        let (mut missing, mut left) = (self.commands.len(), ANSWER);
+        while missing > 0 {
+            match answers.recv_timeout(LOOK) {
+                Ok(_) => missing -= 1,
+                Err(RecvTimeoutError::Timeout) => {
+                    left = left.saturating_sub(LOOK);
+                    if left.is_zero() || !self.held_up().is_empty() {
+                        return false;
+                    }
+                }
+                // All that were there have answered.
+                Err(RecvTimeoutError::Disconnected) => return true,
+            }
+        }
+        true
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for (sender, waker) in self.commands.iter().zip(&self.wakers) {
-            let _ = sender.send(Command::Shutdown);
-            let _ = waker.activate_batch(std::iter::empty());
-        }
-        if let Some(guards) = lock(&self.guards).take() {
-            drop(guards.join());
+        if let Err(error) = self.stop() {
+            tracing::error!("{error}");
         }
     }
 }
 
 fn serve(worker: &mut Worker, commands: &Receiver<Command>) {
     let mut graphs: HashMap<u64, (usize, Arc<Blueprint>)> = HashMap::new();
+    // The channel has room for every worker's answer, and whoever asked may have gone.
+    let number = worker.index();
+    let acknowledge = |done: &Sender<usize>| {
+        let _ = done.send(number);
+    };
     loop {
         while let Ok(command) = commands.try_recv() {
             match command {
@@ -171,23 +234,19 @@ fn serve(worker: &mut Worker, commands: &Receiver<Command>) {
                     acknowledge(&done);
                 }
                 Command::Ping { done } => acknowledge(&done),
-                Command::Shutdown => {
+                Command::Shutdown { done } => {
                     for (_, (index, _)) in graphs {
                         if worker.installed_dataflows().contains(&index) {
                             worker.drop_dataflow(index);
                         }
                     }
+                    acknowledge(&done);
                     return;
                 }
             }
         }
         worker.step_or_park(None);
     }
-}
-
-fn acknowledge(done: &Sender<()>) {
-    // The channel has room for every worker's answer.
-    let _ = done.send(());
 }
 
 /// A worker that dies leaves the others waiting for it for ever, so the process must not live on.

@@ -115,6 +115,11 @@ struct JumpConfig {
     by: String,
 }
 
+/// The longest that an item may be held up; beyond it, nobody tells a slow node from a dead one.
+const LONGEST_LATENCY: Duration = Duration::from_secs(24 * 3600);
+/// The longest mean time between two events.
+const LONGEST_MEAN: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// What is done to one node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Disturbance {
@@ -144,6 +149,18 @@ impl Disturbance {
     pub fn read(seed: u64, node: &str, table: toml::Table) -> Result<Disturbance, Vec<FieldError>> {
         let config: Config = config::read(table)?;
         let mut mistakes = Vec::new();
+        let most = |field: &str, value: Option<Duration>, most: Duration| {
+            let too_long = value.is_some_and(|value| value > most);
+            too_long.then(|| {
+                let hours = most.as_secs() / 3600;
+                FieldError::new(field, format!("`{field}` is at most {hours} hours"))
+                    .hint("write a time in which somebody sees what comes of it, such as \"30s\"")
+            })
+        };
+        mistakes.extend(most("latency", config.latency.map(|latency| latency.0), LONGEST_LATENCY));
+        mistakes.extend(most("flap", config.flap.map(|flap| flap.0), LONGEST_MEAN));
+        let every = config.pts_jump.as_ref().map(|jump| jump.every.0);
+        mistakes.extend(most("pts_jump.every", every, LONGEST_MEAN));
         let zero = |field: &str| {
             FieldError::new(field, format!("`{field}` is a mean time between two events, and cannot be zero"))
                 .hint("leave it out where nothing is to happen")
@@ -316,10 +333,58 @@ mod tests {
             ("flap = \"0s\"", "flap"),
             ("pts_jump = { every = \"0s\", by = \"1s\" }", "pts_jump.every"),
             ("pts_jump = { every = \"1s\", by = \"far\" }", "pts_jump.by"),
+            ("latency = \"5000000000000000h\"", "latency"),
+            ("latency = \"24h 1ms\"", "latency"),
+            ("flap = \"31days\"", "flap"),
+            ("pts_jump = { every = \"31days\", by = \"1s\" }", "pts_jump.every"),
         ] {
             let errors = read(text).unwrap_err();
             assert_eq!((errors.len(), errors[0].field.as_str()), (1, field), "{errors:?}");
             assert!(errors[0].hint.is_some(), "{text}");
+        }
+        let all = "latency = \"2days\"\nflap = \"0s\"\npts_jump = { every = \"0s\", by = \"1s\" }";
+        assert_eq!(read(all).unwrap_err().len(), 3);
+        assert!(read("latency = \"24h\"\nflap = \"30days\"\npts_jump = { every = \"30days\", by = \"-1h\" }").is_ok());
+    }
+
+    /// What a trait of the contract asks of its implementations, by the names of its functions.
+    fn asked<'t>(text: &'t str, head: &str) -> Vec<&'t str> {
+        let start = [":", " {", "<"].iter().find_map(|end| text.find(&format!("{head}{end}")));
+        let start = start.unwrap_or_else(|| panic!("there is no `{head}`"));
+        let body = text[start..].split("\n}\n").next().unwrap_or_default();
+        let functions = body.lines().filter_map(|line| {
+            let line = line.strip_prefix("    ")?;
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            line.strip_prefix("fn ")?.split('(').next()
+        });
+        functions.collect()
+    }
+
+    /// What has a default is easily forgotten in a wrapper, and a node would be another one under chaos.
+    #[test]
+    fn everything_that_is_asked_of_a_node_is_passed_on() {
+        let contract = include_str!("../operator.rs");
+        let (operator, sink, source) =
+            (include_str!("operator.rs"), include_str!("sink.rs"), include_str!("source.rs"));
+        for (text, role, wrapper) in [
+            (operator, "InlineOperator", "Inline"),
+            (operator, "StreamOperator", "InlineState"),
+            (operator, "PoolOperator", "Pool"),
+            (operator, "Runner", "PoolRunner"),
+            (operator, "IoOperator", "Io"),
+            (operator, "IoRunner", "DisturbedConversation"),
+            (sink, "Sink", "Disturbed"),
+            (sink, "SinkWriter", "DisturbedWriter"),
+            (source, "Source", "Disturbed"),
+            (source, "Outlet", "DisturbedOutlet"),
+        ] {
+            let wanted = asked(contract, &format!("pub trait {role}"));
+            assert!(!wanted.is_empty(), "`{role}` asks for something");
+            let passed_on = asked(text, &format!("impl {role} for {wrapper}"));
+            // A disturbed `sample` is not pushed into its source.
+            for function in wanted.into_iter().filter(|function| *function != "sampling") {
+                assert!(passed_on.contains(&function), "`{wrapper}` does not pass on `{role}::{function}`");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::encoding::Encoding;
 use crate::error::{SinkError, StartError};
 use crate::item::{Event, Kind};
 use crate::lease::Verdict;
@@ -53,6 +54,10 @@ impl Sink for Disturbed {
 
     fn stream_memory(&self) -> u64 {
         self.inner.stream_memory()
+    }
+
+    fn encoder_threads(&self) -> Option<usize> {
+        self.inner.encoder_threads()
     }
 
     fn writes_to_standard_output(&self) -> bool {
@@ -124,7 +129,10 @@ impl SinkWriter for DisturbedWriter {
         self.pass_on(rest).await;
         if failed > 0 && self.error.is_none() {
             let streams = streams.into_iter().collect::<Vec<_>>().join(", ");
-            let message = format!("chaos: it failed on {failed} items of stream `{streams}`, which are dropped");
+            let message = match failed {
+                1 => format!("chaos: it failed on an item of stream `{streams}`, which is dropped"),
+                failed => format!("chaos: it failed on {failed} items of stream `{streams}`, which are dropped"),
+            };
             self.error = Some(SinkError { message, hint: None });
         }
         Ok(())
@@ -155,6 +163,10 @@ impl SinkWriter for DisturbedWriter {
 
     fn trouble(&self) -> Option<Trouble> {
         self.inner.trouble()
+    }
+
+    fn encoding(&self) -> Option<Arc<Encoding>> {
+        self.inner.encoding()
     }
 
     fn is_complete(&self) -> bool {

@@ -5,6 +5,7 @@ use ffmpeg_next::ffi;
 
 use super::demux::Packet;
 use super::initialise;
+use super::parameters::Parameters;
 use crate::time::TimeBase;
 
 /// Larger pictures are refused: 16384 x 16384 in memory is 400 MB, and such sizes come from damaged headers.
@@ -97,6 +98,14 @@ impl Decoder {
         Ok(Decoder { decoder, id })
     }
 
+    /// Opens the decoder of a track that was demuxed elsewhere.
+    ///
+    /// # Errors
+    /// As [`Decoder::open`].
+    pub fn of_track(parameters: &Parameters, base: TimeBase, threads: usize) -> Result<Decoder, DecodeError> {
+        Decoder::open(parameters.codec(), base, threads)
+    }
+
     /// Which packets may be left undecoded without changing another picture. Where packets may hold hidden or several
     /// pictures, what was left out could not be counted, so everything is decoded.
     pub fn skippable(&self) -> Skippable {
@@ -122,6 +131,17 @@ impl Decoder {
         // The decoder hands stamps through and does not interpret them: the ordinal travels in their place.
         packet.packet.set_pts(Some(ordinal));
         Ok(self.decoder.send_packet(&packet.packet)?)
+    }
+
+    /// Sends the bytes of one packet that was demuxed elsewhere. `ordinal` comes back with its picture.
+    pub fn send_bytes(&mut self, bytes: &[u8], is_key: bool, ordinal: i64) -> Result<(), DecodeError> {
+        // A copy: libav wants to read a little beyond the end.
+        let mut packet = ffmpeg::Packet::copy(bytes);
+        packet.set_pts(Some(ordinal));
+        if is_key {
+            packet.set_flags(ffmpeg::packet::Flags::KEY);
+        }
+        Ok(self.decoder.send_packet(&packet)?)
     }
 
     /// Nothing more comes: what is still inside comes out.

@@ -146,6 +146,9 @@ impl Fragmenter {
             for (nth, (place, sample, data)) in own.into_iter().enumerate() {
                 let dts = decoded[nth];
                 let own = sample.packet.duration.map_or(0, |duration| duration.ticks_in(track.time_base));
+                // Where nothing tells, as long as the one before.
+                let before = nth.checked_sub(1).map_or(0, |before| dts.saturating_sub(decoded[before]));
+                let own = if own > 0 { own } else { before };
                 let duration =
                     decoded.get(nth + 1).copied().or(end).map_or(own, |next| next.saturating_sub(dts).max(1));
                 let pts = ticks(sample.pts);

@@ -3,7 +3,7 @@
 //! A demuxer ([`demux`]) reads packets of a chosen track, a decoder ([`decode`]) turns them into pictures, a ledger
 //! ([`ledger`]) numbers the pictures and those that were left out, and a picture becomes a [`crate::item::Frame`]
 //! without being copied ([`picture`]) or, where its format is none of ours, converted ([`scale`]). What was stored turned
-//! is turned upright ([`orientation`]). Where decoding may start anew, [`refresh`] sees. Packets that nobody decodes go into
+//! is turned upright ([`orientation`]). Where pictures must be coded anew, [`encode`] does it. Where decoding may start anew, [`refresh`] sees. Packets that nobody decodes go into
 //! files again ([`mux`]), or into pieces of a presentation ([`fragment`]), with what [`parameters`] keeps of their track; where that changes on the way, [`parameter_sets`]
 //! sees. Still pictures have a decoder of their own, without libav ([`still`]).
 
@@ -12,6 +12,7 @@
 mod adts;
 pub mod decode;
 pub mod demux;
+pub mod encode;
 pub mod formats;
 pub mod fragment;
 pub mod gate;

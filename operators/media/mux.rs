@@ -48,6 +48,9 @@ pub(super) const TRANSPORT_BASE: TimeBase = match TimeBase::new(1, 90_000) {
     Some(base) => base,
     None => TimeBase::MICROSECONDS,
 };
+/// Microseconds; twice as long before a picture is decoded, the clock of a transport stream has come to what brings it, so
+/// that receivers who follow that clock have all of it in time.
+const TRANSPORT_DELAY: c_int = 700_000;
 /// Codecs that players take in an MPEG transport stream. libav would write others too, which nobody knows there.
 const IN_TRANSPORT: [&str; 10] =
     ["h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "aac", "mp2", "mp3", "ac3", "eac3"];
@@ -190,8 +193,9 @@ impl Muxer {
             if matches!(container, Container::Piece | Container::Transport) {
                 (*context).avoid_negative_ts = ffi::AVFMT_AVOID_NEG_TS_DISABLED;
             }
-            // Clocks of a transport stream would be early by what is unset.
-            (*context).max_delay = 0;
+            if container == Container::Transport {
+                (*context).max_delay = TRANSPORT_DELAY;
+            }
             (*context).opaque = storage.cast();
             (*context).io_open = Some(open_again);
             (*context).io_close2 = Some(close_again);

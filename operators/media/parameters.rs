@@ -70,6 +70,29 @@ impl Parameters {
         }))
     }
 
+    /// The same track, coded in another way.
+    pub(super) fn with_codec(&self, codec: ffmpeg::codec::Parameters) -> Parameters {
+        let Inner { display_matrix, frame_rate, pixel, .. } = &*self.0;
+        let (display_matrix, frame_rate, pixel) = (display_matrix.clone(), *frame_rate, *pixel);
+        Parameters(Arc::new(Inner { codec, display_matrix, frame_rate, pixel }))
+    }
+
+    /// What a decoder must know.
+    pub(super) fn codec(&self) -> ffmpeg::codec::Parameters {
+        self.0.codec.clone()
+    }
+
+    /// Whether the samples of its pictures are as browsers take them of H.264: eight bits, chroma halved in both
+    /// directions. What is not known counts as usual.
+    pub(crate) fn is_usual(&self) -> bool {
+        /// High 10, High 4:2:2 and High 4:4:4 Predictive, as the standard numbers them.
+        const UNUSUAL: [i32; 3] = [110, 122, 244];
+        let raw = self.raw();
+        let usual = [ffi::AVPixelFormat::AV_PIX_FMT_YUV420P, ffi::AVPixelFormat::AV_PIX_FMT_YUVJ420P];
+        let is_usual = raw.format < 0 || usual.iter().any(|usual| *usual as i32 == raw.format);
+        is_usual && !UNUSUAL.contains(&raw.profile)
+    }
+
     pub(super) fn raw(&self) -> &ffi::AVCodecParameters {
         // SAFETY: the pointer is valid for as long as `self`, and nothing writes behind it.
         unsafe { &*self.0.codec.as_ptr() }

@@ -1,4 +1,5 @@
-//! `hls`: packets as HTTP Live Streaming, which browsers and players play. Nothing is decoded or encoded.
+//! `hls`: packets as HTTP Live Streaming, which browsers and players play. Nothing is decoded or encoded, unless it is asked
+//! for.
 //!
 //! A stream is cut into segments at keyframes ([`segmenter`]), each is made into a piece of fragmented MP4
 //! ([`crate::media::fragment`]), and published with a playlist that lists it ([`playlist`], [`store`]); the control plane
@@ -7,12 +8,16 @@
 //!
 //! A packet is delivered when its segment, or its part, can be fetched. Until then the sink holds it, up to [`MOST_HELD`] a stream, and
 //! the source has its credit back.
+//!
+//! With `transcode` what browsers cannot play is encoded anew in front of all that ([`encoders`], [`transcoder`]).
 
 pub mod cutter;
+pub mod encoders;
 pub mod parts;
 pub mod playlist;
 pub mod segmenter;
 pub mod store;
+pub mod transcoder;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,12 +28,15 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
+use crate::encoding::Encoding;
 use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, StreamId, StreamInfo};
 use crate::lease::{Ack, Verdict};
+use crate::media::encode;
 use crate::media::fragment::{Form, Fragmenter, is_common};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter};
 use cutter::Cutter;
+use encoders::{Encoders, EncodingWriter};
 use playlist::Window;
 use segmenter::{Part, Rules};
 use store::{Lost, NewSegment, Playlists, Promise, Refused, Shelf, Terms, Writing};
@@ -56,6 +64,14 @@ struct Config {
     kind: Option<playlist::Kind>,
     memory: Option<config::Size>,
     disk: Option<config::Size>,
+    #[serde(default)]
+    transcode: bool,
+    encoder: Option<EncoderConfig>,
+}
+
+#[derive(Deserialize)]
+struct EncoderConfig {
+    threads: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +99,8 @@ struct Settings {
     kind: Option<playlist::Kind>,
     memory: u64,
     disk: u64,
+    /// Threads for each stream that is encoded; `None`: none is.
+    encoder_threads: Option<usize>,
     origin: Origin,
     clock: Arc<dyn Clock>,
     playlists: Arc<Playlists>,
@@ -113,17 +131,30 @@ impl Sink for Hls {
             memory: settings.memory,
             disk: settings.disk,
         };
-        Ok(Box::new(HlsWriter {
+        let writer = Box::new(HlsWriter {
             settings: settings.clone(),
             terms,
             shelf: self.shelf.clone(),
             streams: BTreeMap::new(),
             failure: None,
-        }))
+        });
+        let Some(threads) = settings.encoder_threads else { return Ok(writer) };
+        encode::is_there().map_err(|error| {
+            let hint = "install Debian's `libavcodec59` or another build of FFmpeg's libraries with libx264, or remove \
+                        `transcode`";
+            StartError::new(format!("nothing can be encoded: {error}")).hint(hint)
+        })?;
+        let rules = transcoder::Rules { length: terms.length, threads };
+        let encoders = Encoders { rules, encoding: Encoding::new(threads), clock: settings.clock.clone() };
+        Ok(Box::new(EncodingWriter::new(writer, encoders)))
     }
 
     fn depends_on_inputs(&self) -> bool {
         true
+    }
+
+    fn encoder_threads(&self) -> Option<usize> {
+        self.settings.encoder_threads
     }
 
     /// Its segments, packets that wait, the segment that is made of them, and the parts of which that is put together.
@@ -263,7 +294,8 @@ impl HlsWriter {
             let hint = if form == Form::Transport && info.tracks.first().is_some_and(|video| Form::Mp4.plays(video)) {
                 "write `format = \"fmp4\"`, which can"
             } else {
-                "convert the input to H.264 first, for example with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+                "write `transcode = true`, or convert the input to H.264 first, for example with \
+                 `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
             };
             if let Some(published) = published {
                 published.refuse(&message, hint);
@@ -273,7 +305,7 @@ impl HlsWriter {
         };
         if !is_common(video) {
             let codec = &video.codec;
-            tracing::warn!(%node, stream = %id, "`{node}` passes stream `{id}` on as {codec}, which browsers do not play");
+            tracing::warn!(%node, stream = %id, "`{node}` passes stream `{id}` on as {codec}, which browsers do not play; `transcode = true` encodes it anew");
         }
         for track in info.tracks.iter().skip(1).filter(|track| !form.plays(track)) {
             let (index, codec) = (track.index, &track.codec);
@@ -501,6 +533,10 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         let mistake = FieldError::new("window", "`window` has no meaning where the playlist keeps all segments");
         mistakes.push(mistake.hint("remove it, or write `kind = \"live\"`"));
     }
+    if config.encoder.is_some() && !config.transcode {
+        let mistake = FieldError::new("encoder", "`encoder` has no meaning where nothing is encoded");
+        mistakes.push(mistake.hint("write `transcode = true` as well, or remove it"));
+    }
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -512,6 +548,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         kind: config.kind,
         memory: config.memory.map_or(MEMORY, |size| size.0),
         disk: config.disk.map_or(DISK, |size| size.0),
+        encoder_threads: config.transcode.then(|| config.encoder.and_then(|encoder| encoder.threads).unwrap_or(1)),
         origin: context.origin.clone(),
         clock: context.clock.clone(),
         playlists: context.playlists.clone(),
@@ -523,7 +560,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
 pub static REGISTRATION: Registration = Registration {
     name: "hls",
     role: Role::Sink,
-    summary: "Publishes streams as HTTP Live Streaming at /hls/GRAPH/STREAM/index.m3u8, without encoding anew.",
+    summary: "Publishes streams as HTTP Live Streaming at /hls/GRAPH/STREAM/index.m3u8, without encoding anew unless \
+              `transcode` says so.",
     execution: Execution::Io,
     accepts: &[Kind::Packet],
     produces: Produces::Nothing,
@@ -579,6 +617,24 @@ pub static REGISTRATION: Registration = Registration {
             presence: Presence::Default("\"8GiB\""),
             summary: "Bytes of each stream's segments that may lie in temporary files; then segments are lost.",
         },
+        Field {
+            name: "transcode",
+            value: FieldType::Boolean,
+            presence: Presence::Default("false"),
+            summary: "Encodes pictures that browsers cannot play (HEVC, MPEG-4 part 2, Motion JPEG, …) as H.264, in their \
+                      own size, with a keyframe at each segment. What they can play is passed on as it is.",
+        },
+        Field {
+            name: "encoder",
+            value: FieldType::Table(&[Field {
+                name: "threads",
+                value: FieldType::Integer { minimum: 1, maximum: 64 },
+                presence: Presence::Default("1"),
+                summary: "Threads that encode each stream, and as many that decode it; with 1 one thread does both.",
+            }]),
+            presence: Presence::Optional,
+            summary: "How streams are encoded, where `transcode` says so.",
+        },
     ],
     example: "[sinks.watch]\ntype = \"hls\"\ninputs = [\"cameras\"]\nsegment = \"4s\"\n",
     build,
@@ -630,12 +686,18 @@ mod tests {
                 "segment = \"1h\"\nkind = \"vod\"\nwindow = 3",
                 &["cannot be 1h", "window: `window` has no meaning where the playlist keeps all segments; remove it"],
             ),
+            (
+                "encoder = { threads = 2 }",
+                &["encoder: `encoder` has no meaning where nothing is encoded; write `transcode = true` as well"],
+            ),
         ] {
             let said = built(fields).err().unwrap_or_else(|| panic!("{fields} was taken"));
             assert!(parts.iter().all(|part| said.contains(part)), "{fields}: {said}");
         }
         let sink = built("memory = \"1MiB\"\nwindow = \"1m\"").unwrap();
-        assert_eq!(sink.stream_memory(), (1 << 20) + 2 * MOST_HELD);
+        assert_eq!((sink.stream_memory(), sink.encoder_threads()), ((1 << 20) + 2 * MOST_HELD, None));
+        let sink = built("transcode = true\nencoder = { threads = 3 }").unwrap();
+        assert_eq!(sink.encoder_threads(), Some(3));
         let sink = built("memory = \"1MiB\"\nlow_latency = true\npart = \"200ms\"").unwrap();
         assert_eq!(sink.stream_memory(), (1 << 20) + 3 * MOST_HELD);
     }

@@ -90,6 +90,27 @@ pub fn soak() -> bool {
     std::env::var_os("ENGINE_SOAK").is_some_and(|value| value == "1")
 }
 
+/// Numbers that look random and are the same in every run (Knuth's MMIX).
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn of(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    /// A number below `most`.
+    pub fn roll(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % most
+    }
+
+    /// Lets some time pass, less than `most`, so that what follows comes at no certain moment.
+    pub fn pause(&mut self, most: Duration) {
+        let micros = self.roll(u64::try_from(most.as_micros()).expect("short"));
+        let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_micros(micros));
+    }
+}
+
 /// The engine's binary with a clean environment, which finds the models of the repository and of the material.
 pub fn command(arguments: &[&str]) -> Command {
     let mut models = vec![repository().join("models")];

@@ -11,7 +11,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::statistics::{
-    BusyStatistics, CulpritStatistics, GraphStatistics, NodeStatistics, Statistics, StreamStatistics, TapStatistics,
+    BusyStatistics, CulpritStatistics, EncoderStatistics, GraphStatistics, NodeStatistics, Statistics,
+    StreamStatistics, TapStatistics,
 };
 
 /// What streams are sorted by.
@@ -183,7 +184,10 @@ impl Screen {
             );
             lines.push(Line::styled(heading, FAINT));
         }
-        lines.extend(graph.nodes.iter().map(|node| node_line(node, name)));
+        for node in &graph.nodes {
+            lines.push(node_line(node, name));
+            lines.extend(node.encoders.iter().flat_map(|encoder| encoder_lines(encoder, columns)));
+        }
     }
 }
 
@@ -262,6 +266,19 @@ fn node_line(node: &NodeStatistics, name: usize) -> Line<'static> {
     Line::styled(text, if node.errors > 0 { SLOW } else { Style::new() })
 }
 
+/// An encoder stands below its node.
+fn encoder_lines(encoder: &EncoderStatistics, columns: u16) -> Vec<Line<'static>> {
+    let threads = if encoder.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", encoder.threads) };
+    let text = format!(
+        "    encodes `{}` on {threads}: {:.1} pictures a second, busy {:.0} % of the time, {} packets wait",
+        encoder.stream,
+        encoder.rate,
+        encoder.busy_share * 100.0,
+        encoder.queued
+    );
+    wrapped(&text, columns, if encoder.busy_share >= 0.75 { SLOW } else { FAINT })
+}
+
 /// The columns that names take.
 fn width<'a>(names: impl Iterator<Item = &'a str>, heading: &str) -> usize {
     names.map(|name| name.chars().count()).max().unwrap_or(0).clamp(heading.len().max(12), 32)
@@ -292,7 +309,7 @@ mod tests {
 
     use crate::cli::live::tests::{graph, stream};
     use crate::runtime::culprit::{Culprit, CulpritKind};
-    use crate::runtime::stats::{ProcessReport, Report, StreamReport, StreamState, TapReport};
+    use crate::runtime::stats::{BusyReport, ProcessReport, Report, StreamReport, StreamState, TapReport};
 
     /// What an engine would answer, read as `engine top` reads it.
     fn statistics() -> Statistics {
@@ -307,6 +324,9 @@ mod tests {
             held_bytes_peak: 0,
             held_bytes_limit: 1 << 20,
         };
+        let busy = [("events", 0.004), ("hall", 0.02), ("people", 0.76)]
+            .map(|(node, busy_share)| BusyReport { node: node.to_owned(), busy_share, busy_seconds: 1.0 })
+            .to_vec();
         let fine = StreamReport { drops: Vec::new(), rate_dropped: 0.0, rate_in: 25.0, ..stream("yard") };
         let lost = StreamReport {
             state: StreamState::Retrying,
@@ -315,7 +335,7 @@ mod tests {
             ..stream("backyard")
         };
         let mut graph =
-            graph(vec![StreamReport { taps: vec![tap], blocked_share: 0.25, ..stream("door") }, fine, lost]);
+            graph(vec![StreamReport { taps: vec![tap], busy, blocked_share: 0.25, ..stream("door") }, fine, lost]);
         graph.nodes[1].oldest_ms = Some(640.0);
         graph.culprit = Some(Culprit {
             kind: CulpritKind::Pool,

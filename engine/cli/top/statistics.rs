@@ -91,4 +91,15 @@ pub struct NodeStatistics {
     pub queued: u64,
     pub oldest_ms: Option<f64>,
     pub errors: u64,
+    #[serde(default)]
+    pub encoders: Vec<EncoderStatistics>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct EncoderStatistics {
+    pub stream: String,
+    pub threads: u64,
+    pub rate: f64,
+    pub busy_share: f64,
+    pub queued: u64,
 }

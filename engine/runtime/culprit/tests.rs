@@ -233,6 +233,43 @@ fn a_slow_sink() {
 }
 
 #[test]
+fn an_encoder_that_cannot_keep_up() {
+    let encoder = |stream: &str, rate, busy_share| EncoderReport {
+        stream: stream.to_owned(),
+        threads: 1,
+        pictures: 100,
+        rate,
+        busy_share,
+        busy_seconds: 4.0,
+        queued: 30,
+    };
+    let mut graph = running(vec![dropping("door", 10.0), camera("yard")]);
+    node(&mut graph, "events").encoders = vec![encoder("door", 20.0, 0.96), encoder("yard", 30.0, 0.9)];
+    let told_of_door = "`events` on stream `door`: encoding takes 48 ms a picture on 1 thread, 20 fps is all that it takes; \
+                        10 packets a second are dropped in front of it; give `encoder.threads` more, or the source fewer or \
+                        smaller pictures";
+    let culprit = named(graph.clone(), &IDLE).culprit.unwrap();
+    assert_eq!((culprit.kind, &*culprit.text), (CulpritKind::Encoder, told_of_door));
+    assert_eq!((culprit.streams, culprit.rate), (vec!["door".to_owned()], Some(30.0)));
+
+    // The other one is as busy, and its stream gets on.
+    node(&mut graph, "events").encoders[0].busy_share = 0.2;
+    assert_eq!(told(&graph, &IDLE).0, CulpritKind::Budget);
+
+    // A file waits for it.
+    let mut graph = running(vec![StreamReport { live: false, blocked_share: 0.8, ..camera("clip") }]);
+    node(&mut graph, "events").encoders = vec![encoder("clip", 0.0, 1.0)];
+    let (kind, text) = told(&graph, &IDLE);
+    assert!(kind == CulpritKind::Encoder && text.contains("encoding does not get on"), "{text}");
+    node(&mut graph, "events").encoders[0].rate = 50.0;
+    assert!(
+        told(&graph, &IDLE)
+            .1
+            .contains("20 ms a picture on 1 thread, 50 fps is all that it takes; its source waits 80 %")
+    );
+}
+
+#[test]
 fn a_busy_worker() {
     let mut graph = running(vec![dropping("door", 10.0)]);
     let people = node(&mut graph, "people");

@@ -149,7 +149,7 @@ impl Source for Numbered {
             lock(&self.journal.made).entry(stream.to_string()).or_default().push(seq);
             // Not as fast as it could, so that there are more changes than pictures in a test's time.
             let clock = outlet.clock().clone();
-            let pause = Duration::from_micros(200);
+            let pause = Duration::from_micros(400);
             clock.wait(clock.now() + pause, pause);
         }
         Ok(EndReason::Eof)

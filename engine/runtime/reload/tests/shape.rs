@@ -128,12 +128,16 @@ impl Shape {
         self.nodes.iter().map(|node| &node.inputs).chain(self.sinks.iter().map(|sink| &sink.inputs)).flatten()
     }
 
+    /// Whether something takes what comes out of a node or source. A sample that nobody reads is no part of a plan, and it
+    /// reads sources alone.
     fn is_read(&self, name: &str) -> bool {
-        // A sample that nobody reads is no part of a plan.
-        let useful = |node: &&NodeShape| node.does != Does::Sample || self.is_read(&node.name);
-        let mut of_nodes = self.nodes.iter().filter(useful).flat_map(|node| &node.inputs);
-        of_nodes.any(|input| input == name)
-            || self.sinks.iter().flat_map(|sink| &sink.inputs).any(|input| input == name)
+        let takes = |inputs: &Vec<String>, name: &str| inputs.iter().any(|input| input == name);
+        let at_once = |name: &str| {
+            let mut nodes = self.nodes.iter().filter(|node| node.does != Does::Sample);
+            nodes.any(|node| takes(&node.inputs, name)) || self.sinks.iter().any(|sink| takes(&sink.inputs, name))
+        };
+        let mut samples = self.nodes.iter().filter(|node| node.does == Does::Sample && takes(&node.inputs, name));
+        at_once(name) || samples.any(|sample| at_once(&sample.name))
     }
 
     /// The source that reads a stream, if something listens to it.
@@ -242,6 +246,10 @@ impl Shape {
             return false;
         }
         for shape in &self.nodes {
+            // What stands before it was looked at: there is no circle.
+            if !self.reads_once(&shape.inputs) || !shape.inputs.iter().all(|input| known.contains(&**input)) {
+                return false;
+            }
             let fits = match shape.does {
                 Does::Sample => shape.inputs.len() == 1 && self.is_source(&shape.inputs[0]),
                 Does::Join => match &shape.inputs[..] {
@@ -257,7 +265,7 @@ impl Shape {
                 },
                 _ => true,
             };
-            if !fits || !self.reads_once(&shape.inputs) || !shape.inputs.iter().all(|input| known.contains(&**input)) {
+            if !fits {
                 return false;
             }
             known.insert(&shape.name);

@@ -203,6 +203,11 @@ pub trait Discovery: Send {
     /// # Errors
     /// Where it can look no longer.
     fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError>;
+
+    /// Where it says what keeps it from looking, for as long as something does.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
 }
 
 /// Makes items of streams. Blocking calls are allowed, each with a deadline: every stream has a thread of its own.

@@ -1,7 +1,9 @@
 //! Clips from outside: each is a piece of the video, from the keyframe before what was found to where it is over.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::probe::{Probed, assert_decodes, packets};
 use support::{Folder, assert_conserved, command, material};
@@ -56,17 +58,20 @@ fn graph(video: &str, clip: &str, chaos: &str) -> Folder {
     ))
 }
 
-/// When somebody was seen, in stretches whose clips would touch.
-fn stretches(seen: &[Value]) -> Vec<(f64, f64)> {
+/// Whether somebody was seen.
+fn is_seen(record: &Value) -> bool {
+    let detections = record["detections"].as_array().expect("a list");
+    detections.iter().any(|found| found["score"].as_f64() >= Some(0.6))
+}
+
+/// When somebody was seen, in stretches whose clips would have pictures of `video` in common.
+fn stretches(seen: &[Value], video: &[Probed]) -> Vec<(f64, f64)> {
+    let begin = |first: f64| video.iter().rfind(|packet| packet.is_key && packet.pts <= first - AROUND);
     let mut stretches: Vec<(f64, f64)> = Vec::new();
-    for record in seen {
-        let detections = record["detections"].as_array().expect("a list");
-        if !detections.iter().any(|found| found["score"].as_f64() >= Some(0.6)) {
-            continue;
-        }
+    for record in seen.iter().filter(|record| is_seen(record)) {
         let time = record["pts"].as_f64().expect("seconds");
         match stretches.last_mut() {
-            Some((_, last)) if time - AROUND <= *last + AROUND => *last = time,
+            Some((_, last)) if begin(time).is_none_or(|key| key.pts <= *last + AROUND) => *last = time,
             _ => stretches.push((time, time)),
         }
     }
@@ -97,9 +102,9 @@ fn a_clip_goes_from_before_somebody_is_seen_until_after() {
 
 fn assert_clips(video: &Path, folder: &Folder) {
     let ended = folder.run(&["--workers", "2", "--chaos"]).finish().expect(0);
-    let stretches = stretches(&folder.records("seen.jsonl"));
-    assert!(stretches.len() >= 5, "{stretches:?}");
     let whole = packets(video, 0, false);
+    let stretches = stretches(&folder.records("seen.jsonl"), &whole);
+    assert!(stretches.len() >= 5, "{stretches:?}");
     let told = folder.records("told.jsonl");
     assert_eq!(told.len(), stretches.len(), "{told:?}");
     let mut delivered = 0;
@@ -129,8 +134,8 @@ fn a_long_clip_goes_on_in_another_and_none_is_missing_between_them() {
     let ended = engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
     assert_conserved(&ended["streams"][0]);
     engine.terminate().expect(0);
-    let stretches = stretches(&folder.records("seen.jsonl"));
     let whole = packets(&video, 0, false);
+    let stretches = stretches(&folder.records("seen.jsonl"), &whole);
     let told = folder.records("told.jsonl");
     assert!(told.len() > stretches.len(), "{told:?}");
     let mut clips = told.iter().peekable();
@@ -145,7 +150,8 @@ fn a_long_clip_goes_on_in_another_and_none_is_missing_between_them() {
     }
 }
 
-/// Where the ring is too small for what lies between a picture and its record, that is told, and clips begin later.
+/// Where the ring is too small for what lies between a picture and its record, that is told. Clips begin later then, or
+/// there are none: but none is made in which nothing was found.
 #[test]
 fn a_ring_that_is_too_small_is_told() {
     let Some(material) = material() else { return };
@@ -153,8 +159,53 @@ fn a_ring_that_is_too_small_is_told() {
     let folder = graph(&video.display().to_string(), "memory = \"64KiB\"", "");
     let ended = folder.run(&[]).finish().expect(0);
     assert!(ended.stderr.contains("give it a larger `memory`"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("`clips` makes no clip of what was found"), "{}", ended.stderr);
     let counts = ended.counts("door");
     assert_eq!((counts.lost, counts.rejected), (0, 0), "{counts:?}");
+    let seen = folder.records("seen.jsonl");
+    let found: Vec<f64> = seen.iter().filter(|seen| is_seen(seen)).filter_map(|seen| seen["pts"].as_f64()).collect();
+    for record in folder.records("told.jsonl") {
+        let (start, end) = (record["start"].as_f64().expect("seconds"), record["end"].as_f64().expect("seconds"));
+        assert!(found.iter().any(|time| start - AROUND <= *time && *time <= end), "{record}");
+    }
+}
+
+/// Each clip is there once, as if nothing had happened, whenever the engine was killed.
+#[test]
+fn clips_go_on_over_kill_9() {
+    let Some(material) = material() else { return };
+    let video = material.join("videos/one-by-one-person-detection.mp4").display().to_string();
+    let clips = |folder: &Folder| -> BTreeMap<String, Vec<u8>> {
+        let Ok(entries) = std::fs::read_dir(folder.file("out")) else { return BTreeMap::new() };
+        let entries = entries.filter_map(|entry| {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name()?.to_str()?.to_owned();
+            (!name.starts_with('.')).then(|| Some((name, std::fs::read(&path).ok()?)))?
+        });
+        entries.collect()
+    };
+    let undisturbed = graph(&video, "", "");
+    undisturbed.run(&[]).finish().expect(0);
+    let expected = clips(&undisturbed);
+    assert!(expected.len() >= 5, "{:?}", expected.keys());
+
+    let folder = graph(&video, "", "");
+    let text = std::fs::read_to_string(folder.graph()).expect("written");
+    let text =
+        text.replace("type = \"file\"\n        streams", "type = \"file\"\n        resume = true\n        streams");
+    std::fs::write(folder.graph(), format!("[state]\ndir = \"state\"\n{text}")).expect("written");
+    for wanted in [1, 3] {
+        let mut engine = folder.run(&[]);
+        engine.wait_for("some clips", |_| (clips(&folder).len() >= wanted).then_some(()));
+        engine.signal(Signal::SIGKILL);
+        engine.finish();
+    }
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(!finished.stderr.contains("exists already"), "{}", finished.stderr);
+    assert!(clips(&folder) == expected, "{:?}", clips(&folder).keys());
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(finished.stderr.contains("person-detection.mp4` is finished"), "{}", finished.stderr);
+    assert!(clips(&folder) == expected);
 }
 
 #[test]

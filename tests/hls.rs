@@ -151,6 +151,11 @@ fn all_videos_are_played_as_they_are() {
     engine.terminate().expect(0);
 }
 
+/// The name in an address.
+fn plain(address: &str) -> &str {
+    address.split('?').next().unwrap_or_default()
+}
+
 /// What a player fetches that looks at every version of a playlist.
 #[derive(Default)]
 struct Watched {
@@ -171,7 +176,7 @@ impl Watched {
         self.sequence = playlist.sequence;
         for (place, (duration, name, map)) in playlist.segments.iter().enumerate() {
             let number = playlist.sequence + place as u64;
-            assert_eq!(*name, format!("{number}.m4s"));
+            assert_eq!(plain(name), format!("{number}.m4s"));
             let known = *self.durations.entry(number).or_insert(*duration);
             assert!((known - duration).abs() < 1e-9, "segment {number} lasts {duration} s now, and lasted {known} s");
             if !self.maps.contains_key(map) {
@@ -319,6 +324,10 @@ fn files_are_served_in_parts_and_once() {
         assert_eq!((status, bytes.len()), (200, whole.len()), "{name}");
         let (status, beyond, _) = ask("GET", &url, &[("range", "bytes=100000000-")]);
         assert_eq!(status, 416, "{name}");
+        assert_eq!(ask("GET", &url, &[("range", "bytes=99999999999999999999-")]).0, 416, "{name}");
+        let (status, _, bytes) = ask("GET", &url, &[("range", "Bytes=10-19")]);
+        assert_eq!((status, &bytes[..]), (206, &whole[10..20]), "{name}");
+        assert_eq!(ask("GET", &url, &[("if-none-match", "\"other\""), ("if-none-match", tag)]).0, 304, "{name}");
         assert_eq!(beyond["content-range"].to_str().expect("text"), format!("bytes */{}", whole.len()), "{name}");
     }
     for (path, hint) in [
@@ -333,6 +342,15 @@ fn files_are_served_in_parts_and_once() {
             "{path}: {status} {told}"
         );
     }
+    // Without its version an address may come to mean something else, and with another one it is that of something else.
+    for name in [map, name] {
+        let (status, headers, _) = ask("GET", &format!("{base}{}", plain(name)), &[]);
+        assert_eq!((status, headers["cache-control"].to_str().expect("text")), (200, "no-cache"), "{name}");
+        let (status, told) = support::get(&format!("{base}{}?v=dead", plain(name)));
+        assert!(status == 404 && told["hint"].as_str().is_some_and(|hint| hint.contains("index.m3u8")), "{told}");
+    }
+    let (status, told) = support::get(&format!("{base}{}", "x".repeat(9000)));
+    assert!(status == 404 && told.to_string().len() < 500, "{told}");
     let address = engine.address();
     let refused = send("POST", &format!("{address}/hls/graph/door/index.m3u8"), &[], "");
     assert_eq!(refused.header("allow"), Some("GET, HEAD, OPTIONS"));
@@ -364,6 +382,28 @@ fn broadcasts_are_played_with_their_sound() {
         .filter_map(|stream| stream["codec_name"].as_str())
         .collect();
     assert_eq!(kinds, ["h264", "aac"]);
+    engine.terminate().expect(0);
+}
+
+/// Players look only once which tracks there are: sound that begins late is announced from the beginning.
+#[test]
+fn sound_that_begins_late_is_there_from_the_beginning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("door.ts");
+    let inputs = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=25:duration=8", "-itsoffset", "4", "-f", "lavfi"];
+    let sound = ["-i", "sine=frequency=440:duration=4"];
+    let coded = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"];
+    ffmpeg(&[&inputs[..], &sound, &coded].concat(), &video);
+    let run = graph(&format!("path = '{}'", video.display()), "segment = \"1s\"");
+    let mut engine = run.run(&["--stay"]);
+    engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+    let url = hls_url(&mut engine, "door");
+    let playlist = Playlist::fetch(&url).expect("a playlist");
+    let mut maps: Vec<&str> = playlist.segments.iter().map(|(_, _, map)| &**map).collect();
+    maps.dedup();
+    assert!(maps.len() == 1 && !playlist.text.contains("DISCONTINUITY"), "{}", playlist.text);
+    assert_same(&video, Path::new(&url));
+    assert_decodes(Path::new(&url));
     engine.terminate().expect(0);
 }
 
@@ -463,9 +503,10 @@ fn another_format_is_a_discontinuity() {
     let playlist = Playlist::fetch(&url).expect("a playlist");
     assert!(playlist.is_over() && playlist.text.contains("#EXT-X-PLAYLIST-TYPE:EVENT\n"), "{}", playlist.text);
     assert_eq!(playlist.text.matches("#EXT-X-DISCONTINUITY\n").count(), 1, "{}", playlist.text);
-    let maps: Vec<&str> = playlist.segments.iter().map(|(_, _, map)| &**map).collect();
-    assert_eq!((maps.first(), maps.last()), (Some(&"init-0.mp4"), Some(&"init-1.mp4")), "{}", playlist.text);
-    let widths = ["init-0.mp4", "init-1.mp4"].map(|init| {
+    let [first, last] = [playlist.segments.first(), playlist.segments.last()]
+        .map(|segment| segment.map(|(_, _, map)| &**map).expect("a segment"));
+    assert_eq!((plain(first), plain(last)), ("init-0.mp4", "init-1.mp4"), "{}", playlist.text);
+    let widths = [first, last].map(|init| {
         let file = folder.path().join("piece.mp4");
         let base = url.strip_suffix("index.m3u8").expect("a playlist");
         let (_, segment, _) = playlist.segments.iter().find(|(_, _, map)| map == init).expect("a segment");
@@ -529,36 +570,197 @@ fn a_reload_that_changes_nothing_leaves_no_trace() {
     let video = clip(folder.path(), "door.mp4", 8, &["-c:a", "aac"]);
     let mut engine = run_folder(folder.path(), &[]);
     let address = engine.address();
-    let text = |comment: &str, segment: &str| {
+    let text = |comment: &str, sink: &str| {
         format!(
             "{comment}\n[sources.video]\ntype = \"file\"\nrealtime = true\nstreams.door = {{ path = '{}', loop = true }}\n\
-             [sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\nsegment = \"{segment}\"\nwindow = 100\n",
+             [sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\nwindow = 100\n{sink}\n",
             video.display()
         )
     };
-    let put =
-        |comment: &str, segment: &str| send("PUT", &format!("{address}/graphs/yard"), &[], &text(comment, segment));
-    put("", "1s").expect(201);
+    let put = |comment: &str, sink: &str| send("PUT", &format!("{address}/graphs/yard"), &[], &text(comment, sink));
+    put("", "segment = \"1s\"").expect(201);
     let url = format!("{address}/hls/yard/door/index.m3u8");
     let listed = |engine: &mut Engine, what: &str, condition: &dyn Fn(&Playlist) -> bool| {
         engine.wait_for(what, |_| Playlist::fetch(&url).filter(condition))
     };
     let before = listed(&mut engine, "segments", &|playlist| playlist.segments.len() >= 2);
-    put("# nothing but this", "1s").expect(200);
+    put("# nothing but this", "segment = \"1s\"").expect(200);
     let after = listed(&mut engine, "more segments", &|playlist| playlist.segments.len() >= 5);
     assert_eq!((after.sequence, after.target), (before.sequence, before.target));
     assert!(!after.text.contains("#EXT-X-DISCONTINUITY\n") && !after.is_over(), "{}", after.text);
 
-    // Another one goes on with other numbers at the same address.
-    put("", "2s").expect(200);
-    let changed = listed(&mut engine, "another playlist", &|playlist| playlist.sequence > after.sequence);
-    assert!(changed.target > after.target && !changed.is_over(), "{}", changed.text);
+    // Another one goes on behind it, and keeps what players know: no segment is longer.
+    put("", "segment = \"4s\"").expect(200);
+    let changed = listed(&mut engine, "segments of another sink", &|playlist| {
+        playlist
+            .text
+            .split("#EXT-X-DISCONTINUITY\n")
+            .nth(1)
+            .is_some_and(|behind| behind.matches("#EXTINF:").count() >= 2)
+    });
+    assert_eq!((changed.sequence, changed.target), (before.sequence, before.target), "{}", changed.text);
+    assert!(changed.text.starts_with(after.text.trim_end()) && !changed.is_over(), "{}", changed.text);
+    let behind = changed.text.split("#EXT-X-DISCONTINUITY\n").nth(1).expect("it is there");
+    assert!(behind.contains("#EXTINF:2.0"), "as long as they may be: {}", changed.text);
+    let warned = engine.wait_for_log("its playlist has promised that");
+    assert!(warned.contains("at most 2 s") && warned.contains("`door`"), "{warned}");
+
+    // Another kind lists other segments, and those of before are kept.
+    put("", "segment = \"4s\"\nformat = \"mpegts\"").expect(200);
+    let transport = engine.wait_for("another form", |_| {
+        let (_, _, text) = get_bytes(&url);
+        String::from_utf8(text).ok().filter(|text| text.contains(".ts?v="))
+    });
+    assert!(transport.contains(&format!("#EXT-X-TARGETDURATION:{}\n", before.target)), "{transport}");
     let (_, kept, _) = &after.segments[4];
     assert_eq!(get_bytes(&url.replace("index.m3u8", kept)).0, 200, "players may still want it");
 
     send("DELETE", &format!("{address}/graphs/yard"), &[], "").expect(200);
     wait_for("the end of what was published", || (get_bytes(&url).0 == 404).then_some(()));
     engine.terminate().expect(0);
+}
+
+/// Addresses in a playlist: those of segments, and of what they are initialised by.
+fn addresses(playlist: &Playlist) -> Vec<String> {
+    let segments = playlist.segments.iter().flat_map(|(_, name, map)| [map.clone(), name.clone()]);
+    let mut addresses: Vec<String> = segments.collect();
+    addresses.dedup();
+    addresses
+}
+
+/// Caches keep what was at an address for a day.
+#[test]
+fn an_address_never_comes_to_mean_something_else_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let one = clip(folder.path(), "one.mp4", 6, &["-c:a", "aac"]);
+    let other = clip(folder.path(), "other.mp4", 6, &["-vf", "scale=160:120", "-c:a", "aac"]);
+    for kind in ["event", "live", "vod"] {
+        let mut known: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut names = Vec::new();
+        for video in [&one, &other] {
+            let source = format!("streams.door = '{}'", video.display());
+            let run = graph(&source, &format!("segment = \"1s\"\nkind = \"{kind}\""));
+            let mut engine = run.run(&["--stay"]);
+            engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+            let url = hls_url(&mut engine, "door");
+            let base = url.strip_suffix("index.m3u8").expect("a playlist");
+            for (address, before) in &known {
+                let (status, _, body) = get_bytes(&format!("{base}{address}"));
+                assert!(status == 404 || body == *before, "{kind} {address}: {status}");
+            }
+            let playlist = Playlist::fetch(&url).expect("a playlist");
+            for address in addresses(&playlist) {
+                names.push(plain(&address).to_owned());
+                let (status, _, body) = get_bytes(&format!("{base}{address}"));
+                assert_eq!(status, 200, "{address}: {}", playlist.text);
+                assert!(known.insert(address.clone(), body).is_none(), "{kind} {address}");
+            }
+            engine.terminate().expect(0);
+        }
+        // By names alone nothing would tell them apart.
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert!(names.len() < count, "{kind} {names:?}");
+    }
+}
+
+#[test]
+fn a_finished_stream_is_there_until_another_one_is_finished() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let one = clip(folder.path(), "one.mp4", 8, &["-c:a", "aac"]);
+    let other = clip(folder.path(), "other.mp4", 6, &["-vf", "scale=160:120", "-c:a", "aac"]);
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let put = |source: &str| {
+        let text = format!(
+            "[sources.video]\ntype = \"file\"\n{source}\n[sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\nsegment = \"1s\"\n\
+             kind = \"vod\"\n"
+        );
+        send("PUT", &format!("{address}/graphs/yard"), &[], &text)
+    };
+    put(&format!("streams.door = '{}'", one.display())).expect(201);
+    let url = format!("{address}/hls/yard/door/index.m3u8");
+    let base = url.strip_suffix("index.m3u8").expect("a playlist").to_owned();
+    let before = engine.wait_for("a playlist", |_| Playlist::fetch(&url));
+    let fetch = |playlist: &Playlist| -> Vec<(u16, Vec<u8>)> {
+        let answers = addresses(playlist).into_iter().map(|name| get_bytes(&format!("{base}{name}")));
+        answers.map(|(status, _, body)| (status, body)).collect()
+    };
+    let content = fetch(&before);
+    assert!(content.iter().all(|(status, _)| *status == 200), "{}", before.text);
+    // So slow that somebody can look while it is made.
+    put(&format!("realtime = true\nstreams.door = '{}'", other.display())).expect(200);
+    let mut looked = 0;
+    let after = engine.wait_for("the other playlist", |_| {
+        let playlist = Playlist::fetch(&url).expect("there is one all the time");
+        assert!(fetch(&before) == content, "what was listed has changed");
+        looked += 1;
+        (playlist.text != before.text).then_some(playlist)
+    });
+    assert!(looked > 1 && after.is_over(), "{}", after.text);
+    assert!((after.duration() - 6.0).abs() < 0.1, "{}", after.text);
+    assert!(fetch(&after).iter().all(|(status, _)| *status == 200), "{}", after.text);
+    assert!(addresses(&after).iter().all(|address| !addresses(&before).contains(address)), "{}", after.text);
+    assert!(fetch(&before) == content, "players may still want it");
+    assert_decodes(Path::new(&url));
+    engine.terminate().expect(0);
+}
+
+/// Pictures that are shown before the keyframe of their group need those of the group before.
+#[test]
+fn segments_of_open_groups_are_not_said_to_be_independent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = ["-x264-params", "open-gop=1:keyint=25:scenecut=0:bframes=3:b-adapt=0"];
+    for (name, options, is_independent) in [("closed.mp4", &[][..], true), ("open.mp4", &open[..], false)] {
+        let video = clip(folder.path(), name, 6, &[options, &["-c:a", "aac"]].concat());
+        for low_latency in [false, true] {
+            let sink = format!("segment = \"1s\"\nkind = \"event\"\nlow_latency = {low_latency}");
+            let run = graph(&format!("streams.door = '{}'", video.display()), &sink);
+            let mut engine = run.run(&["--stay"]);
+            engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+            let url = hls_url(&mut engine, "door");
+            let text = String::from_utf8(get_bytes(&url).2).expect("text");
+            assert!(text.matches("#EXTINF:").count() >= 5, "{text}");
+            let claims = text.contains("#EXT-X-INDEPENDENT-SEGMENTS\n");
+            assert_eq!(claims, is_independent, "{name}, low latency {low_latency}: {text}");
+            assert_decodes(Path::new(&url));
+            engine.terminate().expect(0);
+        }
+    }
+}
+
+/// What nobody can fetch is said where it is asked for, and at the end.
+#[test]
+fn what_no_segment_can_hold_is_said_wherever_somebody_looks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = folder.path().join("door.webm");
+    let picture = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=2", "-pix_fmt", "yuv420p"];
+    ffmpeg(&[&picture[..], &["-c:v", "libvpx", "-deadline", "realtime"]].concat(), &video);
+    for (source, kind, expected) in [
+        (format!("streams.door = '{}'", video.display()), "vod", 1),
+        (format!("realtime = true\nstreams.door = {{ path = '{}', loop = true }}", video.display()), "live", 1),
+    ] {
+        let run = graph(&source, &format!("kind = \"{kind}\""));
+        let mut engine = run.run(&["--stay"]);
+        engine.wait_for_graph("rejected packets", |graph| graph["streams"][0]["rejected"].as_u64() > Some(5));
+        if kind == "vod" {
+            engine.wait_for_graph("the end", |graph| graph["state"] == "finished" || graph["state"] == "failed");
+        }
+        let (_, told) = engine.get("/streams/door");
+        assert!(told["hls_url"].is_null(), "{told}");
+        let (status, told) = engine.get("/hls/graph/door/index.m3u8");
+        assert_eq!(
+            (status, &told["error"]),
+            (404, &"stream `door` cannot be published: MP4 cannot hold vp8 video".into())
+        );
+        assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("libx264")), "{told}");
+        let ended = engine.terminate().expect(expected);
+        for part in ["every item was rejected", "sink `watch`: stream `door`: MP4 cannot hold vp8 video"] {
+            assert!(ended.stderr.contains(part), "{}", ended.stderr);
+        }
+        assert!(!ended.stderr.contains("error records"), "{}", ended.stderr);
+    }
 }
 
 #[test]

@@ -25,6 +25,11 @@ fn text(url: &str) -> Option<String> {
     (status == 200).then(|| String::from_utf8(body).expect("text"))
 }
 
+/// The name in an address.
+fn plain(address: &str) -> &str {
+    address.split('?').next().unwrap_or_default()
+}
+
 /// A segment as a playlist of low latency has it.
 #[derive(Clone, Debug, Default)]
 struct Segment {
@@ -82,10 +87,10 @@ impl Playlist {
                 let duration: f64 = attribute(line, "DURATION").expect("seconds").parse().expect("seconds");
                 assert!(duration <= part_target, "{line}: {text}");
                 let name = attribute(line, "URI").expect("an address").trim_matches('"').to_owned();
-                assert_eq!(name, format!("{next}.{}.m4s", segment.parts.len()));
+                assert_eq!(plain(&name), format!("{next}.{}.m4s", segment.parts.len()));
                 segment.parts.push((duration, name, attribute(line, "INDEPENDENT") == Some("YES")));
             } else if !line.starts_with('#') {
-                assert_eq!(line, format!("{next}.m4s"));
+                assert_eq!(plain(line), format!("{next}.m4s"));
                 segments.insert(next, std::mem::take(&mut segment));
                 next += 1;
             }
@@ -122,7 +127,7 @@ impl Playlist {
     /// The segment and the part that come next.
     fn next(&self) -> (u64, usize) {
         let hint = self.hint.as_deref().unwrap_or_else(|| panic!("no hint: {}", self.text));
-        let (number, part) = hint.trim_end_matches(".m4s").split_once('.').expect("a part");
+        let (number, part) = plain(hint).trim_end_matches(".m4s").split_once('.').expect("a part");
         (number.parse().expect("a number"), part.parse().expect("a number"))
     }
 
@@ -159,7 +164,8 @@ fn parts_come_before_their_segment_and_are_its_bytes() {
     while playlist.next().0 < begun + 3 {
         let (number, part) = playlist.next();
         assert!(!playlist.has((number, part)), "{}", playlist.text);
-        let hinted = format!("{base}{number}.{part}.m4s");
+        let name = playlist.hint.clone().expect("there is one");
+        let hinted = format!("{base}{name}");
         let waiting = std::thread::spawn(move || get_bytes(&hinted));
         let (status, headers, body) = get_bytes(&format!("{url}?_HLS_msn={number}&_HLS_part={part}"));
         assert_eq!(status, 200, "{}", playlist.text);
@@ -174,11 +180,12 @@ fn parts_come_before_their_segment_and_are_its_bytes() {
         assert_eq!(headers["content-type"], "video/iso.segment");
         // Each is a chunk of its own: a box of what is in it, and the media.
         assert_eq!((&body[4..8], body.windows(4).filter(|name| *name == b"moof").count()), (&b"moof"[..], 1));
-        parts.insert(format!("{number}.{part}.m4s"), body);
+        parts.insert(name, body);
     }
     let mut whole = 0;
     for (number, segment) in playlist.segments.iter().filter(|(_, segment)| segment.duration.is_some()) {
-        let (status, _, bytes) = get_bytes(&format!("{base}{number}.m4s"));
+        let listed = playlist.text.lines().find(|line| plain(line) == format!("{number}.m4s")).expect("listed");
+        let (status, _, bytes) = get_bytes(&format!("{base}{listed}"));
         assert_eq!(status, 200);
         let names: Vec<&String> = segment.parts.iter().map(|(_, name, _)| name).collect();
         assert!(segment.parts.first().is_none_or(|(.., is_independent)| *is_independent), "{}", playlist.text);
@@ -223,7 +230,7 @@ fn what_the_protocol_forbids_is_refused_and_the_end_keeps_nobody_waiting() {
     let answered = String::from_utf8(body).expect("text");
     assert_eq!(status, 200, "{answered}");
     let is_over = answered.ends_with("#EXT-X-ENDLIST\n") && !answered.contains("PRELOAD-HINT");
-    assert!(is_over || answered.contains(&format!("\n{}.m4s\n", next + 1)), "{answered}");
+    assert!(is_over || answered.contains(&format!("\n{}.m4s?v=", next + 1)), "{answered}");
     engine.terminate().expect(0);
 }
 
@@ -390,7 +397,7 @@ fn a_browser_is_closer_to_the_present() {
     assert!(behind[1] < playlist.hold_back, "{behind:?}: {}", playlist.text);
     let (requests, complaints) = browser.seen();
     assert!(requests.iter().any(|url| url.contains("_HLS_msn=") && url.contains("_HLS_part=")), "{requests:?}");
-    let is_part = |url: &&String| url.rsplit('/').next().is_some_and(|name| name.matches('.').count() == 2);
+    let is_part = |url: &&String| plain(url).rsplit('/').next().is_some_and(|name| name.matches('.').count() == 2);
     assert!(requests.iter().filter(is_part).count() > 4, "{requests:?}");
     assert!(complaints.is_empty(), "{complaints:?}");
     engine.terminate().expect(0);

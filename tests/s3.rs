@@ -446,6 +446,52 @@ fn objects_under_a_prefix_are_found_as_they_come() {
     assert!(counts.values().all(|count| *count == 77), "{counts:?}");
 }
 
+/// A server that is away for longer than anything is tried again: who looks for new objects goes on when it is back.
+#[test]
+fn a_poll_outlasts_every_outage() {
+    let (root, bucket) = clips();
+    let video = root.path().join("clips/in/a.mp4");
+    std::fs::create_dir(root.path().join("clips/in")).expect("made");
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1"], &video);
+    let endpoint = bucket.endpoint();
+    let folder = sums_graph(&format!(
+        "type = \"s3\"\nbucket = \"clips\"\nprefix = \"in/\"\npoll = \"1s\"\nretry_for = \"500ms\"\nendpoint = \"{endpoint}\""
+    ));
+    let text = std::fs::read_to_string(folder.graph()).expect("written");
+    std::fs::write(folder.graph(), format!("[state]\ndir = \"state\"\n{text}")).expect("written");
+    let mut engine = folder.run_with(&[], with_credentials);
+    let delivered = |graph: &Value, count: u64| graph["total"]["delivered"].as_u64() == Some(count);
+    engine.wait_for_graph("the object that is there", |graph| delivered(graph, 10));
+    let stopped = bucket.stop();
+    let log = engine.wait_for_log("looks again with the next `poll`");
+    assert!(log.contains("cannot look for new objects") && log.contains("cannot be reached"), "{log}");
+    let (status, health) = engine.get("/health");
+    assert_eq!(status, 503, "{health}");
+    assert!(health.to_string().contains("node `videos` cannot"), "{health}");
+    std::fs::copy(&video, root.path().join("clips/in/later.mp4")).expect("copied");
+    let bucket = stopped.again();
+    engine.wait_for_graph("an object that came meanwhile", |graph| delivered(graph, 20));
+    wait_for("that all is well again", || (engine.get("/health").0 == 200).then_some(()));
+    let finished = engine.terminate().expect(0);
+    assert!(finished.stderr.contains("looks for new objects again"), "{}", finished.stderr);
+    drop(bucket);
+}
+
+/// What somebody has to change first is told at the start.
+#[test]
+fn a_poll_of_a_bucket_that_is_not_there_ends_with_what_to_do() {
+    let (_root, bucket) = clips();
+    let endpoint = bucket.endpoint();
+    let source =
+        format!("type = \"s3\"\nbucket = \"none\"\nprefix = \"in/\"\npoll = \"1s\"\nendpoint = \"{endpoint}\"");
+    let finished = sums_graph(&source).run_with(&[], with_credentials).finish().expect(1);
+    assert!(
+        finished.stderr.contains("cannot look for streams") && finished.stderr.contains("none"),
+        "{}",
+        finished.stderr
+    );
+}
+
 #[test]
 fn a_video_that_cannot_be_had_says_why() {
     let (root, bucket) = clips();

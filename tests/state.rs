@@ -277,6 +277,110 @@ fn a_file_resumes_where_it_is_asked_to_and_starts_over_where_it_is_not() {
     assert_eq!(files(&folder), after);
 }
 
+/// What somebody else has put there is never ours, however often the graph is started.
+#[test]
+fn what_was_refused_once_is_not_written_over_the_next_time() {
+    for (if_exists, code) in [("error", 1), ("skip", 0)] {
+        let folder = chunks_to_files("path = \"door.mp4\"\nresume = true", "1s", STATE);
+        let text = fs::read_to_string(folder.graph()).expect("written");
+        let sink = format!("path = \"out/{{name}}\"\nif_exists = \"{if_exists}\"");
+        fs::write(folder.graph(), text.replace("path = \"out/{name}\"", &sink)).expect("written");
+        video(&folder.file("door.mp4"), 3);
+        let foreign = folder.file("out/door_chunk_0001.mp4");
+        fs::create_dir(folder.file("out")).expect("made");
+        fs::write(&foreign, "precious").expect("written");
+        for round in 1..=3 {
+            let finished = folder.run(&[]).finish().expect(code);
+            let told = finished.stderr.contains("`out/door_chunk_0001.mp4` exists already");
+            assert_eq!(told, code == 1, "{if_exists}, round {round}: {}", finished.stderr);
+            assert_eq!(fs::read(&foreign).expect("there"), b"precious", "{if_exists}, round {round}");
+            assert_eq!(files(&folder).len(), 3, "{if_exists}, round {round}: what was not there is stored");
+        }
+        if code == 1 {
+            // Out of the way, its place is taken.
+            fs::rename(&foreign, folder.file("moved")).expect("moved");
+            folder.run(&[]).finish().expect(0);
+            assert_eq!(files(&folder).len(), 3);
+        }
+    }
+}
+
+/// The video was recorded anew: chunks of the earlier one are in the way, and stay.
+#[test]
+fn another_version_does_not_write_over_the_chunks_of_the_one_before() {
+    let folder = chunks_to_files("path = \"door.mp4\"\nresume = true", "1s", STATE);
+    video(&folder.file("door.mp4"), 3);
+    folder.run(&[]).finish().expect(0);
+    let before = files(&folder);
+    video(&folder.file("door.mp4"), 4);
+    for _ in 0..2 {
+        let finished = folder.run(&[]).finish().expect(1);
+        assert!(finished.stderr.contains("`out/door_chunk_0000.mp4` exists already"), "{}", finished.stderr);
+        let now = files(&folder);
+        assert!(before.iter().all(|(name, file)| now[name] == *file), "one was written over");
+        assert_eq!(now.len(), 4, "what was not there is stored");
+    }
+}
+
+/// A file of records goes on: an input that is finished is not read again, and its records stay.
+#[test]
+fn records_of_what_is_finished_stay_in_their_file() {
+    let folder = Folder::with_graph(&format!(
+        "{STATE}[sources.clips]\ntype = \"file\"\nresume = true\nstreams.a = \"a.mp4\"\nstreams.b = \"b.mp4\"\n\
+         [operators.sums]\ntype = \"checksum\"\ninputs = [\"clips\"]\n\
+         [sinks.told]\ntype = \"file\"\ninputs = [\"sums\"]\npath = \"told.jsonl\"\n"
+    ));
+    video(&folder.file("a.mp4"), 2);
+    video(&folder.file("b.mp4"), 1);
+    folder.run(&[]).finish().expect(0);
+    let first = fs::read_to_string(folder.file("told.jsonl")).expect("there");
+    assert_eq!(first.lines().count(), 30);
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(finished.stderr.contains("b.mp4` is finished"), "{}", finished.stderr);
+    assert!(fs::read_to_string(folder.file("told.jsonl")).expect("there") == first);
+
+    // What a kill in the middle of a line leaves is cut off, and a new version's records come behind the others.
+    fs::write(folder.file("told.jsonl"), format!("{first}{{\"id\":\"gra")).expect("written");
+    video(&folder.file("b.mp4"), 4);
+    folder.run(&[]).finish().expect(0);
+    let records = folder.records("told.jsonl");
+    let of = |stream: &str| records.iter().filter(|record| record["stream"] == stream).count();
+    assert_eq!((of("a"), of("b")), (20, 10 + 40));
+    assert!(fs::read_to_string(folder.file("told.jsonl")).expect("there").starts_with(&first));
+}
+
+#[test]
+fn pictures_of_a_file_that_resumes_are_stored_once_and_finish() {
+    let folder = Folder::with_graph(&format!(
+        "{STATE}[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"\n\
+         [sinks.files]\ntype = \"file\"\ninputs = [\"clips\"]\npath = \"out/{{name}}\"\n"
+    ));
+    video(&folder.file("door.mp4"), 4);
+    let mut engine = folder.run(&[]);
+    engine.wait_for("some pictures", |_| (files(&folder).len() >= 10).then_some(()));
+    engine.signal(Signal::SIGKILL);
+    engine.finish();
+    let before = files(&folder);
+    assert!(before.len() < 40, "it was killed too late");
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(!finished.stderr.contains("exists already"), "{}", finished.stderr);
+    assert_eq!(finished.counts("door").lost, 0);
+    let after = files(&folder);
+    assert_eq!(after.len(), 40, "{:?}", after.keys());
+    let again = before.iter().filter(|(name, file)| after[*name].0 != file.0).count();
+    assert!(again <= 4, "{again} pictures were written again; so many are under way at once");
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(finished.stderr.contains("door.mp4` is finished"), "{}", finished.stderr);
+    assert_eq!(files(&folder), after);
+    // Somebody else's are not written over.
+    fs::remove_dir_all(folder.file("state")).expect("removed");
+    for _ in 0..2 {
+        let finished = folder.run(&[]).finish().expect(1);
+        assert!(finished.stderr.contains("exists already"), "{}", finished.stderr);
+        assert_eq!(files(&folder), after);
+    }
+}
+
 #[test]
 fn indices_of_a_live_stream_go_on_after_kill_9_and_nothing_is_written_over() {
     let folder = chunks_to_files("streams.door = { path = \"door.mp4\", loop = true, realtime = true }", "1s", STATE);

@@ -248,6 +248,7 @@ fn serve(
     }
     drop(metrics);
     control_plane.shutdown(Duration::from_secs(2));
+    predictor.close();
     drop(graphs);
     drop(predictor);
     engine.shutdown()?;

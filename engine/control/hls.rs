@@ -20,9 +20,10 @@ pub(super) fn url(graph: &str, stream: &str) -> String {
     format!("/hls/{graph}/{stream}/index.m3u8")
 }
 
-/// Where the playlist of a stream is, if it is published.
+/// Where the playlist of a stream is, if it is published and can be.
 pub(super) fn published(live: &Live, graph: &str, stream: &str) -> Option<String> {
-    playlists(live).find(graph, stream, SystemClock.now()).map(|_| url(graph, stream))
+    let published = playlists(live).find(graph, stream, SystemClock.now())?;
+    (!published.is_refused()).then(|| url(graph, stream))
 }
 
 fn playlists(live: &Live) -> &Playlists {
@@ -49,9 +50,12 @@ impl Form {
 }
 
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
-/// What is at an address stays what it is: numbers never come back, and those of VOD have a part of their content beside
-/// them.
+/// What is at an address with a version stays what it is.
 const MEDIA: &str = "private, max-age=86400, immutable";
+/// A number alone may come to mean something else.
+const UNVERSIONED: &str = "no-cache";
+/// Characters of a name that an answer repeats.
+const MOST_REPEATED: usize = 80;
 
 /// `GET /hls/GRAPH/STREAM/FILE`.
 pub(super) async fn get(
@@ -67,21 +71,27 @@ pub(super) async fn get(
             Some(near) => format!("did you mean `{}`?", url(graph, near)),
             None => "give the graph a sink of type `hls`; `/streams/ID` has the `hls_url` of a stream".to_owned(),
         };
-        let (graph, stream) = (graph.escape_debug(), stream.escape_debug());
+        let (graph, stream) = (repeated(graph), repeated(stream));
         missing(format!("stream `{stream}` of graph `{graph}` is not published"), hint)
     })?;
     // Others do not say that they know what this means, so nobody may mean it.
-    let asked =
-        if published.has_parts() { asked(request.uri().query().unwrap_or_default())? } else { Asked::default() };
+    let query = request.uri().query().unwrap_or_default();
+    let version = version(query);
+    let asked = if published.has_parts() { asked(query)? } else { Asked::default() };
+    let cache = if version.is_some() { MEDIA } else { UNVERSIONED };
+    let asked = Asked { version, ..asked };
     let found = wait_for(playlists(live), &published, file, &asked).await?;
     let (served, form) = match found {
         Found::Playlist(served) => {
             let fresh = asked.sequence.map(|_| published.waiting().1);
             (served, Form::playlist(fresh))
         }
-        Found::Init(served) => (served, Form::new("video/mp4", MEDIA)),
-        Found::Segment(served) if file.ends_with(".ts") => (served, Form::new("video/mp2t", MEDIA)),
-        Found::Segment(served) => (served, Form::new("video/iso.segment", MEDIA)),
+        Found::Init(served) => (served, Form::new("video/mp4", cache)),
+        Found::Segment(served) if file.ends_with(".ts") => (served, Form::new("video/mp2t", cache)),
+        Found::Segment(served) => (served, Form::new("video/iso.segment", cache)),
+        Found::Refused { why, hint } => {
+            return Err(missing(format!("stream `{stream}` cannot be published: {why}"), hint));
+        }
         Found::NotYet(Kind::Vod) => {
             let hint = "it comes when the stream has ended; `kind = \"event\"` lists what there is so far";
             return Err(missing(format!("stream `{stream}` has no playlist yet"), hint.to_owned()));
@@ -91,7 +101,7 @@ pub(super) async fn get(
             return Err(missing(format!("stream `{stream}` has no playlist yet"), hint.to_owned()));
         }
         Found::Over => {
-            let hint = format!("it has left the playlist long ago; fetch `{}` again", url(graph, stream));
+            let hint = format!("the playlist lists it no more; fetch `{}` again", url(graph, stream));
             return Err(missing(format!("`{file}` of stream `{stream}` is kept no longer"), hint));
         }
         Found::Gap => {
@@ -111,7 +121,7 @@ pub(super) async fn get(
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, hint));
         }
         Found::Unknown => {
-            let file = file.escape_debug();
+            let file = repeated(file);
             let hint = format!("`{}` lists the files", url(graph, stream));
             return Err(missing(format!("stream `{stream}` has no file `{file}`"), hint));
         }
@@ -148,6 +158,20 @@ async fn wait_for(
         look()
     };
     Ok(tokio::time::timeout(published.waiting().0, waiting).await.unwrap_or(Found::Coming))
+}
+
+/// What somebody wrote, as far as it is worth repeating.
+fn repeated(name: &str) -> String {
+    let mut text: String = name.chars().take(MOST_REPEATED).flat_map(char::escape_debug).collect();
+    if name.chars().nth(MOST_REPEATED).is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// What an address has beside its name.
+fn version(query: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "v").map(|(_, version)| version.into_owned())
 }
 
 /// What the query of a playlist asks for.
@@ -246,26 +270,52 @@ fn wanted(headers: &HeaderMap, tag: &str, length: u64) -> Wanted {
     let is_known = |list: &str| {
         list.split(',').map(str::trim).any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
     };
-    if text(header::IF_NONE_MATCH).is_some_and(is_known) {
+    // A list may be divided among several lines (RFC 9110, 5.3).
+    if headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok()).any(is_known) {
         return Wanted::Nothing;
     }
     // A part of another file would not fit to what they have.
     let is_same = text(header::IF_RANGE).is_none_or(|known| known == tag);
-    let range = text(header::RANGE).filter(|_| is_same).and_then(|range| range.trim().strip_prefix("bytes="));
+    let unit = |range: &str| {
+        let (unit, range) = range.trim().split_once('=')?;
+        // Names of units are the same in either case (RFC 9110, 14.1).
+        unit.eq_ignore_ascii_case("bytes").then(|| range.to_owned())
+    };
+    let range = text(header::RANGE).filter(|_| is_same).and_then(unit);
     // Of several parts, and of what is no range, all of the file is an answer too.
-    let Some((first, last)) = range.filter(|range| !range.contains(',')).and_then(|range| range.split_once('-')) else {
+    let Some((first, last)) =
+        range.as_deref().filter(|range| !range.contains(',')).and_then(|range| range.split_once('-'))
+    else {
         return Wanted::All;
     };
-    match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
-        (Ok(first), Ok(last)) if last < first => Wanted::All,
-        (Ok(first), _) if first >= length => Wanted::Impossible,
-        (Ok(first), Ok(last)) => Wanted::Part(first, last.min(length - 1)),
-        (Ok(first), Err(_)) if last.trim().is_empty() => Wanted::Part(first, length - 1),
-        (Err(_), Ok(0)) if first.trim().is_empty() => Wanted::Impossible,
-        (Err(_), Ok(_)) if first.trim().is_empty() && length == 0 => Wanted::Impossible,
-        (Err(_), Ok(count)) if first.trim().is_empty() => Wanted::Part(length.saturating_sub(count), length - 1),
+    match (place(first), place(last)) {
+        (Place::Byte(first), Place::Byte(last)) if last < first => Wanted::All,
+        (Place::Byte(first), Place::Byte(_) | Place::None) if first >= length => Wanted::Impossible,
+        (Place::Byte(first), Place::Byte(last)) => Wanted::Part(first, last.min(length - 1)),
+        (Place::Byte(first), Place::None) => Wanted::Part(first, length - 1),
+        (Place::None, Place::Byte(count)) if count == 0 || length == 0 => Wanted::Impossible,
+        (Place::None, Place::Byte(count)) => Wanted::Part(length.saturating_sub(count), length - 1),
         _ => Wanted::All,
     }
+}
+
+/// One end of a range.
+enum Place {
+    Byte(u64),
+    None,
+    Wrong,
+}
+
+fn place(text: &str) -> Place {
+    let text = text.trim();
+    if text.is_empty() {
+        return Place::None;
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Place::Wrong;
+    }
+    // What is too long to be a number is behind the end of every file.
+    Place::Byte(text.parse().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -287,6 +337,12 @@ mod tests {
             ("bytes=-1000", Wanted::Part(0, 99)),
             ("bytes=-0", Wanted::Impossible),
             ("bytes=100-", Wanted::Impossible),
+            ("bytes=99999999999999999999-", Wanted::Impossible),
+            ("bytes=10-99999999999999999999", Wanted::Part(10, 99)),
+            ("bytes=-99999999999999999999", Wanted::Part(0, 99)),
+            ("Bytes=10-19", Wanted::Part(10, 19)),
+            ("bytes=+1-2", Wanted::All),
+            ("bytes", Wanted::All),
             ("bytes=20-10", Wanted::All),
             ("bytes=0-1,5-6", Wanted::All),
             ("bytes=a-b", Wanted::All),
@@ -301,7 +357,9 @@ mod tests {
 
     #[test]
     fn a_query_says_what_somebody_waits_for() {
-        let asked_for = |sequence, part, skips| Ok(Asked { sequence, part, skips });
+        let asked_for = |sequence, part, skips| Ok(Asked { version: None, sequence, part, skips });
+        assert_eq!(version("_HLS_msn=7&v=0a1b"), Some("0a1b".to_owned()));
+        assert_eq!((version(""), version("version=2"), version("v")), (None, None, Some(String::new())));
         assert_eq!(asked(""), asked_for(None, None, false));
         assert_eq!(asked("v=1234&_HLS_report=x"), asked_for(None, None, false));
         assert_eq!(asked("_HLS_msn=7"), asked_for(Some(7), None, false));
@@ -324,5 +382,16 @@ mod tests {
         ] {
             assert_eq!(wants(&[(header::IF_NONE_MATCH, known)]), expected, "{known}");
         }
+        let mut lines = HeaderMap::new();
+        for known in ["\"b\"", "\"a\""] {
+            lines.append(header::IF_NONE_MATCH, HeaderValue::from_static(known));
+        }
+        assert_eq!(wanted(&lines, "\"a\"", 100), Wanted::Nothing);
+    }
+
+    #[test]
+    fn long_names_are_not_repeated() {
+        assert_eq!(repeated("7.m4s\n"), "7.m4s\\n");
+        assert_eq!(repeated(&"x".repeat(9000)), format!("{}…", "x".repeat(MOST_REPEATED)));
     }
 }

@@ -28,6 +28,8 @@ pub struct GraphCounters {
     pub clock: Arc<dyn Clock>,
     streams: Mutex<Vec<Arc<StreamCounters>>>,
     nodes: Mutex<Vec<Arc<NodeCounters>>>,
+    /// Where sources that look for streams say what keeps them from it.
+    looking: Mutex<BTreeMap<Arc<str>, Trouble>>,
     /// What streams counted that are not listed any more.
     gone: Mutex<Counts>,
     /// How often the graph was loaded.
@@ -53,6 +55,7 @@ impl GraphCounters {
             clock,
             streams: Mutex::default(),
             nodes: Mutex::default(),
+            looking: Mutex::default(),
             gone: Mutex::default(),
             generation: AtomicU64::new(generation),
             chaos: Mutex::default(),
@@ -93,6 +96,21 @@ impl GraphCounters {
 
     pub fn nodes(&self) -> Vec<Arc<NodeCounters>> {
         lock(&self.nodes).clone()
+    }
+
+    /// A source looks for streams, and says in `trouble` what keeps it from that; `None`: it looks no more.
+    pub fn set_looking(&self, source: &Arc<str>, trouble: Option<Trouble>) {
+        let mut looking = lock(&self.looking);
+        match trouble {
+            Some(trouble) => looking.insert(source.clone(), trouble),
+            None => looking.remove(source),
+        };
+    }
+
+    /// Which sources cannot look for streams just now, and why.
+    pub fn blind(&self) -> Vec<(Arc<str>, String)> {
+        let looking = lock(&self.looking);
+        looking.iter().filter_map(|(source, trouble)| Some((source.clone(), trouble.now()?))).collect()
     }
 
     /// The counters of a node: those of the generation before, or new ones, which count from [`Self::set_nodes`] on.

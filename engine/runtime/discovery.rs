@@ -28,17 +28,19 @@ pub(super) struct Discovering {
     pub source: Arc<str>,
     pub identity: Identity,
     stopping: Arc<AtomicBool>,
+    counters: Arc<GraphCounters>,
     _thread: JoinHandle<()>,
 }
 
 impl Drop for Discovering {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
+        self.counters.set_looking(&self.source, None);
     }
 }
 
 impl Discovering {
-    /// Begins to look, for the graph that takes `changes`.
+    /// Begins to look, for the graph that takes `changes`; what keeps it from that is told in `counters`.
     ///
     /// # Errors
     /// Where the system refuses a thread.
@@ -47,15 +49,16 @@ impl Discovering {
         identity: Identity,
         discovery: Box<dyn Discovery>,
         changes: Sender<Change>,
-        clock: Arc<dyn Clock>,
+        counters: Arc<GraphCounters>,
     ) -> Result<Discovering, StartError> {
         let stopping = Arc::<AtomicBool>::default();
-        let (name, stop) = (source.clone(), stopping.clone());
+        let (name, stop, clock) = (source.clone(), stopping.clone(), counters.clock.clone());
+        counters.set_looking(&source, discovery.trouble());
         let thread = std::thread::Builder::new()
             .name(format!("look {source}"))
             .spawn(move || look(&name, discovery, &changes, &*clock, &stop))
             .map_err(|error| StartError::new(format!("cannot start a thread for `{source}`: {error}")))?;
-        Ok(Discovering { source, identity, stopping, _thread: thread })
+        Ok(Discovering { source, identity, stopping, counters, _thread: thread })
     }
 }
 
@@ -118,9 +121,13 @@ impl RunningGraph {
                 continue;
             }
             if let Some(discovery) = planned.source.discovery() {
-                let clock = self.engine.clock.clone();
+                if let Some(trouble) = discovery.trouble() {
+                    let secrets = plan.secrets.clone();
+                    trouble.cover_with(move |text| secrets.redact(text));
+                }
                 let (source, identity, changes) = (planned.name.clone(), planned.identity, self.changes());
-                self.discovering.push(Discovering::start(source, identity, discovery, changes, clock)?);
+                let counters = self.counters.clone();
+                self.discovering.push(Discovering::start(source, identity, discovery, changes, counters)?);
             }
         }
         Ok(())

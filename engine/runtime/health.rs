@@ -175,6 +175,9 @@ impl Engine {
                         .push(format!("graph `{name}`, node `{}`: takes nothing for {seconds} s{streams}", node.name));
                 }
             }
+            for (source, trouble) in graph.blind() {
+                problems.push(format!("graph `{name}`, node `{source}` {trouble}"));
+            }
             let failed = |node: &Arc<NodeCounters>| node.role == "sink" && node.failed_within(NO_PROGRESS, now);
             for node in graph.nodes().into_iter().filter(failed) {
                 let error = node.last_error().unwrap_or_default();

@@ -9,8 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use operators::clock::Clock;
@@ -37,6 +37,9 @@ const THRESHOLD: f32 = 0.3;
 const PERSON_THRESHOLD: f32 = 0.6;
 const PERSON: &str = "person";
 
+/// Between two looks whether sessions are still being made, at the end.
+const CLOSING: Duration = Duration::from_millis(5);
+
 /// Models that answer about single pictures.
 pub struct Predictor {
     pool: Arc<Pool>,
@@ -50,6 +53,8 @@ pub struct Predictor {
     models: Mutex<BTreeMap<Arc<str>, Served>>,
     /// Held by whoever makes sessions, so that none is made twice.
     warming: Mutex<()>,
+    /// No more sessions are made.
+    is_closing: AtomicBool,
     account: Arc<Account>,
     next: AtomicU64,
 }
@@ -180,6 +185,7 @@ impl Predictor {
             named: names.into_iter().collect(),
             models: Mutex::default(),
             warming: Mutex::default(),
+            is_closing: AtomicBool::new(false),
             account: Arc::default(),
             next: AtomicU64::new(0),
         };
@@ -251,6 +257,9 @@ impl Predictor {
             .map(|(name, served)| (name.clone(), served.work.clone()))
             .collect();
         for (name, work) in cold {
+            if self.is_closing.load(Ordering::Acquire) {
+                return;
+            }
             // It may have gone while others were made.
             let is_wanted = |served: &&mut Served| Arc::ptr_eq(&served.work, &work);
             if lock(&self.models).get_mut(&name).filter(is_wanted).is_none() {
@@ -258,6 +267,8 @@ impl Predictor {
             }
             let state = match self.pool.install(&work) {
                 Ok(operator) => State::Ready(Arc::new(InPool { pool: self.pool.clone(), operator })),
+                // The end has broken it off: nobody will ask any more.
+                Err(_) if self.is_closing.load(Ordering::Acquire) => return,
                 Err(error) => {
                     tracing::error!(model = %name, "model `{name}` cannot answer `/predict`: {error}");
                     State::Failed(error.message)
@@ -266,6 +277,16 @@ impl Predictor {
             if let Some(served) = lock(&self.models).get_mut(&name).filter(is_wanted) {
                 served.state = state;
             }
+        }
+    }
+
+    /// Makes no more sessions, and waits for the one that is being made, though not for ever: it must not be in the middle
+    /// of that when the process ends.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::Release);
+        let deadline = self.clock.now() + Pool::PATIENCE;
+        while matches!(self.warming.try_lock(), Err(TryLockError::WouldBlock)) && self.clock.now() < deadline {
+            self.clock.wait(deadline, CLOSING);
         }
     }
 
@@ -587,6 +608,23 @@ mod tests {
     async fn ask(predictor: &Predictor, chosen: &Chosen) -> Result<Answer, PredictError> {
         let place = predictor.place().await?;
         predictor.predict(chosen, picture(), place, Wishes::default()).await
+    }
+
+    #[test]
+    fn who_closes_waits_for_the_session_that_is_being_made_and_no_other_begins() {
+        let (_folder, catalog) = catalog();
+        let predictor = Arc::new(predictor(&catalog));
+        predictor.replace_graph_models(["door".into(), "yard".into()]).unwrap();
+        let warming = {
+            let predictor = predictor.clone();
+            std::thread::spawn(move || predictor.warm_up())
+        };
+        predictor.close();
+        let before = states(&predictor);
+        warming.join().unwrap();
+        predictor.warm_up();
+        assert_eq!(states(&predictor), before, "none was made behind it");
+        assert!(before.iter().all(|(_, state)| *state != "failed"), "{before:?}");
     }
 
     #[tokio::test]

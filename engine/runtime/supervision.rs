@@ -418,15 +418,25 @@ impl RunningGraph {
         if state == GraphState::Failed {
             failures.insert(0, reason.unwrap_or_default());
         }
-        let total = self.counters.report().total;
+        let report = self.counters.report();
+        let total = report.total;
         if failures.is_empty() && total.lost > 0 {
             failures.push(format!("{} items were lost", total.lost));
         }
         if failures.is_empty() && total.rejected > 0 {
+            // Sinks make no records: what they did not take, they have told.
+            let told: Vec<&str> = report
+                .nodes
+                .iter()
+                .filter(|node| node.role == "sink")
+                .filter_map(|node| node.last_error.as_deref())
+                .collect();
+            let why = |records: &str| if told.is_empty() { records.to_owned() } else { told.join("; ") };
             if total.delivered == 0 {
-                failures.push(format!("every item was rejected ({}); the error records say why", total.rejected));
+                let why = why("the error records say why");
+                failures.push(format!("every item was rejected ({}); {why}", total.rejected));
             } else {
-                tracing::warn!("{} items were rejected; their error records say why", total.rejected);
+                tracing::warn!("{} items were rejected; {}", total.rejected, why("their error records say why"));
             }
         }
         self.counters.set_state(GraphState::Finished, None);

@@ -84,6 +84,53 @@ impl Drop for AdtsFilter {
     }
 }
 
+/// The configuration that the headers of a track's frames will give (ISO/IEC 14496-3, 1.6.2.1), as far as its parameters tell
+/// it: of plain profiles, of which the header and the decoder say the same.
+pub(super) fn configuration(parameters: &Parameters) -> Option<[u8; 2]> {
+    let raw = parameters.raw();
+    configured(raw.profile, raw.sample_rate, raw.ch_layout.nb_channels)
+}
+
+fn configured(profile: c_int, rate: c_int, channels: c_int) -> Option<[u8; 2]> {
+    // Main, LC, SSR and LTP; of others the header tells less than the decoder has found out.
+    let kind = u16::try_from(profile).ok().filter(|profile| *profile <= 3)? + 1;
+    let rate = u16::try_from(RATES.iter().position(|known| *known == rate)?).ok()?;
+    let channels = match channels {
+        1..=6 => u16::try_from(channels).ok()?,
+        8 => 7,
+        _ => return None,
+    };
+    Some((kind << 11 | rate << 7 | channels << 3).to_be_bytes())
+}
+
+/// Sample rates by their index in headers.
+const RATES: [c_int; 13] =
+    [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000, 7350];
+
 fn checked(answer: c_int) -> Result<(), String> {
     if answer < 0 { Err(ffmpeg::Error::from(answer).to_string()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As FFmpeg's own filter writes them.
+    #[test]
+    fn plain_profiles_are_known_before_the_first_frame() {
+        for (profile, rate, channels, expected) in [
+            (1, 44_100, 1, Some([0x12, 0x08])),
+            (1, 48_000, 2, Some([0x11, 0x90])),
+            (0, 8000, 6, Some([0x0d, 0xb0])),
+            (1, 96_000, 8, Some([0x10, 0x38])),
+            // HE-AAC, nothing known, no such rate, and more channels than there are names for.
+            (4, 48_000, 2, None),
+            (-99, 48_000, 2, None),
+            (1, 47_000, 2, None),
+            (1, 48_000, 7, None),
+            (1, 0, 0, None),
+        ] {
+            assert_eq!(configured(profile, rate, channels), expected, "{profile} {rate} {channels}");
+        }
+    }
 }

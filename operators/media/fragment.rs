@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::adts::AdtsFilter;
+use super::adts::{self, AdtsFilter};
 use super::mux::{Container, MuxError, Muxer, Written};
 use super::transport::Transport;
-use crate::item::{Content, Packet, Track};
+use crate::item::{Packet, Track};
 use crate::time::MediaTime;
 
 /// The time of the stream's first picture in the presentation.
@@ -31,8 +31,6 @@ pub struct Fragment {
     /// What a player needs once for all pieces of which it is the same.
     pub init: Bytes,
     pub media: Bytes,
-    /// Hexadecimal SHA-256 of both.
-    pub sha256: String,
     /// Places of samples that could not be kept, and why.
     pub refused: Vec<(usize, String)>,
 }
@@ -81,12 +79,20 @@ impl Fragmenter {
     /// # Errors
     /// Where libav refuses the parameters of a track.
     pub fn new(form: Form, tracks: &[Track]) -> Result<Fragmenter, MuxError> {
-        let mut filters = Vec::new();
-        for track in tracks {
-            let filter = track.parameters.as_ref().map(AdtsFilter::of).transpose().map_err(MuxError::Failed)?;
-            filters.push(filter.flatten());
+        let (mut filters, mut known) = (Vec::new(), tracks.to_vec());
+        for track in &mut known {
+            let filter = track.parameters.as_ref().map(AdtsFilter::of).transpose().map_err(MuxError::Failed)?.flatten();
+            // Sound may come long after the first pictures, and players look only once which tracks there are.
+            if filter.is_some()
+                && let Some(parameters) = &track.parameters
+                && let Some(configuration) = adts::configuration(parameters)
+            {
+                track.parameters = Some(parameters.with_extradata(&configuration, None));
+            }
+            filters.push(filter);
         }
-        Ok(Fragmenter { form, transport: None, tracks: tracks.to_vec(), filters })
+        let tracks = if form == Form::Mp4 { known } else { tracks.to_vec() };
+        Ok(Fragmenter { form, transport: None, tracks, filters })
     }
 
     /// Makes one piece. `following` has for each track when the packet behind its last one here is decoded, where that is
@@ -153,13 +159,10 @@ impl Fragmenter {
                 }
             }
         }
-        let (content, sha256) = muxer.finish()?;
-        let Content::Memory(bytes) = content else {
-            return Err(MuxError::Failed("a piece left the memory".to_owned()));
-        };
+        let bytes = muxer.finish_in_memory()?;
         let split = usize::try_from(split).unwrap_or(usize::MAX).min(bytes.len());
         // A copy: the few bytes of it would keep all of the piece alive.
-        Ok(Fragment { init: Bytes::copy_from_slice(&bytes[..split]), media: bytes.slice(split..), sha256, refused })
+        Ok(Fragment { init: Bytes::copy_from_slice(&bytes[..split]), media: bytes.slice(split..), refused })
     }
 
     /// What of a packet goes into the file; what it tells of its track is remembered.

@@ -474,6 +474,20 @@ impl Muxer {
     /// # Errors
     /// Where it cannot be completed: then nothing of it is left.
     pub fn finish(mut self) -> Result<(Content, String), MuxError> {
+        self.complete()?;
+        self.storage().take().map_err(|cause| spilled(&cause))
+    }
+
+    /// Completes the file, of which all is in memory; its content, which nobody wants hashed.
+    ///
+    /// # Errors
+    /// Where it cannot be completed.
+    pub(super) fn finish_in_memory(mut self) -> Result<Bytes, MuxError> {
+        self.complete()?;
+        Ok(self.storage().drain())
+    }
+
+    fn complete(&mut self) -> Result<(), MuxError> {
         let held: Vec<Option<Held>> =
             self.tracks.iter_mut().map(|place| place.as_mut().and_then(|place| place.held.take())).collect();
         for (track, held) in held.iter().enumerate().filter_map(|(track, held)| Some((track, held.as_ref()?))) {
@@ -486,8 +500,7 @@ impl Muxer {
             written
         };
         self.outcome(written)?;
-        self.outcome(0)?;
-        self.storage().take().map_err(|cause| spilled(&cause))
+        self.outcome(0)
     }
 
     fn storage(&mut self) -> &mut Storage {

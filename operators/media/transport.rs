@@ -4,7 +4,6 @@
 //! the tables, and so a player may begin with any that a keyframe begins.
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::fragment::{Fragment, LEAD, Sample};
 use super::mux::{Container, MuxError, Muxer, TRANSPORT_BASE, Written};
@@ -55,7 +54,6 @@ impl Transport {
             }
         }
         let media = self.muxer.take_piece()?;
-        let sha256 = hex::encode(Sha256::digest(&media));
-        Ok(Fragment { init: Bytes::new(), media, sha256, refused })
+        Ok(Fragment { init: Bytes::new(), media, refused })
     }
 }

@@ -38,6 +38,9 @@ pub static FIELDS: [Field; 1] = [Field {
               where it is missing; one engine at a time may use it.",
 }];
 
+/// What stands in the place of the content of a picture.
+const PICTURE: &str = "picture";
+
 /// The progress of one graph.
 pub struct State {
     folder: PathBuf,
@@ -131,7 +134,7 @@ impl Progress {
         Played::Version(Arc::new(Version { source: self.origin.node.clone(), name, version }))
     }
 
-    /// For an operator that makes segments: what one is made of.
+    /// For whoever makes something of a stream: what it is made of.
     pub fn lineage(&self, played: &Played) -> Option<Lineage> {
         match played {
             Played::Live => Some(Lineage::Live),
@@ -163,16 +166,36 @@ impl Progress {
     /// For a sink: the place of a segment among all outputs; `None` where nothing of it is remembered.
     pub fn output(&self, stream: &StreamId, segment: &Segment) -> Option<Output> {
         self.state.store()?;
-        let key = match segment.lineage.as_ref()? {
-            Lineage::Live => Key::Live { key: live_key(&segment.origin, stream), index: segment.index },
-            Lineage::Version { version, configuration } => {
-                let input = self.input(stream, version);
-                let sink = hash([&*self.origin.node, &self.configuration.own, configuration]);
-                let sha256 = segment.sha256.clone();
-                Key::Version { key: format!("{input}/{sink}/{:020}", segment.index), sha256 }
+        Some(match segment.lineage.as_ref()? {
+            Lineage::Live => {
+                let key = Key::Live { key: live_key(&segment.origin, stream), index: segment.index };
+                Output { state: self.state.clone(), key }
             }
-        };
-        Some(Output { state: self.state.clone(), key })
+            Lineage::Version { version, configuration } => {
+                self.version_output(stream, version, configuration, segment.index, segment.sha256.clone())
+            }
+        })
+    }
+
+    /// For a sink: the place of a picture among all outputs, where its stream is one version of an input. Under its
+    /// number it is always the same one. `None` where nothing of it is remembered.
+    pub fn picture_output(&self, stream: &StreamId, played: &Played, seq: u64) -> Option<Output> {
+        self.state.store()?;
+        let Some(Lineage::Version { version, configuration }) = self.lineage(played) else { return None };
+        Some(self.version_output(stream, &version, &configuration, seq, PICTURE.to_owned()))
+    }
+
+    fn version_output(
+        &self,
+        stream: &StreamId,
+        version: &Version,
+        configuration: &str,
+        number: u64,
+        sha256: String,
+    ) -> Output {
+        let input = self.input(stream, version);
+        let sink = hash([&*self.origin.node, &self.configuration.own, configuration]);
+        Output { state: self.state.clone(), key: Key::Version { key: format!("{input}/{sink}/{number:020}"), sha256 } }
     }
 
     /// For a source: whether everything of an input is stored, as the graph is now.
@@ -352,26 +375,34 @@ impl Output {
         Ok(entry.is_some_and(|entry| entry.is_done && entry.sha256 == *sha256))
     }
 
-    /// It is about to be stored. Answers whether it was begun or stored before: then what is in its place is ours.
+    /// Whether it was begun or stored before, in whatever content: then what is in its place is ours. Never of a live one.
+    ///
+    /// # Errors
+    /// Where progress cannot be read.
+    pub fn is_begun(&self) -> Result<bool, StateError> {
+        let (Some(store), Key::Version { key, .. }) = (self.state.store(), &self.key) else { return Ok(false) };
+        store.read(|read| Ok(entry(&read.open_table(OUTPUTS)?, key)?.is_some()))
+    }
+
+    /// It is about to be stored: whatever is in its place from here on may be ours.
     ///
     /// # Errors
     /// Where that cannot be written down.
-    pub fn begin(&self) -> Result<bool, StateError> {
-        let Some(store) = self.state.store() else { return Ok(false) };
+    pub fn begin(&self) -> Result<(), StateError> {
+        let Some(store) = self.state.store() else { return Ok(()) };
         store.write(|write| match &self.key {
             Key::Live { key, index } => {
                 let mut table = write.open_table(INDICES)?;
                 let next = table.get(&**key)?.map_or(0, |next| next.value());
                 table.insert(&**key, next.max(index + 1))?;
-                Ok(false)
+                Ok(())
             }
             Key::Version { key, sha256 } => {
                 let mut table = write.open_table(OUTPUTS)?;
-                let before = entry(&table, key)?;
-                if before.is_none() {
+                if entry(&table, key)?.is_none() {
                     table.insert(&**key, &*written(sha256, false))?;
                 }
-                Ok(before.is_some())
+                Ok(())
             }
         })
     }

@@ -54,8 +54,9 @@ fn an_output_is_done_for_its_content_its_input_and_its_configuration() {
     };
     let first = output("2s", "one", 3, "aa");
     assert!(!first.is_live() && !first.is_done().unwrap());
-    assert!(!first.begin().unwrap(), "nobody began it before");
-    assert!(!first.is_done().unwrap() && first.begin().unwrap(), "begun and not done: what is there is ours");
+    assert!(!first.is_begun().unwrap() && !first.is_begun().unwrap(), "to ask begins nothing");
+    first.begin().unwrap();
+    assert!(!first.is_done().unwrap() && first.is_begun().unwrap(), "begun and not done: what is there is ours");
     first.done().unwrap();
     assert!(output("2s", "one", 3, "aa").is_done().unwrap());
     for other in [
@@ -66,7 +67,8 @@ fn an_output_is_done_for_its_content_its_input_and_its_configuration() {
     ] {
         assert!(!other.is_done().unwrap(), "{other:?}");
     }
-    assert!(output("2s", "one", 3, "bb").begin().unwrap(), "another content in its place is ours too");
+    assert!(output("2s", "one", 3, "bb").is_begun().unwrap(), "another content in its place is ours too");
+    assert!(!output("2s", "one", 4, "aa").is_begun().unwrap());
 }
 
 #[test]
@@ -97,7 +99,8 @@ fn indices_of_a_live_stream_go_on_behind_what_was_begun() {
         let lineage = chunks.lineage(&Played::Live);
         for index in [1, 0] {
             let output = sink.output(&door(), &segment(index, "aa", lineage.clone())).unwrap();
-            assert!(output.is_live() && !output.begin().unwrap() && !output.is_done().unwrap());
+            output.begin().unwrap();
+            assert!(output.is_live() && !output.is_begun().unwrap() && !output.is_done().unwrap());
             output.done().unwrap();
         }
         // Another node of the same process counts on.

@@ -5,13 +5,17 @@
 //! is on its way to the disk (handed to the operating system, not synced) before it counts as delivered. A batch that
 //! fails leaves no torn line behind: a regular file is cut back to the last whole batch before the next one.
 //!
+//! In a graph with `[state]` what is in the file stays, and new lines come behind it: an input that is finished is not read
+//! again, and its records would be gone. One that was cut short is read from its beginning, so some of its records may be
+//! there twice, with the same `id`.
+//!
 //! It owns the path; two sinks that name one file are a mistake in the graph. Terminals, pipes and devices have no
 //! single owner.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +57,8 @@ enum Target {
 struct FileSink {
     target: Target,
     records: Records,
+    /// Whether what an earlier run has written stays.
+    goes_on: bool,
 }
 
 impl Sink for FileSink {
@@ -66,6 +72,9 @@ impl Sink for FileSink {
                         .hint("it is closed: start the engine with an open standard output, or give `path` a file")
                 })?;
                 ("the standard output".to_owned(), file)
+            }
+            Target::Path { written, absolute } if self.goes_on && absolute.is_file() => {
+                (format!("`{written}`"), reopen(written, absolute)?)
             }
             Target::Path { written, absolute } => (format!("`{written}`"), create(written, absolute)?),
         };
@@ -147,18 +156,49 @@ fn create(written: &str, path: &Path) -> Result<fs::File, StartError> {
         return Err(error.hint("start its reader first"));
     }
     // `probe` stays open until the end of this: a reader must not take its closing for the end of everything.
-    fs::File::create(path).map_err(|error| {
-        let (why, hint) = match error.kind() {
-            ErrorKind::IsADirectory => {
-                ("it is a folder".to_owned(), format!("name a file in it, such as `{}`", in_folder(written)))
-            }
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                (reason(&error), "choose a `path` that this user may write, or change its permissions".to_owned())
-            }
-            _ => (reason(&error), "choose another `path`".to_owned()),
-        };
-        StartError::new(format!("cannot create `{written}`: {why}")).hint(hint)
-    })
+    fs::File::create(path).map_err(|error| unopened("create", written, &error))
+}
+
+/// Opens a file of records behind its last whole line: a kill may have torn the one after it.
+fn reopen(written: &str, path: &Path) -> Result<fs::File, StartError> {
+    let open = || -> io::Result<fs::File> {
+        let mut file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        let whole = whole_lines(&file)?;
+        file.set_len(whole)?;
+        io::Seek::seek(&mut file, SeekFrom::Start(whole))?;
+        Ok(file)
+    };
+    open().map_err(|error| unopened("go on with", written, &error))
+}
+
+/// How many bytes of a file are whole lines.
+fn whole_lines(file: &fs::File) -> io::Result<u64> {
+    const BLOCK: u64 = 64 << 10;
+    let mut end = file.metadata()?.len();
+    let mut block = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK);
+        block.resize(usize::try_from(end - start).unwrap_or_default(), 0);
+        file.read_exact_at(&mut block, start)?;
+        if let Some(place) = block.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + place as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+fn unopened(what: &str, written: &str, error: &io::Error) -> StartError {
+    let (why, hint) = match error.kind() {
+        ErrorKind::IsADirectory => {
+            ("it is a folder".to_owned(), format!("name a file in it, such as `{}`", in_folder(written)))
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            (reason(error), "choose a `path` that this user may write, or change its permissions".to_owned())
+        }
+        _ => (reason(error), "choose another `path`".to_owned()),
+    };
+    StartError::new(format!("cannot {what} `{written}`: {why}")).hint(hint)
 }
 
 fn in_folder(written: &str) -> String {
@@ -243,7 +283,7 @@ fn segments(context: &BuildContext, config: &Config) -> Result<Option<SegmentFil
     })?;
     if template.is_plain() {
         let given = [
-            ("if_exists", config.if_exists.is_some(), "a file of records is always begun anew"),
+            ("if_exists", config.if_exists.is_some(), "a file of records is begun anew, or goes on with `[state]`"),
             ("retry_for", config.retry_for.is_some(), "records are not tried again"),
             ("quality", config.quality.is_some(), "there are no pictures in a file of records"),
         ];
@@ -294,7 +334,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         Target::Path { absolute: context.folder.join(&path), written: path }
     };
     let records = Records::new(context.origin.clone(), context.clock.clone());
-    Ok(Built::Sink(Arc::new(FileSink { target, records })))
+    let goes_on = context.progress.is_some();
+    Ok(Built::Sink(Arc::new(FileSink { target, records, goes_on })))
 }
 
 pub static REGISTRATION: Registration = Registration {
@@ -309,10 +350,11 @@ pub static REGISTRATION: Registration = Registration {
             name: "path",
             value: FieldType::OutputPath,
             presence: Presence::Required,
-            summary: "The file of records; `-` is the standard output. It is truncated at start, and missing folders are \
-                      made. With placeholders, the path of each segment: `{stream}`, `{index}`, `{index:04}` for at \
-                      least four digits, `{name}` for the name that it has already, and as in the keys of `s3` `{graph}`, \
-                      `{node}`, `{seq:09}`, `{time}`, `{date:%Y/%m/%d}`, `{year}` and the like.",
+            summary: "The file of records; `-` is the standard output. It is truncated at start, or with `[state]` goes \
+                      on behind what is there (of an input that was cut short, some records may then be there twice, \
+                      with the same `id`). Missing folders are made. With placeholders, the path of each segment: \
+                      `{stream}`, `{index}`, `{index:04}` for at least four digits, `{name}` for the name that it has \
+                      already, and as in the keys of `s3` `{graph}`, `{node}`, `{seq:09}`, `{time}`, `{date:%Y/%m/%d}`, `{year}` and the like.",
         },
         Field {
             name: "if_exists",
@@ -383,6 +425,36 @@ mod tests {
         let mut again = sink.start().unwrap();
         again.write(&[result(9)]).await.unwrap();
         assert_eq!(ids(&path), ["door/sums/cam/checksum:9"]);
+    }
+
+    #[tokio::test]
+    async fn with_a_state_it_goes_on_behind_the_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        let state = Arc::new(crate::progress::State::new(folder.path().join("state")));
+        let mut context = context(folder.path());
+        let origin = context.origin.clone();
+        context.progress = Some(crate::progress::Progress::new(state, origin, Default::default()));
+        let table: toml::Table = "path = \"records.jsonl\"".parse().unwrap();
+        let Ok(Built::Sink(sink)) = build(&context, table) else { panic!("not a sink") };
+        let write = async |seq| {
+            let mut writer = sink.start().unwrap();
+            writer.write(&[result(seq)]).await.unwrap();
+            writer.close().await.unwrap();
+        };
+        write(0).await;
+        write(1).await;
+        let whole = fs::read(&path).unwrap();
+        // What a kill leaves behind, longer than what is looked at once.
+        let torn = [&whole[..], b"{\"id\":\"", &vec![b'x'; 100 << 10]].concat();
+        fs::write(&path, torn).unwrap();
+        write(2).await;
+        let expected = ["door/sums/cam/checksum:0", "door/sums/cam/checksum:1", "door/sums/cam/checksum:2"];
+        assert_eq!(ids(&path), expected);
+        // Nothing in it is a line.
+        fs::write(&path, "{\"id\"").unwrap();
+        write(3).await;
+        assert_eq!(ids(&path), ["door/sums/cam/checksum:3"]);
     }
 
     #[tokio::test]

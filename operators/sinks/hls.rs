@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
@@ -38,7 +39,7 @@ use cutter::Cutter;
 use encoders::{Encoders, EncodingWriter};
 use playlist::Window;
 use segmenter::{Part, Rules};
-use store::{Lost, NewSegment, Playlists, Refused, Shelf, Terms, Writing};
+use store::{Lost, NewSegment, Playlists, Promise, Refused, Shelf, Terms, Writing};
 
 /// Bytes of packets of one stream that wait for their segment to be complete.
 const MOST_HELD: u64 = 16 << 20;
@@ -168,8 +169,10 @@ struct Stream {
     info: Arc<StreamInfo>,
     cutter: Cutter,
     fragmenter: Option<Fragmenter>,
-    /// `None` where it cannot be published: what comes of it is rejected.
+    /// `None` where another sink publishes it: what comes of it is rejected.
     published: Option<Writing>,
+    /// Whether nothing can be published of it as it is now: what comes is rejected.
+    is_refused: bool,
     forced: u64,
 }
 
@@ -248,11 +251,14 @@ impl HlsWriter {
                     );
                 });
                 let (published, promised) = published.ok().unzip();
+                if let Some(promise) = promised.flatten() {
+                    self.warn_of_promise(id, promise);
+                }
                 (Cutter::new(rules, &self.terms, promised.flatten()), published)
             }
         };
         cutter.open(info);
-        let published = published.filter(|_| self.is_possible(id, info));
+        let is_refused = !self.is_possible(id, info, published.as_ref());
         let fragmenter = match Fragmenter::new(self.terms.form, &info.tracks) {
             Ok(fragmenter) => Some(fragmenter),
             Err(error) => {
@@ -261,11 +267,25 @@ impl HlsWriter {
             }
         };
         let forced = cutter.forced();
-        self.streams.insert(id.clone(), Stream { info: info.clone(), cutter, fragmenter, published, forced });
+        self.streams
+            .insert(id.clone(), Stream { info: info.clone(), cutter, fragmenter, published, is_refused, forced });
+    }
+
+    /// What players of a stream know already may be less than what is asked for now.
+    fn warn_of_promise(&self, id: &StreamId, promise: Promise) {
+        let node = &self.settings.origin.node;
+        if u64::try_from(self.terms.length).is_ok_and(|length| length > promise.target.saturating_mul(1_000_000)) {
+            let (target, segment) = (promise.target, humantime::format_duration(self.settings.segment));
+            tracing::warn!(
+                %node, stream = %id, target,
+                "`{node}` goes on to cut stream `{id}` into segments of at most {target} s: its playlist has promised that, and \
+                 may not change it; `segment = \"{segment}\"` counts in full when the graph is taken away and loaded anew"
+            );
+        }
     }
 
     /// Whether anything of the stream can be published; says what cannot.
-    fn is_possible(&mut self, id: &StreamId, info: &StreamInfo) -> bool {
+    fn is_possible(&mut self, id: &StreamId, info: &StreamInfo, published: Option<&Writing>) -> bool {
         let node = &self.settings.origin.node;
         let form = self.terms.form;
         let Some(video) = info.tracks.first().filter(|video| form.plays(video)) else {
@@ -277,6 +297,9 @@ impl HlsWriter {
                 "write `transcode = true`, or convert the input to H.264 first, for example with \
                  `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
             };
+            if let Some(published) = published {
+                published.refuse(&message, hint);
+            }
             self.fail(id, &message, hint);
             return false;
         };
@@ -296,7 +319,8 @@ impl HlsWriter {
             item.lease.ack.raise(Verdict::Rejected);
             return;
         };
-        let Some(stream) = self.streams.get_mut(&item.stream).filter(|stream| stream.published.is_some()) else {
+        let is_taken = |stream: &&mut Stream| stream.published.is_some() && !stream.is_refused;
+        let Some(stream) = self.streams.get_mut(&item.stream).filter(is_taken) else {
             item.lease.ack.raise(Verdict::Rejected);
             return;
         };
@@ -354,8 +378,9 @@ impl HlsWriter {
         let lost = Lost { duration: part.duration, is_discontinuous: part.is_after_gap, time: part.time };
         let clock = self.settings.clock.clone();
         let (for_work, theirs) = (published.clone(), clock.clone());
-        // Copies and hashes megabytes, and may write them into a file.
-        let made = tokio::task::spawn_blocking(move || make(fragmenter, part, &for_work, &*theirs)).await;
+        let hashes = self.terms.kind == playlist::Kind::Vod;
+        // Copies megabytes, may hash them, and may write them into a file.
+        let made = tokio::task::spawn_blocking(move || make(fragmenter, part, hashes, &for_work, &*theirs)).await;
         let made = match made {
             Ok(made) => made,
             Err(error) => {
@@ -422,7 +447,8 @@ struct Failed {
     hint: &'static str,
 }
 
-fn make(mut fragmenter: Fragmenter, part: Part, published: &Writing, clock: &dyn Clock) -> Made {
+/// With `hashes`, what is made is known by its content.
+fn make(mut fragmenter: Fragmenter, part: Part, hashes: bool, published: &Writing, clock: &dyn Clock) -> Made {
     let made = fragmenter.piece(&part.samples, &part.following);
     let failed = |error: crate::media::mux::MuxError| Failed {
         is_told: false,
@@ -430,16 +456,18 @@ fn make(mut fragmenter: Fragmenter, part: Part, published: &Writing, clock: &dyn
         hint: "look at the input with `ffprobe`",
     };
     let outcome = made.map_err(failed).and_then(|fragment| {
+        let sha256 = hashes.then(|| hex::encode(Sha256::digest(&fragment.media)));
         let segment = NewSegment {
             init: fragment.init,
             media: fragment.media,
-            sha256: fragment.sha256,
+            sha256,
             duration: part.duration,
             target: part.target,
             part_target: part.part_target,
             completes: part.completes,
             is_discontinuous: part.is_after_gap,
             is_independent: part.is_independent,
+            has_leading: part.has_leading,
             time: part.time,
         };
         let hint = |refused: &Refused| match refused {
@@ -676,7 +704,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_published_is_told_once_and_rejected() {
-        let sink = built("").unwrap();
+        let context = context(Path::new("."));
+        let Ok(Built::Sink(sink)) = build(&context, toml::Table::new()) else { panic!("no sink") };
         let mut writer = sink.start().unwrap();
         let format = TrackFormat::Video { width: 4, height: 4, frame_rate: None, has_b_frames: false };
         let base = TimeBase::MICROSECONDS;
@@ -688,6 +717,19 @@ mod tests {
         let told = writer.work().await.unwrap_err();
         assert_eq!(told.message, "stream `test`: MP4 cannot hold secret video");
         assert!(told.hint.is_some_and(|hint| hint.contains("libx264")));
+        let look = || {
+            let published = context.playlists.find(&context.origin.graph, "test", context.clock.now());
+            let published = published.unwrap_or_else(|| panic!("it is said why there is none"));
+            let found = published.file("index.m3u8", &store::Asked::default(), context.clock.now());
+            (published.is_refused(), found)
+        };
+        let is_told = || match look() {
+            (is_refused, store::Found::Refused { why, hint }) => {
+                is_refused && why == "MP4 cannot hold secret video" && hint.contains("libx264")
+            }
+            _ => false,
+        };
+        assert!(is_told());
         for seq in 0..2 {
             let packet =
                 Packet { track: 0, is_key: true, dts: MediaTime::ZERO, duration: None, data: Bytes::from_static(b"x") };
@@ -702,6 +744,8 @@ mod tests {
             }
             assert_eq!(account.snapshot(), Counts { read: 1, rejected: 1, ..Counts::default() });
         }
+        // Nothing will come with the end.
         writer.close().await.unwrap();
+        assert!(is_told());
     }
 }

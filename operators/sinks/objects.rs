@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::clock::Clock;
 use crate::error::SinkError;
-use crate::item::{EndReason, Event, Frame, Item, Origin, Payload, Record, RecordBody, StreamId};
+use crate::item::{EndReason, Event, Frame, Item, Origin, Payload, Played, Record, RecordBody, StreamId};
 use crate::operator::{SinkWriter, Trouble};
 use crate::picture::Picture;
 use crate::progress::{Output, Progress};
@@ -76,6 +76,7 @@ impl Objects {
             tells_signals,
             if_exists: self.if_exists,
             progress: self.progress.clone(),
+            played: BTreeMap::new(),
         })
     }
 
@@ -118,6 +119,8 @@ struct ObjectWriter {
     tells_signals: bool,
     if_exists: IfExists,
     progress: Option<Progress>,
+    /// What each stream that is open plays.
+    played: BTreeMap<StreamId, Played>,
 }
 
 impl ObjectWriter {
@@ -163,7 +166,11 @@ impl ObjectWriter {
                     None => Ok(()),
                 }
             }
-            Event::Open { .. } | Event::Gap { .. } | Event::End { .. } => Ok(()),
+            Event::Open { stream, info } => {
+                self.played.insert(stream.clone(), info.played.clone());
+                Ok(())
+            }
+            Event::Gap { .. } | Event::End { .. } => Ok(()),
         }
     }
 
@@ -175,7 +182,13 @@ impl ObjectWriter {
             let file = Picture::of(&frame)?.jpeg(quality)?;
             Ok(vec![Put { key, body: Body::Bytes(file.into()), media_type: "image/jpeg" }])
         };
-        self.submit(Work::Make(Box::new(make)), vec![Claim::whole(item)], None);
+        let played = self.played.get(&item.stream);
+        let output = self
+            .progress
+            .as_ref()
+            .zip(played)
+            .and_then(|(progress, played)| progress.picture_output(&item.stream, played, item.seq));
+        self.submit(Work::Make(Box::new(make)), vec![Claim::whole(item)], output);
     }
 
     fn record(&mut self, record: &Record, item: Option<&Item>, batching: Batching) -> Result<(), SinkError> {
@@ -284,6 +297,7 @@ impl SinkWriter for ObjectWriter {
             failed = failed.and(self.event(event));
             if let Event::End { stream, .. } = event {
                 self.close_batch(stream);
+                self.played.remove(stream);
             }
         }
         self.store_due();

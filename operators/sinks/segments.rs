@@ -215,6 +215,8 @@ mod tests {
         assert!(refusal(r#"path = "{stream}.mp4""#).contains("the same path; add `{index}`"));
         assert!(refusal(r#"path = "{index}.mp4""#).contains("the same path; add `{stream}`"));
         assert!(refusal("path = \"a.jsonl\"\nquality = 80").contains("no pictures in a file of records; remove it"));
-        assert!(refusal("path = \"a.jsonl\"\nif_exists = \"replace\"").contains("always begun anew; remove it"));
+        assert!(
+            refusal("path = \"a.jsonl\"\nif_exists = \"replace\"").contains("or goes on with `[state]`; remove it")
+        );
     }
 }

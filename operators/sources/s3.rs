@@ -20,6 +20,7 @@ use crate::operator::{
     StreamSpec, Trouble,
 };
 use crate::progress::{FoundStreams, Progress, StateError};
+use crate::storage::error::StorageError;
 use crate::storage::ranges::{self, Failure, Ranges};
 use crate::storage::retry::{BACKOFF, DEFAULT_RETRY_FOR, RETRY_FOR, Retry};
 use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
@@ -103,16 +104,9 @@ impl Source for S3Source {
 
     fn discovery(&self) -> Option<Box<dyn Discovery>> {
         let search = self.search.clone()?;
-        let (storage, retry): (Arc<dyn Storage>, _) = (self.storage.clone(), self.retry.clone());
-        Some(Box::new(Finder {
-            storage,
-            search,
-            retry,
-            progress: self.progress.clone(),
-            known: BTreeMap::new(),
-            taken: BTreeSet::new(),
-            has_looked: false,
-        }))
+        // Its trouble is its own: whoever runs it covers what is secret in there.
+        let retry = Retry { trouble: Trouble::default(), ..self.retry.clone() };
+        Some(Box::new(Finder::new(self.storage.clone(), search, retry, self.progress.clone())))
     }
 
     fn at_once(&self) -> usize {
@@ -201,33 +195,77 @@ struct Finder {
     /// What was found, and in which version.
     known: BTreeMap<String, Option<String>>,
     taken: BTreeSet<StreamId>,
+    /// It has tried to look: before the next time it waits.
+    has_tried: bool,
+    /// It has seen the prefix once: so it may look there.
     has_looked: bool,
+    /// How often in turn it could not look.
+    failures: u64,
 }
 
 impl Finder {
+    fn new(storage: Arc<dyn Storage>, search: Search, retry: Retry, progress: Option<Progress>) -> Finder {
+        let (known, taken) = (BTreeMap::new(), BTreeSet::new());
+        Finder { storage, search, retry, progress, known, taken, has_tried: false, has_looked: false, failures: 0 }
+    }
+
+    /// Looks once; `None`: it was told to stop.
+    fn look(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, StorageError> {
+        let (storage, retry, prefix) = (self.storage.clone(), self.retry.clone(), self.search.prefix.clone());
+        let list = async move { retry.run("cannot list", || storage.list(&prefix)).await };
+        let Some(listed) = runtime::wait(stop, list)? else { return Ok(None) };
+        let found = self.new_ones(listed).map_err(StateError::of_storage)?;
+        self.has_looked = true;
+        if std::mem::take(&mut self.failures) > 0 {
+            self.retry.trouble.is_over();
+            let node = &self.retry.node;
+            tracing::info!(%node, "`{node}` looks for new objects again");
+        }
+        Ok(Some(found))
+    }
+
+    /// Whether it looks again after a poll, though it could not this time. What somebody has to change first, such as the
+    /// name of the bucket, is told at the start, and then ends it.
+    fn goes_on_after(&self, error: &StorageError) -> bool {
+        self.search.poll.is_some() && (self.has_looked || error.is_temporary())
+    }
+
+    fn tell(&mut self, error: &StorageError) {
+        self.failures += 1;
+        let (failures, node) = (self.failures, &self.retry.node);
+        let hint = error.hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+        let why = format!("cannot look for new objects and looks again with the next `poll`: {error}{hint}");
+        let message = self.retry.trouble.is(&why);
+        // A day without a network must not fill the log.
+        if failures.is_power_of_two() {
+            tracing::warn!(%node, failures, "`{node}` {message}");
+        }
+    }
+
     /// What is new in a list of all objects. One in a new version is a new stream. Streams are called as they were before,
     /// where that is remembered, and what is finished is left out.
     fn new_ones(&mut self, listed: Vec<Object>) -> Result<Vec<FoundStream>, StateError> {
+        let before = self.progress.as_ref().map_or_else(|| Ok(FoundStreams::default()), Progress::found_streams)?;
+        // Taken over when all of it is written down: what fails is new the next time, too.
+        let (mut known, mut taken) = (self.known.clone(), self.taken.clone());
+        taken.extend(before.taken());
         // What is gone may come again.
         let there: BTreeSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
-        self.known.retain(|key, _| there.contains(key.as_str()));
-        let before = self.progress.as_ref().map_or_else(|| Ok(FoundStreams::default()), Progress::found_streams)?;
-        self.taken.extend(before.taken());
+        known.retain(|key, _| there.contains(key.as_str()));
         let (mut found, mut named) = (Vec::new(), Vec::new());
         for object in listed {
             // What a folder of the console is, and what is not uploaded yet.
             if object.key.ends_with('/') || object.bytes == 0 {
                 continue;
             }
-            let known = self.known.insert(object.key.clone(), object.etag.clone());
-            if known.is_some_and(|version| version == object.etag) {
+            if known.insert(object.key.clone(), object.etag.clone()).is_some_and(|version| version == object.etag) {
                 continue;
             }
             let what = format!("{} {}", version(&object), object.key);
             let id = match before.id(&what) {
                 Some(id) => id.clone(),
                 None => {
-                    let id = unique(Path::new(&object.key), &mut self.taken);
+                    let id = unique(Path::new(&object.key), &mut taken);
                     named.push((what, id.clone()));
                     id
                 }
@@ -242,6 +280,7 @@ impl Finder {
         if let Some(progress) = &self.progress {
             progress.keep_streams(&before, &named)?;
         }
+        (self.known, self.taken) = (known, taken);
         Ok(found)
     }
 }
@@ -249,7 +288,7 @@ impl Finder {
 impl Discovery for Finder {
     fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError> {
         loop {
-            if self.has_looked {
+            if std::mem::replace(&mut self.has_tried, true) {
                 let Some(poll) = self.search.poll else { return Ok(None) };
                 let clock = self.retry.clock.clone();
                 let again = clock.now() + poll;
@@ -260,15 +299,17 @@ impl Discovery for Finder {
                     clock.wait(again, Duration::from_millis(50));
                 }
             }
-            let (storage, retry, prefix) = (self.storage.clone(), self.retry.clone(), self.search.prefix.clone());
-            let list = async move { retry.run("cannot list", || storage.list(&prefix)).await };
-            let Some(listed) = runtime::wait(stop, list).map_err(|error| error.of_source())? else { return Ok(None) };
-            self.has_looked = true;
-            let found = self.new_ones(listed).map_err(StateError::of_source)?;
-            if !found.is_empty() {
-                return Ok(Some(found));
+            match self.look(stop) {
+                Ok(Some(found)) if found.is_empty() => {}
+                Ok(found) => return Ok(found),
+                Err(error) if self.goes_on_after(&error) => self.tell(&error),
+                Err(error) => return Err(error.of_source()),
             }
         }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        Some(self.retry.trouble.clone())
     }
 }
 
@@ -576,7 +617,9 @@ pub static REGISTRATION: Registration = Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SimulatedClock;
     use crate::sinks::records::tests::context;
+    use crate::storage::error::Cause;
 
     fn built(table: &str) -> Result<Vec<(String, String)>, Vec<String>> {
         match build(&context(Path::new(".")), toml::from_str(table).unwrap()) {
@@ -613,8 +656,7 @@ mod tests {
         let storage: Arc<dyn Storage> = Arc::new(crate::storage::folder::Folder::new("x", "x"));
         let search = Search { prefix: "in/".into(), poll: None, realtime: false, tracks: Tracks::Best };
         let retry = retry(&context(Path::new(".")), Duration::ZERO);
-        let (known, taken) = (BTreeMap::new(), BTreeSet::new());
-        let mut finder = Finder { storage, search, retry, progress: None, known, taken, has_looked: false };
+        let mut finder = Finder::new(storage, search, retry, None);
         let object = |key: &str, bytes: u64, version: &str| Object {
             key: key.into(),
             bytes,
@@ -633,6 +675,75 @@ mod tests {
         grown[2].bytes = 7;
         assert_eq!(look(grown), [pair("b", "in/b.mp4")]);
         assert_eq!(look(vec![object("in/a.mp4", 5, "2")]), [pair("a-2", "in/a.mp4")]);
+    }
+
+    /// Answers lists as they were given.
+    struct Lists(std::sync::Mutex<std::collections::VecDeque<Result<Vec<Object>, StorageError>>>);
+
+    #[async_trait::async_trait]
+    impl Storage for Lists {
+        fn location(&self, key: &str) -> String {
+            key.to_owned()
+        }
+
+        async fn put(&self, _: &str, _: &crate::storage::Body, _: &str) -> Result<(), StorageError> {
+            panic!("nothing is stored")
+        }
+
+        async fn get(&self, _: &str, _: std::ops::Range<u64>, _: Option<&str>) -> Result<bytes::Bytes, StorageError> {
+            panic!("nothing is read")
+        }
+
+        async fn head(&self, _: &str) -> Result<Object, StorageError> {
+            panic!("nothing is looked at")
+        }
+
+        async fn list(&self, _: &str) -> Result<Vec<Object>, StorageError> {
+            self.0.lock().unwrap().pop_front().unwrap()
+        }
+    }
+
+    #[test]
+    fn who_polls_looks_again_after_every_failure() {
+        let object = |key: &str| Object { key: key.into(), bytes: 5, etag: Some("1".into()), modified: None };
+        let failed = |cause: Cause| Err(StorageError::new(cause, "no route").hint("check the network"));
+        let clock = SimulatedClock::default();
+        let finder = |poll: bool, lists: Vec<Result<Vec<Object>, StorageError>>| {
+            let poll = poll.then_some(Duration::from_secs(10));
+            let search = Search { prefix: "in/".into(), poll, realtime: false, tracks: Tracks::Best };
+            let retry = retry(&context(Path::new(".")), Duration::ZERO);
+            let retry = Retry { trouble: Trouble::default(), clock: Arc::new(clock.clone()), ..retry };
+            Finder::new(Arc::new(Lists(std::sync::Mutex::new(lists.into()))), search, retry, None)
+        };
+        let ids = |found: Option<Vec<FoundStream>>| -> Vec<String> {
+            found.unwrap().iter().map(|found| found.id.to_string()).collect()
+        };
+        let lists = vec![
+            failed(Cause::Temporary),
+            Ok(vec![object("a.mp4")]),
+            failed(Cause::Temporary),
+            failed(Cause::Final),
+            Ok(vec![object("a.mp4"), object("b.mp4")]),
+        ];
+        let mut polls = finder(true, lists);
+        let trouble = polls.trouble().unwrap();
+        let told = std::cell::RefCell::new(BTreeSet::new());
+        let stop = || {
+            told.borrow_mut().extend(trouble.now());
+            clock.advance(Duration::from_secs(10));
+            false
+        };
+        assert_eq!(ids(polls.next(&stop).unwrap()), ["a"]);
+        assert_eq!(ids(polls.next(&stop).unwrap()), ["b"]);
+        let said = told.take().into_iter().collect::<Vec<_>>().join("\n");
+        assert!(said.contains("no route; hint: check the network"), "{said}");
+        assert_eq!(trouble.now(), None, "it is over");
+
+        // What has no second look ends, and so does what somebody has to change before there was a first one.
+        for mut ends in [finder(false, vec![failed(Cause::Temporary)]), finder(true, vec![failed(Cause::Final)])] {
+            let error = ends.next(&|| false).err().unwrap();
+            assert!(error.to_string().contains("no route"), "{error}");
+        }
     }
 
     #[test]

@@ -183,6 +183,7 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
         {
             return Ok(());
         }
+        let mut is_skipped = false;
         let puts = match work {
             Work::Ready(puts) => puts,
             Work::Make(make) => match tokio::task::spawn_blocking(make).await {
@@ -191,21 +192,32 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
                 Err(error) => return Err(Failed::Rejected(error.to_string())),
             },
         };
-        // What was begun before, and perhaps stored, is ours; of a live stream, its index must not come again.
+        // What was begun before, and perhaps stored, is ours.
         let is_ours = match &output {
-            Some(output) if output.is_live() || if_exists != IfExists::Overwrite => {
-                remember(&retry, output, Output::begin).await?
+            // Its index must not come again, whatever becomes of it.
+            Some(output) if output.is_live() => {
+                remember(&retry, output, Output::begin).await?;
+                false
             }
+            Some(output) if if_exists != IfExists::Overwrite => remember(&retry, output, Output::is_begun).await?,
             _ => false,
         };
         for put in puts {
             if if_exists != IfExists::Overwrite && !is_ours && is_there(&*storage, &retry, &put.key).await? {
                 if if_exists == IfExists::Skip {
+                    // Somebody else's: nothing is written down, which would make it ours.
+                    is_skipped = true;
                     continue;
                 }
                 let message = format!("`{}` exists already", storage.location(&put.key));
                 let hint = "move it away, choose other names, or write `if_exists = \"overwrite\"`";
                 return Err(Failed::Lost(StorageError::new(Cause::Final, message).hint(hint)));
+            }
+            if let Some(output) = output.as_ref().filter(|output| !output.is_live())
+                && if_exists != IfExists::Overwrite
+            {
+                // Only now: nobody else has anything in its place.
+                remember(&retry, output, Output::begin).await?;
             }
             let attempt = || storage.put(&put.key, &put.body, put.media_type);
             let stored = retry.run("cannot store", attempt).await;
@@ -213,8 +225,8 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
             items.iter().for_each(|item| item.ack.placed(&storage.location(&put.key)));
         }
         match &output {
-            Some(output) => remember(&retry, output, Output::done).await,
-            None => Ok(()),
+            Some(output) if !is_skipped => remember(&retry, output, Output::done).await,
+            _ => Ok(()),
         }
     };
     match result.await {
@@ -307,6 +319,8 @@ mod tests {
     struct Moody {
         refusals: Mutex<std::collections::BTreeMap<String, (u32, Option<Cause>)>>,
         stored: Mutex<Vec<String>>,
+        /// What somebody else has put there.
+        foreign: Mutex<BTreeSet<String>>,
     }
 
     #[async_trait::async_trait]
@@ -330,8 +344,12 @@ mod tests {
             Err(StorageError::new(Cause::Missing, "nothing"))
         }
 
-        async fn head(&self, _: &str) -> Result<Object, StorageError> {
-            Err(StorageError::new(Cause::Missing, "nothing"))
+        async fn head(&self, key: &str) -> Result<Object, StorageError> {
+            let (stored, foreign) = (self.stored.lock().unwrap(), self.foreign.lock().unwrap());
+            match foreign.contains(key) || stored.iter().any(|stored| stored == key) {
+                true => Ok(Object { key: key.to_owned(), bytes: 1, etag: None, modified: None }),
+                false => Err(StorageError::new(Cause::Missing, "nothing")),
+            }
         }
 
         async fn list(&self, _: &str) -> Result<Vec<Object>, StorageError> {
@@ -415,5 +433,46 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(account.snapshot().lost, 1);
+    }
+
+    /// Stores what `output` stands for once; what became of it.
+    async fn store(storage: &Arc<Moody>, if_exists: IfExists, output: &Output) -> Counts {
+        let mut uploads = uploads(storage, 1, &Trouble::default());
+        let (item, account) = item();
+        uploads.submit(Upload { output: Some(output.clone()), if_exists, ..upload(0, &item) });
+        item.lease.ack.release();
+        // Whether it failed is in the books.
+        let _ = uploads.next().await;
+        account.snapshot()
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_has_there_is_not_ours_the_next_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Arc::new(crate::progress::State::new(folder.path().to_owned()));
+        let origin = crate::item::Origin { graph: "door".into(), node: "out".into() };
+        let from = std::collections::BTreeMap::from([(Arc::from("out"), Arc::from("as it is"))]);
+        let configuration = crate::progress::Configuration { from, ..Default::default() };
+        let progress = crate::progress::Progress::new(state, origin, configuration);
+        progress.open().unwrap();
+        let played = progress.played("door.mp4".into(), "one".into());
+        let output = progress.picture_output(&StreamId::new("door").unwrap(), &played, 7).unwrap();
+        let storage = Arc::new(Moody::default());
+        storage.foreign.lock().unwrap().insert("key0".into());
+        for _ in 0..2 {
+            assert_eq!(store(&storage, IfExists::Error, &output).await.lost, 1);
+            assert_eq!(store(&storage, IfExists::Skip, &output).await.delivered, 1);
+            assert!(!output.is_begun().unwrap() && storage.stored.lock().unwrap().is_empty());
+        }
+        // Begun and not done, as after a kill: what is there by now is ours.
+        storage.foreign.lock().unwrap().clear();
+        storage.refusals.lock().unwrap().insert("key0".into(), (1, Some(Cause::Final)));
+        assert_eq!(store(&storage, IfExists::Error, &output).await.lost, 1);
+        assert!(output.is_begun().unwrap() && !output.is_done().unwrap());
+        storage.foreign.lock().unwrap().insert("key0".into());
+        assert_eq!(store(&storage, IfExists::Error, &output).await.delivered, 1);
+        assert!(output.is_done().unwrap());
+        assert_eq!(store(&storage, IfExists::Error, &output).await.delivered, 1);
+        assert_eq!(*storage.stored.lock().unwrap(), ["key0"], "once");
     }
 }

@@ -24,7 +24,6 @@ use crate::media::parameters::Parameters;
 use crate::operator::{
     BuildContext, Built, Execution, InlineOperator, Output, Produces, Registration, Role, SinkInput, StreamOperator,
 };
-use crate::progress::Progress;
 use crate::time::MediaTime;
 
 use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, explained, name_template};
@@ -77,7 +76,6 @@ enum Cut {
 struct Settings {
     cut: Cut,
     maker: Arc<Maker>,
-    progress: Option<Progress>,
 }
 
 struct Chunk {
@@ -92,7 +90,6 @@ impl InlineOperator for Chunk {
             info: None,
             refusal: None,
             grid: None,
-            next_index: 0,
             begun: 0,
             open: None,
             closing: None,
@@ -182,8 +179,6 @@ struct ChunkStream {
     /// Why nothing of the stream can be kept; told with the first packet.
     refusal: Option<Refusal>,
     grid: Option<Grid>,
-    /// Where nothing is remembered of the stream.
-    next_index: u64,
     /// How many parts it has begun.
     begun: u64,
     open: Option<Part>,
@@ -388,7 +383,8 @@ impl ChunkStream {
             Some(_) => {}
             None => self.grid = self.new_grid(start, &info),
         }
-        let index = self.index(&info)?;
+        let index = self.files.next_index(&info.played);
+        let index = index.map_err(|error| ItemError::Failed(explained(&error)))?;
         let first = First { seq: item.seq, time: item.time, start, follows: self.is_unbroken };
         let file = self.files.begin(index, first, &info);
         let file = file.map_err(|error| ItemError::Failed(explained(&error)))?;
@@ -398,20 +394,6 @@ impl ChunkStream {
         (self.is_unbroken, self.is_broken) = (true, false);
         self.finish_closing_if_complete(out);
         Ok(())
-    }
-
-    /// The number of the next part. Those of a live stream go on where they were before a restart.
-    fn index(&mut self, info: &StreamInfo) -> Result<u64, ItemError> {
-        if let Some(progress) = self.settings.progress.as_ref().filter(|_| info.played == Played::Live) {
-            let next = progress.next_index(&self.stream);
-            let next = next.map_err(|error| ItemError::Failed(format!("{error}; {}", error.hint)))?;
-            if let Some(next) = next {
-                return Ok(next);
-            }
-        }
-        let index = self.next_index;
-        self.next_index += 1;
-        Ok(index)
     }
 
     fn new_grid(&self, start: MediaTime, info: &StreamInfo) -> Option<Grid> {
@@ -503,9 +485,8 @@ impl ChunkStream {
         let played = self.info.as_ref().map(|info| &info.played);
         let by_wall = matches!(self.settings.cut, Cut::EveryOfWall(_));
         // What is cut by when it came is cut elsewhere the next time.
-        let remembered =
-            self.settings.progress.as_ref().zip(played.filter(|played| !by_wall || **played == Played::Live));
-        let lineage = remembered.and_then(|(progress, played)| progress.lineage(played));
+        let remembered = played.filter(|played| !by_wall || **played == Played::Live);
+        let lineage = remembered.and_then(|played| self.files.lineage(played));
         self.files.finish(part.file, Telling { lineage, is_in_books: true, by_wall }, out);
     }
 }
@@ -564,9 +545,9 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         None | Some(ContainerConfig::Mp4) => Container::Mp4,
         Some(ContainerConfig::Fmp4) => Container::FragmentedMp4,
     };
-    let (origin, clock) = (context.origin.clone(), context.clock.clone());
-    let maker = Maker { what: "chunk", container, name, origin, clock };
-    let settings = Settings { cut, maker: Arc::new(maker), progress: context.progress.clone() };
+    let (origin, clock, progress) = (context.origin.clone(), context.clock.clone(), context.progress.clone());
+    let maker = Maker { what: "chunk", container, name, origin, clock, progress };
+    let settings = Settings { cut, maker: Arc::new(maker) };
     Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(settings) })))
 }
 

@@ -9,11 +9,14 @@ use std::time::SystemTime;
 
 use crate::clock::Clock;
 use crate::error::{FieldError, ItemError};
-use crate::item::{Item, Lineage, Origin, Packet, Payload, RecordBody, Segment, StreamId, StreamInfo, WallTime};
+use crate::item::{
+    Item, Lineage, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, WallTime,
+};
 use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
 use crate::made::{FileState, MadeFile};
 use crate::media::mux::{Container, LONGEST_FIRST_FRAGMENT, MuxError, Muxer, ticks_since};
 use crate::operator::{Later, Output, Unmade};
+use crate::progress::Progress;
 use crate::template::{Placeholder, Template, Values};
 use crate::time::MediaTime;
 
@@ -31,6 +34,7 @@ pub(super) struct Maker {
     pub name: Template,
     pub origin: Origin,
     pub clock: Arc<dyn Clock>,
+    pub progress: Option<Progress>,
 }
 
 /// The files of one stream.
@@ -38,6 +42,8 @@ pub(super) struct Files {
     maker: Arc<Maker>,
     stream: StreamId,
     budget: Arc<Budget>,
+    /// Where nothing is remembered of the stream.
+    next_index: u64,
 }
 
 /// A file that is being written.
@@ -91,7 +97,29 @@ impl Maker {
 
 impl Files {
     pub fn new(maker: Arc<Maker>, stream: StreamId) -> Files {
-        Files { maker, stream, budget: Budget::new(WAITING_FOR_SINK) }
+        Files { maker, stream, budget: Budget::new(WAITING_FOR_SINK), next_index: 0 }
+    }
+
+    /// The number of the next file. Those of a live stream go on where they were before a restart.
+    ///
+    /// # Errors
+    /// Where progress cannot be read.
+    pub fn next_index(&mut self, played: &Played) -> Result<u64, MuxError> {
+        if let Some(progress) = self.maker.progress.as_ref().filter(|_| *played == Played::Live) {
+            let next = progress.next_index(&self.stream);
+            let next = next.map_err(|error| MuxError::Failed(format!("{error}; {}", error.hint)))?;
+            if let Some(next) = next {
+                return Ok(next);
+            }
+        }
+        let index = self.next_index;
+        self.next_index += 1;
+        Ok(index)
+    }
+
+    /// What a file of what is played is made of, where that is remembered.
+    pub fn lineage(&self, played: &Played) -> Option<Lineage> {
+        self.maker.progress.as_ref()?.lineage(played)
     }
 
     /// Keeps the credit of `item` back while too many finished files wait.

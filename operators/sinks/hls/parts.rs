@@ -72,6 +72,8 @@ struct Open {
     key: i64,
     longest_group: i64,
     is_after_gap: bool,
+    /// When the first picture of the segment is shown.
+    shown: MediaTime,
 }
 
 impl Open {
@@ -87,6 +89,7 @@ impl Open {
             key: start,
             longest_group: 0,
             is_after_gap,
+            shown: first.pts,
         }
     }
 
@@ -130,7 +133,9 @@ pub struct PartCutter {
     bytes: u64,
     is_after_gap: bool,
     has_begun: bool,
-    /// The longest segment, in seconds, and how long parts are, once that is promised.
+    /// The longest segment, in seconds, where that has been promised already.
+    target: Option<u64>,
+    /// The same, and how long parts are, once both are promised.
     promised: Option<(u64, Length)>,
     /// Segments that no keyframe begins.
     pub forced: u64,
@@ -149,6 +154,7 @@ impl PartCutter {
             bytes: 0,
             is_after_gap: false,
             has_begun: false,
+            target: promise.map(|promise| promise.target),
             promised,
             forced: 0,
         }
@@ -248,8 +254,8 @@ impl PartCutter {
         if next.packet.is_key && self.rules.is_due(decoded - open.segment) {
             return true;
         }
-        let limit = match self.promised {
-            Some((target, _)) => i64::try_from(target).unwrap_or(i64::MAX).saturating_mul(1_000_000),
+        let limit = match self.promised.map(|(target, _)| target).or(self.target) {
+            Some(target) => i64::try_from(target).unwrap_or(i64::MAX).saturating_mul(1_000_000),
             None => self.rules.length.saturating_mul(3).max(LONGEST_FIRST),
         };
         let lasts = duration(next).unwrap_or(decoded - open.latest);
@@ -270,7 +276,7 @@ impl PartCutter {
     fn end_segment(&mut self, next: &Held, out: &mut Vec<Part>) {
         let Some(open) = &self.open else { return };
         let decoded = next.packet.dts.as_micros();
-        let most = self.promised.map_or(LONGEST_FIRST, |(target, _)| longest(target));
+        let most = self.promised.map(|(target, _)| target).or(self.target).map_or(LONGEST_FIRST, longest);
         // A hole that nobody has announced.
         let is_hole = decoded - open.latest > most;
         let end = if is_hole { open.end().min(decoded) } else { decoded };
@@ -321,7 +327,8 @@ impl PartCutter {
         let picture = intervals.get(intervals.len() / 2).copied().unwrap_or(fallback);
         let last_group = next.filter(|(next, _)| next.packet.is_key).map_or(0, |_| end - first.key);
         let group = Some(first.longest_group.max(last_group)).filter(|group| *group > 0).unwrap_or(self.rules.length);
-        let target = seconds(self.rules.length.saturating_add(group).max(end - first.segment));
+        let by_this = seconds(self.rules.length.saturating_add(group).max(end - first.segment));
+        let target = self.target.unwrap_or(by_this);
         self.promised = Some((target, Length::of(self.wanted, picture)));
         // What it holds comes once more.
         (self.bytes, self.is_after_gap, self.has_begun) = (0, first.is_after_gap, false);
@@ -347,6 +354,7 @@ impl PartCutter {
         let mut stays = Vec::new();
         let (mut samples, mut acks) = (Vec::new(), Vec::new());
         let mut first: Option<(MediaTime, SystemTime, bool)> = None;
+        let mut has_leading = false;
         for held in std::mem::take(&mut open.held) {
             let is_picture = held.packet.track == 0;
             // Of sound that is ahead of the last picture of all, there is no other place.
@@ -354,6 +362,7 @@ impl PartCutter {
                 stays.push(held);
                 continue;
             }
+            has_leading |= is_picture && held.pts < open.shown;
             if is_picture && first.is_none() {
                 first = Some((held.pts, held.time, held.packet.is_key));
             }
@@ -379,6 +388,7 @@ impl PartCutter {
             duration,
             is_after_gap: is_first && open.is_after_gap,
             is_independent,
+            has_leading,
             time,
             target: Some(target),
             part_target: Some(length.most),
@@ -498,6 +508,25 @@ mod tests {
         let parts = pictures(&mut cutter, 88..113);
         assert!(parts[0].is_after_gap && parts[0].is_independent);
         assert_eq!(parts[0].start, MediaTime::from_micros(100 * 40_000));
+    }
+
+    #[test]
+    fn a_target_that_players_know_holds_for_other_parts_too() {
+        let promise = Promise { target: 2, part: None };
+        let mut cutter = PartCutter {
+            kept: vec![true, true],
+            ..PartCutter::new(Rules { length: 3 * SECOND, ..RULES }, SECOND / 2, Some(promise))
+        };
+        let mut parts = pictures(&mut cutter, 0..200);
+        parts.extend(cutter.finish());
+        let mut length = 0;
+        for part in &parts {
+            assert_eq!((part.target, part.part_target), (Some(2), Some(500_000)));
+            length += part.duration;
+            assert!(length <= longest(2), "{length}");
+            length = if part.completes { 0 } else { length };
+        }
+        assert!(parts.len() > 12);
     }
 
     #[test]

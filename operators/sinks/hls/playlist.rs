@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -45,15 +46,16 @@ pub struct Listed {
     pub number: u64,
     /// Microseconds.
     pub duration: i64,
-    /// The number of its initialisation.
+    /// The number of its initialisation, and what is in the address of that, like `version`.
     pub map: u64,
+    pub map_version: Option<Arc<str>>,
     pub is_discontinuous: bool,
     /// Whether it is lost: its time is listed, and nobody can fetch it.
     pub is_gap: bool,
     /// When its first picture was taken, where that is known.
     pub time: Option<SystemTime>,
-    /// What of its content is in its address, where the number alone may come to mean something else.
-    pub version: Option<String>,
+    /// What of its content is in its address; `None` for what the whole playlist has there.
+    pub version: Option<Arc<str>>,
     /// What it consists of, where latency is to be low.
     pub parts: Vec<ListedPart>,
 }
@@ -64,6 +66,8 @@ pub struct Playlist {
     pub kind: Kind,
     pub form: Form,
     pub window: Window,
+    /// What is in the address of each file, so that it never comes to mean something else.
+    pub version: Arc<str>,
     /// Seconds; no segment is longer, as rounded.
     pub target: u64,
     /// Microseconds; no part is longer. `None` where segments have no parts.
@@ -73,7 +77,7 @@ pub struct Playlist {
     pub open: Option<Listed>,
     /// Discontinuities that have left it.
     pub discontinuities: u64,
-    /// Whether decoding may begin with every segment that there was.
+    /// Whether every segment that there was can be decoded by itself, from its first picture to its last.
     pub is_independent: bool,
     pub is_over: bool,
     /// The longest that it has been, in microseconds.
@@ -106,6 +110,7 @@ impl Playlist {
             kind,
             form,
             window,
+            version: Arc::default(),
             target,
             part_target: None,
             segments: VecDeque::new(),
@@ -275,7 +280,7 @@ impl Playlist {
             self.parts(&mut text, open);
         }
         if let Some((number, part)) = self.hint() {
-            let _ = writeln!(text, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{number}.{part}.m4s\"");
+            let _ = writeln!(text, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{number}.{part}.m4s{}\"", self.version(None));
         }
         if self.is_over {
             text.push_str("#EXT-X-ENDLIST\n");
@@ -289,7 +294,8 @@ impl Playlist {
             text.push_str("#EXT-X-DISCONTINUITY\n");
         }
         if self.form == Form::Mp4 && (segment.is_discontinuous || map != Some(segment.map)) {
-            let _ = writeln!(text, "#EXT-X-MAP:URI=\"init-{}.mp4{}\"", segment.map, version(segment));
+            let version = self.version(segment.map_version.as_deref());
+            let _ = writeln!(text, "#EXT-X-MAP:URI=\"init-{}.mp4{version}\"", segment.map);
         }
         if let Some(time) = segment.time {
             let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{}", time_text(time));
@@ -300,7 +306,9 @@ impl Playlist {
         for (place, part) in segment.parts.iter().enumerate() {
             let independent = if part.is_independent { ",INDEPENDENT=YES" } else { "" };
             let (number, duration) = (segment.number, seconds(part.duration));
-            let _ = writeln!(text, "#EXT-X-PART:DURATION={duration},URI=\"{number}.{place}.m4s\"{independent}");
+            let version = self.version(segment.version.as_deref());
+            let _ =
+                writeln!(text, "#EXT-X-PART:DURATION={duration},URI=\"{number}.{place}.m4s{version}\"{independent}");
         }
     }
 
@@ -308,8 +316,14 @@ impl Playlist {
         if segment.is_gap {
             text.push_str("#EXT-X-GAP\n");
         }
-        let (length, version) = (seconds(segment.duration), version(segment));
+        let (length, version) = (seconds(segment.duration), self.version(segment.version.as_deref()));
         let _ = writeln!(text, "#EXTINF:{length},\n{}.{}{version}", segment.number, extension(self.form));
+    }
+
+    /// What stands behind a name.
+    fn version(&self, own: Option<&str>) -> String {
+        let version = own.unwrap_or(&self.version);
+        if version.is_empty() { String::new() } else { format!("?v={version}") }
     }
 }
 
@@ -326,10 +340,6 @@ fn seconds(micros: i64) -> String {
     format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
 }
 
-fn version(segment: &Listed) -> String {
-    segment.version.as_ref().map(|version| format!("?v={version}")).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,7 +350,8 @@ mod tests {
     fn segment(number: u64, duration: i64, is_discontinuous: bool) -> Listed {
         let time = Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000 + number * 4));
         let map = u64::from(number > 2);
-        Listed { number, duration, map, is_discontinuous, is_gap: false, time, version: None, parts: Vec::new() }
+        let (version, map_version) = (None, None);
+        Listed { number, duration, map, map_version, is_discontinuous, is_gap: false, time, version, parts: Vec::new() }
     }
 
     #[test]
@@ -364,8 +375,9 @@ mod tests {
     fn a_finished_playlist_lists_all() {
         let mut playlist = Playlist::new(Kind::Vod, Form::Mp4, Window::Segments(3), 4);
         for number in 0..5 {
-            let version = Some(format!("{number:08x}"));
-            let segment = Listed { time: None, version, ..segment(number, 2_500_000, number == 3) };
+            let version = Some(format!("{number:08x}").into());
+            let map_version = Some(format!("{:08x}", 256 + u64::from(number > 2)).into());
+            let segment = Listed { time: None, version, map_version, ..segment(number, 2_500_000, number == 3) };
             assert!(playlist.push(segment).is_empty());
         }
         playlist.is_over = true;
@@ -375,6 +387,7 @@ mod tests {
     #[test]
     fn parts_are_listed_as_they_come() {
         let mut playlist = Playlist::new(Kind::Live, Form::Mp4, Window::Segments(12), 2);
+        playlist.version = "0a1b2c3d".into();
         playlist.part_target = Some(500_000);
         let part = |place: usize| ListedPart { duration: 480_000, is_independent: place == 0 };
         for number in 0..11 {

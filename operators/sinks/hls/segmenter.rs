@@ -73,6 +73,9 @@ pub struct Part {
     pub is_after_gap: bool,
     /// Whether decoding may begin with it.
     pub is_independent: bool,
+    /// Whether it has pictures that are shown before the first one of its segment, as behind the keyframe of an open group:
+    /// what came before may be needed for them.
+    pub has_leading: bool,
     /// When its first picture was read.
     pub time: SystemTime,
     /// The longest that a segment of the stream is, in seconds; where that is promised.
@@ -110,6 +113,7 @@ struct Open {
     time: SystemTime,
     is_after_gap: bool,
     is_independent: bool,
+    has_leading: bool,
     /// Microseconds: when the picture that is shown longest is over.
     end: i64,
     /// Microseconds: when the picture that comes last is shown; [`i64::MIN`] where there is none.
@@ -127,6 +131,7 @@ impl Open {
             time: first.time,
             is_after_gap,
             is_independent: first.packet.is_key,
+            has_leading: false,
             end: first.pts.as_micros(),
             latest: i64::MIN,
             key: first.pts.as_micros(),
@@ -138,6 +143,7 @@ impl Open {
         if held.packet.track == 0 {
             self.end = self.end.max(held.end());
             let pts = held.pts.as_micros();
+            self.has_leading |= pts < self.start.as_micros();
             self.latest = self.latest.max(pts);
             if held.packet.is_key && pts > self.key {
                 self.longest_group = self.longest_group.max(Some(pts - self.key));
@@ -438,6 +444,7 @@ impl Segmenter {
             duration,
             is_after_gap: open.is_after_gap,
             is_independent: open.is_independent,
+            has_leading: open.has_leading,
             time: open.time,
             target: self.target,
             part_target: None,
@@ -528,6 +535,21 @@ mod tests {
             Segmenter { kept: vec![true, true], ..Segmenter::new(Rules { promises: false, ..RULES }, None) };
         let parts = pictures(&mut patient, 0..120, &[0, 10, 20, 110]);
         assert_eq!(lengths(&parts), [(2.0, true), (9.0, true)]);
+    }
+
+    #[test]
+    fn pictures_that_are_shown_before_the_keyframe_are_told() {
+        let mut segmenter = segmenter(RULES);
+        let mut parts = Vec::new();
+        // In the order of decoding: the second group is open, the third is closed.
+        let shown =
+            [(0, true), (10, false), (20, true), (18, false), (19, false), (30, false), (40, true), (50, false)];
+        for (tenth, is_key) in shown {
+            parts.extend(give(&mut segmenter, 0, tenth * SECOND / 10, is_key, 10).0);
+        }
+        parts.extend(segmenter.finish());
+        let told: Vec<_> = parts.iter().map(|part| (part.is_independent, part.has_leading)).collect();
+        assert_eq!(told, [(true, false), (true, true), (true, false)]);
     }
 
     #[test]

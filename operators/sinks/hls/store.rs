@@ -127,7 +127,7 @@ impl Shelf {
 pub struct Promise {
     /// The longest segment, in seconds.
     pub target: u64,
-    /// The longest part, in microseconds, where segments have parts.
+    /// The longest part, in microseconds, where segments go on to have such parts.
     pub part: Option<i64>,
 }
 
@@ -146,6 +146,14 @@ pub struct Terms {
     /// Bytes of segments in memory, and in temporary files.
     pub memory: u64,
     pub disk: u64,
+}
+
+impl Terms {
+    /// Whether what is published on these terms can stand behind what was published on others, in one playlist.
+    fn go_on(&self, before: &Terms) -> bool {
+        let what = |terms: &Terms| (terms.kind, terms.form, terms.part);
+        self.kind != Kind::Vod && what(self) == what(before)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -186,15 +194,24 @@ mod tests {
         NewSegment {
             init: Bytes::from_static(b"init"),
             media: Bytes::from(vec![u8::try_from(number % 251).unwrap(); bytes]),
-            sha256: format!("{number:064x}"),
+            sha256: None,
             duration: 2_000_000,
             target: Some(2),
             part_target: None,
             completes: true,
             is_discontinuous: false,
             is_independent: true,
+            has_leading: false,
             time: clock.wall(),
         }
+    }
+
+    fn name(address: &str) -> &str {
+        address.split('?').next().unwrap_or_default()
+    }
+
+    fn number(address: &str) -> u64 {
+        name(address).split('.').next().unwrap_or_default().parse().unwrap()
     }
 
     struct Bench {
@@ -235,8 +252,14 @@ mod tests {
             self.text().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
         }
 
-        fn has(&self, name: &str) -> bool {
-            matches!(self.published.file(name, &Asked::default(), self.clock.now()), Found::Segment(_) | Found::Init(_))
+        /// What is at an address as playlists have it.
+        fn look(&self, address: &str, asked: Asked) -> Found {
+            let version = address.split_once("?v=").map(|(_, version)| version.to_owned());
+            self.published.file(name(address), &Asked { version, ..asked }, self.clock.now())
+        }
+
+        fn has(&self, address: &str) -> bool {
+            matches!(self.look(address, Asked::default()), Found::Segment(_) | Found::Init(_))
         }
     }
 
@@ -261,7 +284,7 @@ mod tests {
             }
         }
         let first = seen.keys().next().unwrap();
-        assert!(matches!(bench.published.file(first, &Asked::default(), bench.clock.now()), Found::Over), "{first}");
+        assert!(matches!(bench.look(first, Asked::default()), Found::Over), "{first}");
         assert!(matches!(bench.published.file("1.m4s", &Asked::default(), bench.clock.now()), Found::Over));
         for name in ["99999999999.m4s", "init-7.mp4", "index.m3u", "0x1.m4s", "+1.m4s", "01.m4s", "", ".."] {
             assert!(
@@ -285,20 +308,16 @@ mod tests {
         bench.append(400).unwrap();
         let listed = bench.listed();
         assert_eq!(listed.len(), 6);
-        assert!(matches!(bench.published.file(&listed[4], &Asked::default(), bench.clock.now()), Found::Gap));
+        assert!(matches!(bench.look(&listed[4], Asked::default()), Found::Gap));
         for (number, name) in listed.iter().enumerate().filter(|(number, _)| *number != 4) {
-            let Found::Segment(served) = bench.published.file(name, &Asked::default(), bench.clock.now()) else {
-                panic!("{name}")
-            };
+            let Found::Segment(served) = bench.look(name, Asked::default()) else { panic!("{name}") };
             let expected = [1, 2, 3, 4, 5, 6][number];
             assert_eq!(served.read(0..3).unwrap(), vec![expected; 3], "{name}");
         }
         // The lost one is not passed over in silence, and what follows is at its time.
         assert!(bench.text().contains(&format!("#EXT-X-GAP\n#EXTINF:2.000000,\n{}\n", listed[4])), "{}", bench.text());
         assert!(!bench.text().contains("#EXT-X-DISCONTINUITY\n"), "{}", bench.text());
-        let Found::Segment(served) = bench.published.file(&listed[3], &Asked::default(), bench.clock.now()) else {
-            panic!("it is listed")
-        };
+        let Found::Segment(served) = bench.look(&listed[3], Asked::default()) else { panic!("it is listed") };
         assert!(served.is_in_file());
     }
 
@@ -319,7 +338,6 @@ mod tests {
             bench.append(10).unwrap();
         }
         let before = bench.listed();
-        let number = |name: &String| name.trim_end_matches(".m4s").parse::<u64>().unwrap();
         let mut earlier = None;
         let mut resume = |bench: &mut Bench, terms: &Terms| {
             bench.writing.abandon(bench.clock.now());
@@ -335,8 +353,9 @@ mod tests {
             earlier = Some(before_that);
             promised
         };
-        // On other terms what was listed leaves.
-        assert_eq!(resume(&mut bench, &Terms { length: 1_000_000, ..TERMS }), None);
+        // Another kind of a playlist lists nothing of what was, but keeps what was promised.
+        let promise = Some(Promise { target: 2, part: None });
+        assert_eq!(resume(&mut bench, &Terms { kind: Kind::Event, ..TERMS }), promise);
         bench.append(10).unwrap();
         let after = bench.listed();
         assert_eq!(after.len(), 1);
@@ -345,6 +364,175 @@ mod tests {
         assert!(matches!(late, Err(Refused::Superseded)));
         assert!(bench.text().contains("#EXT-X-DISCONTINUITY\n"));
         assert!(before.iter().all(|name| bench.has(name)));
+    }
+
+    #[test]
+    fn an_address_of_another_publication_is_that_of_no_file() {
+        // The clock says the same to both, as it may after a restart.
+        let mut benches = [Bench::new(PARTS), Bench::new(PARTS)];
+        for bench in &mut benches {
+            for _ in 0..6 {
+                bench.append_part(100).unwrap();
+            }
+        }
+        let addresses = benches.each_ref().map(|bench| {
+            let map = bench.text().split("#EXT-X-MAP:URI=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+            let part = bench.text().split("URI=\"").nth(2).unwrap().split('"').next().unwrap().to_owned();
+            [map, part, bench.listed()[0].clone(), bench.hint()]
+        });
+        for place in 0..4 {
+            let [own, other] = addresses.each_ref().map(|addresses| &addresses[place]);
+            assert!(own != other && name(own) == name(other), "{own} {other}");
+            let is_there = |address: &str| {
+                matches!(benches[0].look(address, Asked::default()), Found::Coming) || benches[0].has(address)
+            };
+            assert!(is_there(own) && is_there(name(own)), "{own}");
+            for wrong in [other.clone(), format!("{}?v=", name(own)), format!("{own}0")] {
+                assert!(matches!(benches[0].look(&wrong, Asked::default()), Found::Over), "{wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn on_other_terms_of_the_same_kind_a_playlist_keeps_what_it_promised() {
+        let mut bench = Bench::new(TERMS);
+        for _ in 0..3 {
+            bench.append(10).unwrap();
+        }
+        let before = bench.listed();
+        bench.writing.abandon(bench.clock.now());
+        let terms = Terms { length: 5_000_000, window: Window::Segments(4), ..TERMS };
+        let resumed = bench.playlists.publish(&bench.shelf, &stream(), &terms, bench.clock.now());
+        let (again, promised) = resumed.unwrap_or_else(|other| panic!("`{other}` has it"));
+        assert_eq!(promised, Some(Promise { target: 2, part: None }));
+        bench.writing = again;
+        bench.append(10).unwrap();
+        assert_eq!(bench.listed()[..3], before, "{}", bench.text());
+        assert!(bench.text().contains("#EXT-X-TARGETDURATION:2\n") && bench.text().contains("#EXT-X-DISCONTINUITY\n"));
+        // Parts of another length are promised anew, and segments are not.
+        let terms = Terms { part: Some(200_000), ..terms };
+        bench.writing.abandon(bench.clock.now());
+        let resumed = bench.playlists.publish(&bench.shelf, &stream(), &terms, bench.clock.now());
+        assert_eq!(resumed.ok().and_then(|(_, promised)| promised), promised);
+    }
+
+    const FINISHED: Terms = Terms { kind: Kind::Vod, dated: false, ..TERMS };
+
+    impl Bench {
+        /// Another segment of VOD, all of these bytes.
+        fn append_finished(&mut self, byte: u8, bytes: usize) -> Result<(), Refused> {
+            let media = Bytes::from(vec![byte; bytes]);
+            let sha256 = Some(files::tag(&media));
+            let segment = NewSegment { media, sha256, target: None, ..segment(0, 1, &self.clock) };
+            self.writing.append(segment, self.clock.now())
+        }
+
+        /// The stream is published anew.
+        fn begin_anew(&mut self, terms: &Terms) {
+            self.writing.abandon(self.clock.now());
+            let resumed = self.playlists.publish(&self.shelf, &stream(), terms, self.clock.now());
+            self.writing = resumed.unwrap_or_else(|other| panic!("`{other}` has it")).0;
+        }
+    }
+
+    #[test]
+    fn what_is_finished_stays_until_what_takes_its_place_is_finished() {
+        let mut bench = Bench::new(FINISHED);
+        for byte in 0..3 {
+            bench.append_finished(byte, 100).unwrap();
+        }
+        bench.writing.end(bench.clock.now());
+        let (text, listed) = (bench.text(), bench.listed());
+        assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:0\n") && text.ends_with("#EXT-X-ENDLIST\n"), "{text}");
+        let content = |bench: &Bench| -> Vec<_> { listed.iter().map(|address| bench.bytes(address)).collect() };
+        let before = content(&bench);
+        // One that breaks off leaves nothing behind.
+        bench.begin_anew(&FINISHED);
+        bench.append_finished(7, 100).unwrap();
+        assert_eq!((bench.text(), content(&bench)), (text.clone(), before.clone()));
+        bench.begin_anew(&FINISHED);
+        for byte in 10..14 {
+            bench.append_finished(byte, 100).unwrap();
+            assert_eq!((bench.text(), content(&bench)), (text.clone(), before.clone()));
+        }
+        assert_eq!(bench.published.used(), (700, 0));
+        bench.writing.end(bench.clock.now());
+        let after = bench.listed();
+        assert!(after.len() == 4 && bench.text().ends_with("#EXT-X-ENDLIST\n"), "{}", bench.text());
+        assert!(after.iter().all(|address| bench.has(address) && !listed.contains(address)), "{after:?}");
+        assert!(!bench.text().contains("DISCONTINUITY\n"), "{}", bench.text());
+        // Whoever plays the first may play it to its end.
+        bench.clock.advance(Duration::from_secs(6));
+        assert_eq!(content(&bench), before);
+        bench.clock.advance(Duration::from_secs(6));
+        assert!(listed.iter().all(|address| matches!(bench.look(address, Asked::default()), Found::Over)));
+        assert_eq!(bench.published.used(), (400, 0));
+        assert!(bench.playlists.find("yard", "door", bench.clock.now()).is_some());
+    }
+
+    #[test]
+    fn what_is_finished_makes_room_for_what_takes_its_place() {
+        let mut bench = Bench::new(Terms { memory: 1000, disk: 0, ..FINISHED });
+        for byte in 0..3 {
+            bench.append_finished(byte, 250).unwrap();
+        }
+        bench.writing.end(bench.clock.now());
+        let listed = bench.listed();
+        bench.begin_anew(&Terms { memory: 1000, disk: 0, ..FINISHED });
+        bench.append_finished(10, 250).unwrap();
+        assert!(listed.iter().all(|address| bench.has(address)));
+        bench.append_finished(11, 250).unwrap();
+        assert!(matches!(bench.look("index.m3u8", Asked::default()), Found::NotYet(Kind::Vod)));
+        assert!(!listed.iter().any(|address| bench.has(address)));
+        bench.writing.end(bench.clock.now());
+        assert!(bench.listed().len() == 2 && bench.listed().iter().all(|address| bench.has(address)));
+    }
+
+    #[test]
+    fn a_live_playlist_ends_where_a_finished_one_takes_its_place_and_the_other_way_round() {
+        let mut bench = Bench::new(TERMS);
+        for _ in 0..3 {
+            bench.append(10).unwrap();
+        }
+        let live = bench.listed();
+        bench.begin_anew(&FINISHED);
+        bench.append_finished(1, 10).unwrap();
+        assert!(bench.listed() == live && bench.text().ends_with("#EXT-X-ENDLIST\n"), "{}", bench.text());
+        bench.writing.end(bench.clock.now());
+        let finished = bench.listed();
+        assert!(finished.len() == 1 && bench.text().contains("PLAYLIST-TYPE:VOD"), "{}", bench.text());
+        bench.begin_anew(&TERMS);
+        bench.append(10).unwrap();
+        assert!(!bench.text().contains("PLAYLIST-TYPE") && bench.listed().len() == 1, "{}", bench.text());
+        for address in live.iter().chain(&finished).chain(&bench.listed()) {
+            assert!(bench.has(address), "{address}");
+        }
+        let map = bench.text().split("#EXT-X-MAP:URI=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        assert!(bench.has(&map), "{map}");
+    }
+
+    #[test]
+    fn segments_are_only_said_to_be_independent_where_all_are() {
+        let bench = Bench::new(PARTS);
+        for place in 0..8 {
+            bench.clock.advance(Duration::from_millis(500));
+            let part = NewSegment {
+                duration: 500_000,
+                part_target: Some(500_000),
+                completes: place % 4 == 3,
+                is_independent: place % 4 == 0,
+                // Some of the pictures behind the keyframe are decoded with the next part.
+                has_leading: place == 5,
+                ..segment(place, 10, &bench.clock)
+            };
+            bench.writing.append(part, bench.clock.now()).unwrap();
+            if place >= 3 {
+                let text = bench.text();
+                assert_eq!(text.contains("#EXT-X-INDEPENDENT-SEGMENTS\n"), place < 5, "{text}");
+                // Players may begin there all the same.
+                assert!(text.contains("INDEPENDENT=YES"), "{text}");
+            }
+        }
     }
 
     #[test]
@@ -359,7 +547,7 @@ mod tests {
         bench.writing = resumed.unwrap_or_else(|other| panic!("`{other}` has it")).0;
         bench.append(10).unwrap();
         let after = bench.listed();
-        assert!(after.len() == 1 && after[0].ends_with(".ts") && bench.has(&after[0]), "{after:?}");
+        assert!(after.len() == 1 && name(&after[0]).ends_with(".ts") && bench.has(&after[0]), "{after:?}");
         assert!(!bench.has(&after[0].replace(".ts", ".m4s")) && !bench.has(&before[0].replace(".m4s", ".ts")));
         // Players may still want them, and they are what they were.
         assert!(before.iter().all(|name| bench.has(name)));
@@ -451,10 +639,6 @@ mod tests {
             self.writing.append(part, self.clock.now())
         }
 
-        fn look(&self, name: &str, asked: Asked) -> Found {
-            self.published.file(name, &asked, self.clock.now())
-        }
-
         fn bytes(&self, name: &str) -> Option<Vec<u8>> {
             match self.look(name, Asked::default()) {
                 Found::Segment(served) => Some(served.read(0..u64::MAX).unwrap().to_vec()),
@@ -478,6 +662,7 @@ mod tests {
             assert!(matches!(bench.look("index.m3u8", Asked::default()), Found::NotYet(Kind::Live)));
             bench.append_part(100).unwrap();
         }
+        let version = format!("?v={}", bench.hint().split_once("?v=").unwrap().1);
         for count in 0..60 {
             let hint = bench.hint();
             assert!(matches!(bench.look(&hint, Asked::default()), Found::Coming), "{hint}");
@@ -490,14 +675,16 @@ mod tests {
                 let part = (served.read(0..u64::MAX).unwrap().to_vec(), served.tag);
                 // Also once its segment is complete.
                 assert_eq!(known.entry(name.to_owned()).or_insert_with(|| part.clone()), &part, "{name}");
+                assert!(name.ends_with(&version), "{name}");
             }
             // Those of three target durations are listed, and no more.
             assert!(text.matches("#EXT-X-PART:").count() <= 4 * 4, "{text}");
         }
         let mut in_files = 0;
         for name in bench.listed() {
-            let number = name.trim_end_matches(".m4s").to_owned();
-            let parts: Vec<u8> = (0..4).flat_map(|part| known[&format!("{number}.{part}.m4s")].0.clone()).collect();
+            let number = number(&name);
+            let parts = (0..4).map(|part| known[&format!("{number}.{part}.m4s{version}")].0.clone());
+            let parts: Vec<u8> = parts.flatten().collect();
             assert!(bench.bytes(&name).unwrap() == parts, "{name}");
             let Found::Segment(served) = bench.look(&name, Asked::default()) else { panic!("{name}") };
             in_files += usize::from(served.is_in_file());
@@ -516,9 +703,9 @@ mod tests {
         for _ in 0..6 {
             bench.append_part(100).unwrap();
         }
-        let first: u64 = bench.listed()[0].trim_end_matches(".m4s").parse().unwrap();
+        let first = number(&bench.listed()[0]);
         let look = |bench: &Bench, sequence: u64, part: Option<u64>| {
-            bench.look("index.m3u8", Asked { sequence: Some(first + sequence), part, skips: false })
+            bench.look("index.m3u8", Asked { sequence: Some(first + sequence), part, ..Asked::default() })
         };
         // One segment is complete, and of the next one there are two parts.
         for (sequence, part) in [(0, None), (0, Some(3)), (0, Some(9)), (1, Some(0)), (1, Some(1))] {
@@ -584,7 +771,7 @@ mod tests {
                         let mut lines = known_segments[&number].clone();
                         lines.retain(|line| !line.starts_with("#EXT-X-PART:") && !line.starts_with("#EXT-X-MAP:"));
                         if number == first {
-                            lines.insert(0, "#EXT-X-MAP:URI=\"init-0.mp4\"".to_owned());
+                            lines.insert(0, whole.iter().find(|line| line.starts_with("#EXT-X-MAP:")).unwrap().clone());
                         }
                         put.extend(lines);
                     }
@@ -605,9 +792,9 @@ mod tests {
         for line in lines {
             if heads.iter().any(|head| line.starts_with(head)) && !line.starts_with("#EXT-X-DISCONTINUITY-SEQUENCE") {
                 own.push(line.clone());
-            } else if let Some(number) = line.strip_suffix(".m4s") {
+            } else if !line.starts_with('#') && !line.is_empty() {
                 own.push(line.clone());
-                segments.insert(number.parse().unwrap(), std::mem::take(&mut own));
+                segments.insert(number(line), std::mem::take(&mut own));
             }
         }
         segments
@@ -623,10 +810,7 @@ mod tests {
         let text = bench.text();
         assert_eq!((text.matches("#EXT-X-GAP\n").count(), text.matches("#EXT-X-PART:").count()), (1, 4), "{text}");
         assert!(matches!(bench.look(&bench.listed()[1], Asked::default()), Found::Gap));
-        assert_eq!(
-            bench.hint(),
-            format!("{}.0.m4s", bench.listed()[1].trim_end_matches(".m4s").parse::<u64>().unwrap() + 1)
-        );
+        assert_eq!(name(&bench.hint()), format!("{}.0.m4s", number(&bench.listed()[1]) + 1));
     }
 
     #[test]

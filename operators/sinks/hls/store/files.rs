@@ -4,6 +4,7 @@
 //! What a playlist has listed is kept for as long as a player may still want it, which is longer than it is listed.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,14 +24,21 @@ pub struct Served {
     content: Arc<Content>,
     /// Which bytes of the content it is.
     within: Range<u64>,
-    /// What of its content makes its `ETag`.
+    /// What makes its `ETag`.
     pub tag: String,
+    /// What its address has beside its name, where the name alone may come to mean something else.
+    pub version: Option<Arc<str>>,
 }
 
 impl Served {
-    pub fn new(content: Content, tag: String) -> Served {
+    pub fn new(content: Content, tag: String, version: Option<Arc<str>>) -> Served {
         let within = 0..content.len();
-        Served { content: Arc::new(content), within, tag }
+        Served { content: Arc::new(content), within, tag, version }
+    }
+
+    /// A segment, or a part of one that grows. Its number and its version tell it from all others: nothing is hashed for it.
+    pub fn numbered(content: Content, name: impl Display, version: &Arc<str>) -> Served {
+        Served::new(content, format!("{name}-{version}"), Some(version.clone()))
     }
 
     /// Bytes in all.
@@ -63,18 +71,12 @@ impl Served {
     }
 }
 
-/// A part of a segment: where it ends in that, and what makes its `ETag`.
-#[derive(Clone, Debug)]
-pub(super) struct PartEnd {
-    pub end: u64,
-    pub tag: String,
-}
-
 struct Kept {
     served: Served,
     form: Form,
-    /// What it consists of, where that is served by itself too.
-    parts: Vec<PartEnd>,
+    version: Arc<str>,
+    /// Where the parts that it consists of end, where those are served by themselves too.
+    parts: Vec<u64>,
     map: u64,
     /// When nobody can want it any more; `None` while it is listed.
     until: Option<Instant>,
@@ -125,9 +127,10 @@ impl Files {
     pub fn part(&self, number: u64, part: u64) -> Option<Served> {
         let kept = self.segments.get(&number)?;
         let place = usize::try_from(part).ok()?;
-        let PartEnd { end, tag } = kept.parts.get(place)?;
-        let start = place.checked_sub(1).and_then(|before| kept.parts.get(before)).map_or(0, |before| before.end);
-        Some(Served { content: kept.served.content.clone(), within: start..*end, tag: tag.clone() })
+        let end = *kept.parts.get(place)?;
+        let start = place.checked_sub(1).and_then(|before| kept.parts.get(before)).copied().unwrap_or(0);
+        let (tag, version) = (format!("{number}.{part}-{}", kept.version), Some(kept.version.clone()));
+        Some(Served { content: kept.served.content.clone(), within: start..end, tag, version })
     }
 
     pub fn map(&self, number: u64) -> Option<Served> {
@@ -139,8 +142,9 @@ impl Files {
         number < self.next_map
     }
 
-    /// The number of an initialisation: the same for the same bytes, one behind the other.
-    pub fn map_of(&mut self, init: &Bytes) -> u64 {
+    /// The number of an initialisation: the same for the same bytes, one behind the other. Without a `version` its content
+    /// makes one.
+    pub fn map_of(&mut self, init: &Bytes, version: Option<&Arc<str>>) -> u64 {
         let is_same = |served: &Served| matches!(&*served.content, Content::Memory(bytes) if bytes == init);
         if let Some(last) = self.next_map.checked_sub(1)
             && self.maps.get(&last).is_some_and(is_same)
@@ -149,7 +153,9 @@ impl Files {
         }
         let number = self.next_map;
         self.next_map += 1;
-        self.maps.insert(number, Served::new(Content::Memory(init.clone()), tag(init)));
+        let tag = tag(init);
+        let version = version.cloned().unwrap_or_else(|| short(&tag));
+        self.maps.insert(number, Served::new(Content::Memory(init.clone()), tag, Some(version)));
         number
     }
 
@@ -161,13 +167,13 @@ impl Files {
         &mut self,
         number: u64,
         media: &Bytes,
-        tag: String,
-        parts: Vec<PartEnd>,
+        version: &Arc<str>,
+        parts: Vec<u64>,
         map: u64,
     ) -> Result<(), Refused> {
-        let content = self.room_for(media)?;
-        self.segments
-            .insert(number, Kept { served: Served::new(content, tag), form: self.form, parts, map, until: None });
+        let served = Served::numbered(self.room_for(media)?, number, version);
+        let version = version.clone();
+        self.segments.insert(number, Kept { served, form: self.form, version, parts, map, until: None });
         Ok(())
     }
 
@@ -227,6 +233,11 @@ impl Files {
 /// What makes the `ETag` of bytes.
 pub(super) fn tag(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes)).get(..16).unwrap_or_default().to_owned()
+}
+
+/// What of a hash is in an address.
+pub(super) fn short(hash: &str) -> Arc<str> {
+    hash.get(..8).unwrap_or(hash).into()
 }
 
 /// Puts a segment into a temporary file, which goes when it does.

@@ -1,13 +1,13 @@
 //! One stream, published: its playlist, its files, and who may write them.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::files::{self, Files, PartEnd, Served};
+use super::files::{self, Files, Served};
 use super::{Promise, Terms, lock};
 use crate::config::format_size;
 use crate::item::Content;
@@ -18,8 +18,8 @@ use crate::sinks::hls::playlist::{self, Kind, Listed, ListedPart, Playlist, Prog
 pub struct NewSegment {
     pub init: Bytes,
     pub media: Bytes,
-    /// Hexadecimal SHA-256 of both.
-    pub sha256: String,
+    /// Hexadecimal SHA-256 of the media, of VOD alone: addresses of others need none.
+    pub sha256: Option<String>,
     /// Microseconds.
     pub duration: i64,
     /// The longest segment of the stream, in seconds; of VOD, that follows from all.
@@ -30,6 +30,8 @@ pub struct NewSegment {
     pub completes: bool,
     pub is_discontinuous: bool,
     pub is_independent: bool,
+    /// Whether it has pictures that are shown before the first one of its segment: what came before may be needed for them.
+    pub has_leading: bool,
     pub time: SystemTime,
 }
 
@@ -54,9 +56,11 @@ pub enum Refused {
     Spill { folder: String, cause: std::io::Error },
 }
 
-/// What somebody who reads a playlist again asks of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What somebody asks of a file, or who reads a playlist again, of that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
+    /// What a file's address has beside its name: it is that file, or none.
+    pub version: Option<String>,
     /// The number of a segment, and of a part of it, that the playlist should have before it is sent.
     pub sequence: Option<u64>,
     pub part: Option<u64>,
@@ -80,6 +84,11 @@ pub enum Found {
     Over,
     /// It could not be kept, and the playlist says so.
     Gap,
+    /// Nothing of the stream can be published; why, and what to do.
+    Refused {
+        why: String,
+        hint: String,
+    },
     Unknown,
 }
 
@@ -94,16 +103,22 @@ pub struct Published {
 struct Growing {
     number: u64,
     map: u64,
+    version: Arc<str>,
     parts: Vec<Served>,
     media: Vec<Bytes>,
-    /// Of the hashes of its parts.
-    digest: Sha256,
 }
 
 struct State {
     terms: Terms,
+    /// What is in the addresses of all that is published here but VOD, and in those of nothing else.
+    token: Arc<str>,
+    /// What is written.
     playlist: Option<Playlist>,
+    /// What is shown while a VOD playlist is written that will take its place.
+    former: Option<Playlist>,
     served: Option<Served>,
+    /// Why nothing of the stream can be published as it is now, and what to do.
+    refused: Option<(String, String)>,
     files: Files,
     growing: Option<Growing>,
     next: Option<u64>,
@@ -132,15 +147,17 @@ impl Published {
         Published { state: Mutex::new(State::new(terms)), changes: watch::Sender::new(0) }
     }
 
-    /// Somebody writes it, again where somebody did before: numbers go on. On the same terms so does the playlist, and this
-    /// answers what that promises; else what it listed leaves with the next segment. Until that comes, whoever wrote before
-    /// may still add what was under way.
+    /// Somebody writes it, again where somebody did before: numbers go on, and this answers what has been promised. Where
+    /// segments are of the same kind the playlist goes on too; else what it listed leaves with the next segment. Until that
+    /// comes, whoever wrote before may still add what was under way.
     pub(super) fn resume(published: &Arc<Published>, terms: Terms) -> (Writing, Option<Promise>) {
         let mut state = lock(&published.state);
         state.turn += 1;
-        (state.left, state.coming) = (None, Some(terms));
-        let goes_on = state.playlist.as_ref().filter(|_| terms.kind != Kind::Vod && state.terms == terms);
-        let promise = goes_on.map(|playlist| Promise { target: playlist.target, part: playlist.part_target });
+        (state.left, state.coming, state.refused) = (None, Some(terms), None);
+        let is_live = terms.kind != Kind::Vod && state.terms.kind != Kind::Vod;
+        let part = |playlist: &Playlist| playlist.part_target.filter(|_| terms.go_on(&state.terms));
+        let listed = state.playlist.as_ref().filter(|_| is_live);
+        let promise = listed.map(|playlist| Promise { target: playlist.target, part: part(playlist) });
         (Writing { published: published.clone(), turn: state.turn }, promise)
     }
 
@@ -148,37 +165,38 @@ impl Published {
         lock(&self.state).left.is_none()
     }
 
+    /// Whether nothing of it can be published, and nothing is.
+    pub fn is_refused(&self) -> bool {
+        let state = lock(&self.state);
+        state.refused.is_some() && state.served.is_none()
+    }
+
     pub(super) fn is_forgotten(&self, now: Instant) -> bool {
         let state = lock(&self.state);
-        let is_kept = state.terms.kind == Kind::Vod && state.served.is_some();
+        // Of a stream that was refused it is said why for as long as its graph is there.
+        let is_kept = match &state.served {
+            Some(_) => state.shown().is_some_and(|playlist| playlist.kind == Kind::Vod),
+            None => state.refused.is_some(),
+        };
         !is_kept && state.left.is_some_and(|left| now.saturating_duration_since(left) > state.patience())
     }
 
-    /// What is at a name.
+    /// What is at an address.
     pub fn file(&self, name: &str, asked: &Asked, now: Instant) -> Found {
         let mut state = lock(&self.state);
         state.files.forget(now);
         if name == "index.m3u8" {
             return state.playlist(asked);
         }
-        if let Some(number) = name.strip_prefix("init-").and_then(|name| name.strip_suffix(".mp4")).and_then(plain) {
-            return match state.files.map(number) {
-                Some(served) => Found::Init(served),
-                None if state.files.had_map(number) => Found::Over,
-                None => Found::Unknown,
-            };
-        }
-        let Some((name, extension)) = name.rsplit_once('.') else { return Found::Unknown };
-        let forms = [Form::Mp4, Form::Transport];
-        let Some(form) = forms.into_iter().find(|form| playlist::extension(*form) == extension) else {
-            return Found::Unknown;
+        let found = state.named(name);
+        // Of another publication, or what is no longer there.
+        let is_other = |version: Option<&Arc<str>>| {
+            asked.version.as_ref().is_some_and(|asked| version.is_none_or(|version| **version != **asked))
         };
-        match name.split_once('.') {
-            Some((number, part)) if form == Form::Mp4 => {
-                plain(number).zip(plain(part)).map_or(Found::Unknown, |at| state.part(at))
-            }
-            Some(_) => Found::Unknown,
-            None => plain(name).map_or(Found::Unknown, |number| state.segment(number, form)),
+        match &found {
+            Found::Init(served) | Found::Segment(served) if is_other(served.version.as_ref()) => Found::Over,
+            Found::Coming if is_other(Some(&state.token)) => Found::Over,
+            _ => found,
         }
     }
 
@@ -234,8 +252,10 @@ impl Writing {
     pub fn append(&self, segment: NewSegment, now: Instant) -> Result<(), Refused> {
         let mut state = lock(&self.published.state);
         self.change_hands(&mut state, now)?;
+        state.refused = None;
         state.files.forget(now);
-        let map = state.files.map_of(&segment.init);
+        let version = Some(&state.token).filter(|_| state.terms.kind != Kind::Vod).cloned();
+        let map = state.files.map_of(&segment.init, version.as_ref());
         let is_other = |growing: &Growing| growing.map != map;
         let mut ended = Ok(());
         if state.is_broken || segment.is_discontinuous || state.growing.as_ref().is_some_and(is_other) {
@@ -293,6 +313,13 @@ impl Writing {
         }
     }
 
+    /// Nothing can be published of the stream as it is now: why, and what to do.
+    pub fn refuse(&self, why: &str, hint: &str) {
+        if let Some(mut state) = self.state() {
+            state.refused = Some((why.to_owned(), hint.to_owned()));
+        }
+    }
+
     /// Something is missing before the next segment.
     pub fn break_off(&self) {
         if let Some(mut state) = self.state()
@@ -319,6 +346,10 @@ impl Writing {
             }
             state.show();
         }
+        if is_vod && let Some(former) = state.former.take() {
+            let until = now + patience(&former);
+            state.let_go(former, until);
+        }
         drop(state);
         self.published.tell();
     }
@@ -331,8 +362,8 @@ impl Writing {
     }
 }
 
-/// The number of a stream's first segment. Of what never ends it is never again that of another one: players and caches
-/// may have seen what this process published before it was started anew.
+/// The number of a stream's first segment. Of what never ends it is more than those before it, so that players go on with
+/// a playlist that they have seen before the engine was started anew.
 fn first_number(kind: Kind, time: SystemTime) -> u64 {
     match kind {
         Kind::Vod => 0,
@@ -345,8 +376,11 @@ impl State {
         State {
             files: Files::new(&terms),
             terms,
+            token: token(),
             playlist: None,
+            former: None,
             served: None,
+            refused: None,
             growing: None,
             next: None,
             is_broken: false,
@@ -361,45 +395,102 @@ impl State {
     /// What comes now is of whoever writes it by now.
     fn change_hands(&mut self, now: Instant) {
         let Some(terms) = self.coming.take() else { return };
-        if terms.kind == Kind::Vod {
-            *self = State { turn: self.turn, ..State::new(terms) };
-            return;
-        }
         if let Err(refused) = self.complete(now) {
             tracing::debug!(%refused, "the last segment of another generation is lost");
         }
-        let is_same = self.terms == terms;
-        (self.terms, self.anchor) = (terms, None);
+        let before = std::mem::replace(&mut self.terms, terms);
+        self.anchor = None;
         self.files.change(&terms);
+        if terms.kind == Kind::Vod {
+            self.begin_vod(now);
+            return;
+        }
+        if let Some(former) = self.former.take() {
+            let until = now + patience(&former);
+            self.let_go(former, until);
+        }
         let patience = self.patience();
         let Some(playlist) = &mut self.playlist else { return };
         self.is_broken = true;
         playlist.is_over = false;
-        while !is_same && let Some(left) = playlist.leave() {
+        playlist.window = terms.window;
+        while !terms.go_on(&before)
+            && let Some(left) = playlist.leave()
+        {
             self.files.leave(left.number, now + patience);
         }
     }
 
-    /// How long a player may want what is listed now: until it has played all of it.
+    /// What was shown until now stays until all of the next playlist is there.
+    fn begin_vod(&mut self, now: Instant) {
+        self.is_broken = false;
+        let Some(mut playlist) = self.playlist.take() else { return };
+        if self.former.is_some() || self.served.is_none() {
+            // It has not come to its end, and nobody has seen it.
+            self.let_go(playlist, now);
+            return;
+        }
+        if !std::mem::replace(&mut playlist.is_over, true) {
+            self.served = Some(written(playlist.text()));
+        }
+        self.former = Some(playlist);
+    }
+
+    /// What a playlist lists is kept until then.
+    fn let_go(&mut self, playlist: Playlist, until: Instant) {
+        playlist.segments.iter().for_each(|listed| self.files.leave(listed.number, until));
+    }
+
+    /// The playlist that people see, as soon as there is anything to see.
+    fn shown(&self) -> Option<&Playlist> {
+        self.former.as_ref().or(self.playlist.as_ref())
+    }
+
+    /// How long a player may want what is listed now.
     fn patience(&self) -> Duration {
-        let Some(playlist) = &self.playlist else { return Duration::ZERO };
-        let target = i64::try_from(playlist.target).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-        Duration::from_micros(u64::try_from(playlist.longest.saturating_add(target)).unwrap_or(0))
+        self.shown().map_or(Duration::ZERO, patience)
     }
 
     /// The playlist, for somebody who may wait for what comes next of it.
     fn playlist(&self, asked: &Asked) -> Found {
-        let (Some(served), Some(playlist)) = (&self.served, &self.playlist) else {
-            return Found::NotYet(self.terms.kind);
+        let Some(served) = &self.served else {
+            return match &self.refused {
+                Some((why, hint)) => Found::Refused { why: why.clone(), hint: hint.clone() },
+                None => Found::NotYet(self.terms.kind),
+            };
         };
-        if playlist.part_target.is_none() {
+        let with_parts = self.playlist.as_ref().filter(|playlist| playlist.part_target.is_some());
+        let Some(playlist) = with_parts.filter(|_| self.former.is_none()) else {
             return Found::Playlist(served.clone());
-        }
+        };
         match asked.sequence.map(|number| playlist.progress(number, asked.part)) {
             Some(Progress::NotYet) => Found::Coming,
             Some(Progress::TooFar) => Found::TooFar,
             Some(Progress::Listed) | None if asked.skips => Found::Playlist(written(playlist.update())),
             Some(Progress::Listed) | None => Found::Playlist(served.clone()),
+        }
+    }
+
+    /// What is at a name that is no playlist's.
+    fn named(&self, name: &str) -> Found {
+        if let Some(number) = name.strip_prefix("init-").and_then(|name| name.strip_suffix(".mp4")).and_then(plain) {
+            return match self.files.map(number) {
+                Some(served) => Found::Init(served),
+                None if self.files.had_map(number) => Found::Over,
+                None => Found::Unknown,
+            };
+        }
+        let Some((name, extension)) = name.rsplit_once('.') else { return Found::Unknown };
+        let forms = [Form::Mp4, Form::Transport];
+        let Some(form) = forms.into_iter().find(|form| playlist::extension(*form) == extension) else {
+            return Found::Unknown;
+        };
+        match name.split_once('.') {
+            Some((number, part)) if form == Form::Mp4 => {
+                plain(number).zip(plain(part)).map_or(Found::Unknown, |at| self.part(at))
+            }
+            Some(_) => Found::Unknown,
+            None => plain(name).map_or(Found::Unknown, |number| self.segment(number, form)),
         }
     }
 
@@ -427,7 +518,8 @@ impl State {
     /// What is to be said of a segment that is not there.
     fn missing(&self, number: u64) -> Found {
         let is_gap = |listed: &Listed| listed.number == number && listed.is_gap;
-        if self.playlist.as_ref().is_some_and(|playlist| playlist.segments.iter().any(is_gap)) {
+        let listed = self.playlist.iter().chain(&self.former).flat_map(|playlist| &playlist.segments);
+        if listed.into_iter().any(is_gap) {
             return Found::Gap;
         }
         let is_growing = self.growing.as_ref().is_some_and(|growing| growing.number == number);
@@ -441,7 +533,11 @@ impl State {
     fn begin(&mut self, first: &NewSegment, map: u64) {
         let terms = self.terms;
         let target = first.target.unwrap_or(1);
-        let playlist = self.playlist.get_or_insert_with(|| Playlist::new(terms.kind, terms.form, terms.window, target));
+        let token = &self.token;
+        let playlist = self.playlist.get_or_insert_with(|| {
+            let playlist = Playlist::new(terms.kind, terms.form, terms.window, target);
+            Playlist { version: token.clone(), ..playlist }
+        });
         if playlist.segments.is_empty() {
             (playlist.kind, playlist.form) = (terms.kind, terms.form);
             (playlist.window, playlist.target) = (terms.window, target);
@@ -451,11 +547,11 @@ impl State {
         playlist.is_independent &= first.is_independent;
         let changes_map = self.last_map().is_some_and(|last| last != map);
         let listed = self.listed(first.time, 0, map, first.is_discontinuous || changes_map);
-        let version = (terms.kind == Kind::Vod).then(|| first.sha256.chars().take(8).collect());
-        let (number, digest) = (listed.number, Sha256::new());
-        self.growing = Some(Growing { number, map, parts: Vec::new(), media: Vec::new(), digest });
+        let own = first.sha256.as_deref().map(files::short);
+        let (number, version) = (listed.number, own.clone().unwrap_or_else(|| self.token.clone()));
+        self.growing = Some(Growing { number, map, version, parts: Vec::new(), media: Vec::new() });
         if let Some(playlist) = &mut self.playlist {
-            playlist.open = Some(Listed { version, ..listed });
+            playlist.open = Some(Listed { version: own, ..listed });
         }
     }
 
@@ -466,20 +562,32 @@ impl State {
         let number = self.next.unwrap_or_else(|| first_number(self.terms.kind, time));
         self.next = Some(number + 1);
         let time = self.terms.dated.then(|| self.date(time, is_discontinuous));
-        Listed { number, duration, map, is_discontinuous, is_gap: false, time, version: None, parts: Vec::new() }
+        let map_version = self.files.map(map).and_then(|served| served.version);
+        Listed {
+            number,
+            duration,
+            map,
+            map_version,
+            is_discontinuous,
+            is_gap: false,
+            time,
+            version: None,
+            parts: Vec::new(),
+        }
     }
 
     /// Adds to the segment that grows.
     fn grow(&mut self, segment: NewSegment) {
+        if let Some(playlist) = &mut self.playlist {
+            playlist.is_independent &= !segment.has_leading;
+        }
         let open = self.playlist.as_mut().and_then(|playlist| playlist.open.as_mut());
         let (Some(growing), Some(open)) = (&mut self.growing, open) else { return };
-        growing.digest.update(&segment.sha256);
         open.duration = open.duration.saturating_add(segment.duration);
         self.elapsed = self.elapsed.saturating_add(segment.duration);
         if segment.part_target.is_some() {
-            let tag = segment.sha256.get(..16).unwrap_or_default();
-            let tag = format!("{}.{}-{tag}", growing.number, growing.parts.len());
-            growing.parts.push(Served::new(Content::Memory(segment.media.clone()), tag));
+            let name = format!("{}.{}", growing.number, growing.parts.len());
+            growing.parts.push(Served::numbered(Content::Memory(segment.media.clone()), name, &growing.version));
             open.parts.push(ListedPart { duration: segment.duration, is_independent: segment.is_independent });
         }
         growing.media.push(segment.media);
@@ -490,12 +598,12 @@ impl State {
         let Some(mut growing) = self.growing.take() else { return Ok(()) };
         let Some(mut listed) = self.playlist.as_mut().and_then(|playlist| playlist.open.take()) else { return Ok(()) };
         let mut end = 0;
-        let ends: Vec<PartEnd> = growing
+        let ends: Vec<u64> = growing
             .parts
             .iter()
             .map(|part| {
                 end += part.length();
-                PartEnd { end, tag: part.tag.clone() }
+                end
             })
             .collect();
         growing.parts.clear();
@@ -504,9 +612,17 @@ impl State {
             parts => parts.concat().into(),
         };
         growing.media.clear();
-        let digest = hex::encode(growing.digest.finalize());
-        let tag = format!("{}-{}", growing.number, digest.get(..16).unwrap_or_default());
-        let kept = self.files.keep(growing.number, &media, tag, ends, growing.map);
+        let Growing { number, map, version, .. } = growing;
+        let mut kept = self.files.keep(number, &media, &version, ends.clone(), map);
+        if matches!(kept, Err(Refused::Full(_)))
+            && let Some(former) = self.former.take()
+        {
+            // What comes is worth more than what it will replace.
+            self.served = None;
+            self.let_go(former, now);
+            self.files.forget(now);
+            kept = self.files.keep(number, &media, &version, ends, map);
+        }
         if kept.is_err() {
             listed.is_gap = true;
             listed.parts.clear();
@@ -554,5 +670,18 @@ impl State {
 
 fn written(text: String) -> Served {
     let tag = files::tag(text.as_bytes());
-    Served::new(Content::Memory(text.into()), tag)
+    Served::new(Content::Memory(text.into()), tag, None)
+}
+
+/// How long a player may want what a playlist lists: until it has played all of it.
+fn patience(playlist: &Playlist) -> Duration {
+    let target = i64::try_from(playlist.target).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    Duration::from_micros(u64::try_from(playlist.longest.saturating_add(target)).unwrap_or(0))
+}
+
+/// What no other publication has in its addresses: not one before the engine was started anew, whatever the clock says.
+fn token() -> Arc<str> {
+    // Seeded by the system for each one that is made.
+    let random = RandomState::new().build_hasher().finish();
+    format!("{:08x}", random >> 32).into()
 }

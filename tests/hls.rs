@@ -624,6 +624,7 @@ fn a_reload_that_changes_nothing_leaves_no_trace() {
 fn addresses(playlist: &Playlist) -> Vec<String> {
     let segments = playlist.segments.iter().flat_map(|(_, name, map)| [map.clone(), name.clone()]);
     let mut addresses: Vec<String> = segments.collect();
+    addresses.sort();
     addresses.dedup();
     addresses
 }

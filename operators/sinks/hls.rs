@@ -275,10 +275,10 @@ impl HlsWriter {
     fn warn_of_promise(&self, id: &StreamId, promise: Promise) {
         let node = &self.settings.origin.node;
         if u64::try_from(self.terms.length).is_ok_and(|length| length > promise.target.saturating_mul(1_000_000)) {
-            let (target, segment) = (promise.target, humantime::format_duration(self.settings.segment));
+            let (most, segment) = (promise.target, humantime::format_duration(self.settings.segment));
             tracing::warn!(
-                %node, stream = %id, target,
-                "`{node}` goes on to cut stream `{id}` into segments of at most {target} s: its playlist has promised that, and \
+                %node, stream = %id, most,
+                "`{node}` goes on to cut stream `{id}` into segments of at most {most} s: its playlist has promised that, and \
                  may not change it; `segment = \"{segment}\"` counts in full when the graph is taken away and loaded anew"
             );
         }

@@ -518,8 +518,8 @@ impl State {
     /// What is to be said of a segment that is not there.
     fn missing(&self, number: u64) -> Found {
         let is_gap = |listed: &Listed| listed.number == number && listed.is_gap;
-        let listed = self.playlist.iter().chain(&self.former).flat_map(|playlist| &playlist.segments);
-        if listed.into_iter().any(is_gap) {
+        let mut listed = self.playlist.iter().chain(&self.former).flat_map(|playlist| &playlist.segments);
+        if listed.any(is_gap) {
             return Found::Gap;
         }
         let is_growing = self.growing.as_ref().is_some_and(|growing| growing.number == number);

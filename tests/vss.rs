@@ -23,8 +23,11 @@ fn stored(folder: &Path) -> BTreeMap<String, Vec<(String, Vec<u8>)>> {
     for entry in std::fs::read_dir(folder).expect("the folder of the server") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            let about: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
-            let content = std::fs::read(path.with_extension("")).expect("a content");
+            // The server may delete one while this looks.
+            let (Ok(about), Ok(content)) = (std::fs::read(&path), std::fs::read(path.with_extension(""))) else {
+                continue;
+            };
+            let about: Value = serde_json::from_slice(&about).expect("JSON");
             let name = about["filename"].as_str().expect("a name").to_owned();
             files.entry(name).or_default().push((about["id"].as_str().expect("an id").to_owned(), content));
         }

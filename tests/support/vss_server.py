@@ -65,7 +65,10 @@ class Store:
             if about["id"] in self.files:
                 raise Refused(409, "ResourceInUse", f"there is a file {about['id']}")
             (self.folder / about["id"]).write_bytes(content)
-            (self.folder / f"{about['id']}.json").write_text(json.dumps(about))
+            # Whoever looks into the folder finds it whole.
+            unfinished = self.folder / f"{about['id']}.part"
+            unfinished.write_text(json.dumps(about))
+            unfinished.rename(self.folder / f"{about['id']}.json")
             self.files[about["id"]] = about
 
     def fault(self, call):
@@ -91,8 +94,8 @@ class Store:
         self.get(name)
         with self.lock:
             del self.files[name]
-            (self.folder / name).unlink()
             (self.folder / f"{name}.json").unlink()
+            (self.folder / name).unlink()
 
 
 def form(kind, body):

@@ -188,11 +188,11 @@ fn a_stream_that_cannot_be_added_says_why() {
         (json!({ "graph": "yard", "source": "scen", "id": "x" }), 404, "no such source that something listens to"),
         (scene("a"), 409, "there already"),
         (scene("a b"), 400, "cannot be the name of a stream"),
-        (json!({ "graph": "yard", "id": "x" }), 400, "missing field `source`"),
+        (json!({ "graph": "yard", "id": "x" }), 400, "there is no `source`"),
         (camera(json!({ "url": "http://h/x" })), 400, "this is no RTSP URL"),
         (camera(json!({ "url": "rtsp://h/x", "colour": "red" })), 400, "colour"),
         (camera(json!({ "url": "rtsp://${env.USER}@h/x" })), 400, "references are only resolved in graphs"),
-        (camera(json!({})), 400, "needs a `url`"),
+        (camera(json!({})), 400, "needs the field `url`"),
         (
             json!({ "graph": "door", "source": "cameras", "id": "a", "url": "rtsp://127.0.0.1:9/x" }),
             409,

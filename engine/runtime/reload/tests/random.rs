@@ -216,6 +216,7 @@ impl History {
 }
 
 fn run(seed: u64) {
+    println!("ENGINE_SEED={seed}");
     let dice = Dice(AtomicU64::new(seed));
     let journal = Arc::new(Journal::default());
     let mut shape = Shape::new();
@@ -248,8 +249,9 @@ fn run(seed: u64) {
             assert!(!is_same || kept(&reloaded.streams.kept, stream), "`{stream}` is not kept: {reloaded:?}");
         }
         if dice.roll(3) == 0 {
-            let arrived = journal.arrived(sink, stream);
-            eventually(|| journal.arrived(sink, stream) > arrived + 5);
+            let label = format!("{sink}#0");
+            let arrived = journal.arrived(&label, stream);
+            eventually(|| journal.arrived(&label, stream) > arrived + 5);
         }
     }
     let (outcome, _, counters) = running.end();

@@ -74,7 +74,8 @@ impl Playlist {
         let part_target = value("#EXT-X-PART-INF", "PART-TARGET");
         let part_hold_back = value("#EXT-X-SERVER-CONTROL", "PART-HOLD-BACK");
         let hold_back = value("#EXT-X-SERVER-CONTROL", "HOLD-BACK");
-        assert!(part_hold_back >= 3.0 * part_target && hold_back >= 3.0 * target, "{text}");
+        // Decimals are not exact in binary.
+        assert!(part_hold_back > 3.0 * part_target - 1e-9 && hold_back > 3.0 * target - 1e-9, "{text}");
         assert!(value("#EXT-X-SERVER-CONTROL", "CAN-SKIP-UNTIL") >= 6.0 * target, "{text}");
         let mut next = number("#EXT-X-MEDIA-SEQUENCE:");
         let (mut segments, mut segment) = (BTreeMap::new(), Segment::default());
@@ -378,6 +379,11 @@ fn a_browser_is_closer_to_the_present() {
         engine.wait_for("segments", |_| text(&url).filter(|text| text.matches("#EXTINF").count() >= 4));
         browser.open(&page.of(&url, options));
         let begun = browser.wait("video.currentTime").as_f64().expect("seconds");
+        if stream == "door" {
+            // A player that was held up at first comes closer by playing faster for a while.
+            browser.wait(&format!("window.behind() && window.behind() < {}", playlist.hold_back));
+        }
+        let begun = browser.wait("video.currentTime").as_f64().expect("seconds").max(begun);
         let mut seen = Vec::new();
         for second in 2..8 {
             browser.wait(&format!("video.currentTime > {} && !video.paused", begun + f64::from(second)));

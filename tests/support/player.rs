@@ -68,7 +68,8 @@ const PLAYER: &str = r#"<!doctype html><title>player</title><video id="video" mu
   window.problems = [];
   window.stalls = 0;
   const options = new URLSearchParams(location.search);
-  const hls = new Hls({ lowLatencyMode: options.get("low") === "1" });
+  const isLow = options.get("low") === "1";
+  const hls = new Hls({ lowLatencyMode: isLow, maxLiveSyncPlaybackRate: isLow ? 1.5 : 1 });
   hls.on(Hls.Events.ERROR, (_, data) => {
     if (data.fatal) window.problems.push(data.type + " " + data.details);
     if (data.details === "bufferStalledError") window.stalls += 1;

@@ -60,7 +60,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+    use crossbeam_channel::{Receiver, Sender, bounded};
     use operators::clock::{Clock, SystemClock};
     use operators::item::{Origin, RecordBody, StreamId};
 
@@ -93,9 +93,9 @@ mod tests {
     fn one_that_takes_long_holds_up_no_other_and_no_more_than_a_few_are_made_at_once() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let workshop = Workshop::new(runtime.handle().clone());
-        let (tell, answers) = unbounded();
+        let (tell, answers) = bounded(8);
         let customer = Arc::new(Told(tell));
-        let (begin, begun) = unbounded();
+        let (begin, begun) = bounded(8);
         let (release, held) = bounded::<()>(0);
         let order = |ticket: u64| {
             let (begin, held) = (begin.clone(), held.clone());
@@ -127,7 +127,7 @@ mod tests {
     fn a_panic_is_an_answer() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let workshop = Workshop::new(runtime.handle().clone());
-        let (tell, answers) = unbounded();
+        let (tell, answers) = bounded(8);
         let customer = Arc::new(Told(tell));
         for ticket in 0..3 {
             workshop.order(ticket, Box::new(|| panic!("it breaks")), customer.clone());

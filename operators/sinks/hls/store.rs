@@ -18,10 +18,13 @@ use sha2::{Digest, Sha256};
 use super::playlist::{Kind, Listed, Playlist, Window};
 use crate::config::format_size;
 use crate::item::{Content, Origin, SpilledFile, StreamId};
+use crate::tunnel::Tunnels;
 
 /// The playlists of a process.
 #[derive(Default)]
 pub struct Playlists {
+    /// What leads the internet to them, where a sink asks for it.
+    pub tunnels: Tunnels,
     shelves: Mutex<Vec<Weak<Shelf>>>,
 }
 
@@ -295,6 +298,11 @@ pub struct Writing {
 }
 
 impl Writing {
+    /// What is written.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
     /// `None` where somebody else has the right by now.
     fn state(&self) -> Option<MutexGuard<'_, State>> {
         Some(lock(&self.published.state)).filter(|state| state.turn == self.turn)

@@ -35,6 +35,7 @@ pub(crate) mod testing;
 pub mod time;
 pub mod timestamps;
 pub mod transforms;
+pub mod tunnel;
 
 use operator::Registration;
 

@@ -53,6 +53,9 @@ pub struct ProcessArguments {
     /// 10.0.0.0/8, or * for any. May be given several times
     #[arg(long = "allow-host", value_name = "HOST", value_delimiter = ',')]
     allow_host: Vec<HostPattern>,
+    /// Lets graphs that come over HTTP open the engine to the internet, by a tunnel of an hls sink
+    #[arg(long)]
+    allow_tunnel: bool,
 }
 
 /// The file.
@@ -99,6 +102,8 @@ struct AllowConfig {
     paths: Vec<PathBuf>,
     #[serde(default)]
     hosts: Vec<HostPattern>,
+    #[serde(default)]
+    tunnel: bool,
 }
 
 #[derive(Deserialize)]
@@ -181,6 +186,7 @@ impl ProcessArguments {
             except: self.config.iter().cloned().chain(tls.iter().map(|tls| tls.key.clone())).collect(),
             paths: either(&self.allow_path, file.allow.paths),
             hosts: Hosts::Only(either(&self.allow_host, file.allow.hosts)),
+            tunnel: self.allow_tunnel || file.allow.tunnel,
         };
         let rate = self.rate_limit.or(limits.rate);
         let control = ControlConfig {
@@ -260,7 +266,7 @@ mod tests {
         assert_eq!(control.tls.unwrap().key, Path::new("server.key"));
         assert!(references.allow_variable("CAMERA_USER") && !references.allow_variable("HOME"));
         assert!(references.allow_host("a.example.org") && references.allow_host("10.1.2.3"));
-        assert!(!references.allow_host("11.1.2.3"));
+        assert!(!references.allow_host("11.1.2.3") && !references.allow_tunnel());
     }
 
     #[test]
@@ -285,6 +291,9 @@ mod tests {
         assert_eq!((tls.certificate.to_str(), tls.key.to_str()), (Some("server.pem"), Some("other.key")));
         assert!(references.allow_host("two") && !references.allow_host("a.example.org"), "the list is another");
         assert!(references.allow_variable("CAMERA_USER"), "other lists stay");
+        for (text, flags) in [("", &["--allow-tunnel"][..]), ("[allow]\ntunnel = true", &[])] {
+            assert!(settings(text, flags).unwrap().references.allow_tunnel(), "{text} {flags:?}");
+        }
         assert_eq!(settings("", &["--allow-origin", "none"]).unwrap().control.allow_origin, None);
         assert_eq!(settings("", &[]).unwrap().control, ControlConfig::default());
     }

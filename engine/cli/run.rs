@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use operators::clock::SystemClock;
 use operators::config::parse_duration;
 use operators::error::StartError;
+use operators::tunnel::Served;
 
 use super::config::{ProcessArguments, ProcessSettings};
 use super::files::{Files, Place};
@@ -231,9 +232,11 @@ fn serve(
     };
     let graphs = Arc::new(Graphs::new(engine.clone(), settings));
     let predict = Predict::new(predictor.clone(), arguments.predict.limits());
+    let is_guarded = control_config.access.is_guarded();
     let control_plane =
         control::start(control_config, graphs.clone(), hub, Some(predict), Some(graphs.clone()), clock.clone())?;
     tracing::info!("listening on {}", control_plane.url());
+    graphs.playlists().tunnels.serve(Served { url: control_plane.local_url(), is_guarded });
     let requests = requests(arguments.time)?;
     let metrics = arguments.metrics.start(graphs.clone(), clock.clone())?;
     let view = LiveView::start(terminal, graphs.clone(), clock, Some(results))?;

@@ -29,6 +29,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// Whether it is known who asks, or somebody said that it does not matter.
+    pub fn is_guarded(&self) -> bool {
+        !self.keys.is_empty() || self.insecure
+    }
+
     /// Whether the engine may listen at an address.
     ///
     /// # Errors
@@ -390,6 +395,7 @@ mod tests {
                     && Access { insecure: true, ..Access::default() }.may_listen(address).is_ok()
             );
         }
+        assert!(!open.is_guarded() && keys.is_guarded() && Access { insecure: true, ..Access::default() }.is_guarded());
         let error = open.may_listen("0.0.0.0:8000".parse().unwrap()).unwrap_err();
         assert!(error.hint.unwrap().contains("engine key"));
     }

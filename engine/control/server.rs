@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -108,6 +108,17 @@ impl ControlHandle {
     /// The same as an address to open.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.encrypted { "https" } else { "http" }, self.address)
+    }
+
+    /// The same for programs on this machine, also where it listens on all addresses.
+    pub fn local_url(&self) -> String {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let address = SocketAddr::new(ip, self.address.port());
+        format!("{}://{address}", if self.encrypted { "https" } else { "http" })
     }
 
     /// Accepts nothing more, ends event streams once what waits is written, lets running answers finish, and cuts what

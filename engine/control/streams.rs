@@ -74,6 +74,9 @@ pub(super) fn get(live: &Live, id: &str) -> Result<Answer, Refusal> {
     let mut body = described(&graph, &view);
     body.insert("last_result".to_owned(), json!(live.hub.latest_result(&graph, id)));
     if let Some(url) = hls::published(live, &graph, id) {
+        if let Some(public) = live.graphs.playlists().tunnels.url() {
+            body.insert("public_url".to_owned(), format!("{public}{url}").into());
+        }
         body.insert("hls_url".to_owned(), url.into());
     }
     Ok(json(StatusCode::OK, &body))
@@ -453,6 +456,7 @@ mod tests {
                 paths: Vec::new(),
                 except: Vec::new(),
                 hosts: Hosts::Only(vec!["h".parse().unwrap()]),
+                tunnel: false,
             };
             let body = json!({ "url": url, "transport": transport, "timeout": timeout });
             look(body.as_object().unwrap(), &references)

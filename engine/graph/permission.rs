@@ -81,6 +81,13 @@ impl Visit<'_> {
             let field = fields.iter().find(|field| field.name == name);
             let expected = field.map_or(FieldType::String, |field| field.value);
             let place = format!("{above}{name}");
+            if name == TUNNEL && !self.references.allow_tunnel() {
+                let program = value.as_str().unwrap_or_default().escape_debug();
+                let message = format!("what comes over HTTP may not start the program `{program}`");
+                let hint =
+                    "start the engine with `--allow-tunnel`: then whoever may send graphs may open it to the internet";
+                self.found.push(FieldError::new(&place, message).hint(hint));
+            }
             match (expected, value) {
                 (FieldType::String, toml::Value::String(text)) => self.named(name, text, &place),
                 _ => self.value(&expected, value, &place),
@@ -191,6 +198,8 @@ fn forbidden_path(path: &str) -> (String, String) {
     (message, format!("start the engine with `--allow-path {path}`; it allows a file, or all in a folder"))
 }
 
+/// What is under this name opens the engine to the internet, by a program.
+const TUNNEL: &str = "tunnel";
 /// Texts under these names are folders or files where they are no URLs, and those under the others are hosts.
 const PLACES: [&str; 5] = ["output", "folder", "dir", "directory", "root"];
 const HOSTS: [&str; 3] = ["bucket", "endpoint", "host"];
@@ -268,6 +277,7 @@ mod tests {
             paths: vec![folder.path().join("in")],
             except: Vec::new(),
             hosts: Hosts::Only(vec!["good".parse().unwrap()]),
+            tunnel: false,
         };
         let found = forbidden(&FIELDS, &text.parse().unwrap(), folder.path(), &references);
         assert!(found.iter().all(|error| error.hint.as_ref().is_some_and(|hint| hint.contains("--allow-"))));

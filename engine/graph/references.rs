@@ -24,6 +24,8 @@ pub enum References {
         /// [`TOML_FILES`], with the files of TOML that are right in them.
         except: Vec<PathBuf>,
         hosts: Hosts,
+        /// Whether a tunnel to the internet may be asked for, which starts a program.
+        tunnel: bool,
     },
 }
 
@@ -72,6 +74,14 @@ impl References {
         }
     }
 
+    /// Whether a tunnel to the internet may be asked for.
+    pub fn allow_tunnel(&self) -> bool {
+        match self {
+            References::Anything => true,
+            References::Only { tunnel, .. } => *tunnel,
+        }
+    }
+
     /// The hosts that may be named.
     pub fn hosts(&self) -> Hosts {
         match self {
@@ -108,7 +118,13 @@ mod tests {
     use super::*;
 
     fn only(paths: Vec<PathBuf>) -> References {
-        References::Only { variables: Vec::new(), paths, except: Vec::new(), hosts: Hosts::Only(Vec::new()) }
+        References::Only {
+            variables: Vec::new(),
+            paths,
+            except: Vec::new(),
+            hosts: Hosts::Only(Vec::new()),
+            tunnel: false,
+        }
     }
 
     #[test]
@@ -119,6 +135,7 @@ mod tests {
             paths: Vec::new(),
             except: Vec::new(),
             hosts: Hosts::Anything,
+            tunnel: false,
         };
         for (name, allowed) in
             [("CAMERA_USER", true), ("CAMERA_", true), ("SITE", true), ("SITE_KEY", false), ("HOME", false)]

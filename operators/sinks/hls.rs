@@ -13,6 +13,7 @@
 
 pub mod cutter;
 pub mod encoders;
+pub mod mirror;
 pub mod parts;
 pub mod playlist;
 pub mod segmenter;
@@ -20,7 +21,7 @@ pub mod store;
 pub mod transcoder;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -34,9 +35,15 @@ use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, StreamId, Strea
 use crate::lease::{Ack, Verdict};
 use crate::media::encode;
 use crate::media::fragment::{Form, Fragmenter, is_common};
-use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter};
+use crate::operator::{
+    BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkInput, SinkWriter, Trouble,
+};
+use crate::storage::retry::{DEFAULT_RETRY_FOR, RETRY_FOR};
+use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, TIMEOUT};
+use crate::tunnel::{CLOUDFLARED, Tunnel};
 use cutter::Cutter;
 use encoders::{Encoders, EncodingWriter};
+use mirror::{Copies, Mirror};
 use playlist::Window;
 use segmenter::{Part, Rules};
 use store::{Lost, NewSegment, Playlists, Promise, Refused, Shelf, Terms, Writing};
@@ -52,6 +59,8 @@ const WINDOW: usize = 6;
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 const MEMORY: u64 = 32 << 20;
 const DISK: u64 = 8 << 30;
+/// How long one batch may take, where nothing is waited for but this machine.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 struct Config {
@@ -67,6 +76,12 @@ struct Config {
     #[serde(default)]
     transcode: bool,
     encoder: Option<EncoderConfig>,
+    /// The program; there is one.
+    tunnel: Option<String>,
+    storage: Option<String>,
+    retry_for: Option<config::Duration>,
+    #[serde(flatten)]
+    access: Access,
 }
 
 #[derive(Deserialize)]
@@ -101,6 +116,8 @@ struct Settings {
     disk: u64,
     /// Threads for each stream that is encoded; `None`: none is.
     encoder_threads: Option<usize>,
+    /// Where copies go.
+    copies: Option<Copies>,
     origin: Origin,
     clock: Arc<dyn Clock>,
     playlists: Arc<Playlists>,
@@ -108,6 +125,8 @@ struct Settings {
 
 struct Hls {
     settings: Settings,
+    /// As long as something is published, where it is asked for.
+    tunnel: Option<OnceLock<Arc<Tunnel>>>,
     /// What is published stays as long as the graph has its sinks.
     shelf: Arc<Shelf>,
 }
@@ -131,7 +150,16 @@ impl Sink for Hls {
             memory: settings.memory,
             disk: settings.disk,
         };
+        let tunnel = match &self.tunnel {
+            None => None,
+            Some(kept) => {
+                let tunnel = settings.playlists.tunnels.open()?;
+                Some(kept.get_or_init(|| tunnel).clone())
+            }
+        };
         let writer = Box::new(HlsWriter {
+            mirror: settings.copies.as_ref().map(Copies::start).transpose()?,
+            tunnel,
             settings: settings.clone(),
             terms,
             shelf: self.shelf.clone(),
@@ -151,6 +179,10 @@ impl Sink for Hls {
 
     fn depends_on_inputs(&self) -> bool {
         true
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        self.settings.copies.iter().map(Copies::resource).collect()
     }
 
     fn encoder_threads(&self) -> Option<usize> {
@@ -177,6 +209,8 @@ struct Stream {
 }
 
 struct HlsWriter {
+    mirror: Option<Mirror>,
+    tunnel: Option<Arc<Tunnel>>,
     settings: Settings,
     terms: Terms,
     shelf: Arc<Shelf>,
@@ -207,15 +241,32 @@ impl SinkWriter for HlsWriter {
     async fn work(&mut self) -> Result<(), SinkError> {
         match self.failure.take() {
             Some(failure) => Err(failure),
-            None => std::future::pending().await,
+            None => match &mut self.mirror {
+                Some(mirror) => Err(mirror.told().await),
+                None => std::future::pending().await,
+            },
         }
+    }
+
+    /// Storing copies has an end of its own.
+    fn deadline(&self) -> Option<Duration> {
+        Some(WRITE_DEADLINE).filter(|_| self.mirror.is_none())
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let of_copies = self.settings.copies.as_ref().map(|copies| copies.retry.trouble.clone());
+        of_copies.or(self.tunnel.as_ref().map(|tunnel| tunnel.trouble()))
     }
 
     async fn close(&mut self) -> Result<(), SinkError> {
         for stream in self.streams.keys().cloned().collect::<Vec<_>>() {
             self.end(&stream, &EndReason::Stopped).await;
         }
-        self.failure.take().map_or(Ok(()), Err)
+        let of_copies = match &mut self.mirror {
+            Some(mirror) => mirror.finish().await,
+            None => None,
+        };
+        self.failure.take().or(of_copies).map_or(Ok(()), Err)
     }
 }
 
@@ -359,6 +410,9 @@ impl HlsWriter {
                 EndReason::Eof | EndReason::Stopped | EndReason::Failed(_) => published.end(now),
             }
         }
+        if let Some(mirror) = &mut self.mirror {
+            mirror.end(id);
+        }
     }
 
     async fn publish_all(&mut self, id: &StreamId, parts: Vec<Part>) {
@@ -397,8 +451,13 @@ impl HlsWriter {
             Ok(refused) => {
                 let now = clock.now();
                 let places: Vec<usize> = refused.iter().map(|(place, _)| *place).collect();
+                let mut kept = Vec::with_capacity(made.acks.len());
                 for (place, ack) in made.acks.into_iter().enumerate() {
-                    if places.contains(&place) { ack.settle(Verdict::Rejected) } else { ack.deliver(now) }
+                    if places.contains(&place) { ack.settle(Verdict::Rejected) } else { kept.push(ack) }
+                }
+                match &mut self.mirror {
+                    Some(mirror) => mirror.store(id, published.published(), kept).await,
+                    None => kept.into_iter().for_each(|ack| ack.deliver(now)),
                 }
                 if let Some((_, why)) = refused.first() {
                     let count = refused.len();
@@ -537,6 +596,13 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         let mistake = FieldError::new("encoder", "`encoder` has no meaning where nothing is encoded");
         mistakes.push(mistake.hint("write `transcode = true` as well, or remove it"));
     }
+    let storage = (config.storage, config.access, config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0));
+    let copies = match storage {
+        (Some(place), access, retry_for) => {
+            mirror::copies(context, &place, access, retry_for).map_err(|errors| mistakes.extend(errors)).ok()
+        }
+        (None, ..) => None,
+    };
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -549,12 +615,17 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
         memory: config.memory.map_or(MEMORY, |size| size.0),
         disk: config.disk.map_or(DISK, |size| size.0),
         encoder_threads: config.transcode.then(|| config.encoder.and_then(|encoder| encoder.threads).unwrap_or(1)),
+        copies,
         origin: context.origin.clone(),
         clock: context.clock.clone(),
         playlists: context.playlists.clone(),
     };
     let shelf = context.playlists.shelf(&context.origin);
-    Ok(Built::Sink(Arc::new(Hls { settings, shelf })))
+    let tunnel = config.tunnel.map(|_| {
+        // One that runs already goes on for a graph whose next text has this sink too.
+        context.playlists.tunnels.running().map_or_else(OnceLock::new, OnceLock::from)
+    });
+    Ok(Built::Sink(Arc::new(Hls { settings, tunnel, shelf })))
 }
 
 pub static REGISTRATION: Registration = Registration {
@@ -634,6 +705,28 @@ pub static REGISTRATION: Registration = Registration {
             }]),
             presence: Presence::Optional,
             summary: "How streams are encoded, where `transcode` says so.",
+        },
+        Field {
+            name: "storage",
+            value: FieldType::OutputPath,
+            presence: Presence::Optional,
+            summary: "A folder, or `s3://BUCKET/PREFIX`, in which everything that is published is stored as well, such as \
+                      \"out/{stream}\"; a part with `{stream}` is added where there is none. Packets are delivered when \
+                      they lie there too.",
+        },
+        RETRY_FOR,
+        ENDPOINT,
+        REGION,
+        PROFILE,
+        PATH_STYLE,
+        ANONYMOUS,
+        TIMEOUT,
+        Field {
+            name: "tunnel",
+            value: FieldType::Choice(&[CLOUDFLARED]),
+            presence: Presence::Optional,
+            summary: "Opens the engine to the internet by this program, which has to be installed, for as long as the graph \
+                      is there; `GET /streams/ID` then has the stream's `public_url`. The engine must ask for keys.",
         },
     ],
     example: "[sinks.watch]\ntype = \"hls\"\ninputs = [\"cameras\"]\nsegment = \"4s\"\n",

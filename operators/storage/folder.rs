@@ -190,6 +190,15 @@ impl Storage for Folder {
         self.write(&path, body).await.map_err(|error| StorageError::of_system(&self.location(key), &error))
     }
 
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        match fs::remove_file(self.path(key)?).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StorageError::of_system(&self.location(key), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn get(&self, key: &str, range: Range<u64>, etag: Option<&str>) -> Result<Bytes, StorageError> {
         let failed = |error: io::Error| StorageError::of_system(&self.location(key), &error);
         let mut file = fs::File::open(self.path(key)?).await.map_err(failed)?;

@@ -117,6 +117,27 @@ pub trait Storage: Send + Sync {
     /// Nothing of it is there then.
     async fn put(&self, key: &str, body: &Body, media_type: &str) -> Result<(), StorageError>;
 
+    /// As [`Storage::put`]; what lies between here and those who fetch it over HTTP is told how to keep it (`cache`: a
+    /// `Cache-Control`), where the place can remember that.
+    ///
+    /// # Errors
+    /// As [`Storage::put`].
+    async fn put_cached(
+        &self,
+        key: &str,
+        body: &Body,
+        media_type: &str,
+        _cache: &'static str,
+    ) -> Result<(), StorageError> {
+        self.put(key, body, media_type).await
+    }
+
+    /// Removes the object, if it is there.
+    ///
+    /// # Errors
+    /// Where it stays.
+    async fn delete(&self, key: &str) -> Result<(), StorageError>;
+
     /// Bytes of the object; fewer than asked for where it ends before. With `etag`: only of that version.
     ///
     /// # Errors

@@ -226,6 +226,10 @@ mod tests {
             Err(StorageError::new(Cause::Final, "read only"))
         }
 
+        async fn delete(&self, key: &str) -> Result<(), StorageError> {
+            panic!("`{key}` is to be deleted")
+        }
+
         async fn get(&self, _: &str, range: Range<u64>, etag: Option<&str>) -> Result<Bytes, StorageError> {
             if self.is_silent.load(Ordering::Relaxed) {
                 std::future::pending().await

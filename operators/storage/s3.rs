@@ -309,13 +309,30 @@ impl S3 {
         }
     }
 
-    async fn put_whole(&self, client: &Client, key: &str, body: &Body, media_type: &str) -> Result<(), StorageError> {
+    /// Stores an object with what those who fetch it are told: its type, and how to keep it.
+    async fn put_told(&self, key: &str, body: &Body, told: (&str, Option<&str>)) -> Result<(), StorageError> {
+        let client = self.client().await?;
+        if body.len() > LARGE {
+            self.put_in_parts(client, key, body, told).await
+        } else {
+            self.put_whole(client, key, body, told).await
+        }
+    }
+
+    async fn put_whole(
+        &self,
+        client: &Client,
+        key: &str,
+        body: &Body,
+        (media_type, cache): (&str, Option<&str>),
+    ) -> Result<(), StorageError> {
         let bytes = self.read(key, body, 0..body.len()).await?;
         let request = client
             .put_object()
             .bucket(&self.bucket)
             .key(key)
             .content_type(media_type)
+            .set_cache_control(cache.map(str::to_owned))
             .content_length(i64::try_from(bytes.len()).unwrap_or(i64::MAX))
             .body(ByteStream::from(bytes));
         self.within(body.len(), key, request.send()).await.map(drop)
@@ -326,9 +343,10 @@ impl S3 {
         client: &Client,
         key: &str,
         body: &Body,
-        media_type: &str,
+        (media_type, cache): (&str, Option<&str>),
     ) -> Result<(), StorageError> {
         let request = client.create_multipart_upload().bucket(&self.bucket).key(key).content_type(media_type);
+        let request = request.set_cache_control(cache.map(str::to_owned));
         let begun = self.within(0, key, request.send()).await?;
         let Some(id) = begun.upload_id() else {
             let message = format!("`{}`: the server begins an upload without an id", self.location(key));
@@ -439,11 +457,25 @@ impl Storage for S3 {
     }
 
     async fn put(&self, key: &str, body: &Body, media_type: &str) -> Result<(), StorageError> {
+        self.put_told(key, body, (media_type, None)).await
+    }
+
+    async fn put_cached(
+        &self,
+        key: &str,
+        body: &Body,
+        media_type: &str,
+        cache: &'static str,
+    ) -> Result<(), StorageError> {
+        self.put_told(key, body, (media_type, Some(cache))).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let client = self.client().await?;
-        if body.len() > LARGE {
-            self.put_in_parts(client, key, body, media_type).await
-        } else {
-            self.put_whole(client, key, body, media_type).await
+        let request = client.delete_object().bucket(&self.bucket).key(key);
+        match self.within(0, key, request.send()).await {
+            Err(error) if error.cause == Cause::Missing => Ok(()),
+            other => other.map(drop),
         }
     }
 

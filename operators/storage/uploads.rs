@@ -340,6 +340,10 @@ mod tests {
             Ok(())
         }
 
+        async fn delete(&self, key: &str) -> Result<(), StorageError> {
+            panic!("`{key}` is to be deleted")
+        }
+
         async fn get(&self, _: &str, _: Range<u64>, _: Option<&str>) -> Result<Bytes, StorageError> {
             Err(StorageError::new(Cause::Missing, "nothing"))
         }

@@ -46,6 +46,8 @@ pub struct Asked {
     pub path: String,
     pub query: String,
     pub range: Option<String>,
+    /// What it says of caching.
+    pub cache: Option<String>,
     pub status: u16,
 }
 
@@ -246,6 +248,7 @@ async fn answer(request: Request<Incoming>, service: S3Service, state: Shared) -
         path: head.uri.path().trim_start_matches('/').to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         range: head.headers.get("range").and_then(|range| range.to_str().ok()).map(str::to_owned),
+        cache: head.headers.get("cache-control").and_then(|cache| cache.to_str().ok()).map(str::to_owned),
         status: 0,
     };
     match fault {

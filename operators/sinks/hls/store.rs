@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::playlist::{Kind, Window};
 use crate::item::{Origin, StreamId};
 use crate::media::fragment::Form;
+use crate::tunnel::Tunnels;
 pub use files::Served;
 pub use published::{Asked, Found, Lost, NewSegment, Published, Refused, Writing};
 
@@ -24,13 +25,19 @@ pub const MOST_WAITING: usize = 512;
 
 /// The playlists of a process.
 pub struct Playlists {
+    /// What leads the internet to them, where a sink asks for it.
+    pub tunnels: Tunnels,
     shelves: Mutex<Vec<Weak<Shelf>>>,
     waiting: Arc<Semaphore>,
 }
 
 impl Default for Playlists {
     fn default() -> Playlists {
-        Playlists { shelves: Mutex::default(), waiting: Arc::new(Semaphore::new(MOST_WAITING)) }
+        Playlists {
+            tunnels: Tunnels::default(),
+            shelves: Mutex::default(),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+        }
     }
 }
 

@@ -240,6 +240,11 @@ pub struct Writing {
 }
 
 impl Writing {
+    /// What is written.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
     /// `None` where somebody else has the right by now.
     fn state(&self) -> Option<MutexGuard<'_, State>> {
         Some(lock(&self.published.state)).filter(|state| state.turn == self.turn)

@@ -690,6 +690,10 @@ mod tests {
             panic!("nothing is stored")
         }
 
+        async fn delete(&self, _: &str) -> Result<(), StorageError> {
+            panic!("nothing is removed")
+        }
+
         async fn get(&self, _: &str, _: std::ops::Range<u64>, _: Option<&str>) -> Result<bytes::Bytes, StorageError> {
             panic!("nothing is read")
         }

@@ -365,6 +365,8 @@ fn all_mistakes_of_a_stream_are_answered_at_once() {
     assert_eq!(refused("/streams", body), ["id", "streams.ID.skip"]);
     let body = json!({ "graph": "nobody", "source": "cameras", "id": "a b", "url": "${env.X}" });
     assert_eq!(refused("/streams", body), ["graph", "id", "url"]);
+    let body = json!({ "graph": "door", "source": "cameras", "id": "yard", "url": "${env.X}", "skip": "no" });
+    assert_eq!(refused("/streams", body), ["streams.yard.skip", "url"], "the input is there");
     assert_eq!(refused("/streams", json!({ "id": "yard" })), ["graph", "source"]);
     let body = json!({ "url": "clip.mp4", "timeout": "an hour", "transport": "pigeon", "colour": "red" });
     assert_eq!(refused("/streams/check", body), ["colour", "timeout", "transport", "url"]);

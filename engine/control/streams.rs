@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::live::Live;
 use super::routes::{Answer, Refusal, json, nearest};
 use super::{body, hls};
+use crate::graph::identity::INPUTS;
 use crate::graph::permission::forbidden_address;
 use crate::graph::references::References;
 use crate::runtime::graph_streams::Removal;
@@ -96,7 +97,11 @@ pub(super) async fn add(live: &Live, request: &mut Request<Incoming>) -> Result<
             if let Some(rest) = rest {
                 let Wanted { graph, source, id, own } = *rest;
                 let (graphs, posted) = (live.graphs.clone(), PostedStream { source: source.into(), own, references });
-                mistakes.extend(live.changes.run(move || graphs.stream_mistakes(&graph, &id, posted)).await?);
+                let whole = format!("streams.{id}");
+                let further = live.changes.run(move || graphs.stream_mistakes(&graph, &id, posted)).await?;
+                // An input that cannot be read is not missing on top.
+                let has_input = mistakes.iter().any(|mistake| INPUTS.contains(&&*mistake.field));
+                mistakes.extend(further.into_iter().filter(|found| !has_input || found.field != whole));
             }
             return Ok(mistaken("the stream is not added", &mistakes));
         }

@@ -28,7 +28,7 @@ const STREAMS: &str = "streams";
 const HOOKS: &str = "hooks";
 const ONE_STREAM: [&str; 3] = ["url", "path", "key"];
 /// Settings of a stream of which one says what its input is.
-const INPUTS: [&str; 4] = ["url", "path", "key", "preset"];
+pub const INPUTS: [&str; 4] = ["url", "path", "key", "preset"];
 /// Fields of sources that look for their streams.
 const SEARCH: [&str; 2] = ["prefix", "poll"];
 

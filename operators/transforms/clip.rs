@@ -312,7 +312,7 @@ impl ClipStream {
         (self.written, self.decoded) = (0, MediaTime::ZERO);
         if let Some(Stretch { info, ring }) = self.later.pop_front() {
             let pictures = || ring.iter().filter(|kept| kept.packet.track == 0);
-            self.decoded = pictures().last().map_or(MediaTime::ZERO, |kept| kept.packet.dts);
+            self.decoded = pictures().next_back().map_or(MediaTime::ZERO, |kept| kept.packet.dts);
             self.shown = pictures().map(|kept| kept.pts).max();
             (self.info, self.ring) = (Some(info), ring);
         }

@@ -43,7 +43,7 @@ use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGIO
 use crate::tunnel::{CLOUDFLARED, Tunnel};
 use cutter::Cutter;
 use encoders::{Encoders, EncodingWriter};
-use mirror::{Copies, Mirror};
+use mirror::{Copies, Mirror, PublishedPart};
 use playlist::Window;
 use segmenter::{Part, Rules};
 use store::{Lost, NewSegment, Playlists, Promise, Refused, Shelf, Terms, Writing};
@@ -433,6 +433,7 @@ impl HlsWriter {
         let clock = self.settings.clock.clone();
         let (for_work, theirs) = (published.clone(), clock.clone());
         let hashes = self.terms.kind == playlist::Kind::Vod;
+        let completes = part.completes;
         // Copies megabytes, may hash them, and may write them into a file.
         let made = tokio::task::spawn_blocking(move || make(fragmenter, part, hashes, &for_work, &*theirs)).await;
         let made = match made {
@@ -456,7 +457,10 @@ impl HlsWriter {
                     if places.contains(&place) { ack.settle(Verdict::Rejected) } else { kept.push(ack) }
                 }
                 match &mut self.mirror {
-                    Some(mirror) => mirror.store(id, published.published(), kept).await,
+                    Some(mirror) => {
+                        let part = PublishedPart { acks: kept, completes };
+                        mirror.store(id, published.published(), part).await;
+                    }
                     None => kept.into_iter().for_each(|ack| ack.deliver(now)),
                 }
                 if let Some((_, why)) = refused.first() {

@@ -140,14 +140,14 @@ pub struct Mirror {
     storage: Arc<dyn Storage>,
     tell: mpsc::Sender<SinkError>,
     untold: mpsc::Receiver<SinkError>,
-    streams: BTreeMap<StreamId, (mpsc::Sender<Vec<Ack>>, JoinHandle<()>)>,
+    streams: BTreeMap<StreamId, (mpsc::Sender<PublishedPart>, JoinHandle<()>)>,
     /// Of streams that have ended.
     ending: Vec<(StreamId, JoinHandle<()>)>,
 }
 
 impl Mirror {
-    /// Another segment is published: the packets in it are delivered when the copy has it too.
-    pub async fn store(&mut self, stream: &StreamId, published: &Arc<Published>, acks: Vec<Ack>) {
+    /// Another segment, or part of one, is published: its packets are delivered when the copy has the segment too.
+    pub async fn store(&mut self, stream: &StreamId, published: &Arc<Published>, part: PublishedPart) {
         if !self.streams.contains_key(stream) {
             let (sender, receiver) = mpsc::channel(QUEUE);
             self.ending.retain(|(_, task)| !task.is_finished());
@@ -189,7 +189,7 @@ impl Mirror {
         }
         if let Some((sender, _)) = self.streams.get(stream) {
             // The task ends only with its sender; if it broke off, the acks say that the packets are lost.
-            let _ = sender.send(acks).await;
+            let _ = sender.send(part).await;
         }
     }
 
@@ -222,6 +222,13 @@ impl Mirror {
     }
 }
 
+/// What was published of a stream at once.
+pub struct PublishedPart {
+    pub acks: Vec<Ack>,
+    /// Whether its segment is complete with it: only then it can be stored.
+    pub completes: bool,
+}
+
 /// The copy of one stream.
 struct Copy {
     stream: StreamId,
@@ -244,25 +251,44 @@ struct Copy {
 }
 
 impl Copy {
-    async fn follow(mut self, mut segments: mpsc::Receiver<Vec<Ack>>) {
-        let mut acks = Vec::new();
-        while segments.recv_many(&mut acks, QUEUE).await > 0 {
+    async fn follow(mut self, mut parts: mpsc::Receiver<PublishedPart>) {
+        let mut taken = Vec::new();
+        // Packets of the segment that is not complete yet.
+        let mut held = Vec::new();
+        while parts.recv_many(&mut taken, QUEUE).await > 0 {
             let stored = self.catch_up().await;
-            let now = self.clock.now();
-            match stored {
-                Ok(()) => acks.drain(..).flatten().for_each(|ack| ack.deliver(now)),
-                Err(error) => {
-                    let count = acks.iter().map(Vec::len).sum::<usize>();
-                    // Dropped, and with that lost.
-                    acks.clear();
-                    self.fail(&error, &format!("the copy lacks {count} packets of stream `{}`", self.stream));
+            let mut complete = Vec::new();
+            for part in taken.drain(..) {
+                held.extend(part.acks);
+                if part.completes {
+                    complete.append(&mut held);
                 }
+            }
+            match stored {
+                Ok(()) => self.deliver(complete),
+                // What is not complete is tried again with the next part.
+                Err(_) if complete.is_empty() => {}
+                Err(error) => self.lose(&error, complete),
             }
         }
         // The stream has ended, and its playlist says so.
-        if let Err(error) = self.catch_up().await {
-            self.fail(&error, &format!("the copy of stream `{}` lacks its end", self.stream));
+        match self.catch_up().await {
+            Ok(()) => self.deliver(held),
+            Err(error) if held.is_empty() => {
+                self.fail(&error, &format!("the copy of stream `{}` lacks its end", self.stream));
+            }
+            Err(error) => self.lose(&error, held),
         }
+    }
+
+    fn deliver(&self, acks: Vec<Ack>) {
+        let now = self.clock.now();
+        acks.into_iter().for_each(|ack| ack.deliver(now));
+    }
+
+    /// Dropped, and with that lost.
+    fn lose(&self, error: &StorageError, acks: Vec<Ack>) {
+        self.fail(error, &format!("the copy lacks {} packets of stream `{}`", acks.len(), self.stream));
     }
 
     fn fail(&self, error: &StorageError, lost: &str) {

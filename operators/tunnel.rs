@@ -248,7 +248,8 @@ impl Keeper {
                             self.state.trouble.is_over();
                             was_there = true;
                         }
-                        if line.contains(" ERR ") || line.contains("rror") {
+                        // What is no line of its log is what it ends with.
+                        if ![" DBG ", " INF ", " WRN "].iter().any(|level| line.contains(level)) {
                             last = Some(line);
                         }
                     }

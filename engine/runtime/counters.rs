@@ -32,6 +32,9 @@ pub struct GraphCounters {
     looking: Mutex<BTreeMap<Arc<str>, Trouble>>,
     /// What streams counted that are not listed any more.
     gone: Mutex<Counts>,
+    /// The numbers of the next picture and of the next packet of each of those: where one comes back, numbers go on, since
+    /// ids of records are made of them. At most [`MOST_REMEMBERED`].
+    numbers: Mutex<BTreeMap<StreamId, (u64, u64)>>,
     /// How often the graph was loaded.
     generation: AtomicU64,
     /// What is disturbed on purpose.
@@ -46,6 +49,9 @@ struct GraphStatus {
     ended: Option<Instant>,
 }
 
+/// Streams that are not listed any more whose numbers are remembered.
+const MOST_REMEMBERED: usize = 10_000;
+
 impl GraphCounters {
     /// Of a graph whose generation before was `generation`.
     pub fn new(name: Arc<str>, clock: Arc<dyn Clock>, generation: u64) -> GraphCounters {
@@ -57,6 +63,7 @@ impl GraphCounters {
             nodes: Mutex::default(),
             looking: Mutex::default(),
             gone: Mutex::default(),
+            numbers: Mutex::default(),
             generation: AtomicU64::new(generation),
             chaos: Mutex::default(),
             status: Mutex::new(status),
@@ -80,6 +87,10 @@ impl GraphCounters {
             return known.clone();
         }
         let counters = Arc::new(StreamCounters::new(id.clone(), place, self.clock.clone()));
+        if let Some((picture, packet)) = lock(&self.numbers).remove(id) {
+            counters.next_seq.store(picture, Ordering::Relaxed);
+            counters.next_packet.store(packet, Ordering::Relaxed);
+        }
         streams.push(counters.clone());
         counters
     }
@@ -91,6 +102,11 @@ impl GraphCounters {
             let stream = streams.remove(position);
             let mut gone = lock(&self.gone);
             *gone = gone.plus(stream.account.snapshot());
+            let mut numbers = lock(&self.numbers);
+            if numbers.len() >= MOST_REMEMBERED {
+                numbers.pop_first();
+            }
+            numbers.insert(id.clone(), (stream.next_seq(), stream.next_packet()));
         }
     }
 

@@ -475,6 +475,7 @@ fn what_waits(node: &NodeCounters, report: &GraphReport) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use operators::clock::{Clock, SimulatedClock};
+    use operators::lease::Ack;
 
     use super::*;
     use crate::runtime::counters::Place;
@@ -493,7 +494,7 @@ mod tests {
         let north = graph.open_stream(&StreamId::new("north").unwrap(), place.clone());
         let south = graph.open_stream(&StreamId::new("south").unwrap(), place);
         south.set_state(StreamState::Stopped, None, clock.now());
-        north.account.read(4);
+        let acks: Vec<Ack> = (0..4).map(|_| Ack::new(&north.account, clock.now())).collect();
         let node = |name: &str, role| graph.node(&name.into(), "any", role, 2);
         let (tap, sum, out, idle) =
             (node("tap", "tap"), node("sum", "inline"), node("out", "sink"), node("idle", "sink"));
@@ -503,5 +504,6 @@ mod tests {
         graph.set_nodes(vec![tap, sum, out, idle], None);
         let open = ["stream `north`", "`sum`, which is at work", "sink `out` with 3 items", "4 items in flight"];
         assert_eq!(still_open(&graph), open);
+        drop(acks);
     }
 }

@@ -839,7 +839,9 @@ fn an_item_larger_than_a_branch_is_rejected_and_empties_nothing() {
     let operators = vec![inline("pass", |_| Reacts::Pass, Input::Tap(0))];
     let (outcome, report) = run(1, plan(source(&["a"], 3), vec![tap(Overflow::Block, 4)], operators, vec![small]));
     assert_eq!(report.total, Counts { read: 3, rejected: 3, ..Counts::default() });
-    assert_eq!(outcome.failures, ["every item was rejected (3); the error records say why"]);
+    let why = "`small` failed on stream `a`, item 2: it takes 16 B, more than this branch's whole budget of 8 B; raise \
+               `budget.bytes`";
+    assert_eq!(outcome.failures, [format!("every item was rejected (3); {why}")]);
 }
 
 /// Two late jobs, the second submitted while the first is already waited for.

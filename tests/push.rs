@@ -220,6 +220,7 @@ fn requests_that_cannot_be_answered_are_told_why() {
     engine.wait_for("a stream that is pushed to", |_| {
         (push(&address, "door", "?wait=true", &sized(2, 2)).status == 200).then_some(())
     });
+    engine.wait_for_graph("a graph that runs", |graph| graph["state"] == "running");
     for (method, path, status, says) in [
         ("POST", "/streams/dor/frames", 404, "did you mean `door`"),
         ("POST", "/streams/somewhere-else/frames", 404, "these are pushed to: `door`"),

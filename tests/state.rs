@@ -315,8 +315,8 @@ fn another_version_does_not_write_over_the_chunks_of_the_one_before() {
     video(&folder.file("door.mp4"), 4);
     for _ in 0..2 {
         let finished = folder.run(&[]).finish().expect(1);
-        // The first may be the same in both: then it is stored already.
-        assert!(finished.stderr.contains("`out/door_chunk_0001.mp4` exists already"), "{}", finished.stderr);
+        // Of several that fail at once not each is told of.
+        assert!(finished.stderr.contains(".mp4` exists already"), "{}", finished.stderr);
         let now = files(&folder);
         assert!(before.iter().all(|(name, file)| now[name] == *file), "one was written over");
         assert_eq!(now.len(), 4, "what was not there is stored");

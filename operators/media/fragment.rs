@@ -129,7 +129,7 @@ impl Fragmenter {
             self.tracks.iter().enumerate().map(|(index, track)| self.known(index, track)).collect();
         let mut muxer = Muxer::new(Container::Piece, &tracks, u64::MAX)?;
         let split = muxer.position()?;
-        muxer.expect(bare.iter().map(|(_, _, data)| data.len() + INDEX_ENTRY).sum());
+        muxer.reserve(bare.iter().map(|(_, _, data)| data.len() + INDEX_ENTRY).sum());
         for (index, track) in tracks.iter().enumerate().filter(|(_, track)| track.parameters.is_some()) {
             let ticks = |time: MediaTime| time.ticks_in(track.time_base).saturating_add(LEAD.ticks_in(track.time_base));
             let own: Vec<_> = bare.iter().filter(|(_, sample, _)| sample.packet.track == index).collect();

@@ -272,7 +272,7 @@ impl Muxer {
     }
 
     /// Makes room for so many bytes more at once, of what stays in memory: growing step by step copies them each time.
-    pub(super) fn expect(&mut self, bytes: usize) {
+    pub(super) fn reserve(&mut self, bytes: usize) {
         self.storage().memory.reserve_exact(bytes);
     }
 

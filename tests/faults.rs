@@ -136,13 +136,19 @@ fn a_thousand_subscribers_and_those_who_sleep_or_die_harm_nobody() {
         (get(&format!("{address}/stats")).1["events"]["subscribers"] == 1010).then_some(())
     });
     drop(dying);
+    let mut missed = None;
     let before = awake.iter().map(|one| one.count).min().unwrap_or_default();
     let stats = wait_for("events for everybody, and too many for those who sleep", || {
         awake.iter_mut().for_each(Subscriber::read);
         let stats = get(&format!("{address}/stats")).1;
         let heard = awake.iter().all(|one| one.count >= before + 30);
         let events = &stats["events"];
-        (heard && events["subscribers"] == 1000 && number(&events["missed"]) > 0).then_some(stats)
+        if events["subscribers"] != 1000 {
+            return None;
+        }
+        // What those who died have missed is nothing that a sleeper hears of.
+        let earlier = *missed.get_or_insert(number(&events["missed"]));
+        (heard && number(&events["missed"]) > earlier).then_some(stats)
     });
     let graph = &stats["graphs"][0];
     assert_conserved(&graph["total"]);
@@ -151,17 +157,14 @@ fn a_thousand_subscribers_and_those_who_sleep_or_die_harm_nobody() {
     for one in &awake {
         assert_eq!(one.told, None, "who listens misses nothing");
     }
-    // Whoever wakes up hears how much has gone by, and then what is new.
-    let (first, others) = asleep.split_at_mut(1);
-    let first = &mut first[0];
-    wait_for("what the sleeper has lost", || {
-        first.read();
-        first.told.clone().filter(|_| first.last.is_some())
+    // Whoever wakes up hears how much has gone by, and then what is new. Not all need have missed something yet: how much
+    // their sockets hold differs.
+    let told = wait_for("what a sleeper has lost", || {
+        asleep.iter_mut().for_each(Subscriber::read);
+        asleep.iter().find_map(|one| one.told.clone().filter(|_| one.last.is_some()))
     });
-    let told = first.told.take().expect("it was told");
     assert!(number(&told["lost"]) > 0, "{told}");
     assert_eq!(told["reason"], "this subscriber read too slowly");
-    assert_eq!(others.iter().map(|one| one.count).sum::<u64>(), 0, "the others sleep on");
 
     let ended = engine.terminate().expect(0);
     assert_eq!(ended.counts("calm").delivered, ended.counts("calm").read);

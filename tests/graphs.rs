@@ -23,6 +23,7 @@ fn no_graph_is_left_out_here() {
         .collect();
     // The quick start, the capture, the upload and the pictures that are pushed have test files of their own.
     let tested = [
+        "annotated-people.toml",
         "camera-to-hls.toml",
         "camera.toml",
         "capture.toml",
@@ -72,6 +73,16 @@ fn people_are_found_twice_a_second() {
         finished.stdout.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(records.len(), 6, "at 0, 0.5, … 2.5 s");
     assert!(records.iter().all(|record| record["has"]["person"] == true), "{records:?}");
+}
+
+#[test]
+fn people_have_boxes_in_pictures_once_a_second() {
+    let folder = Folder::with_graph("");
+    let out = folder.file("seen");
+    let Some(finished) = run("annotated-people.toml", &["--set", &format!("out={}", out.display())]) else { return };
+    assert_eq!(finished.counts("asl-again").delivered, 3, "at 0, 1 and 2 s");
+    let pictures: Vec<_> = std::fs::read_dir(out.join("asl-again")).expect("a folder").collect();
+    assert_eq!(pictures.len(), 3);
 }
 
 #[test]

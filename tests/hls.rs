@@ -200,7 +200,7 @@ impl Watched {
 #[test]
 fn a_live_playlist_moves_on_and_nothing_that_it_lists_is_missing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let video = clip(folder.path(), "door.mp4", 20, &["-c:a", "aac"]);
+    let video = clip(folder.path(), "door.mp4", 14, &["-c:a", "aac"]);
     let run = graph(&format!("path = '{}'\nrealtime = true", video.display()), "segment = \"1s\"\nwindow = 3");
     let mut engine = run.run(&["--stay"]);
     let address = engine.address();
@@ -810,7 +810,7 @@ fn a_browser_plays_it() {
     let Some(page) = PlayerPage::serve() else { return };
     let Some(mut browser) = Browser::start() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let video = clip(folder.path(), "door.mp4", 6, &["-c:a", "aac"]);
+    let video = clip(folder.path(), "door.mp4", 4, &["-c:a", "aac"]);
     let run = Folder::with_graph(&format!(
         "[sources.video]\ntype = \"file\"\npath = '{0}'\n[sinks.watch]\ntype = \"hls\"\ninputs = [\"video\"]\n\
          segment = \"1s\"\n[sources.paced]\ntype = \"file\"\nrealtime = true\nstreams.live = {{ path = '{0}', loop = true }}\n\
@@ -826,11 +826,11 @@ fn a_browser_plays_it() {
         engine.wait_for("a playlist", |_| (get_bytes(&url).0 == 200).then_some(()));
         browser.open(&page.of(&url, ""));
         browser.wait("video.videoWidth === 320 && video.videoHeight === 240");
-        let enough = if stream != "live" { "video.ended && video.currentTime > 5.5" } else { "video.currentTime > 0" };
+        let enough = if stream != "live" { "video.ended && video.currentTime > 3.5" } else { "video.currentTime > 0" };
         browser.wait(enough);
         if stream == "live" {
             let begun = browser.wait("video.currentTime").as_f64().expect("seconds");
-            browser.wait(&format!("video.currentTime > {} && !video.paused", begun + 6.0));
+            browser.wait(&format!("video.currentTime > {} && !video.paused", begun + 4.5));
         }
         assert_eq!(browser.wait("[window.problems.join(), window.stalls]")[0], "", "{stream}");
     }

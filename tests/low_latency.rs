@@ -240,7 +240,7 @@ fn what_the_protocol_forbids_is_refused_and_the_end_keeps_nobody_waiting() {
 fn those_who_wait_are_counted_and_go_when_they_go() {
     const MOST: usize = 512;
     let folder = tempfile::tempdir().expect("a folder");
-    let run = graph(&camera(folder.path()), "segment = \"20s\"");
+    let run = graph(&camera(folder.path()), "segment = \"8s\"");
     let mut engine = run.run(&[]);
     let address = engine.address();
     let url = playlist_url(&mut engine);
@@ -385,7 +385,7 @@ fn a_browser_is_closer_to_the_present() {
         }
         let begun = browser.wait("video.currentTime").as_f64().expect("seconds").max(begun);
         let mut seen = Vec::new();
-        for second in 2..8 {
+        for second in 2..6 {
             browser.wait(&format!("video.currentTime > {} && !video.paused", begun + f64::from(second)));
             seen.push(browser.wait("window.behind()").as_f64().expect("seconds"));
         }

@@ -100,7 +100,7 @@ fn a_second_signal_ends_at_once_and_names_what_is_stuck() {
     let ended = engine.finish().expect(1);
     let line = ended.stderr.lines().find(|line| line.contains("still open")).expect("what is stuck").to_owned();
     assert!(line.contains("told to end at once; still open: stream `synthetic`, sink `out`, "), "{line}");
-    assert!(line.contains("items in flight"), "{line}");
+    assert!(line.contains(" in flight"), "{line}");
     assert!(ended.counts("synthetic").lost > 0, "{}", ended.stderr);
 }
 

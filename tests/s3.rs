@@ -109,6 +109,68 @@ fn frames_become_pictures() {
     }
 }
 
+/// How many pixels of two pictures differ by more than JPEG alone explains, outside of `boxes` grown by a margin.
+fn differences(one: &[u8], other: &[u8], boxes: &[[f64; 4]]) -> (usize, usize) {
+    let decoded =
+        |bytes| image::load_from_memory_with_format(bytes, image::ImageFormat::Jpeg).expect("a picture").into_rgb8();
+    let (one, other) = (decoded(one), decoded(other));
+    let (mut inside, mut outside) = (0, 0);
+    for ((x, y, a), b) in one.enumerate_pixels().zip(other.pixels()) {
+        if a.0.iter().zip(b.0).all(|(a, b)| a.abs_diff(b) < 60) {
+            continue;
+        }
+        let (x, y) = (f64::from(x), f64::from(y));
+        // A label stands beside its box, and JPEG spreads an edge over 16 pixels.
+        let near = |[left, top, right, bottom]: &[f64; 4]| {
+            (left - 24.0..right + 160.0).contains(&x) && (top - 32.0..bottom + 32.0).contains(&y)
+        };
+        *if boxes.iter().any(near) { &mut inside } else { &mut outside } += 1;
+    }
+    (inside, outside)
+}
+
+#[test]
+fn pictures_show_what_was_found_in_them() {
+    let (root, bucket) = clips();
+    let sink = |name: &str, inputs: &str, more: &str| {
+        format!(
+            "[sinks.{name}]\ntype = \"s3\"\ninputs = {inputs}\nbucket = \"clips\"\nendpoint = \"{}\"\n\
+             key = \"{name}/{{name}}\"\n{more}",
+            bucket.endpoint()
+        )
+    };
+    let folder = Folder::with_graph(&format!(
+        "[sources.scene]\ntype = \"synthetic\"\nseed = 3\nrealtime = false\nframes = 60\n\
+         [operators.some]\ntype = \"sample\"\ninputs = [\"scene\"]\nfps = 5\n\
+         [operators.shapes]\ntype = \"detect\"\ninputs = [\"some\"]\nmodel = \"shapes\"\n\
+         [sinks.told]\ntype = \"file\"\ninputs = [\"shapes\"]\npath = \"told.jsonl\"\n{}{}",
+        sink("plain", "[\"some\"]", "quality = 100\n"),
+        sink("marked", "[\"some\", \"shapes\"]", "quality = 100\nannotate = true\n")
+    ));
+    let finished = folder.run_with(&[], with_credentials).finish().expect(0);
+    let counts = finished.counts("synthetic");
+    assert_eq!((counts.read, counts.lost, counts.rejected), (counts.delivered + counts.filtered, 0, 0), "{counts:?}");
+    let found = objects(root.path(), "clips");
+    let told = folder.records("told.jsonl");
+    assert_eq!((told.len(), found.len()), (10, 20));
+    let mut shapes = 0;
+    for record in told {
+        let name = format!("synthetic-{:09}.jpg", record["seq"].as_u64().expect("a number"));
+        let boxes: Vec<[f64; 4]> = record["detections"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|found| serde_json::from_value(found["box"].clone()).expect("four numbers"))
+            .collect();
+        shapes += boxes.len();
+        let (inside, outside) =
+            differences(&found[&format!("plain/{name}")], &found[&format!("marked/{name}")], &boxes);
+        assert_eq!(outside, 0, "{name}: nothing but boxes and labels is drawn");
+        assert!(inside >= 40 * boxes.len(), "{name}: {inside} pixels are drawn for {}", boxes.len());
+    }
+    assert!(shapes > 10, "{shapes} shapes");
+}
+
 #[test]
 fn a_server_that_is_down_loses_nothing() {
     let root = tempfile::tempdir().expect("a folder");

@@ -165,8 +165,9 @@ pub(super) struct State {
     is_late_told: bool,
 }
 
-/// How long a graph may take to end beside the time that it has to deliver what is in flight: its sinks close in it.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a graph may take to end beside the time that it has to deliver what is in flight: its sinks close in it, and a
+/// worker that does not answer is known as such.
+const GRACE: Duration = Duration::from_secs(4);
 /// Looks in turn whether a change is over are at most this far apart.
 const LOOK: Duration = Duration::from_millis(100);
 /// As long as nothing is told to end, there is nothing to look for.
@@ -794,6 +795,9 @@ impl Graphs {
                 recv(over) -> _ => {}
                 recv(after(look)) -> _ => {}
                 recv(late) -> _ => {
+                    if let Some(held_up) = self.engine.held_up() {
+                        tracing::error!("{held_up}");
+                    }
                     let mut state = lock(&self.state);
                     state.tell_late();
                     return state.outcomes();

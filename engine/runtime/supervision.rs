@@ -376,7 +376,7 @@ impl RunningGraph {
         open.extend(
             self.counters.nodes().iter().filter(|node| !is_told(node)).filter_map(|node| what_waits(node, &report)),
         );
-        open.push(format!("{} items in flight", report.total.in_flight));
+        open.push(in_flight(report.total.in_flight));
         open
     }
 
@@ -453,8 +453,13 @@ pub(super) fn still_open(counters: &GraphCounters) -> Vec<String> {
         .filter(|stream| !matches!(stream.state, StreamState::Ended | StreamState::Stopped | StreamState::Failed));
     let mut open: Vec<String> = streams.map(|stream| format!("stream `{}`", stream.stream)).collect();
     open.extend(counters.nodes().iter().filter_map(|node| what_waits(node, &report)));
-    open.push(format!("{} items in flight", report.total.in_flight));
+    open.push(in_flight(report.total.in_flight));
     open
+}
+
+fn in_flight(items: u64) -> String {
+    let noun = if items == 1 { "item" } else { "items" };
+    format!("{items} {noun} in flight")
 }
 
 /// What a node has not come to an end with.

@@ -1,13 +1,12 @@
 //! `dataset`: pictures and what was found in them, as files for training: `2026/03/02/TIME_UUID.jpg` and `.json`.
 //!
-//! Frames alone make a plain capture, records alone JSON files. Where both flow in, each picture waits for its records,
-//! which have its stream and number, in a window of bounded bytes; one whose records do not come in time is dropped, and
-//! one that has none (it was not sampled) is passed over.
+//! Frames alone make a plain capture, records alone JSON files. Where both flow in, each picture waits for its records:
+//! [`super::joined`].
 //!
 //! The JSON file is stored behind its picture: where it is, the pair is whole. Names tell the time of the picture, and
 //! are the same for the same picture, so that a repeat after a cut overwrites itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,12 +20,13 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, ItemError, SinkError, StartError};
 use crate::inference::manifest::InputSpec;
-use crate::item::{EndReason, Event, Frame, Item, Kind, Origin, Payload, Record, RecordBody, StreamId, time_text};
+use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, Record, StreamId, time_text};
 use crate::lease::Verdict;
 use crate::operator::{
     BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter, Trouble,
 };
 use crate::picture::Picture;
+use crate::sinks::joined::{Found, Joiner, WINDOW, WINDOW_FIELD, Ways, annotate};
 use crate::sinks::s3::{QUALITY, QUALITY_FIELD, UPLOADS_FIELD};
 use crate::storage::IfExists;
 use crate::storage::folder::Folder;
@@ -58,7 +58,6 @@ struct Config {
 }
 
 const UPLOADS: usize = 4;
-const WINDOW: u64 = 64 << 20;
 
 /// Where files go.
 #[derive(Clone)]
@@ -89,8 +88,8 @@ impl Sink for Dataset {
     }
 
     fn start_with(&self, inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
-        let Ways { frames, records: record_inputs } = Ways::of(inputs)?;
-        if record_inputs == 0 && !self.choice.is_open() {
+        let ways = Ways::of(inputs)?;
+        if ways.records == 0 && !self.choice.is_open() {
             let message = "it chooses by label or score, and no records flow into it";
             return Err(StartError::new(message)
                 .hint("add the node that makes them to its `inputs`, beside the one that makes the pictures"));
@@ -124,16 +123,12 @@ impl Sink for Dataset {
             max: self.max.unwrap_or(u64::MAX),
             choice: self.choice.clone(),
             annotate: self.annotate,
-            window: self.window,
             quality: self.quality,
-            has_frames: frames > 0,
-            record_inputs,
-            ways: frames + record_inputs,
-            streams: BTreeMap::new(),
+            joiner: Joiner::new(self.origin.node.clone(), ways, self.window),
+            results: BTreeMap::new(),
             next_id: 0,
             chosen: 0,
             stored: 0,
-            has_warned: false,
         }))
     }
 
@@ -146,95 +141,6 @@ impl Sink for Dataset {
     }
 }
 
-/// Along how many inputs the items of one stream come: the same for every stream.
-struct Ways {
-    /// At most one.
-    frames: usize,
-    records: usize,
-}
-
-impl Ways {
-    fn of(inputs: &[SinkInput]) -> Result<Ways, StartError> {
-        let sources: BTreeSet<&Arc<str>> = inputs.iter().flat_map(|input| &input.sources).collect();
-        let count = |source: &Arc<str>, kind: Kind| {
-            inputs.iter().filter(|input| input.kind == kind && input.sources.contains(source)).count()
-        };
-        let of = |source: &Arc<str>| (count(source, Kind::Frame), count(source, Kind::Record));
-        let mut ways = None;
-        for source in sources {
-            let (frames, records) = of(source);
-            if frames > 1 {
-                let message = format!("the pictures of `{source}` come to it by {frames} of its `inputs`");
-                return Err(StartError::new(message).hint("keep one of them"));
-            }
-            let (first, expected) = *ways.get_or_insert((source, (frames, records)));
-            if expected != (frames, records) {
-                let message = format!(
-                    "of `{first}` come {} pictures and records by its `inputs`, and of `{source}` {}: nobody can tell when a \
-                     picture has all its records",
-                    told(expected),
-                    told((frames, records))
-                );
-                return Err(StartError::new(message).hint("write a `dataset` for each of them"));
-            }
-        }
-        let (frames, records) = ways.map_or((0, 0), |(_, ways)| ways);
-        Ok(Ways { frames, records })
-    }
-}
-
-/// "1 and 2".
-fn told((frames, records): (usize, usize)) -> String {
-    format!("{frames} and {records}")
-}
-
-/// What is known of one picture so far.
-struct Entry {
-    stream: StreamId,
-    seq: u64,
-    /// Seconds since the stream's first picture.
-    pts: f64,
-    time: SystemTime,
-    fallback: bool,
-    frame: Option<Arc<Frame>>,
-    records: Vec<Arc<Record>>,
-    claims: Vec<Claim>,
-}
-
-impl Entry {
-    fn of(item: &Item) -> Entry {
-        Entry {
-            stream: item.stream.clone(),
-            seq: item.seq,
-            pts: item.pts.as_micros() as f64 / 1e6,
-            time: item.time,
-            fallback: item.fallback,
-            frame: None,
-            records: Vec::new(),
-            claims: Vec::new(),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.frame.as_ref().map_or(0, |frame| frame.bytes())
-    }
-
-    fn settle(self, verdict: Verdict) {
-        self.claims.into_iter().for_each(|claim| claim.settle(verdict));
-    }
-}
-
-/// What waits of one stream.
-#[derive(Default)]
-struct Window {
-    entries: BTreeMap<u64, Entry>,
-    bytes: u64,
-    /// Results that were chosen, for every Nth.
-    results: u64,
-    /// Ways along which the stream has ended.
-    ended: usize,
-}
-
 struct DatasetWriter {
     uploads: Uploads,
     trouble: Trouble,
@@ -245,19 +151,14 @@ struct DatasetWriter {
     max: u64,
     choice: Choice,
     annotate: bool,
-    window: u64,
     quality: u8,
-    has_frames: bool,
-    /// How many records come of one picture.
-    record_inputs: usize,
-    /// Along how many ways the events of one stream come.
-    ways: usize,
-    streams: BTreeMap<StreamId, Window>,
+    joiner: Joiner,
+    /// Results that were chosen of each stream, for every Nth.
+    results: BTreeMap<StreamId, u64>,
     next_id: u64,
     /// Results that were handed over, less those that came to nothing.
     chosen: u64,
     stored: u64,
-    has_warned: bool,
 }
 
 impl DatasetWriter {
@@ -266,100 +167,23 @@ impl DatasetWriter {
             item.lease.ack.clone().settle(Verdict::Filtered);
             return Ok(());
         }
-        match &item.payload {
-            Payload::Frame(frame) if self.record_inputs == 0 => {
-                let entry = Entry { frame: Some(frame.clone()), claims: vec![Claim::whole(item)], ..Entry::of(item) };
-                self.offer(entry);
+        let ways = self.joiner.ways();
+        let found = match &item.payload {
+            Payload::Frame(frame) if ways.records == 0 => {
+                vec![Found { frame: Some(frame.clone()), claims: vec![Claim::whole(item)], ..Found::of(item) }]
             }
-            Payload::Frame(frame) => {
-                let entry = self.entry(item);
-                entry.frame = Some(frame.clone());
-                // The window pays for it: without that, pictures that wait would keep the source from bringing their
-                // records.
-                entry.claims.push(Claim::without_credit(item));
-                let bytes = frame.bytes();
-                if let Some(window) = self.streams.get_mut(&item.stream) {
-                    window.bytes += bytes;
-                }
-                self.make_room(&item.stream);
-                self.complete(&item.stream, item.seq);
+            Payload::Frame(frame) => self.joiner.frame(item, frame),
+            Payload::Record(record) if ways.frames == 0 => {
+                vec![Found { records: vec![record.clone()], claims: vec![Claim::whole(item)], ..Found::of(item) }]
             }
-            Payload::Record(record) if !self.has_frames => {
-                let (records, claims) = (vec![record.clone()], vec![Claim::whole(item)]);
-                self.offer(Entry { records, claims, ..Entry::of(item) });
-            }
-            Payload::Record(record) => {
-                let entry = self.entry(item);
-                entry.records.push(record.clone());
-                entry.claims.push(Claim::without_credit(item));
-                self.complete(&item.stream, item.seq);
-            }
+            Payload::Record(record) => self.joiner.record(item, record),
             Payload::Packet(_) | Payload::Tensor(_) | Payload::Segment(_) => {
                 let kind = item.payload.kind().plural();
                 return Err(SinkError { message: format!("`dataset` does not take {kind}"), hint: None });
             }
-        }
+        };
+        found.into_iter().for_each(|found| self.offer(found));
         Ok(())
-    }
-
-    fn entry(&mut self, item: &Item) -> &mut Entry {
-        let window = self.streams.entry(item.stream.clone()).or_default();
-        window.entries.entry(item.seq).or_insert_with(|| Entry::of(item))
-    }
-
-    /// Offers the picture where it has all its records; then no more come for those before it.
-    fn complete(&mut self, stream: &StreamId, seq: u64) {
-        let Some(window) = self.streams.get_mut(stream) else { return };
-        let is_whole = |entry: &Entry| entry.frame.is_some() && entry.records.len() >= self.record_inputs;
-        if !window.entries.get(&seq).is_some_and(is_whole) {
-            return;
-        }
-        let later = window.entries.split_off(&(seq + 1));
-        let over = std::mem::replace(&mut window.entries, later);
-        self.release(stream, over);
-    }
-
-    /// Nothing more comes for these: what has a picture and a record is offered.
-    fn release(&mut self, stream: &StreamId, over: BTreeMap<u64, Entry>) {
-        for entry in over.into_values() {
-            if let Some(window) = self.streams.get_mut(stream) {
-                window.bytes -= entry.bytes();
-            }
-            if entry.frame.is_some() && !entry.records.is_empty() {
-                self.offer(entry);
-            } else {
-                entry.settle(Verdict::Filtered);
-            }
-        }
-    }
-
-    /// The stream has ended along one way; along the others records may still come.
-    fn ended(&mut self, stream: &StreamId) {
-        let Some(window) = self.streams.get_mut(stream) else { return };
-        window.ended += 1;
-        if window.ended >= self.ways {
-            window.ended = 0;
-            let over = std::mem::take(&mut window.entries);
-            self.release(stream, over);
-        }
-    }
-
-    /// Drops the oldest pictures that wait, where they are too many.
-    fn make_room(&mut self, stream: &StreamId) {
-        let Some(window) = self.streams.get_mut(stream) else { return };
-        while window.bytes > self.window
-            && window.entries.len() > 1
-            && let Some((seq, entry)) = window.entries.pop_first()
-        {
-            window.bytes -= entry.bytes();
-            for claim in entry.claims {
-                claim.drop_at(&self.origin.node, "no record in time");
-            }
-            if !std::mem::replace(&mut self.has_warned, true) {
-                let node = &self.origin.node;
-                tracing::warn!(%node, %stream, seq, "`{node}` drops pictures of stream `{stream}` whose records did not come in time: let its pictures and its records come from one `sample`, or raise `window`");
-            }
-        }
     }
 
     fn chooses(&self, records: &[Arc<Record>]) -> bool {
@@ -367,27 +191,24 @@ impl DatasetWriter {
     }
 
     /// Stores a result, where it is one of those that are wanted.
-    fn offer(&mut self, entry: Entry) {
-        let is_error = |record: &Arc<Record>| matches!(record.body, RecordBody::Error { .. });
-        let has_failed = !entry.records.is_empty() && entry.records.iter().all(is_error);
-        if has_failed || self.chosen >= self.max || !self.chooses(&entry.records) {
-            return entry.settle(Verdict::Filtered);
+    fn offer(&mut self, mut found: Found) {
+        if found.has_failed() || self.chosen >= self.max || !self.chooses(&found.records) {
+            return found.settle(Verdict::Filtered);
         }
-        let window = self.streams.entry(entry.stream.clone()).or_default();
-        let nth = window.results;
-        window.results += 1;
+        let results = self.results.entry(found.stream.clone()).or_default();
+        let nth = *results;
+        *results += 1;
         if !nth.is_multiple_of(self.every) {
-            return entry.settle(Verdict::Filtered);
+            return found.settle(Verdict::Filtered);
         }
         self.chosen += 1;
         let id = self.next_id;
         self.next_id += 1;
-        let mut entry = entry;
-        let claims = std::mem::take(&mut entry.claims);
+        let claims = std::mem::take(&mut found.claims);
         let files = Files {
-            base: self.base(&entry),
+            base: self.base(&found),
             origin: self.origin.clone(),
-            entry,
+            found,
             seen: self.seen.clone(),
             annotate: self.annotate,
             quality: self.quality,
@@ -402,10 +223,10 @@ impl DatasetWriter {
     }
 
     /// The name of an item's files without its ending.
-    fn base(&self, entry: &Entry) -> String {
+    fn base(&self, found: &Found) -> String {
         let mut hash = Sha256::new();
-        let nanos = entry.time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        for part in [&*self.origin.graph, &*self.origin.node, &*entry.stream, &entry.seq.to_string()] {
+        let nanos = found.time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        for part in [&*self.origin.graph, &*self.origin.node, &*found.stream, &found.seq.to_string()] {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
@@ -413,7 +234,7 @@ impl DatasetWriter {
         let digest: [u8; 32] = hash.finalize().into();
         let bytes: [u8; 16] = std::array::from_fn(|index| digest[index]);
         let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
-        let (day, time) = (date_name("%Y/%m/%d", entry.time), time_name(entry.time));
+        let (day, time) = (date_name("%Y/%m/%d", found.time), time_name(found.time));
         format!("{}{day}/{time}_{id}", self.prefix)
     }
 
@@ -432,7 +253,7 @@ impl DatasetWriter {
 struct Files {
     base: String,
     origin: Origin,
-    entry: Entry,
+    found: Found,
     seen: Option<Arc<InputSpec>>,
     annotate: bool,
     quality: u8,
@@ -440,26 +261,26 @@ struct Files {
 
 impl Files {
     fn make(self) -> Result<Vec<Put>, ItemError> {
-        let entry = &self.entry;
+        let found = &self.found;
         let mut puts = Vec::new();
         let mut description = json!({
             "graph": self.origin.graph,
             "node": self.origin.node,
-            "stream": entry.stream,
-            "seq": entry.seq,
-            "pts": entry.pts,
-            "time": time_text(entry.time),
+            "stream": found.stream,
+            "seq": found.seq,
+            "pts": found.pts,
+            "time": time_text(found.time),
         });
-        if entry.fallback {
+        if found.fallback {
             description["fallback"] = true.into();
         }
-        if let Some(frame) = &entry.frame {
+        if let Some(frame) = &found.frame {
             let mut picture = match &self.seen {
                 Some(input) => Picture::as_seen(frame, input)?,
                 None => Picture::of(frame)?,
             };
             if self.annotate {
-                entry.records.iter().for_each(|record| annotate(&mut picture, record));
+                annotate(&mut picture, &found.records);
             }
             let key = format!("{}.jpg", self.base);
             let name = key.rsplit('/').next().unwrap_or(&key);
@@ -481,30 +302,13 @@ impl Files {
         }
         let written = |error: serde_json::Error| ItemError::Failed(format!("a record is no JSON: {error}"));
         let records: Result<Vec<serde_json::Value>, _> =
-            entry.records.iter().map(|record| serde_json::to_value(&**record)).collect();
+            found.records.iter().map(|record| serde_json::to_value(&**record)).collect();
         description["records"] = records.map_err(written)?.into();
         let mut text = serde_json::to_vec_pretty(&description).map_err(written)?;
         text.push(b'\n');
         let body = Body::Bytes(text.into());
         puts.push(Put { key: format!("{}.json", self.base), body, media_type: "application/json" });
         Ok(puts)
-    }
-}
-
-/// Draws what a record says into its picture.
-fn annotate(picture: &mut Picture, record: &Record) {
-    match &record.body {
-        RecordBody::Detection { detections, .. } => {
-            for found in detections {
-                picture.mark(found.bounds, &format!("{} {:.2}", found.label, found.score), found.index);
-            }
-        }
-        RecordBody::Classification { predictions, .. } => {
-            if let Some(best) = predictions.first() {
-                picture.caption(&format!("{} {:.2}", best.label, best.score));
-            }
-        }
-        _ => {}
     }
 }
 
@@ -523,7 +327,12 @@ impl SinkWriter for DatasetWriter {
                 Event::Item(item) => failed = failed.and(self.item(item)),
                 // The stream itself goes on.
                 Event::End { reason: EndReason::Reload, .. } => {}
-                Event::End { stream, .. } => self.ended(stream),
+                Event::End { stream, .. } => {
+                    if let Some(left) = self.joiner.ended(stream) {
+                        left.into_iter().for_each(|found| self.offer(found));
+                        self.results.remove(stream);
+                    }
+                }
                 Event::Open { .. } | Event::Gap { .. } => {}
             }
         }
@@ -545,13 +354,8 @@ impl SinkWriter for DatasetWriter {
     }
 
     async fn close(&mut self) -> Result<(), SinkError> {
-        let streams: Vec<StreamId> = self.streams.keys().cloned().collect();
-        for stream in streams {
-            if let Some(window) = self.streams.get_mut(&stream) {
-                let over = std::mem::take(&mut window.entries);
-                self.release(&stream, over);
-            }
-        }
+        let left = self.joiner.finish();
+        left.into_iter().for_each(|found| self.offer(found));
         let mut failed = Ok(());
         for finished in self.uploads.finish().await {
             failed = failed.and(self.finished(finished));
@@ -698,12 +502,7 @@ pub static REGISTRATION: Registration = Registration {
             presence: Presence::Default("false"),
             summary: "Draw boxes and labels into the pictures, for people to look at.",
         },
-        Field {
-            name: "window",
-            value: FieldType::Size,
-            presence: Presence::Default("\"64MiB\""),
-            summary: "What pictures of one stream may take while they wait for their records.",
-        },
+        WINDOW_FIELD,
         QUALITY_FIELD,
         UPLOADS_FIELD,
         RETRY_FOR,

@@ -26,6 +26,7 @@ use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, SinkError, StartError};
 use crate::item::{Event, Kind};
 use crate::operator::{BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkWriter};
+use crate::sinks::joined::{ANNOTATE_FIELD, Annotation, WINDOW_FIELD};
 use crate::sinks::records::Records;
 use crate::sinks::s3::QUALITY;
 use crate::sinks::segments::SegmentFiles;
@@ -39,6 +40,8 @@ struct Config {
     if_exists: Option<IfExists>,
     retry_for: Option<config::Duration>,
     quality: Option<u8>,
+    #[serde(flatten)]
+    annotation: Annotation,
 }
 
 /// What `-` means.
@@ -281,11 +284,13 @@ fn segments(context: &BuildContext, config: &Config) -> Result<Option<SegmentFil
         let hint = format!("for segments write it like \"out/{EXAMPLE}\"");
         vec![FieldError::new("path", why).hint(hint)]
     })?;
+    let annotate = config.annotation.window().map_err(|error| vec![error])?;
     if template.is_plain() {
         let given = [
             ("if_exists", config.if_exists.is_some(), "a file of records is begun anew, or goes on with `[state]`"),
             ("retry_for", config.retry_for.is_some(), "records are not tried again"),
             ("quality", config.quality.is_some(), "there are no pictures in a file of records"),
+            ("annotate", config.annotation.is_given(), "there are no pictures in a file of records"),
         ];
         let mistakes: Vec<FieldError> = given
             .into_iter()
@@ -311,7 +316,8 @@ fn segments(context: &BuildContext, config: &Config) -> Result<Option<SegmentFil
     }
     let if_exists = config.if_exists.unwrap_or(IfExists::Error);
     let retry_for = config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0);
-    Ok(Some(SegmentFiles::new(context, &template, if_exists, retry_for, config.quality.unwrap_or(QUALITY))))
+    let quality = config.quality.unwrap_or(QUALITY);
+    Ok(Some(SegmentFiles::new(context, &template, if_exists, retry_for, quality, annotate)))
 }
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
@@ -377,6 +383,8 @@ pub static REGISTRATION: Registration = Registration {
             presence: Presence::Optional,
             summary: "Of pictures as JPEG: 1 is the smallest file, 100 the best picture. Left out: 90.",
         },
+        ANNOTATE_FIELD,
+        WINDOW_FIELD,
     ],
     example: "[sinks.results]\ntype = \"file\"\ninputs = [\"people\"]\npath = \"people.jsonl\"\n",
     build,

@@ -4,6 +4,7 @@ pub mod blackhole;
 pub mod dataset;
 pub mod file;
 pub mod hls;
+mod joined;
 mod objects;
 pub mod records;
 pub mod s3;

@@ -1,5 +1,6 @@
 //! Objects out of what flows into a sink, under names of a template: a file for each segment, a JPEG for each frame, JSON
-//! lines for records. Where they are stored is the sink's choice: a bucket of S3, or a folder.
+//! lines for records. Where they are stored is the sink's choice: a bucket of S3, or a folder. Where pictures are annotated,
+//! records become no objects: what they say is drawn into the pictures.
 //!
 //! An item counts as delivered when the storage has said yes, and not before. While that is down, busy, slow or full, what
 //! it did not take is tried again, and sources that may wait do; the rest is bounded by leases. What fails for good is
@@ -16,11 +17,13 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use crate::clock::Clock;
-use crate::error::SinkError;
-use crate::item::{EndReason, Event, Frame, Item, Origin, Payload, Played, Record, RecordBody, StreamId};
-use crate::operator::{SinkWriter, Trouble};
+use crate::error::{SinkError, StartError};
+use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, Played, Record, RecordBody, StreamId};
+use crate::lease::Verdict;
+use crate::operator::{SinkInput, SinkWriter, Trouble};
 use crate::picture::Picture;
 use crate::progress::{Output, Progress};
+use crate::sinks::joined::{Found, Joiner, Ways, annotate};
 use crate::sinks::records::Records;
 use crate::storage::retry::{BACKOFF, Retry};
 use crate::storage::uploads::{Claim, Finished, Put, Upload, Uploads, Work};
@@ -48,13 +51,18 @@ pub(super) struct Objects {
     pub quality: u8,
     /// How records become objects, those of failures too. `None`: those of failures end here, and no others come.
     pub batching: Option<Batching>,
+    /// Frames are annotated with what their records say; so many bytes of each stream may wait for those.
+    pub annotate: Option<u64>,
     pub if_exists: IfExists,
     pub progress: Option<Progress>,
 }
 
 impl Objects {
-    /// `tells_signals`: gaps and failures of streams become records.
-    pub fn writer(&self, tells_signals: bool) -> Box<dyn SinkWriter> {
+    /// # Errors
+    /// Where frames are to be annotated and nobody could tell with what.
+    pub fn writer(&self, inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
+        let joiner = self.annotate.map(|window| self.joiner(inputs, window)).transpose()?;
+        let has_records = inputs.iter().any(|input| input.kind == Kind::Record);
         let retry = Retry {
             retry_for: self.retry_for,
             clock: self.clock.clone(),
@@ -62,7 +70,7 @@ impl Objects {
             node: self.origin.node.clone(),
             backoff: BACKOFF,
         };
-        Box::new(ObjectWriter {
+        Ok(Box::new(ObjectWriter {
             trouble: retry.trouble.clone(),
             uploads: Uploads::new(self.storage.clone(), retry, self.uploads),
             key: self.key.clone(),
@@ -73,10 +81,31 @@ impl Objects {
             batching: self.batching,
             batches: BTreeMap::new(),
             next_id: 0,
-            tells_signals,
+            tells_signals: has_records && self.batching.is_some() && joiner.is_none(),
+            joiner,
             if_exists: self.if_exists,
             progress: self.progress.clone(),
             played: BTreeMap::new(),
+        }))
+    }
+
+    fn joiner(&self, inputs: &[SinkInput], window: u64) -> Result<Joiner, StartError> {
+        let ways = Ways::of(inputs)?;
+        let missing = match ways {
+            Ways { frames: 0, .. } => "no pictures flow into it",
+            Ways { records: 0, .. } => "no records flow into it",
+            _ => return Ok(Joiner::new(self.origin.node.clone(), ways, window)),
+        };
+        let hint = "name both in its `inputs`: the node that makes the pictures and the one that says what is in them";
+        Err(StartError::new(format!("`annotate` draws what records say into pictures, and {missing}")).hint(hint))
+    }
+
+    /// Why segments cannot come where pictures are annotated: nobody could tell when a stream has ended.
+    pub fn refuses(&self, kind: Kind) -> Option<(String, String)> {
+        let refused = self.annotate.is_some() && kind == Kind::Segment;
+        refused.then(|| {
+            let message = "a sink that annotates pictures takes no segments".to_owned();
+            (message, "write another sink for them".to_owned())
         })
     }
 
@@ -87,7 +116,10 @@ impl Objects {
 
     /// Bytes that it keeps of each stream beside what leases pay for: what grows, and the copy that is on its way.
     pub fn stream_memory(&self) -> u64 {
-        self.batching.map_or(0, |batching| 2 * batching.bytes as u64)
+        match self.annotate {
+            Some(window) => window,
+            None => self.batching.map_or(0, |batching| 2 * batching.bytes as u64),
+        }
     }
 }
 
@@ -117,6 +149,8 @@ struct ObjectWriter {
     next_id: u64,
     /// Gaps and failures of streams become records: where records are what comes.
     tells_signals: bool,
+    /// Where pictures are annotated.
+    joiner: Option<Joiner>,
     if_exists: IfExists,
     progress: Option<Progress>,
     /// What each stream that is open plays.
@@ -137,25 +171,36 @@ impl ObjectWriter {
 
     fn event(&mut self, event: &Event) -> Result<(), SinkError> {
         match event {
-            Event::Item(item) => match &item.payload {
-                Payload::Segment(segment) => {
+            Event::Item(item) => match (&item.payload, &mut self.joiner) {
+                (Payload::Frame(frame), Some(joiner)) => {
+                    let found = joiner.frame(item, frame);
+                    self.annotated(found);
+                    Ok(())
+                }
+                (Payload::Record(record), Some(joiner)) => {
+                    let found = joiner.record(item, record);
+                    self.annotated(found);
+                    Ok(())
+                }
+                (Payload::Segment(segment), _) => {
                     let key = self.name(&item.stream, item.seq, segment.index, &segment.name, item.time);
                     let put = Put { key, body: Body::Segment(segment.clone()), media_type: segment.media_type };
                     let output = self.progress.as_ref().and_then(|progress| progress.output(&item.stream, segment));
                     self.submit(Work::Ready(vec![put]), vec![Claim::whole(item)], output);
                     Ok(())
                 }
-                Payload::Frame(frame) => {
-                    self.frame(item, frame);
+                (Payload::Frame(frame), None) => {
+                    let claims = vec![Claim::whole(item)];
+                    self.picture(Found { frame: Some(frame.clone()), claims, ..Found::of(item) });
                     Ok(())
                 }
-                Payload::Record(record) => match self.batching {
+                (Payload::Record(record), None) => match self.batching {
                     Some(batching) => self.record(&record.clone(), Some(item), batching),
                     // The error of an item that became no segment, which has its verdict.
                     None if matches!(record.body, RecordBody::Error { .. }) => Ok(()),
                     None => Err(SinkError { message: "records become no objects".to_owned(), hint: None }),
                 },
-                Payload::Packet(_) | Payload::Tensor(_) => {
+                (Payload::Packet(_) | Payload::Tensor(_), _) => {
                     let kind = item.payload.kind().plural();
                     Err(SinkError { message: format!("{kind} become no objects"), hint: None })
                 }
@@ -174,21 +219,54 @@ impl ObjectWriter {
         }
     }
 
-    fn frame(&mut self, item: &Item, frame: &Arc<Frame>) {
-        let name = format!("{}-{:09}.jpg", item.stream, item.seq);
-        let key = self.name(&item.stream, item.seq, item.seq, &name, item.time);
-        let (frame, quality) = (frame.clone(), self.quality);
+    /// Pictures whose records are all there; those at which nobody could look show nothing.
+    fn annotated(&mut self, found: Vec<Found>) {
+        for found in found {
+            match found.has_failed() {
+                true => found.settle(Verdict::Filtered),
+                false => self.picture(found),
+            }
+        }
+    }
+
+    /// Stores a picture, with what its records say drawn into it.
+    fn picture(&mut self, found: Found) {
+        let Found { stream, seq, time, frame: Some(frame), records, claims, .. } = found else { return };
+        let name = format!("{stream}-{seq:09}.jpg");
+        let key = self.name(&stream, seq, seq, &name, time);
+        let quality = self.quality;
         let make = move || {
-            let file = Picture::of(&frame)?.jpeg(quality)?;
+            let mut picture = Picture::of(&frame)?;
+            annotate(&mut picture, &records);
+            let file = picture.jpeg(quality)?;
             Ok(vec![Put { key, body: Body::Bytes(file.into()), media_type: "image/jpeg" }])
         };
-        let played = self.played.get(&item.stream);
+        let played = self.played.get(&stream);
         let output = self
             .progress
             .as_ref()
             .zip(played)
-            .and_then(|(progress, played)| progress.picture_output(&item.stream, played, item.seq));
-        self.submit(Work::Make(Box::new(make)), vec![Claim::whole(item)], output);
+            .and_then(|(progress, played)| progress.picture_output(&stream, played, seq));
+        self.submit(Work::Make(Box::new(make)), claims, output);
+    }
+
+    /// A stream has ended along one of the inputs.
+    fn end(&mut self, stream: &StreamId, reason: &EndReason) {
+        self.close_batch(stream);
+        let is_over = match &mut self.joiner {
+            None => true,
+            // The stream itself goes on.
+            Some(_) if *reason == EndReason::Reload => false,
+            Some(joiner) => {
+                let left = joiner.ended(stream);
+                let is_over = left.is_some();
+                self.annotated(left.unwrap_or_default());
+                is_over
+            }
+        };
+        if is_over {
+            self.played.remove(stream);
+        }
     }
 
     fn record(&mut self, record: &Record, item: Option<&Item>, batching: Batching) -> Result<(), SinkError> {
@@ -295,9 +373,8 @@ impl SinkWriter for ObjectWriter {
         }
         for event in batch {
             failed = failed.and(self.event(event));
-            if let Event::End { stream, .. } = event {
-                self.close_batch(stream);
-                self.played.remove(stream);
+            if let Event::End { stream, reason } = event {
+                self.end(stream, reason);
             }
         }
         self.store_due();
@@ -306,6 +383,11 @@ impl SinkWriter for ObjectWriter {
 
     fn settles(&self) -> bool {
         true
+    }
+
+    /// Pictures that have waited for their records are in memory without the source's credit until they are stored.
+    fn most_at_once(&self) -> usize {
+        if self.joiner.is_some() { self.uploads.most() } else { usize::MAX }
     }
 
     async fn work(&mut self) -> Result<(), SinkError> {
@@ -332,6 +414,8 @@ impl SinkWriter for ObjectWriter {
     async fn close(&mut self) -> Result<(), SinkError> {
         let streams: Vec<StreamId> = self.batches.keys().cloned().collect();
         streams.iter().for_each(|stream| self.close_batch(stream));
+        let left = self.joiner.as_mut().map(Joiner::finish).unwrap_or_default();
+        self.annotated(left);
         let mut failed = Ok(());
         for finished in self.uploads.finish().await {
             failed = failed.and(self.finished(finished));

@@ -12,6 +12,7 @@ use crate::item::Kind;
 use crate::operator::{
     BuildContext, Built, Execution, Produces, Registration, Resource, Role, Sink, SinkInput, SinkWriter,
 };
+use crate::sinks::joined::{ANNOTATE_FIELD, Annotation, WINDOW_FIELD};
 use crate::sinks::objects::{Batching, Objects};
 use crate::storage::retry::{DEFAULT_RETRY_FOR, RETRY_FOR};
 use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGION, S3, TIMEOUT};
@@ -30,6 +31,8 @@ struct Config {
     if_exists: Option<IfExists>,
     #[serde(default)]
     batch: BatchConfig,
+    #[serde(flatten)]
+    annotation: Annotation,
 }
 
 #[derive(Default, Deserialize)]
@@ -61,8 +64,15 @@ impl Sink for S3Sink {
         let storage = self.storage.clone();
         runtime::wait_for(async move { storage.check().await })
             .map_err(|error| error.at_start("objects cannot be stored:"))?;
-        let has_records = inputs.iter().any(|input| input.kind == Kind::Record);
-        Ok(self.objects.writer(has_records))
+        self.objects.writer(inputs)
+    }
+
+    fn refuses(&self, kind: Kind) -> Option<(String, String)> {
+        self.objects.refuses(kind)
+    }
+
+    fn depends_on_inputs(&self) -> bool {
+        self.objects.annotate.is_some()
     }
 
     fn resources(&self) -> Vec<Resource> {
@@ -116,6 +126,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             FieldError::new("batch.bytes", "an object of records has from 1 B to 1 GiB").hint("write it like \"1MiB\""),
         );
     }
+    let annotate = config.annotation.window().map_err(&mut keep).unwrap_or_default();
     match (key, storage) {
         (Some(key), Some(storage)) if mistakes.is_empty() => {
             let objects = Objects {
@@ -128,6 +139,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
                 quality: config.quality.unwrap_or(QUALITY),
                 if_exists: config.if_exists.unwrap_or_default(),
                 progress: context.progress.clone(),
+                annotate,
                 batching: Some(Batching {
                     items: items.unwrap_or(BATCH_ITEMS),
                     bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -221,6 +233,8 @@ pub static REGISTRATION: Registration = Registration {
             summary: "How records are put together into objects.",
         },
         QUALITY_FIELD,
+        ANNOTATE_FIELD,
+        WINDOW_FIELD,
     ],
     example: "[sinks.archive]\ntype = \"s3\"\ninputs = [\"people\"]\nbucket = \"archive\"\n\
               key = \"{stream}/{date:%Y/%m/%d}/{time}_{seq}.jsonl\"\n",

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::error::StartError;
 use crate::item::Kind;
-use crate::operator::{BuildContext, Resource, Sink, SinkWriter};
+use crate::operator::{BuildContext, Resource, Sink, SinkInput, SinkWriter};
 use crate::storage::IfExists;
 use crate::storage::folder::Folder;
 use crate::template::Template;
@@ -35,6 +35,7 @@ impl SegmentFiles {
         if_exists: IfExists,
         retry_for: Duration,
         quality: u8,
+        annotate: Option<u64>,
     ) -> SegmentFiles {
         let (written, key) = path.split_folder();
         let root = context.folder.join(&written);
@@ -49,6 +50,7 @@ impl SegmentFiles {
             quality,
             // No records come here.
             batching: None,
+            annotate,
             if_exists,
             progress: context.progress.clone(),
         };
@@ -58,14 +60,29 @@ impl SegmentFiles {
 
 impl Sink for SegmentFiles {
     /// Finds out early whether files can be made, where it is known in which folder.
-    fn start(&self) -> Result<Box<dyn SinkWriter>, StartError> {
+    fn start_with(&self, inputs: &[SinkInput]) -> Result<Box<dyn SinkWriter>, StartError> {
         self.folder.prepare().map_err(|error| error.at_start("files cannot be written into"))?;
-        Ok(self.objects.writer(false))
+        self.objects.writer(inputs)
+    }
+
+    fn start(&self) -> Result<Box<dyn SinkWriter>, StartError> {
+        self.start_with(&[])
+    }
+
+    fn depends_on_inputs(&self) -> bool {
+        self.objects.annotate.is_some()
+    }
+
+    fn stream_memory(&self) -> u64 {
+        self.objects.stream_memory()
     }
 
     fn refuses(&self, kind: Kind) -> Option<(String, String)> {
+        if self.objects.annotate.is_some() {
+            return self.objects.refuses(kind);
+        }
         let message = format!("{} have no files of their own, as `path` gives them", kind.plural());
-        let hint = "for records name one file, such as \"records.jsonl\"".to_owned();
+        let hint = "for records name one file, such as \"records.jsonl\"; to draw what they say into pictures, add `annotate = true`".to_owned();
         (kind == Kind::Record).then_some((message, hint))
     }
 
@@ -178,6 +195,31 @@ mod tests {
         let bytes = fs::read(folder.path().join("test/0007.jpg")).unwrap();
         assert!(bytes.starts_with(&[0xff, 0xd8]));
         assert_eq!(account.snapshot(), Counts { read: 1, delivered: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn whoever_annotates_needs_pictures_and_records_and_takes_no_segments() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = sink(folder.path(), "path = \"{name}\"\nannotate = true");
+        let input = |kind: Kind| SinkInput {
+            node: kind.plural().into(),
+            kind,
+            sources: vec!["cameras".into()],
+            is_live: true,
+            repeats: false,
+        };
+        let refused = |kinds: &[Kind]| {
+            let inputs: Vec<SinkInput> = kinds.iter().map(|kind| input(*kind)).collect();
+            sink.start_with(&inputs).err().map(|error| error.message)
+        };
+        assert_eq!(refused(&[Kind::Frame, Kind::Record]), None);
+        assert!(refused(&[Kind::Frame]).unwrap().ends_with("into pictures, and no records flow into it"));
+        assert!(refused(&[Kind::Record]).unwrap().ends_with("into pictures, and no pictures flow into it"));
+        assert!(sink.refuses(Kind::Segment).is_some() && sink.refuses(Kind::Record).is_none());
+        let kept = "path = \"{name}\"\nannotate = true\nwindow = \"1MiB\"";
+        assert_eq!(super::tests::sink(folder.path(), kept).stream_memory(), 1 << 20);
+        assert!(refusal("path = \"{name}\"\nwindow = \"1MiB\"").contains("`annotate = true` alone"));
+        assert!(refusal("path = \"out.jsonl\"\nannotate = true").contains("no pictures in a file of records"));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError};
-use crate::item::{EndReason, Gap, Item, Kind, Packet, Payload, Played, StreamId, StreamInfo, Track};
+use crate::item::{EndReason, Gap, Item, Kind, Packet, Payload, Played, StreamId, StreamInfo};
 use crate::lease::{Ack, Verdict};
 use crate::media::mux::{Container, MuxError};
 use crate::media::parameters::Parameters;
@@ -26,7 +26,7 @@ use crate::operator::{
 };
 use crate::time::MediaTime;
 
-use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, explained, name_template};
+use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, explained, name_template, same_tracks};
 
 /// Sound of one stream that waits for the pictures beside it, in packets and bytes.
 const MOST_WAITING: usize = 512;
@@ -256,11 +256,6 @@ impl StreamOperator for ChunkStream {
 /// grid.
 fn is_longest(start: MediaTime, pts: MediaTime) -> bool {
     pts.since(start.ticks_in(pts.base)).as_duration() >= LONGEST
-}
-
-fn same_tracks(before: &[Track], after: &[Track]) -> bool {
-    let format = |track: &Track| (track.time_base, track.parameters.clone());
-    before.iter().map(format).eq(after.iter().map(format))
 }
 
 impl ChunkStream {
@@ -612,7 +607,7 @@ mod tests {
 
     use bytes::Bytes;
 
-    use crate::item::{Segment, TrackFormat};
+    use crate::item::{Segment, Track, TrackFormat};
     use crate::lease::Counts;
     use crate::media::demux::{Demuxer, Read, Tracks};
     use crate::operator::{Emitted, Later};

@@ -31,7 +31,7 @@ use crate::operator::{
 };
 use crate::time::MediaTime;
 
-use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, name_template};
+use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, name_template, same_tracks};
 
 const DEFAULT_NAME: &str = "{stream}_clip_{index:04}.mp4";
 const BEFORE: Duration = Duration::from_secs(5);
@@ -192,6 +192,11 @@ fn micros(time: Duration) -> i64 {
 
 impl StreamOperator for ClipStream {
     fn open(&mut self, info: &Arc<StreamInfo>, out: &mut Output) {
+        let latest = self.later.back_mut().map(|stretch| &mut stretch.info).or(self.info.as_mut());
+        if let Some(latest) = latest.filter(|latest| same_tracks(&latest.tracks, &info.tracks)) {
+            *latest = info.clone();
+            return;
+        }
         self.break_off(info, out);
         self.refusal = match info.tracks.first() {
             None => Some("the stream has no tracks".to_owned()),
@@ -637,6 +642,7 @@ mod tests {
     use crate::progress::{Configuration, Progress, State};
     use crate::sinks::records::tests::context;
     use crate::testing::item;
+    use crate::time::TimeBase;
 
     fn built(fields: &str, progress: Option<Progress>) -> Arc<dyn InlineOperator> {
         let origin = Origin { graph: "door".into(), node: "clips".into() };
@@ -769,6 +775,34 @@ mod tests {
             assert_eq!(clips(around, &[60], late, |at| [25, 90].contains(&at)), [(10, 36), (80, 101)], "{late} later");
             // Two in turn, with next to nothing between them.
             assert_eq!(clips(around, &[30, 31, 40], late, |at| at < 50), [(0, 30), (30, 31), (40, 56)], "{late} later");
+        }
+    }
+
+    #[test]
+    fn another_format_ends_a_clip_and_the_same_one_does_not() {
+        for late in [0, 70] {
+            let operator = built("before = \"1s\"\nafter = \"1s\"", None);
+            let mut recording = Recording::new(&*operator, 10, Played::Live);
+            for step in 0..120 + late {
+                match step {
+                    // As a decoder does that finds another size, some pictures behind the keyframe.
+                    43 | 84 => recording.open(),
+                    80 => {
+                        let mut info = (*recording.info).clone();
+                        info.tracks[0].time_base = TimeBase::MICROSECONDS;
+                        recording.info = Arc::new(info);
+                        recording.open();
+                    }
+                    _ => {}
+                }
+                if step < 120 {
+                    recording.packet(step);
+                }
+                if let Some(at) = step.checked_sub(late).filter(|at| at % 5 == 0) {
+                    recording.record(at, true);
+                }
+            }
+            assert_eq!(times(&recording.end()), [(0, 80), (80, 120)], "{late} later");
         }
     }
 

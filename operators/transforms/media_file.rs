@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::clock::Clock;
 use crate::error::{FieldError, ItemError};
 use crate::item::{
-    Item, Lineage, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, WallTime,
+    Item, Lineage, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, Track, WallTime,
 };
 use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
 use crate::made::{FileState, MadeFile};
@@ -248,6 +248,13 @@ impl MediaFile {
     pub fn reject(self) {
         self.acks.into_iter().for_each(|ack| ack.settle(Verdict::Rejected));
     }
+}
+
+/// Whether packets of these tracks can follow packets of those in one file. A format may be told again in which only what a
+/// decoder knows has changed.
+pub(super) fn same_tracks(before: &[Track], after: &[Track]) -> bool {
+    let format = |track: &Track| (track.time_base, track.parameters.clone());
+    before.iter().map(format).eq(after.iter().map(format))
 }
 
 /// A failure with what to do next.

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use crate::clock::SimulatedClock;
 use crate::inference::model::Catalog;
-use crate::item::{Detection, ModelName};
+use crate::item::{Detection, ModelName, RecordBody};
 use crate::lease::{Account, Ack, Budget, Counts, Lease, Limits};
 use crate::operator::NoPublisher;
 use crate::time::MediaTime;

@@ -656,6 +656,12 @@ pub trait Sink: Send + Sync {
         self.start()
     }
 
+    /// Whether another one of its name, configured otherwise, may open what it has open while it ends: each thing that it
+    /// stores is stored as a whole, so neither tears what the other writes.
+    fn shares_with_successor(&self) -> bool {
+        false
+    }
+
     /// Whether its writer depends on what flows into it: then it is opened anew when its inputs change.
     fn depends_on_inputs(&self) -> bool {
         false

@@ -131,6 +131,31 @@ fn chunks_of_all_videos_are_the_videos() {
 }
 
 #[test]
+fn sound_without_losses_takes_no_picture_along() {
+    let videos = tempfile::tempdir().expect("a folder");
+    let video = clip(videos.path(), "music.mkv", 3, &["-c:a", "flac"]);
+    let folder = graph(&format!("path = '{}'", video.display()), "every = \"1s\"");
+    let ended = folder.run(&[]).finish().expect(0);
+    let count = assert_complete(&video, &chunks(&folder, "music"));
+    assert_eq!(ended.counts("music"), Counts::all_delivered(count));
+}
+
+/// libav looks at the first seconds of a transport stream to see what there is.
+#[test]
+fn sound_that_nobody_could_find_is_told_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let late = folder.path().join("late.ts");
+    let picture = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=10:duration=14"];
+    let sound = ["-itsoffset", "12", "-f", "lavfi", "-i", "sine=frequency=440:duration=2"];
+    let coded = ["-c:v", "libx264", "-g", "10", "-pix_fmt", "yuv420p", "-c:a", "aac"];
+    ffmpeg(&[&picture[..], &sound, &coded].concat(), &late);
+    let run = graph(&format!("path = '{}'", late.display()), "every = \"5s\"");
+    let ended = run.run(&[]).finish().expect(0);
+    assert_eq!(ended.counts("late"), Counts::all_delivered(140));
+    assert!(ended.stderr.contains("(track 1, aac) is left out: none of it came"), "{}", ended.stderr);
+}
+
+#[test]
 fn two_runs_make_the_same_bytes() {
     let Some(material) = material() else { return };
     let source =

@@ -151,6 +151,52 @@ fn all_videos_are_played_as_they_are() {
     engine.terminate().expect(0);
 }
 
+/// Whatever the sound is, it takes no picture along: it is kept, or left out with a word.
+#[test]
+fn every_kind_of_sound_is_kept_or_left_out_with_a_word() {
+    const KINDS: [(&str, &str, bool, bool); 7] = [
+        // The encoder, its options, whether MP4 keeps it, and a transport stream.
+        ("aac", "aac", true, true),
+        ("mp3", "libmp3lame", true, true),
+        ("flac", "flac", true, false),
+        ("opus", "libopus", true, false),
+        ("ac3", "ac3", false, true),
+        ("eac3", "eac3", false, true),
+        ("vorbis", "libvorbis", false, false),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, encoder, ..) in KINDS {
+        let inputs = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=10:duration=3"];
+        let sound = ["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration=3"];
+        let coded = ["-c:v", "libx264", "-g", "10", "-pix_fmt", "yuv420p", "-c:a", encoder, "-ac", "2"];
+        ffmpeg(&[&inputs[..], &sound, &coded].concat(), &folder.path().join(format!("{name}.mkv")));
+    }
+    for format in ["fmp4", "mpegts"] {
+        let source = format!("path = '{}/*.mkv'", folder.path().display());
+        let run = graph(&source, &format!("segment = \"1s\"\nformat = \"{format}\""));
+        let mut engine = run.run(&["--stay"]);
+        engine.wait_for_graph("the end", |graph| graph["state"] == "finished");
+        for (name, _, in_mp4, in_transport) in KINDS {
+            let url = hls_url(&mut engine, name);
+            let pictures = packets(Path::new(&url), 0, false).len();
+            let is_kept = if format == "fmp4" { in_mp4 } else { in_transport };
+            let probed = ffprobe(&["-show_streams"], Path::new(&url));
+            assert_eq!(pictures, 30, "{name} in {format}");
+            assert_eq!(
+                probed["streams"].as_array().map(Vec::len),
+                Some(1 + usize::from(is_kept)),
+                "{name} in {format}"
+            );
+            assert_decodes(Path::new(&url));
+        }
+        let ended = engine.terminate().expect(0);
+        let is_told = |name: &&str| ended.stderr.lines().any(|line| line.contains("left out") && line.contains(*name));
+        let kept = |kind: &(&str, &str, bool, bool)| if format == "fmp4" { kind.2 } else { kind.3 };
+        let missing: Vec<&str> = KINDS.iter().filter(|kind| !kept(kind)).map(|kind| kind.0).collect();
+        assert!(missing.iter().all(is_told), "{format}: {missing:?}: {}", ended.stderr);
+    }
+}
+
 /// The name in an address.
 fn plain(address: &str) -> &str {
     address.split('?').next().unwrap_or_default()

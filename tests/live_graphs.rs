@@ -773,3 +773,34 @@ fn a_file_that_another_is_in_the_way_of_is_loaded_once_that_is_gone() {
     assert_eq!(engine.get("/health").0, 200);
     engine.terminate().expect(0);
 }
+
+/// What is stored as files of its own may be stored otherwise from one picture to the next.
+#[test]
+fn a_sink_of_pictures_is_changed_where_it_is() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &["--drain-timeout", "30s"]);
+    let address = engine.address();
+    let text = |quality: u32| {
+        format!(
+            "[sources.scene]\ntype = \"synthetic\"\nwidth = 64\nheight = 48\nfps = 50\nstreams = [\"a\"]\n\
+             overflow = \"block\"\n[sinks.out]\ntype = \"file\"\ninputs = [\"scene\"]\n\
+             path = \"out/{{stream}}-{{seq:06}}.jpg\"\nquality = {quality}\n"
+        )
+    };
+    put(&address, "door", &text(90)).expect(201);
+    wait_for_items(&mut engine, "door", 20);
+    let changed = put(&address, "door", &text(10)).expect(200);
+    assert_eq!((&changed["result"], &changed["lost"]), (&"reloaded".into(), &0.into()), "{changed}");
+    wait_for_items(&mut engine, "door", 20);
+    let ended = delete(&address, "door").expect(200);
+    assert_eq!(ended["stuck"], serde_json::json!([]), "{ended}");
+    let mut files: Vec<(String, u64)> = std::fs::read_dir(folder.path().join("out"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry"))
+        .map(|entry| (entry.file_name().into_string().expect("text"), entry.metadata().expect("there").len()))
+        .collect();
+    files.sort();
+    let numbered = (0..files.len()).map(|number| format!("a-{number:06}.jpg"));
+    assert!(files.iter().map(|(name, _)| name.clone()).eq(numbered), "{files:?}");
+    assert!(files.len() > 40 && files[0].1 > 2 * files[files.len() - 1].1, "smaller at the end: {files:?}");
+}

@@ -15,7 +15,7 @@ use operators::time::MediaTime;
 use serde_json::Value;
 use support::bucket::{Bucket, Fault, SECRET, clips, objects, with_credentials, without_credentials};
 use support::cameras::free_port;
-use support::{Counts, Folder, command, ffmpeg, material, repository, wait_for};
+use support::{Counts, Folder, command, ffmpeg, get, material, repository, send, wait_for};
 
 /// Checksums of a scene's pictures, as objects of ten records.
 fn records_graph(endpoint: &str, frames: u64, more: &str) -> Folder {
@@ -509,6 +509,28 @@ fn objects_under_a_prefix_are_found_as_they_come() {
 }
 
 /// A server that is away for longer than anything is tried again: who looks for new objects goes on when it is back.
+#[test]
+fn a_preset_is_started_by_its_name() {
+    let (root, bucket) = clips();
+    let video = root.path().join("textile.mp4");
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1", "-pix_fmt", "yuv420p"], &video);
+    upload(root.path(), &video, "videos/textile.mp4");
+    let source = "type = \"s3\"\nbucket = \"clips\"\npresets = { TextileFactory = \"videos/textile.mp4\" }";
+    let folder = sums_graph(&format!("{source}\nendpoint = \"{}\"", bucket.endpoint()));
+    let mut engine = folder.run_with(&["--stay"], with_credentials);
+    let address = engine.address();
+    let post = |body: &str| send("POST", &format!("{address}/streams"), &[], body);
+    let started = post(r#"{"source": "clips", "preset": "TextileFactory"}"#).expect(201);
+    assert_eq!((&started["stream"], &started["graph"]), (&"TextileFactory".into(), &"graph".into()), "{started}");
+    engine.wait_for("its pictures", |_| {
+        let (_, stream) = get(&format!("{address}/streams/TextileFactory"));
+        (stream["delivered"] == 10 && stream["state"] == "ended").then_some(())
+    });
+    let refused = post(r#"{"source": "clips", "preset": "NoFactory"}"#).expect(400);
+    assert!(refused.to_string().contains("TextileFactory"), "{refused}");
+    engine.terminate().expect(0);
+}
+
 #[test]
 fn a_poll_outlasts_every_outage() {
     let (root, bucket) = clips();

@@ -91,7 +91,7 @@ pub(super) async fn add(live: &Live, request: &mut Request<Incoming>) -> Result<
         "write it like {\"graph\": \"door\", \"source\": \"cameras\", \"id\": \"yard\", \"url\": \"rtsp://10.0.0.8/main\"}",
     )?;
     let references = live.graphs.references().clone();
-    let wanted = match wanted(settings) {
+    let wanted = match wanted(settings, |source| live.graphs.with_source(source)) {
         Ok(wanted) => wanted,
         Err(Unreadable { mut mistakes, rest }) => {
             if let Some(rest) = rest {
@@ -272,11 +272,14 @@ struct Unreadable {
     rest: Option<Box<Wanted>>,
 }
 
-/// Reads what `POST /streams` takes; all of its mistakes come at once.
-fn wanted(mut settings: Map<String, Value>) -> Result<Wanted, Unreadable> {
+/// Reads what `POST /streams` takes; all of its mistakes come at once. `graphs` says which ones have a source of a name:
+/// where one does, it need not be named. Where a preset is asked for, the stream is called as that is unless it has an `id`.
+fn wanted(mut settings: Map<String, Value>, graphs: impl Fn(&str) -> Vec<String>) -> Result<Wanted, Unreadable> {
     let mut mistakes = Vec::new();
-    let mut name = |field: &str, what: &str| match settings.remove(field) {
+    let preset = settings.get("preset").and_then(Value::as_str).map(str::to_owned);
+    let mut name = |field: &str, what: &str, otherwise: Option<String>| match settings.remove(field) {
         Some(Value::String(name)) => Some(name),
+        None if otherwise.is_some() => otherwise,
         given => {
             let message =
                 if given.is_some() { format!("`{field}` is no text") } else { format!("there is no `{field}`") };
@@ -284,9 +287,11 @@ fn wanted(mut settings: Map<String, Value>) -> Result<Wanted, Unreadable> {
             None
         }
     };
-    let graph = name("graph", "the name of a graph that runs");
-    let source = name("source", "the name of one of its sources");
-    let id = name("id", "what the stream is to be called").and_then(|id| {
+    let source = name("source", "the name of one of its sources", None);
+    let only =
+        source.as_deref().map(&graphs).filter(|found| found.len() == 1).and_then(|found| found.into_iter().next());
+    let graph = name("graph", "the name of a graph that runs", only);
+    let id = name("id", "what the stream is to be called", preset).and_then(|id| {
         let read = StreamId::new(&id);
         if read.is_none() {
             let message = format!("`{}` cannot be the name of a stream", id.escape_debug());
@@ -441,16 +446,38 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_with_a_body_is_told_at_once() {
-        let wanted = |text: &str| wanted(serde_json::from_str(text).unwrap());
+        let wanted = |text: &str| wanted(serde_json::from_str(text).unwrap(), |_| Vec::new());
         let Unreadable { mistakes, rest } =
             wanted(r#"{"graph": "door", "source": "s", "id": "a b", "url": "${env.X}", "loop": null}"#).err().unwrap();
         assert_eq!(fields(&mistakes), ["id", "loop", "url"]);
         let rest = *rest.unwrap();
         assert_eq!((&*rest.graph, &*rest.source, rest.own), ("door", "s", toml::Value::Table(toml::Table::new())));
         let Unreadable { mistakes, rest } = wanted(r#"{"source": 7}"#).err().unwrap();
-        assert_eq!(fields(&mistakes), ["graph", "source", "id"]);
+        assert_eq!(fields(&mistakes), ["source", "graph", "id"]);
         assert!(rest.is_none(), "nobody knows what its settings should be");
         assert_eq!(&*wanted(r#"{"graph": "door", "source": "s", "id": "yard"}"#).ok().unwrap().id, "yard");
+    }
+
+    #[test]
+    fn the_only_graph_with_a_source_need_not_be_named_nor_a_stream_of_a_preset() {
+        let graphs = |source: &str| match source {
+            "clips" => vec!["shop".to_owned()],
+            "cameras" => vec!["door".to_owned(), "yard".to_owned()],
+            _ => Vec::new(),
+        };
+        let wanted = |text: &str| wanted(serde_json::from_str(text).unwrap(), graphs);
+        let found = wanted(r#"{"source": "clips", "preset": "textile"}"#).ok().unwrap();
+        assert_eq!((&*found.graph, &*found.id), ("shop", "textile"));
+        let found = wanted(r#"{"source": "clips", "preset": "textile", "id": "one", "graph": "door"}"#).ok().unwrap();
+        assert_eq!((&*found.graph, &*found.id), ("door", "one"));
+        for (text, missing) in [
+            (r#"{"source": "cameras", "preset": "textile"}"#, "graph"),
+            (r#"{"source": "doors", "preset": "textile"}"#, "graph"),
+            (r#"{"source": "clips", "key": "a.mp4"}"#, "id"),
+            (r#"{"source": "clips", "preset": "a/b"}"#, "id"),
+        ] {
+            assert_eq!(fields(&wanted(text).err().unwrap().mistakes), [missing], "{text}");
+        }
     }
 
     #[test]

@@ -29,6 +29,13 @@ pub struct Explanation {
     predict_memory: Option<Memory>,
 }
 
+impl Explanation {
+    /// Whether the graph has a source of this name.
+    pub fn has_source(&self, name: &str) -> bool {
+        self.sources.iter().any(|source| source.name == name)
+    }
+}
+
 #[derive(Serialize)]
 struct ExplainedSource {
     name: String,

@@ -63,6 +63,13 @@ impl Graphs {
         counters.stream(id).map(|stream| stream.view()).ok_or(StreamError::Ending)
     }
 
+    /// The graphs that run and have a source of this name.
+    pub fn with_source(&self, source: &str) -> Vec<String> {
+        let state = lock(&self.state);
+        let runs = |entry: &Entry| !entry.ending.is_over() && !entry.is_deleted && entry.explanation.has_source(source);
+        state.graphs.iter().filter(|(_, entry)| runs(entry)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// What is wrong with a stream that is not to be added.
     pub fn stream_mistakes(&self, graph: &str, id: &StreamId, posted: PostedStream) -> Vec<FieldError> {
         let changes = {

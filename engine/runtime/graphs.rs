@@ -133,7 +133,7 @@ pub(super) struct Entry {
     resources: Vec<(Arc<str>, Resource)>,
     hooks: Vec<Hooked>,
     models: Vec<Arc<str>>,
-    explanation: Arc<Explanation>,
+    pub(super) explanation: Arc<Explanation>,
     loaded: (SystemTime, Loaded),
     refused: Option<Refused>,
     /// As planned: what they have published is there for as long as they are.

@@ -435,6 +435,10 @@ impl RunningGraph {
         for sink in plan.sinks.iter().filter(|sink| !old.iter().any(|other| is_same(sink, other))) {
             for resource in sink.sink.resources() {
                 let Some(owner) = old.iter().find(|other| other.sink.resources().contains(&resource)) else { continue };
+                // What it was before the change.
+                if owner.name == sink.name && owner.sink.shares_with_successor() && sink.sink.shares_with_successor() {
+                    continue;
+                }
                 let message = format!(
                     "`{}` would write `{resource}`, which `{}` of the running graph has open",
                     sink.name, owner.name

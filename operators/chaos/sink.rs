@@ -44,6 +44,10 @@ impl Sink for Disturbed {
         Ok(self.wrapped(self.inner.start_with(inputs)?))
     }
 
+    fn shares_with_successor(&self) -> bool {
+        self.inner.shares_with_successor()
+    }
+
     fn depends_on_inputs(&self) -> bool {
         self.inner.depends_on_inputs()
     }

@@ -187,12 +187,76 @@ impl Fragmenter {
 /// Bytes of the index for a sample, at most: its duration, size, flags and offset, 4 each (ISO/IEC 14496-12, `trun`).
 const INDEX_ENTRY: usize = 16;
 
-/// Codecs of sound that players of HLS know.
-const SOUND: [&str; 6] = ["aac", "ac3", "eac3", "mp3", "flac", "opus"];
+/// Codecs of sound that players of HLS know, and of which every piece can say how they are coded. AC-3 is none: libav
+/// takes that from packets, and a piece may have none of them.
+const SOUND: [&str; 4] = ["aac", "mp3", "flac", "opus"];
 /// Codecs of pictures that browsers may know.
 const PICTURES: [&str; 4] = ["h264", "hevc", "vp9", "av1"];
 
 /// Whether browsers may play a track of pictures.
 pub fn is_common(track: &Track) -> bool {
     PICTURES.contains(&&*track.codec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::process::Command;
+
+    use crate::media::demux::{Demuxer, Read, Tracks};
+
+    /// A second of pictures and of sound at 44.1 kHz, as a transport stream.
+    fn broadcast(folder: &std::path::Path) -> Demuxer {
+        let path = folder.join("clip.ts");
+        let made = Command::new("ffmpeg")
+            .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1"])
+            .args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=1"])
+            .args(["-c:v", "libx264", "-bf", "0", "-pix_fmt", "yuv420p", "-c:a", "aac"])
+            .arg(&path)
+            .output()
+            .expect("ffmpeg is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
+        demuxer.read_all(true);
+        demuxer
+    }
+
+    #[test]
+    fn packets_whose_times_are_one_in_ticks_of_the_file_are_all_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demuxer = broadcast(folder.path());
+        let tracks = demuxer.tracks().to_vec();
+        let mut samples: Vec<Sample> = Vec::new();
+        while let Read::Packet(read) = demuxer.read(&|| false).unwrap() {
+            let base = tracks[read.track()].time_base;
+            let time = |ticks: Option<i64>| MediaTime::new(ticks.unwrap(), base);
+            let (dts, pts) = (time(read.dts()), time(read.pts()));
+            let duration = read.duration().map(|ticks| time(Some(ticks)));
+            let packet = Packet { track: read.track(), is_key: read.is_key(), dts, duration, data: read.data() };
+            samples.push(Sample { packet: Arc::new(packet), pts });
+        }
+        let sound: Vec<usize> = (0..samples.len()).filter(|place| samples[*place].packet.track == 1).collect();
+        // As after a jump of the clock that was repaired: 1/90000 s apart, and what is heard before that.
+        for pair in sound.windows(2).skip(3).step_by(7) {
+            let before = samples[pair[0]].packet.dts;
+            let moved = MediaTime::new(before.ticks_in(before.base) + 1, before.base);
+            let mut packet = (*samples[pair[1]].packet).clone();
+            packet.dts = moved;
+            samples[pair[1]] = Sample { packet: Arc::new(packet), pts: before };
+        }
+        for form in [Form::Mp4, Form::Transport] {
+            let piece = Fragmenter::new(form, &tracks).unwrap().piece(&samples, &[]).unwrap();
+            assert_eq!(piece.refused, [], "{form:?}");
+            let path = folder.path().join("piece");
+            std::fs::write(&path, [&piece.init[..], &piece.media[..]].concat()).unwrap();
+            let mut found = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
+            found.read_all(true);
+            let mut count = 0;
+            while let Read::Packet(_) = found.read(&|| false).unwrap() {
+                count += 1;
+            }
+            assert_eq!(count, samples.len(), "{form:?}");
+        }
+    }
 }

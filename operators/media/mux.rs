@@ -135,6 +135,8 @@ pub struct Muxer {
     container: Container,
     /// For each track of the stream where it is in the file; `None` for those left out.
     tracks: Vec<Option<Place>>,
+    /// For each track of the file when its latest packet is decoded: in ticks of the stream's track, and of the file's.
+    latest: Vec<Option<(i64, i64)>>,
     /// Bytes of the fragment that libav has in memory.
     pending: u64,
     /// Whether a fragment was ended here, and what stands in front of all is written.
@@ -176,8 +178,15 @@ impl Muxer {
     pub fn new(container: Container, tracks: &[Track], most_in_memory: u64) -> Result<Muxer, MuxError> {
         initialise();
         let storage = Box::into_raw(Box::new(Storage { most_in_memory, ..Storage::default() }));
-        let mut muxer =
-            Muxer { context: ptr::null_mut(), storage, container, tracks: Vec::new(), pending: 0, is_fronted: false };
+        let mut muxer = Muxer {
+            context: ptr::null_mut(),
+            storage,
+            container,
+            tracks: Vec::new(),
+            latest: Vec::new(),
+            pending: 0,
+            is_fronted: false,
+        };
         // SAFETY: the context is allocated here and freed when `muxer` is dropped. The storage, which the I/O context
         // gets a pointer to, lives until after that.
         unsafe {
@@ -215,11 +224,14 @@ impl Muxer {
                 }),
                 _ => None,
             };
+            muxer.latest.extend(place.iter().map(|_| None));
             muxer.tracks.push(place);
         }
         let mut options = ffmpeg::Dictionary::new();
         if container != Container::Transport {
             options.set("movflags", container.flags());
+            // FLAC in MP4, which libav calls that although players have known it for long.
+            options.set("strict", "experimental");
         }
         if container == Container::Piece {
             options.set("use_editlist", "0");
@@ -390,6 +402,7 @@ impl Muxer {
         next: Option<i64>,
     ) -> Result<(), MuxError> {
         use ffmpeg::packet::Mut;
+        let latest = usize::try_from(index).ok().and_then(|index| self.latest.get_mut(index));
         let mut borrowed = ffmpeg::Packet::empty();
         // SAFETY: the packet borrows the bytes for this call: libav neither writes to nor keeps what has no buffer of
         // its own. The stream is one of the context's.
@@ -406,6 +419,15 @@ impl Muxer {
             }
             let ticks = (*stream(self.context, index)).time_base;
             ffi::av_packet_rescale_ts(raw, rational(base), ticks);
+            if let Some(latest) = latest {
+                // Times that rise in the stream's finer ticks may be one in those of the file.
+                let lifted = latest.filter(|(before, _)| packet.dts > *before).map(|(_, last)| last.saturating_add(1));
+                if let Some(least) = lifted.filter(|least| (*raw).dts < *least) {
+                    (*raw).dts = least;
+                    (*raw).pts = (*raw).pts.max(least);
+                }
+                *latest = Some((packet.dts, (*raw).dts));
+            }
             if let Some(next) = next {
                 (*raw).duration = ffi::av_rescale_q(next, rational(base), ticks).saturating_sub((*raw).dts).max(0);
             }

@@ -71,6 +71,10 @@ impl Sink for S3Sink {
         self.objects.refuses(kind)
     }
 
+    fn shares_with_successor(&self) -> bool {
+        true
+    }
+
     fn depends_on_inputs(&self) -> bool {
         self.objects.annotate.is_some()
     }

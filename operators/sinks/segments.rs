@@ -69,6 +69,10 @@ impl Sink for SegmentFiles {
         self.start_with(&[])
     }
 
+    fn shares_with_successor(&self) -> bool {
+        true
+    }
+
     fn depends_on_inputs(&self) -> bool {
         self.objects.annotate.is_some()
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::SourceError;
-use crate::item::{EndReason, Gap, Played};
+use crate::item::{EndReason, Gap, Played, Track, TrackFormat};
 use crate::media::decode::DecodeError;
 use crate::media::demux::{DemuxError, Demuxer, Read, Tracks};
 use crate::operator::Outlet;
@@ -99,6 +99,21 @@ struct Playback<'a> {
     input: Input,
 }
 
+/// Warns of sound that nobody will hear: libav ranks no track of which nothing came while it looked what there is.
+fn tell_unheard(name: &str, demuxer: &Demuxer) {
+    let is_sound = |track: &Track| matches!(track.format, TrackFormat::Audio { .. });
+    if demuxer.tracks().iter().any(is_sound) {
+        return;
+    }
+    if let Some(Track { index, codec, .. }) = demuxer.every_track().into_iter().find(is_sound) {
+        tracing::warn!(
+            input = name,
+            "the sound of `{name}` (track {index}, {codec}) is left out: none of it came in its first seconds; `ffmpeg -i IN \
+             -c copy OUT.mkv` makes a file in which it is kept"
+        );
+    }
+}
+
 impl<'a> Playback<'a> {
     fn open(
         recording: &'a dyn Recording,
@@ -117,6 +132,9 @@ impl<'a> Playback<'a> {
         let mut input = input.map_err(|error| undecodable(recording, &error))?;
         // What has no end does not come again, whatever it is made of.
         input.set_played(&if settings.repeat { Played::Live } else { recording.played() });
+        if outlet.demand().packets && settings.tracks == Tracks::Best {
+            tell_unheard(&recording.name(), &demuxer);
+        }
         Ok(Playback { recording, settings, outlet, demuxer, input })
     }
 

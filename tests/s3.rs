@@ -520,13 +520,13 @@ fn a_preset_is_started_by_its_name() {
     let mut engine = folder.run_with(&["--stay"], with_credentials);
     let address = engine.address();
     let post = |body: &str| send("POST", &format!("{address}/streams"), &[], body);
-    let started = post(r#"{"source": "clips", "preset": "TextileFactory"}"#).expect(201);
+    let started = post(r#"{"source": "videos", "preset": "TextileFactory"}"#).expect(201);
     assert_eq!((&started["stream"], &started["graph"]), (&"TextileFactory".into(), &"graph".into()), "{started}");
     engine.wait_for("its pictures", |_| {
         let (_, stream) = get(&format!("{address}/streams/TextileFactory"));
         (stream["delivered"] == 10 && stream["state"] == "ended").then_some(())
     });
-    let refused = post(r#"{"source": "clips", "preset": "NoFactory"}"#).expect(400);
+    let refused = post(r#"{"source": "videos", "preset": "NoFactory"}"#).expect(400);
     assert!(refused.to_string().contains("TextileFactory"), "{refused}");
     engine.terminate().expect(0);
 }

@@ -151,7 +151,8 @@ impl Fragmenter {
                 let own = if own > 0 { own } else { before };
                 let duration =
                     decoded.get(nth + 1).copied().or(end).map_or(own, |next| next.saturating_sub(dts).max(1));
-                let pts = ticks(sample.pts);
+                // What was moved behind the one before is shown no earlier.
+                let pts = ticks(sample.pts).max(dts);
                 let written = Written { data, is_key: sample.packet.is_key, pts, dts, duration };
                 match muxer.write_bare(index, &written) {
                     Err(MuxError::Packet(why)) => refused.push((*place, why)),

@@ -387,6 +387,9 @@ impl Service {
             // Another recording may have the same name: that stays.
             Some(earlier) if !earlier.is_of(segment) => {
                 let is_same_output = output.is_some() && earlier.output.as_deref() == output;
+                if is_same_output && self.is_part(segment, &earlier)? {
+                    return Ok(Attempt::Uploaded(Box::new(earlier)));
+                }
                 let replaces = match is_same_output {
                     true => match self.left_by(stream, &earlier)? {
                         LeftBehind::Files(files) => files,
@@ -517,6 +520,13 @@ impl Service {
         Ok(Attempt::Uploaded(Box::new(intent)))
     }
 
+    /// Whether the segment was cut short, and the server has all of it: `whole`, of the same output.
+    fn is_part(&self, segment: &Segment, whole: &Intent) -> Result<bool, Failure> {
+        let Some(id) = whole.id.as_ref().filter(|_| whole.bytes > segment.content.len()) else { return Ok(false) };
+        let Some(file) = self.client.file(id)? else { return Ok(false) };
+        file.checked(&whole.name, whole.bytes).map(|_| true)
+    }
+
     /// The files that an intent has left on the server.
     fn left_by(&self, stream: &StreamId, intent: &Intent) -> Result<LeftBehind, Failure> {
         let mut files = intent.replaces.clone();
@@ -545,8 +555,11 @@ impl Service {
     fn remove_replaced(&self, segment: &Segment, intent: &Intent) -> Result<(), Failure> {
         let is_over = |id: &&String| Some(*id) != intent.id.as_ref() && !self.journal.is_of_another(intent, id);
         for id in intent.replaces.iter().filter(is_over) {
-            if self.client.file(id)?.is_none() {
-                continue;
+            match self.client.file(id) {
+                Ok(None) => continue,
+                // Whether it may be deleted is said next.
+                Ok(Some(_)) | Err(Failure::Refused { .. }) => {}
+                Err(failure) => return Err(failure),
             }
             match self.client.delete(id) {
                 Ok(()) => tracing::info!("VSS has all of `{}`; the part of it ({id}) is deleted", segment.name),

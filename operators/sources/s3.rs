@@ -869,12 +869,8 @@ mod tests {
         let retry = Retry { clock: Arc::new(clock.clone()), ..retry };
         let mut finder = Finder::new(storage, search, retry, None);
         let unread = finder.unread().unwrap();
-        let object = |key: &str, version: &str| Object {
-            key: key.into(),
-            bytes: 5,
-            etag: Some(version.into()),
-            modified: None,
-        };
+        let object =
+            |key: &str, version: &str| Object { key: key.into(), bytes: 5, etag: Some(version.into()), modified: None };
         let there = || vec![object("in/a.mp4", "1"), object("in/b.mp4", "1")];
         let mut look = |listed: Vec<Object>| -> Vec<(String, String)> {
             let found = finder.new_ones(listed).unwrap();

@@ -225,10 +225,10 @@ struct Finder {
     retry: Retry,
     progress: Option<Progress>,
     /// What was found, and in which version.
-    known: BTreeMap<String, Option<String>>,
+    known: BTreeMap<String, String>,
     taken: BTreeSet<StreamId>,
     /// The object of each stream that was found and is still there in that version.
-    streams: BTreeMap<StreamId, (String, Option<String>)>,
+    streams: BTreeMap<StreamId, (String, String)>,
     unread: Unread,
     /// Objects that could not be read for now, by their keys.
     again: BTreeMap<String, Again>,
@@ -318,7 +318,8 @@ impl Finder {
             if object.key.ends_with('/') || object.bytes == 0 {
                 continue;
             }
-            if known.insert(object.key.clone(), object.etag.clone()).is_some_and(|version| version == object.etag) {
+            let this = version(&object);
+            if known.insert(object.key.clone(), this.clone()).is_some_and(|before| before == this) {
                 if let Some(again) = self.again.get_mut(&object.key)
                     && again.due.take_if(|due| *due <= now).is_some()
                 {
@@ -326,7 +327,7 @@ impl Finder {
                 }
                 continue;
             }
-            let what = format!("{} {}", version(&object), object.key);
+            let what = format!("{this} {}", object.key);
             let id = match before.id(&what) {
                 Some(id) => id.clone(),
                 None => {
@@ -340,7 +341,7 @@ impl Finder {
             {
                 continue;
             }
-            streams.insert(id.clone(), (object.key.clone(), object.etag.clone()));
+            streams.insert(id.clone(), (object.key.clone(), this));
             found.push(FoundStream { id, own: self.search.own(&object) });
         }
         if let Some(progress) = &self.progress {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::item::Payload;
+use crate::lease::Verdict;
 
 /// A field of a node's configuration that cannot be used. `engine check` points at it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +55,8 @@ impl StartError {
     }
 }
 
-/// An operator failed on one item; the item is rejected and an error record takes its place.
+/// An operator failed on one item; the item is rejected, or lost where it may go well the next time, and an error record
+/// takes its place.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ItemError {
     #[error("{0}")]
@@ -63,9 +65,23 @@ pub enum ItemError {
     Panicked(String),
     #[error("gave no answer within {0:?}")]
     Late(Duration),
-    /// The operator says so itself: `payload` takes the place of the error record.
+    /// It is not the item's fault, and what kept it from going well may be gone the next time: the item is lost.
+    #[error("{0}")]
+    Hindered(String),
+    /// The operator says so itself: `payload` takes the place of the error record, and the item ends with `verdict`.
     #[error("{message}")]
-    Told { message: String, payload: Box<Payload> },
+    Told { message: String, payload: Box<Payload>, verdict: Verdict },
+}
+
+impl ItemError {
+    /// How the item ends: what is lost may go well where its input is read again, what is rejected will not.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            ItemError::Failed(_) | ItemError::Panicked(_) | ItemError::Late(_) => Verdict::Rejected,
+            ItemError::Hindered(_) => Verdict::Lost,
+            ItemError::Told { verdict, .. } => *verdict,
+        }
+    }
 }
 
 /// A sink could not take a batch; what was in it is lost.
@@ -79,9 +95,9 @@ pub struct SinkError {
 /// A source cannot go on with a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The input cannot be opened or read; `hint` says what to do.
+    /// The input cannot be opened or read; `hint` says what to do. What is temporary may be read later.
     #[error("{message}")]
-    Input { message: String, hint: Option<String> },
+    Input { message: String, hint: Option<String>, is_temporary: bool },
     /// The outlet says that the connection is lost, though it is not: whoever can connect again does.
     #[error("{0}")]
     Interrupted(String),
@@ -92,10 +108,10 @@ pub enum SourceError {
 
 impl SourceError {
     pub fn input(message: impl Into<String>) -> SourceError {
-        SourceError::Input { message: message.into(), hint: None }
+        SourceError::Input { message: message.into(), hint: None, is_temporary: false }
     }
 
     pub fn input_with_hint(message: impl Into<String>, hint: impl Into<String>) -> SourceError {
-        SourceError::Input { message: message.into(), hint: Some(hint.into()) }
+        SourceError::Input { message: message.into(), hint: Some(hint.into()), is_temporary: false }
     }
 }

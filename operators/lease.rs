@@ -33,9 +33,9 @@ pub enum Verdict {
     Delivered = 2,
     /// A declared overflow policy discarded it.
     Dropped = 3,
-    /// An operator failed on it; the error record in its place was delivered.
+    /// An operator failed on it, and would again; the error record in its place was delivered.
     Rejected = 4,
-    /// A crash, the drain deadline, a failed sink, or nobody gave a verdict.
+    /// A crash, the drain deadline, a failed sink, a failure that may be over the next time, or nobody gave a verdict.
     Lost = 5,
 }
 

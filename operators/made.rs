@@ -1,7 +1,7 @@
-//! What became of the files that were made of a stream: kept in the books of the stream, beside the counts of its items,
-//! for whoever looks.
+//! What became of the files that were made of a stream, and how many there were: kept in the books of the stream, beside
+//! the counts of its items, for whoever looks and for whoever makes the next.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,6 +12,8 @@ use crate::lease::Verdict;
 
 /// How many of the latest files are remembered.
 const REMEMBERED: usize = 100;
+/// Of how many nodes it is remembered which index comes next; a graph that runs may have had many.
+const MOST_NODES: usize = 256;
 
 /// One file, and how far it has come.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -73,7 +75,25 @@ struct Books {
     until: f64,
     last: Option<Instant>,
     cover: Option<Cover>,
+    /// How often the stream began anew.
+    reading: u64,
+    indices: Indices,
 }
+
+/// Which index the next file has, by the node that makes it.
+pub type Indices = BTreeMap<Arc<str>, NextIndex>;
+
+/// The index of the next file of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextIndex {
+    next: u64,
+    /// What its stream plays does not come again, so no index does.
+    is_live: bool,
+}
+
+/// Which reading of a stream somebody numbers files of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading(u64);
 
 /// Covers what is secret in a text.
 type Cover = Box<dyn Fn(&str) -> String + Send>;
@@ -90,11 +110,41 @@ impl Made {
         self.books().cover = Some(Box::new(cover));
     }
 
-    /// The stream begins anew.
+    /// The stream begins anew: so do the indices of files, but for those of a live one.
     pub fn clear(&self) {
         let mut books = self.books();
+        let mut indices = std::mem::take(&mut books.indices);
+        indices.retain(|_, index| index.is_live);
         // Numbers are not used twice: something of before may still be on its way.
-        *books = Books { cover: books.cover.take(), next: books.next, ..Books::default() };
+        let (cover, next, reading) = (books.cover.take(), books.next, books.reading + 1);
+        *books = Books { cover, next, reading, indices, ..Books::default() };
+    }
+
+    /// Which indices come next.
+    pub fn indices(&self) -> Indices {
+        self.books().indices.clone()
+    }
+
+    /// Indices go on as they were told of the same stream before.
+    pub fn go_on_from(&self, indices: Indices) {
+        self.books().indices = indices;
+    }
+
+    /// The index of the next file that `node` makes, `least` or more. It goes on where the node was changed or has lost its
+    /// state. Who asks remembers `reading`, and that nobody else gets an index of it; of a reading that is over, `least` is
+    /// all that is known.
+    pub(crate) fn next_index(&self, node: &Arc<str>, least: u64, is_live: bool, reading: &mut Option<Reading>) -> u64 {
+        let mut books = self.books();
+        let Reading(reading) = *reading.get_or_insert(Reading(books.reading));
+        if !is_live && reading != books.reading {
+            return least;
+        }
+        let index = books.indices.get(node).map_or(least, |known| known.next.max(least));
+        if books.indices.len() >= MOST_NODES && !books.indices.contains_key(node) {
+            books.indices.pop_first();
+        }
+        books.indices.insert(node.clone(), NextIndex { next: index + 1, is_live });
+        index
     }
 
     pub fn files(&self) -> MadeFiles {
@@ -230,6 +280,35 @@ mod tests {
         assert_eq!(account.snapshot().in_flight, 0);
         account.made.clear();
         assert_eq!(account.made.files(), MadeFiles::default());
+    }
+
+    #[test]
+    fn an_index_goes_on_until_what_is_played_begins_anew() {
+        let made = Made::default();
+        let (chunks, others): (Arc<str>, Arc<str>) = ("chunks".into(), "others".into());
+        let next = |is_live, least, reading: &mut Option<Reading>| made.next_index(&chunks, least, is_live, reading);
+        let mut first = None;
+        assert_eq!([next(false, 0, &mut first), next(false, 1, &mut first)], [0, 1]);
+        // The node was changed, or has lost its state.
+        let mut changed = None;
+        assert_eq!([next(false, 0, &mut changed), next(false, 3, &mut changed)], [2, 3]);
+        assert_eq!(made.next_index(&others, 0, false, &mut None), 0);
+        made.clear();
+        // What is left of the reading before takes nothing of the next one.
+        assert_eq!(next(false, 4, &mut changed), 4);
+        assert_eq!(next(false, 0, &mut None), 0);
+
+        let mut live = None;
+        assert_eq!([next(true, 0, &mut live), next(true, 7, &mut live)], [1, 7]);
+        made.clear();
+        assert_eq!([next(true, 8, &mut live), next(true, 0, &mut None)], [8, 9]);
+        let told_again = Made::default();
+        told_again.go_on_from(made.indices());
+        assert_eq!(told_again.next_index(&chunks, 0, true, &mut None), 10);
+        for node in 0..2 * MOST_NODES {
+            made.next_index(&format!("node{node}").into(), 0, true, &mut None);
+        }
+        assert_eq!(made.indices().len(), MOST_NODES);
     }
 
     #[test]

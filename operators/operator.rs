@@ -195,6 +195,27 @@ pub struct FoundStream {
     pub own: toml::Value,
 }
 
+/// Streams that a source found and that could not be read, for a reason that may be over later: the engine tells of them,
+/// and whoever looks for streams finds them again.
+#[derive(Clone, Default)]
+pub struct Unread(Arc<Mutex<Vec<StreamId>>>);
+
+impl Unread {
+    pub fn tell(&self, stream: StreamId) {
+        self.streams().push(stream);
+    }
+
+    /// Those that were told of since the last time.
+    pub fn take(&self) -> Vec<StreamId> {
+        std::mem::take(&mut *self.streams())
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Vec<StreamId>> {
+        // Ids are whole at every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Looks for streams that a source's configuration does not name one by one. Has a thread of its own.
 pub trait Discovery: Send {
     /// Waits until something was found; `None`: nothing more will be. While it waits, `stop` is polled; when that says
@@ -203,6 +224,11 @@ pub trait Discovery: Send {
     /// # Errors
     /// Where it can look no longer.
     fn next(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<FoundStream>>, SourceError>;
+
+    /// Where it wants to be told of streams of its own that could not be read for now.
+    fn unread(&self) -> Option<Unread> {
+        None
+    }
 
     /// Where it says what keeps it from looking, for as long as something does.
     fn trouble(&self) -> Option<Trouble> {

@@ -210,6 +210,41 @@ fn objects_of_a_prefix_keep_their_names_and_are_read_once() {
     assert!(first.iter().all(|(key, content)| now[key] == *content));
 }
 
+/// Replaced while it waits for its turn, an object is read once, as what it is by then.
+#[test]
+fn an_object_that_is_replaced_before_its_turn_is_read_once() {
+    let (root, bucket) = buckets();
+    video(&root.path().join("clips/in/a.mp4"), 6);
+    video(&root.path().join("clips/in/b.mp4"), 2);
+    let which = "prefix = \"in/\"\npoll = \"1s\"\nat_once = 1\nrealtime = true\noverflow = \"block\"";
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, which), "");
+    let mut engine = run(&folder);
+    engine.wait_for("the first chunk", |_| (!objects(root.path(), "archive").is_empty()).then_some(()));
+    video(&root.path().join("clips/in/b.mp4"), 3);
+    engine.wait_for("all chunks", |_| (objects(root.path(), "archive").len() >= 9).then_some(()));
+    let finished = engine.terminate().expect(0);
+    assert!(finished.stderr.contains("b.mp4` was replaced before its turn"), "{}", finished.stderr);
+    let mut expected: Vec<String> = (0..6).map(|index| format!("a/a_chunk_{index:04}.mp4")).collect();
+    expected.extend((0..3).map(|index| format!("b-2/b-2_chunk_{index:04}.mp4")));
+    assert_eq!(objects(root.path(), "archive").into_keys().collect::<Vec<_>>(), expected);
+}
+
+/// What cannot be read while the server does not give it out is read when it does again.
+#[test]
+fn an_object_that_could_not_be_read_for_a_while_is_read_later() {
+    let (root, bucket) = buckets();
+    video(&root.path().join("clips/in/a.mp4"), 2);
+    bucket.fail_always("HEAD", Fault::Refuse(503, "SlowDown"));
+    let which = "prefix = \"in/\"\npoll = \"1s\"\nretry_for = \"100ms\"";
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, which), "");
+    let mut engine = run(&folder);
+    engine.wait_for_log("stream `a` is tried again later");
+    bucket.recover();
+    engine.wait_for("its chunks", |_| (objects(root.path(), "archive").len() == 2).then_some(()));
+    // In the end, nothing has failed.
+    engine.terminate().expect(0);
+}
+
 /// Chunks of a file into a folder, where what exists already is an error.
 fn chunks_to_files(source: &str, every: &str, state: &str) -> Folder {
     Folder::with_graph(&format!(
@@ -475,6 +510,199 @@ fn uploads_to_vss_are_remembered_with_everything_else() {
     fs::write(folder.graph(), graph(false)).expect("written");
     folder.run(&[]).finish().expect(0);
     assert_eq!(vss.posts(), 4, "{:?}", vss.log());
+}
+
+/// Chunks of a second of `door.mp4`, uploaded one by one.
+fn chunks_to_vss(port: u16, source: &str, sink: &str) -> Folder {
+    Folder::with_graph(&format!(
+        "{STATE}[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nresume = true\n{source}\n\
+         [operators.chunks]\ntype = \"chunk\"\ninputs = [\"clips\"]\nevery = \"1s\"\n\
+         [sinks.search]\ntype = \"vss\"\ninputs = [\"chunks\"]\nurl = \"http://127.0.0.1:{port}\"\ntimeout = \"2s\"\n\
+         concurrency = 1\n{sink}\n"
+    ))
+}
+
+/// What the server has: the sizes of the files of each name.
+fn uploaded(files: &Path) -> BTreeMap<String, Vec<u64>> {
+    let mut names: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for entry in fs::read_dir(files).expect("the folder of the server") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            // The server may delete one while this looks.
+            let (Ok(about), Ok(file)) = (fs::read(&path), fs::metadata(path.with_extension(""))) else { continue };
+            let about: serde_json::Value = serde_json::from_slice(&about).expect("JSON");
+            let name = about["filename"].as_str().expect("a name").to_owned();
+            names.entry(name).or_default().push(file.len());
+        }
+    }
+    names
+}
+
+/// A service that was down, or somebody between who refused, is no reason to leave anything out the next time. A chunk
+/// that the service itself will not have is left out, and the log says so.
+#[test]
+fn what_a_service_did_not_take_for_a_while_is_uploaded_by_the_next_run() {
+    let files = tempfile::tempdir().expect("a folder");
+    // Its port is free again when it is killed.
+    let port = Vss::start(files.path(), 0, &[]).port;
+    let folder = chunks_to_vss(port, "", "retry_for = \"100ms\"");
+    video(&folder.file("door.mp4"), 3);
+    let finished = folder.run(&[]).finish().expect(1);
+    let counts = finished.counts("door");
+    assert_eq!((counts.read, counts.lost, counts.rejected), (30, 30, 0), "{counts:?}");
+    assert!(finished.stderr.contains("it is read again at the next start"), "{}", finished.stderr);
+
+    let vss = Vss::start(files.path(), port, &["--token", "right"]);
+    let counts = folder.run(&[]).finish().expect(1).counts("door");
+    assert_eq!((counts.lost, counts.rejected), (30, 0), "without the token: {counts:?}");
+    drop(vss);
+
+    let vss = Vss::start(files.path(), port, &[]);
+    vss.fail(&["ok", "400"]);
+    let finished = folder.run(&[]).finish().expect(0);
+    let counts = finished.counts("door");
+    assert_eq!((counts.delivered, counts.rejected), (20, 10), "{counts:?}");
+    assert!(finished.stderr.contains("10 of its items were rejected"), "{}", finished.stderr);
+    assert_eq!(uploaded(files.path()).len(), 2);
+    let finished = folder.run(&[]).finish().expect(0);
+    let told = "is finished: it was read and stored before, except 10 items that were rejected";
+    assert!(finished.stderr.contains(told), "{}", finished.stderr);
+    assert_eq!(vss.posts(), 3, "{:?}", vss.log());
+}
+
+/// An end in the middle of a chunk: the whole one takes the place of what was uploaded of it, and files of others stay.
+#[test]
+fn a_part_of_a_chunk_goes_from_vss_when_all_of_it_is_there() {
+    for api in ["v2", "rtvi3"] {
+        let files = tempfile::tempdir().expect("a folder");
+        let vss = Vss::start(files.path(), 0, &[]);
+        let api = format!("api = \"{api}\"");
+        let folder = chunks_to_vss(vss.port, "realtime = true\noverflow = \"block\"", &api);
+        video(&folder.file("door.mp4"), 4);
+        let engine = folder.run(&[]);
+        wait_for("a chunk", || (!uploaded(files.path()).is_empty()).then_some(()));
+        engine.terminate().expect(0);
+        let before = uploaded(files.path());
+        assert!(before.len() < 4, "it ended too late: {before:?}");
+        // What is cut short once more takes the place of nothing that is whole.
+        let mut engine = folder.run(&[]);
+        engine.wait_for_graph("some packets", |graph| graph["total"]["read"].as_u64() > Some(2));
+        engine.terminate().expect(0);
+        let first = "door_chunk_0000.mp4";
+        assert_eq!(uploaded(files.path())[first], before[first], "{:?}", vss.log());
+        // Where the server does not answer for a while, it goes later.
+        vss.fail(&["delete-503", "delete-ok"]);
+        folder.run(&[]).finish().expect(0);
+        // Each is as it was made: as long as without an end.
+        let whole = tempfile::tempdir().expect("a folder");
+        let other = Vss::start(whole.path(), 0, &[]);
+        let undisturbed = chunks_to_vss(other.port, "", &api);
+        fs::copy(folder.file("door.mp4"), undisturbed.file("door.mp4")).expect("copied");
+        undisturbed.run(&[]).finish().expect(0);
+        let there = uploaded(files.path());
+        assert_eq!((there.len(), &there), (4, &uploaded(whole.path())), "{:?}", vss.log());
+    }
+}
+
+/// With the time in its name, what is made again after an end or a kill has the name that it had.
+#[test]
+fn names_that_tell_a_time_are_those_of_the_first_time() {
+    for if_exists in ["error", "overwrite"] {
+        let source = "path = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"";
+        let folder = chunks_to_files(source, "1s", STATE);
+        let text = fs::read_to_string(folder.graph()).expect("written");
+        let sink = format!("path = \"out/{{time}}_{{name}}\"\nif_exists = \"{if_exists}\"");
+        fs::write(folder.graph(), text.replace("path = \"out/{name}\"", &sink)).expect("written");
+        video(&folder.file("door.mp4"), 6);
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let before = files(&folder).len();
+            let mut engine = folder.run(&[]);
+            // The one that was cut short is not new the next time.
+            engine.wait_for("more chunks", |_| (files(&folder).len() > before).then_some(()));
+            engine.signal(signal);
+            engine.finish();
+        }
+        folder.run(&[]).finish().expect(0);
+        let names: Vec<String> = files(&folder).into_keys().collect();
+        let ends: Vec<&str> = names.iter().filter_map(|name| Some(name.split_once('_')?.1)).collect();
+        let expected: Vec<String> = (0..6).map(|index| format!("door_chunk_{index:04}.mp4")).collect();
+        assert_eq!(ends, expected, "{names:?}");
+    }
+}
+
+/// Pairs of a data set, which are named after the time of reading, are there once, and count towards `max`.
+#[test]
+fn pairs_of_a_data_set_are_stored_once_after_kill_9() {
+    let folder = Folder::with_graph(&format!(
+        "{STATE}[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"\n\
+         [sinks.training]\ntype = \"dataset\"\ninputs = [\"clips\"]\noutput = \"out\"\nmax = 30\n"
+    ));
+    video(&folder.file("door.mp4"), 4);
+    let pairs = || {
+        let found = glob::glob(&format!("{}/**/*.json", folder.file("out").display())).expect("a pattern");
+        let found = found.map(|path| path.expect("a path"));
+        let seq = |path: &PathBuf| -> u64 {
+            let about: serde_json::Value = serde_json::from_slice(&fs::read(path).expect("there")).expect("JSON");
+            let picture = path.with_file_name(about["picture"]["file"].as_str().expect("a name"));
+            assert!(picture.exists(), "{}", picture.display());
+            about["seq"].as_u64().expect("a number")
+        };
+        let mut numbers: Vec<u64> = found.map(|path| seq(&path)).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    for _ in 0..2 {
+        let before = pairs().len();
+        let mut engine = folder.run(&[]);
+        engine.wait_for("more pairs", |_| (pairs().len() >= before + 5).then_some(()));
+        engine.signal(Signal::SIGKILL);
+        engine.finish();
+    }
+    assert!(pairs().len() < 30, "it was killed too late");
+    let finished = folder.run(&[]).finish().expect(0);
+    assert!(finished.stderr.contains("`training` has all that it wanted"), "{}", finished.stderr);
+    assert_eq!(pairs(), (0..30).collect::<Vec<u64>>());
+    let pictures = glob::glob(&format!("{}/**/*.jpg", folder.file("out").display())).expect("a pattern").count();
+    assert_eq!(pictures, 30);
+}
+
+/// Without any state, too: a change of what makes chunks, while their stream is read, writes over none.
+#[test]
+fn indices_go_on_when_a_reload_changes_what_makes_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    video(&folder.path().join("door.mp4"), 2);
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let graph = |every: &str| {
+        format!(
+            "[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nloop = true\nrealtime = true\n\
+             [operators.chunks]\ntype = \"chunk\"\ninputs = [\"clips\"]\nevery = \"{every}\"\n\
+             [sinks.files]\ntype = \"file\"\ninputs = [\"chunks\"]\npath = \"out/{{name}}\"\n"
+        )
+    };
+    let made = || -> BTreeMap<String, u64> {
+        let entries = fs::read_dir(folder.path().join("out")).into_iter().flatten().filter_map(Result::ok);
+        let chunk = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().expect("text");
+            Some((name, entry.metadata().ok()?.ino()))
+        };
+        entries.filter_map(chunk).filter(|(name, _)| name.starts_with("door_chunk")).collect()
+    };
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph("1s")).expect(201);
+    for every in ["2s", "1s"] {
+        let enough = made().len() + 2;
+        engine.wait_for("two chunks", |_| (made().len() >= enough).then_some(()));
+        let before = made();
+        let reloaded = send("PUT", &format!("{address}/graphs/door"), &[], &graph(every)).expect(200);
+        assert_eq!(reloaded["lost"], 0, "{reloaded}");
+        engine.wait_for("another chunk", |_| (made().len() > before.len() + 1).then_some(()));
+        let now = made();
+        assert!(before.iter().all(|(name, file)| now[name] == *file), "one was written over: {now:?}");
+    }
+    let finished = engine.terminate().expect(0);
+    assert!(!finished.stderr.contains("exists already"), "{}", finished.stderr);
+    let indices: Vec<String> = (0..made().len()).map(|index| format!("door_chunk_{index:04}.mp4")).collect();
+    assert_eq!(made().into_keys().collect::<Vec<_>>(), indices);
 }
 
 fn refused(folder: &Folder) -> String {

@@ -104,7 +104,7 @@ fn run_loop(
     let source = &plan.sources[0].source;
     match source.run(stream, &mut outlet) {
         Ok(_) | Err(SourceError::Stopped) => {}
-        Err(SourceError::Input { message, hint }) => return Err(StartError { message, hint }),
+        Err(SourceError::Input { message, hint, .. }) => return Err(StartError { message, hint }),
         Err(SourceError::Interrupted(message)) => return Err(StartError::new(message)),
     }
     if let Some(error) = outlet.error {
@@ -302,7 +302,7 @@ pub fn stages_alone(plan: &Plan, rounds: usize, clock: &Arc<dyn Clock>) -> Resul
     let mut catcher = Catcher { clock: clock.clone(), stream: stream.id.clone(), caught: None };
     match source.source.run(&stream.id, &mut catcher) {
         Ok(_) | Err(SourceError::Stopped) => {}
-        Err(SourceError::Input { message, hint }) => return Err(StartError { message, hint }),
+        Err(SourceError::Input { message, hint, .. }) => return Err(StartError { message, hint }),
         Err(SourceError::Interrupted(message)) => return Err(StartError::new(message)),
     }
     let Some(first) = catcher.caught else { return Ok(Vec::new()) };

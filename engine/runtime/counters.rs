@@ -10,6 +10,7 @@ use operators::clock::Clock;
 use operators::encoding::{EncoderReading, Encoding};
 use operators::item::{StreamId, time_text};
 use operators::lease::{Account, Budget, Counts};
+use operators::made::Indices;
 use operators::operator::Trouble;
 
 use super::histogram::{Turns, of_ages};
@@ -32,9 +33,9 @@ pub struct GraphCounters {
     looking: Mutex<BTreeMap<Arc<str>, Trouble>>,
     /// What streams counted that are not listed any more.
     gone: Mutex<Counts>,
-    /// The numbers of the next picture and of the next packet of each of those: where one comes back, numbers go on, since
-    /// ids of records are made of them. At most [`MOST_REMEMBERED`].
-    numbers: Mutex<BTreeMap<StreamId, (u64, u64)>>,
+    /// Those that each of them would go on with: ids of records and names of files are made of them. At most
+    /// [`MOST_REMEMBERED`].
+    numbers: Mutex<BTreeMap<StreamId, Numbers>>,
     /// How often the graph was loaded.
     generation: AtomicU64,
     /// What is disturbed on purpose.
@@ -47,6 +48,15 @@ struct GraphStatus {
     reason: Option<String>,
     running_since: Option<Instant>,
     ended: Option<Instant>,
+}
+
+/// Where a stream goes on that comes back.
+struct Numbers {
+    /// Of the next picture.
+    picture: u64,
+    /// Of the next packet.
+    packet: u64,
+    files: Indices,
 }
 
 /// Streams that are not listed any more whose numbers are remembered.
@@ -87,9 +97,12 @@ impl GraphCounters {
             return known.clone();
         }
         let counters = Arc::new(StreamCounters::new(id.clone(), place, self.clock.clone()));
-        if let Some((picture, packet)) = lock(&self.numbers).remove(id) {
+        if let Some(Numbers { picture, packet, files }) = lock(&self.numbers).remove(id) {
             counters.next_seq.store(picture, Ordering::Relaxed);
             counters.next_packet.store(packet, Ordering::Relaxed);
+            counters.account.made.go_on_from(files);
+            // It begins anew.
+            counters.account.made.clear();
         }
         streams.push(counters.clone());
         counters
@@ -106,7 +119,8 @@ impl GraphCounters {
             if numbers.len() >= MOST_REMEMBERED {
                 numbers.pop_first();
             }
-            numbers.insert(id.clone(), (stream.next_seq(), stream.next_packet()));
+            let (picture, packet) = (stream.next_seq(), stream.next_packet());
+            numbers.insert(id.clone(), Numbers { picture, packet, files: stream.account.made.indices() });
         }
     }
 

@@ -10,13 +10,13 @@ use crossbeam_channel::Sender;
 use operators::clock::Clock;
 use operators::error::{SourceError, StartError};
 use operators::item::StreamId;
-use operators::operator::{Discovery, FoundStream};
+use operators::operator::{Discovery, FoundStream, Unread};
 
 use super::counters::{GraphCounters, lock};
 use super::graphs::ask;
 use super::stats::GraphState;
 use super::streams::{PostedStream, StreamError};
-use super::supervision::{Change, RunningGraph};
+use super::supervision::{Change, RunningGraph, failure_of};
 use crate::graph::identity::Identity;
 use crate::graph::references::References;
 
@@ -29,6 +29,8 @@ pub(super) struct Discovering {
     pub identity: Identity,
     stopping: Arc<AtomicBool>,
     counters: Arc<GraphCounters>,
+    /// Where it hears of streams that could not be read for now.
+    unread: Option<Unread>,
     _thread: JoinHandle<()>,
 }
 
@@ -54,11 +56,12 @@ impl Discovering {
         let stopping = Arc::<AtomicBool>::default();
         let (name, stop, clock) = (source.clone(), stopping.clone(), counters.clock.clone());
         counters.set_looking(&source, discovery.trouble());
+        let unread = discovery.unread();
         let thread = std::thread::Builder::new()
             .name(format!("look {source}"))
             .spawn(move || look(&name, discovery, &changes, &*clock, &stop))
             .map_err(|error| StartError::new(format!("cannot start a thread for `{source}`: {error}")))?;
-        Ok(Discovering { source, identity, stopping, counters, _thread: thread })
+        Ok(Discovering { source, identity, stopping, counters, unread, _thread: thread })
     }
 }
 
@@ -104,7 +107,7 @@ fn look(
 
 fn told(error: &SourceError) -> String {
     match error {
-        SourceError::Input { message, hint: Some(hint) } => format!("{message}; hint: {hint}"),
+        SourceError::Input { message, hint: Some(hint), .. } => format!("{message}; hint: {hint}"),
         other => other.to_string(),
     }
 }
@@ -131,6 +134,16 @@ impl RunningGraph {
             }
         }
         Ok(())
+    }
+
+    /// A stream that `source` found has failed, for a reason that may be over later: whether it will be found again.
+    pub(super) fn is_found_again(&self, source: &str, stream: &StreamId) -> bool {
+        let looking = self.discovering.iter().find(|looking| &*looking.source == source);
+        let unread = looking.and_then(|looking| looking.unread.as_ref());
+        unread.is_some_and(|unread| {
+            unread.tell(stream.clone());
+            true
+        })
     }
 
     /// Whether a source still looks for streams.
@@ -163,7 +176,12 @@ impl RunningGraph {
         let references = References::Anything;
         let posted = PostedStream { source: source.clone(), own: found.own.clone(), references };
         match self.add_stream(&found.id, posted) {
-            Ok(()) => self.passing.push(found.id.clone()),
+            Ok(()) => {
+                self.passing.push(found.id.clone());
+                // It may have failed before, for a reason that may be over.
+                let before = failure_of(&found.id, "");
+                self.failed_streams.retain(|failure| !failure.starts_with(&before));
+            }
             Err(StreamError::Ending) => {}
             Err(error) => {
                 let message = format!("`{source}` found stream `{}`, which cannot be read: {error}", found.id);

@@ -70,6 +70,8 @@ pub struct Feed {
     decoder_threads: usize,
     /// Finish what is in hand and return.
     stopping: AtomicBool,
+    /// It failed for a reason that may be over later.
+    may_recover: AtomicBool,
     state: Mutex<State>,
     /// A picture is not in hand any more, or the listener has been changed.
     emitted: Condvar,
@@ -130,6 +132,7 @@ impl Feed {
             clock,
             decoder_threads,
             stopping: AtomicBool::new(false),
+            may_recover: AtomicBool::new(false),
             state: Mutex::new(State { listener: Some(listener), ..State::default() }),
             emitted: Condvar::new(),
             thread: Mutex::default(),
@@ -152,10 +155,13 @@ impl Feed {
         let reason = match outcome {
             Ok(Ok(reason)) => reason,
             Ok(Err(SourceError::Stopped)) => EndReason::Stopped,
-            Ok(Err(SourceError::Input { message, hint })) => EndReason::Failed(match hint {
-                Some(hint) => format!("{message}; hint: {hint}"),
-                None => message,
-            }),
+            Ok(Err(SourceError::Input { message, hint, is_temporary })) => {
+                self.may_recover.store(is_temporary, Ordering::Release);
+                EndReason::Failed(match hint {
+                    Some(hint) => format!("{message}; hint: {hint}"),
+                    None => message,
+                })
+            }
             Ok(Err(SourceError::Interrupted(reason))) => EndReason::Failed(reason),
             Err(panic) => EndReason::Failed(format!("the source panicked: {}", panic_text(&*panic))),
         };
@@ -167,6 +173,11 @@ impl Feed {
         if let Some(listener) = state.listener.take() {
             listener.ended(&self.stream, reason, self.clock.now());
         }
+    }
+
+    /// Whether it failed for a reason that may be over later.
+    pub fn may_recover(&self) -> bool {
+        self.may_recover.load(Ordering::Acquire)
     }
 
     /// What it plays, as far as it has opened.

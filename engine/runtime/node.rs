@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use operators::clock::Clock;
 use operators::error::ItemError;
 use operators::item::{Event, Gap, Item, Origin, Payload, RecordBody, StreamId};
-use operators::lease::Verdict;
 
 use super::counters::{NodeCounters, worth_logging};
 use super::failure::{Notice, Notices};
@@ -29,10 +28,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// The error record that takes the place of `item`. The item is rejected from here on.
+    /// The error record that takes the place of `item`. The item is rejected or lost from here on, as the error says.
     pub fn reject(&self, item: &Item, error: &ItemError) -> Item {
-        let error = self.secrets.redact(&error.to_string());
-        let message = format!("`{}` failed on stream `{}`, item {}: {error}", self.origin.node, item.stream, item.seq);
+        let why = self.secrets.redact(&error.to_string());
+        let message = format!("`{}` failed on stream `{}`, item {}: {why}", self.origin.node, item.stream, item.seq);
         let nth = self.counters.error(&message, self.clock.now());
         if worth_logging(nth) {
             tracing::warn!(node = %self.origin.node, stream = %item.stream, seq = item.seq, errors = nth, "{message}");
@@ -40,7 +39,7 @@ impl Node {
         if self.on_error == OnError::Stop {
             self.stop_graph(Some(&item.stream), message.clone());
         }
-        item.lease.ack.raise(Verdict::Rejected);
+        item.lease.ack.raise(error.verdict());
         let record = self.origin.record(item, RecordBody::Error { message });
         item.derive(Payload::Record(Arc::new(record)))
     }

@@ -448,7 +448,7 @@ fn outcome(node: &Node, item: Item, result: Result<Payload, ItemError>) -> SlotS
                     record.lease.ack.release();
                     item.derive(*payload)
                 }
-                ItemError::Failed(_) | ItemError::Panicked(_) | ItemError::Late(_) => record,
+                ItemError::Failed(_) | ItemError::Hindered(_) | ItemError::Panicked(_) | ItemError::Late(_) => record,
             }
         }
     };

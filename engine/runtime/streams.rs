@@ -126,7 +126,7 @@ impl RunningGraph {
             return Ok(());
         }
         counters.set_budgets(budgets(&taps));
-        let counters_lost = counters.account.snapshot().lost;
+        let before = counters.account.snapshot();
         let listener = Listener {
             origin: Origin { graph: plan.graph.clone(), node: planned.name.clone() },
             first_seq: counters.next_seq(),
@@ -142,8 +142,8 @@ impl RunningGraph {
             self.engine.inlets().open(&plan.graph, &spec.id, inlet.clone());
         }
         self.ended.remove(&spec.id);
-        let (progress, lost_before) = (planned.progress().cloned(), counters_lost);
-        let running = RunningStream { source: planned.name.clone(), identity, feed, progress, lost_before };
+        let (source, progress) = (planned.name.clone(), planned.progress().cloned());
+        let running = RunningStream { source, identity, feed, progress, before };
         self.streams.insert(spec.id, running);
         Ok(())
     }

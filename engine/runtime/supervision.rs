@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use operators::error::StartError;
 use operators::item::{EndReason, Played, StreamId, Version};
-use operators::lease::Account;
+use operators::lease::{Account, Counts};
 use operators::progress::Progress;
 
 use super::counters::{GraphCounters, NodeCounters};
@@ -71,8 +71,8 @@ pub(super) struct RunningStream {
     pub feed: Arc<Feed>,
     /// Where it is written down that everything of it is stored.
     pub progress: Option<Progress>,
-    /// Items of the stream that were lost before.
-    pub lost_before: u64,
+    /// What became of the items of the stream that were read before.
+    pub before: Counts,
 }
 
 /// A stream that was read to its end, until nothing of it is in flight.
@@ -81,7 +81,7 @@ pub(super) struct Finishing {
     version: Arc<Version>,
     progress: Progress,
     account: Arc<Account>,
-    lost_before: u64,
+    before: Counts,
 }
 
 /// A graph that runs. Somebody must [`RunningGraph::supervise`] it.
@@ -280,7 +280,11 @@ impl RunningGraph {
             self.passing.swap_remove(position);
             self.posted.remove(stream);
             // One that failed is listed, so that whoever looks sees why.
-            if !matches!(reason, EndReason::Failed(_)) {
+            if matches!(reason, EndReason::Failed(_)) {
+                if running.feed.may_recover() && self.is_found_again(&running.source, stream) {
+                    tracing::info!(%stream, "stream `{stream}` is tried again later");
+                }
+            } else {
                 self.lingering.push((stream.clone(), self.engine.clock.now()));
             }
         }
@@ -288,8 +292,8 @@ impl RunningGraph {
             (&reason, running.feed.played(), running.progress.clone())
             && let Some(counters) = self.counters.stream(stream)
         {
-            let (stream, account, lost_before) = (stream.clone(), counters.account.clone(), running.lost_before);
-            self.finishing.push(Finishing { stream, version, progress, account, lost_before });
+            let (stream, account, before) = (stream.clone(), counters.account.clone(), running.before);
+            self.finishing.push(Finishing { stream, version, progress, account, before });
         }
         let returns = self.restarts.contains_key(stream) && !self.draining;
         self.engine.inlets().close(&self.counters.name, stream, returns);
@@ -297,7 +301,7 @@ impl RunningGraph {
         // Its last act was to say so.
         running.feed.join();
         match reason {
-            EndReason::Failed(text) => self.failed_streams.push(format!("stream `{stream}`: {text}")),
+            EndReason::Failed(text) => self.failed_streams.push(failure_of(stream, &text)),
             EndReason::Eof => {
                 self.ended.insert(stream.clone(), running.identity);
             }
@@ -322,7 +326,7 @@ impl RunningGraph {
 
     fn note_finished(&mut self) {
         for finishing in std::mem::take(&mut self.finishing) {
-            let Finishing { stream, version, progress, account, lost_before } = &finishing;
+            let Finishing { stream, version, progress, account, before } = &finishing;
             let counts = account.snapshot();
             if counts.in_flight > 0 {
                 self.finishing.push(finishing);
@@ -333,11 +337,15 @@ impl RunningGraph {
             let is_same = |planned: &PlannedSource| {
                 *planned.name == *version.source && planned.progress().is_some_and(|now| now.leads_where(progress))
             };
-            if counts.lost > *lost_before || !plan.sources.iter().any(is_same) {
+            if counts.lost > before.lost || !plan.sources.iter().any(is_same) {
                 tracing::warn!(%stream, "not everything of `{}` is stored: it is read again at the next start", plan.secrets.redact(&version.name));
                 continue;
             }
-            if let Err(error) = progress.finish(stream, version) {
+            let rejected = counts.rejected - before.rejected;
+            if rejected > 0 {
+                tracing::warn!(%stream, rejected, "`{}` is finished, and is not read again: {rejected} of its items were rejected, and would be the next time", plan.secrets.redact(&version.name));
+            }
+            if let Err(error) = progress.finish(stream, version, rejected) {
                 let error = plan.secrets.redact(&format!("{error}; hint: {}", error.hint));
                 tracing::error!(%stream, "stream `{stream}` is finished, but is read again at the next start: {error}");
             }
@@ -442,6 +450,11 @@ impl RunningGraph {
         self.counters.set_state(GraphState::Finished, None);
         Outcome { failures, stuck, asked }
     }
+}
+
+/// What is told of a stream that failed.
+pub(super) fn failure_of(stream: &StreamId, text: &str) -> String {
+    format!("stream `{stream}`: {text}")
 }
 
 /// What a graph has not come to an end with, as far as it is counted: for whoever cannot ask its thread.

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,9 @@ pub struct Progress {
 struct Entry {
     sha256: String,
     is_done: bool,
+    /// The time in its name, in microseconds since 1970: where it tells one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time_us: Option<u64>,
 }
 
 impl Progress {
@@ -198,26 +202,31 @@ impl Progress {
         Output { state: self.state.clone(), key: Key::Version { key: format!("{input}/{sink}/{number:020}"), sha256 } }
     }
 
-    /// For a source: whether everything of an input is stored, as the graph is now.
+    /// For a source: whether everything of an input is stored, as the graph is now, but for what was rejected.
     ///
     /// # Errors
     /// Where progress cannot be read.
-    pub fn is_finished(&self, stream: &StreamId, played: &Played) -> Result<bool, StateError> {
-        let (Some(store), Played::Version(version)) = (self.state.store(), played) else { return Ok(false) };
+    pub fn finished(&self, stream: &StreamId, played: &Played) -> Result<Option<Finished>, StateError> {
+        let (Some(store), Played::Version(version)) = (self.state.store(), played) else { return Ok(None) };
         let key = self.finished_key(stream, version);
-        store.read(|read| Ok(read.open_table(FINISHED)?.get(&*key)?.is_some()))
+        store.read(|read| {
+            let found = read.open_table(FINISHED)?.get(&*key)?;
+            // Of what was finished before this was counted, nothing is known.
+            Ok(found.map(|rejected| Finished { rejected: rejected.value().parse().unwrap_or(0) }))
+        })
     }
 
-    /// Everything of an input is stored; what is known of its outputs is forgotten.
+    /// Everything of an input is stored but for so many items that were `rejected`; what is known of its outputs is
+    /// forgotten.
     ///
     /// # Errors
     /// Where that cannot be written down.
-    pub fn finish(&self, stream: &StreamId, version: &Version) -> Result<(), StateError> {
+    pub fn finish(&self, stream: &StreamId, version: &Version, rejected: u64) -> Result<(), StateError> {
         let Some(store) = self.state.store() else { return Ok(()) };
         let key = self.finished_key(stream, version);
         let input = self.input(stream, version);
         store.write(|write| {
-            write.open_table(FINISHED)?.insert(&*key, "")?;
+            write.open_table(FINISHED)?.insert(&*key, &*rejected.to_string())?;
             let (first, behind) = (format!("{input}/"), format!("{input}0"));
             write.open_table(OUTPUTS)?.retain_in(&*first..&*behind, |_, _| false)?;
             Ok(())
@@ -323,6 +332,25 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     hex::encode(&hash.finalize()[..16])
 }
 
+/// An input that is not read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Items that came to nothing, and would again.
+    pub rejected: u64,
+}
+
+impl fmt::Display for Finished {
+    /// What the log says of it, behind its name.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("is finished: it was read and stored before")?;
+        match self.rejected {
+            0 => Ok(()),
+            1 => formatter.write_str(", except an item that was rejected"),
+            rejected => write!(formatter, ", except {rejected} items that were rejected"),
+        }
+    }
+}
+
 /// What streams that a source found before are called.
 #[derive(Clone, Debug, Default)]
 pub struct FoundStreams {
@@ -389,6 +417,36 @@ impl Output {
     /// # Errors
     /// Where that cannot be written down.
     pub fn begin(&self) -> Result<(), StateError> {
+        self.begin_named(None)
+    }
+
+    /// As [`Output::begin`], of something whose name tells a time: whenever it is made again, that is its name.
+    ///
+    /// # Errors
+    /// Where that cannot be written down.
+    pub fn begin_at(&self, time: SystemTime) -> Result<(), StateError> {
+        self.begin_named(Some(time))
+    }
+
+    /// The time in the name that it was begun under. Never of a live one.
+    ///
+    /// # Errors
+    /// Where progress cannot be read.
+    pub fn named_at(&self) -> Result<Option<SystemTime>, StateError> {
+        let (Some(store), Key::Version { key, .. }) = (self.state.store(), &self.key) else { return Ok(None) };
+        let entry = store.read(|read| entry(&read.open_table(OUTPUTS)?, key))?;
+        Ok(entry.and_then(|entry| entry.time_us).map(|time| UNIX_EPOCH + Duration::from_micros(time)))
+    }
+
+    /// What tells it from every other output, whatever its content; `None` for a live one, which does not come again.
+    pub fn identity(&self) -> Option<&str> {
+        match &self.key {
+            Key::Live { .. } => None,
+            Key::Version { key, .. } => Some(key),
+        }
+    }
+
+    fn begin_named(&self, time: Option<SystemTime>) -> Result<(), StateError> {
         let Some(store) = self.state.store() else { return Ok(()) };
         store.write(|write| match &self.key {
             Key::Live { key, index } => {
@@ -399,9 +457,14 @@ impl Output {
             }
             Key::Version { key, sha256 } => {
                 let mut table = write.open_table(OUTPUTS)?;
-                if entry(&table, key)?.is_none() {
-                    table.insert(&**key, &*written(sha256, false))?;
-                }
+                let since = time.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
+                let time_us = since.map(|since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX));
+                let begun = match entry(&table, key)? {
+                    Some(begun) if time_us.is_none() || begun.time_us.is_some() => return Ok(()),
+                    Some(begun) => Entry { time_us, ..begun },
+                    None => Entry { sha256: sha256.clone(), is_done: false, time_us },
+                };
+                table.insert(&**key, &*written(&begun))?;
                 Ok(())
             }
         })
@@ -414,15 +477,17 @@ impl Output {
     pub fn done(&self) -> Result<(), StateError> {
         let (Some(store), Key::Version { key, sha256 }) = (self.state.store(), &self.key) else { return Ok(()) };
         store.write(|write| {
-            write.open_table(OUTPUTS)?.insert(&**key, &*written(sha256, true))?;
+            let mut table = write.open_table(OUTPUTS)?;
+            let time_us = entry(&table, key)?.and_then(|begun| begun.time_us);
+            table.insert(&**key, &*written(&Entry { sha256: sha256.clone(), is_done: true, time_us }))?;
             Ok(())
         })
     }
 }
 
-fn written(sha256: &str, is_done: bool) -> Vec<u8> {
-    // Two plain fields: this does not fail.
-    serde_json::to_vec(&Entry { sha256: sha256.to_owned(), is_done }).unwrap_or_default()
+fn written(entry: &Entry) -> Vec<u8> {
+    // Plain fields: this does not fail.
+    serde_json::to_vec(entry).unwrap_or_default()
 }
 
 fn entry(table: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> Result<Option<Entry>, redb::Error> {

@@ -72,6 +72,30 @@ fn an_output_is_done_for_its_content_its_input_and_its_configuration() {
 }
 
 #[test]
+fn an_output_keeps_the_time_in_its_name_whatever_its_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, chunks, sink] = nodes(folder.path(), "2s");
+    let played = source.played("s3://clips/door.mp4".into(), "one".into());
+    let output = |sha256| sink.output(&door(), &segment(0, sha256, chunks.lineage(&played))).unwrap();
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    assert_eq!(output("aa").named_at().unwrap(), None);
+    output("aa").begin_at(at(7)).unwrap();
+    output("aa").done().unwrap();
+    assert!(output("aa").is_done().unwrap());
+    // An end had cut it short: the whole one comes later, under the same name.
+    assert_eq!(output("bb").named_at().unwrap(), Some(at(7)));
+    output("bb").begin_at(at(9)).unwrap();
+    assert_eq!(output("bb").named_at().unwrap(), Some(at(7)));
+    assert!(output("aa").is_done().unwrap() && !output("bb").is_done().unwrap());
+    output("bb").done().unwrap();
+    assert_eq!((output("bb").named_at().unwrap(), output("bb").is_done().unwrap()), (Some(at(7)), true));
+    assert_eq!(output("aa").identity(), output("bb").identity());
+    let live = sink.output(&door(), &segment(0, "aa", chunks.lineage(&Played::Live))).unwrap();
+    live.begin_at(at(7)).unwrap();
+    assert_eq!((live.named_at().unwrap(), live.identity()), (None, None));
+}
+
+#[test]
 fn a_finished_input_is_remembered_and_its_outputs_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let [source, chunks, sink] = nodes(folder.path(), "2s");
@@ -79,14 +103,16 @@ fn a_finished_input_is_remembered_and_its_outputs_are_forgotten() {
     let Played::Version(version) = &played else { panic!("a version") };
     let output = sink.output(&door(), &segment(0, "aa", chunks.lineage(&played))).unwrap();
     output.done().unwrap();
-    assert!(!source.is_finished(&door(), &played).unwrap());
-    source.finish(&door(), version).unwrap();
-    assert!(source.is_finished(&door(), &played).unwrap() && !output.is_done().unwrap());
+    assert_eq!(source.finished(&door(), &played).unwrap(), None);
+    source.finish(&door(), version, 3).unwrap();
+    let finished = source.finished(&door(), &played).unwrap().unwrap();
+    assert_eq!(finished.to_string(), "is finished: it was read and stored before, except 3 items that were rejected");
+    assert!(!output.is_done().unwrap());
     let [changed, ..] = nodes(folder.path(), "3s");
-    assert!(!changed.is_finished(&door(), &played).unwrap(), "what is made of it is another");
+    assert_eq!(changed.finished(&door(), &played).unwrap(), None, "what is made of it is another");
     let other = source.played("s3://clips/door.mp4".into(), "two".into());
-    assert!(!source.is_finished(&door(), &other).unwrap());
-    assert!(!source.is_finished(&door(), &Played::Live).unwrap());
+    assert_eq!(source.finished(&door(), &other).unwrap(), None);
+    assert_eq!(source.finished(&door(), &Played::Live).unwrap(), None);
 }
 
 #[test]

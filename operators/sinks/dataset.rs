@@ -3,8 +3,9 @@
 //! Frames alone make a plain capture, records alone JSON files. Where both flow in, each picture waits for its records:
 //! [`super::joined`].
 //!
-//! The JSON file is stored behind its picture: where it is, the pair is whole. Names tell the time of the picture, and
-//! are the same for the same picture, so that a repeat after a cut overwrites itself.
+//! The JSON file is stored behind its picture: where it is, the pair is whole. Names tell when the picture was read. Where
+//! it is read again after a restart, as the graph's `[state]` knows, it keeps the names and the time of the first reading: a
+//! pair that is whole is not stored again, and one that is not overwrites itself.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,12 +21,13 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, ItemError, SinkError, StartError};
 use crate::inference::manifest::InputSpec;
-use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, Record, StreamId, time_text};
+use crate::item::{EndReason, Event, Item, Kind, Origin, Payload, Played, Record, StreamId, time_text};
 use crate::lease::Verdict;
 use crate::operator::{
     BuildContext, Built, Execution, Produces, Registration, Role, Sink, SinkInput, SinkWriter, Trouble,
 };
 use crate::picture::Picture;
+use crate::progress::Progress;
 use crate::sinks::joined::{Found, Joiner, WINDOW, WINDOW_FIELD, Ways, annotate};
 use crate::sinks::s3::{QUALITY, QUALITY_FIELD, UPLOADS_FIELD};
 use crate::storage::IfExists;
@@ -80,6 +82,7 @@ struct Dataset {
     quality: u8,
     uploads: usize,
     retry_for: Duration,
+    progress: Option<Progress>,
 }
 
 impl Sink for Dataset {
@@ -125,6 +128,8 @@ impl Sink for Dataset {
             annotate: self.annotate,
             quality: self.quality,
             joiner: Joiner::new(self.origin.node.clone(), ways, self.window),
+            progress: self.progress.clone(),
+            played: BTreeMap::new(),
             results: BTreeMap::new(),
             next_id: 0,
             chosen: 0,
@@ -153,6 +158,9 @@ struct DatasetWriter {
     annotate: bool,
     quality: u8,
     joiner: Joiner,
+    progress: Option<Progress>,
+    /// What each stream that is open plays.
+    played: BTreeMap<StreamId, Played>,
     /// Results that were chosen of each stream, for every Nth.
     results: BTreeMap<StreamId, u64>,
     next_id: u64,
@@ -205,8 +213,11 @@ impl DatasetWriter {
         let id = self.next_id;
         self.next_id += 1;
         let claims = std::mem::take(&mut found.claims);
+        let played = self.progress.as_ref().zip(self.played.get(&found.stream));
+        let output = played.and_then(|(progress, played)| progress.picture_output(&found.stream, played, found.seq));
+        let time = found.time;
         let files = Files {
-            base: self.base(&found),
+            prefix: self.prefix.clone(),
             origin: self.origin.clone(),
             found,
             seen: self.seen.clone(),
@@ -215,27 +226,11 @@ impl DatasetWriter {
         };
         self.uploads.submit(Upload {
             id,
-            work: Work::Make(Box::new(move || files.make())),
+            work: Work::Named { time, make: Box::new(move |time| files.make(time)) },
             items: claims,
-            output: None,
+            output,
             if_exists: IfExists::Overwrite,
         });
-    }
-
-    /// The name of an item's files without its ending.
-    fn base(&self, found: &Found) -> String {
-        let mut hash = Sha256::new();
-        let nanos = found.time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        for part in [&*self.origin.graph, &*self.origin.node, &*found.stream, &found.seq.to_string()] {
-            hash.update(part.as_bytes());
-            hash.update([0]);
-        }
-        hash.update(nanos.to_le_bytes());
-        let digest: [u8; 32] = hash.finalize().into();
-        let bytes: [u8; 16] = std::array::from_fn(|index| digest[index]);
-        let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
-        let (day, time) = (date_name("%Y/%m/%d", found.time), time_name(found.time));
-        format!("{}{day}/{time}_{id}", self.prefix)
     }
 
     fn finished(&mut self, finished: Finished) -> Result<(), SinkError> {
@@ -251,7 +246,7 @@ impl DatasetWriter {
 
 /// A picture and its records, before they are files.
 struct Files {
-    base: String,
+    prefix: String,
     origin: Origin,
     found: Found,
     seen: Option<Arc<InputSpec>>,
@@ -260,8 +255,26 @@ struct Files {
 }
 
 impl Files {
-    fn make(self) -> Result<Vec<Put>, ItemError> {
-        let found = &self.found;
+    /// The name of the files without its ending. Microseconds are all of a time that is remembered.
+    fn base(&self, time: SystemTime) -> String {
+        let mut hash = Sha256::new();
+        let micros = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros());
+        let Found { stream, seq, .. } = &self.found;
+        for part in [&*self.origin.graph, &*self.origin.node, &**stream, &seq.to_string()] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        hash.update(micros.to_le_bytes());
+        let digest: [u8; 32] = hash.finalize().into();
+        let bytes: [u8; 16] = std::array::from_fn(|index| digest[index]);
+        let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+        let (day, time) = (date_name("%Y/%m/%d", time), time_name(time));
+        format!("{}{day}/{time}_{id}", self.prefix)
+    }
+
+    /// The files of what was read at `time`.
+    fn make(self, time: SystemTime) -> Result<Vec<Put>, ItemError> {
+        let (found, base) = (&self.found, self.base(time));
         let mut puts = Vec::new();
         let mut description = json!({
             "graph": self.origin.graph,
@@ -269,7 +282,7 @@ impl Files {
             "stream": found.stream,
             "seq": found.seq,
             "pts": found.pts,
-            "time": time_text(found.time),
+            "time": time_text(time),
         });
         if found.fallback {
             description["fallback"] = true.into();
@@ -282,7 +295,7 @@ impl Files {
             if self.annotate {
                 annotate(&mut picture, &found.records);
             }
-            let key = format!("{}.jpg", self.base);
+            let key = format!("{base}.jpg");
             let name = key.rsplit('/').next().unwrap_or(&key);
             description["picture"] = json!({
                 "file": name,
@@ -307,7 +320,7 @@ impl Files {
         let mut text = serde_json::to_vec_pretty(&description).map_err(written)?;
         text.push(b'\n');
         let body = Body::Bytes(text.into());
-        puts.push(Put { key: format!("{}.json", self.base), body, media_type: "application/json" });
+        puts.push(Put { key: format!("{base}.json"), body, media_type: "application/json" });
         Ok(puts)
     }
 }
@@ -331,9 +344,13 @@ impl SinkWriter for DatasetWriter {
                     if let Some(left) = self.joiner.ended(stream) {
                         left.into_iter().for_each(|found| self.offer(found));
                         self.results.remove(stream);
+                        self.played.remove(stream);
                     }
                 }
-                Event::Open { .. } | Event::Gap { .. } => {}
+                Event::Open { stream, info } => {
+                    self.played.insert(stream.clone(), info.played.clone());
+                }
+                Event::Gap { .. } => {}
             }
         }
         failed
@@ -422,6 +439,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
             quality: config.quality.unwrap_or(QUALITY),
             uploads: config.uploads.unwrap_or(UPLOADS),
             retry_for: config.retry_for.map_or(DEFAULT_RETRY_FOR, |time| time.0),
+            progress: context.progress.clone(),
         }))),
         _ => Err(mistakes),
     }

@@ -28,7 +28,7 @@ use crate::sinks::records::Records;
 use crate::storage::retry::{BACKOFF, Retry};
 use crate::storage::uploads::{Claim, Finished, Put, Upload, Uploads, Work};
 use crate::storage::{Body, IfExists, Storage};
-use crate::template::{Template, Values};
+use crate::template::{Placeholder, Template, Values};
 
 /// When an object of records is full, and how long one that is not is kept back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +158,22 @@ struct ObjectWriter {
 }
 
 impl ObjectWriter {
-    fn name(&self, stream: &StreamId, seq: u64, index: u64, name: &str, time: SystemTime) -> String {
-        let (graph, node) = (&*self.origin.graph, &*self.origin.node);
-        self.key.render(&Values { graph, node, stream, name, index, seq, time })
+    /// The key of something, by its time.
+    fn name(
+        &self,
+        stream: &StreamId,
+        seq: u64,
+        index: u64,
+        name: &str,
+    ) -> impl Fn(SystemTime) -> String + Send + use<> {
+        let (key, Origin { graph, node }) = (self.key.clone(), self.origin.clone());
+        let (stream, name) = (stream.clone(), name.to_owned());
+        move |time| key.render(&Values { graph: &graph, node: &node, stream: &stream, name: &name, index, seq, time })
+    }
+
+    /// Whether an output that is made again has another time, and would have another key.
+    fn may_be_renamed(&self, output: Option<&Output>) -> bool {
+        self.key.has(Placeholder::Time) && output.is_some_and(|output| !output.is_live())
     }
 
     fn submit(&mut self, work: Work, items: Vec<Claim>, output: Option<Output>) {
@@ -183,10 +196,19 @@ impl ObjectWriter {
                     Ok(())
                 }
                 (Payload::Segment(segment), _) => {
-                    let key = self.name(&item.stream, item.seq, segment.index, &segment.name, item.time);
-                    let put = Put { key, body: Body::Segment(segment.clone()), media_type: segment.media_type };
                     let output = self.progress.as_ref().and_then(|progress| progress.output(&item.stream, segment));
-                    self.submit(Work::Ready(vec![put]), vec![Claim::whole(item)], output);
+                    let key = self.name(&item.stream, item.seq, segment.index, &segment.name);
+                    let (segment, time) = (segment.clone(), item.time);
+                    let make = move |time| {
+                        let (key, media_type) = (key(time), segment.media_type);
+                        Put { key, body: Body::Segment(segment), media_type }
+                    };
+                    let work = if self.may_be_renamed(output.as_ref()) {
+                        Work::Named { time, make: Box::new(move |time| Ok(vec![make(time)])) }
+                    } else {
+                        Work::Ready(vec![make(time)])
+                    };
+                    self.submit(work, vec![Claim::whole(item)], output);
                     Ok(())
                 }
                 (Payload::Frame(frame), None) => {
@@ -233,13 +255,13 @@ impl ObjectWriter {
     fn picture(&mut self, found: Found) {
         let Found { stream, seq, time, frame: Some(frame), records, claims, .. } = found else { return };
         let name = format!("{stream}-{seq:09}.jpg");
-        let key = self.name(&stream, seq, seq, &name, time);
+        let key = self.name(&stream, seq, seq, &name);
         let quality = self.quality;
-        let make = move || {
+        let make = move |time| {
             let mut picture = Picture::of(&frame)?;
             annotate(&mut picture, &records);
             let file = picture.jpeg(quality)?;
-            Ok(vec![Put { key, body: Body::Bytes(file.into()), media_type: "image/jpeg" }])
+            Ok(vec![Put { key: key(time), body: Body::Bytes(file.into()), media_type: "image/jpeg" }])
         };
         let played = self.played.get(&stream);
         let output = self
@@ -247,7 +269,12 @@ impl ObjectWriter {
             .as_ref()
             .zip(played)
             .and_then(|(progress, played)| progress.picture_output(&stream, played, seq));
-        self.submit(Work::Make(Box::new(make)), claims, output);
+        let work = if self.may_be_renamed(output.as_ref()) {
+            Work::Named { time, make: Box::new(make) }
+        } else {
+            Work::Make(Box::new(move || make(time)))
+        };
+        self.submit(work, claims, output);
     }
 
     /// A stream has ended along one of the inputs.
@@ -287,7 +314,7 @@ impl ObjectWriter {
         if !self.batches.contains_key(stream) {
             let seq = record.seq.unwrap_or(0);
             let name = format!("{stream}-{seq:09}.jsonl");
-            let key = self.name(stream, seq, seq, &name, record.time);
+            let key = self.name(stream, seq, seq, &name)(record.time);
             let (lines, waiting) = (Vec::new(), Vec::new());
             let batch = Batch { key, lines, count: 0, waiting, since: None, carried_by: None };
             self.batches.insert(stream.clone(), batch);

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError, StartError};
 use crate::item::{Item, Kind, Origin, Payload, RecordBody, Segment, SegmentStatus, StreamId};
+use crate::lease::Verdict;
 use crate::operator::{BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role};
 use crate::progress::{Output, Progress};
 
@@ -220,13 +221,13 @@ impl IoRunner for Uploader {
         ack.begun();
         let intent = match self.uploaded(&stream, segment, time).await {
             Ok(intent) => intent,
-            Err((code, message)) => {
+            Err(NotUploaded { code, message, verdict }) => {
                 // Without a place on a disk it would stay for as long as the process.
                 self.service.journal.close(&Intent::of(&stream, segment, Vec::new()));
                 ack.failed(&format!("{code}: {message}"));
                 let told = format!("VSS did not take `{}`: {code}: {message}", segment.name);
                 let status = SegmentStatus { code: Some(code), message: Some(message), ..segment.status("failed") };
-                return Err(ItemError::Told { message: told, payload: Box::new(self.record(item, status)) });
+                return Err(ItemError::Told { message: told, payload: Box::new(self.record(item, status)), verdict });
             }
         };
         ack.placed(intent.id.as_deref().unwrap_or_default());
@@ -248,33 +249,35 @@ impl Uploader {
         Payload::Record(Arc::new(self.origin.record(item, RecordBody::Segment(status))))
     }
 
-    /// Uploads a segment until it is there, once: or the code and the message of why it will not be.
+    /// Uploads a segment until it is there, once: or why it will not be.
     async fn uploaded(
         &self,
         stream: &StreamId,
         segment: &Arc<Segment>,
         time: SystemTime,
-    ) -> Result<Intent, (String, String)> {
+    ) -> Result<Intent, NotUploaded> {
         // Of two that the server's list cannot tell apart, each would take the other's file for its own.
         let turn = Arc::new(journal::turn(self.service.client.base(), segment).await);
         let start = self.clock.now();
         let mut failures = 0;
-        // Of a live stream, the index must not come again.
-        let progress = self.progress.as_ref();
-        let live = progress.and_then(|progress| progress.output(stream, segment)).filter(Output::is_live);
+        let output = self.progress.as_ref().and_then(|progress| progress.output(stream, segment));
         loop {
-            let live = live.clone();
+            let output = output.clone();
             let (service, stream, segment) = (self.service.clone(), stream.clone(), segment.clone());
             let name = segment.name.clone();
             // A request that nobody waits for any more is still under way.
             let turn = turn.clone();
             let attempt = move || {
-                let answer = service.attempt(&stream, &segment, time, live.as_ref());
+                let answer = service.attempt(&stream, &segment, time, output.as_ref());
                 drop(turn);
                 Ok(answer)
             };
             let failure = match blocking(attempt).await {
                 Ok(Ok(Attempt::Uploaded(intent))) => return Ok(*intent),
+                Ok(Ok(Attempt::Refused(failure))) => {
+                    let (code, message) = described(failure);
+                    return Err(NotUploaded { code, message, verdict: Verdict::Rejected });
+                }
                 // Whether the last request went well will be known by then.
                 Ok(Ok(Attempt::TooEarly(wait))) => {
                     tokio::time::sleep(wait).await;
@@ -284,14 +287,18 @@ impl Uploader {
             };
             failures += 1;
             let delay = match &failure {
-                Failure::Refused { .. } => return Err(described(failure)),
+                Failure::Refused { .. } => {
+                    let (code, message) = described(failure);
+                    return Err(NotUploaded { code, message, verdict: Verdict::Lost });
+                }
                 Failure::Busy { after: Some(after), .. } => BACKOFF.delay(failures).max(*after),
                 Failure::Busy { .. } | Failure::Unreachable(_) | Failure::Unknown(_) => BACKOFF.delay(failures),
             };
             let (code, message) = described(failure);
             let left = self.retry_for.saturating_sub(self.clock.now().saturating_duration_since(start));
             if left.is_zero() {
-                return Err((code, format!("{message} (given up after {failures} attempts)")));
+                let message = format!("{message} (given up after {failures} attempts)");
+                return Err(NotUploaded { code, message, verdict: Verdict::Lost });
             }
             // However long that is, there is a last attempt when the time is over.
             let delay = delay.min(left);
@@ -303,6 +310,14 @@ impl Uploader {
             tokio::time::sleep(delay).await;
         }
     }
+}
+
+/// Why a segment is not uploaded.
+struct NotUploaded {
+    code: String,
+    message: String,
+    /// Rejected where the service will not have it; lost where it may the next time.
+    verdict: Verdict,
 }
 
 /// The words of a failure: a code, and a sentence.
@@ -327,6 +342,15 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Failure> +
 enum Attempt {
     /// It is there, once, under the id of this.
     Uploaded(Box<Intent>),
+    /// The service has looked at it, and will not have it.
+    Refused(Failure),
+    /// A request of before may still be under way.
+    TooEarly(Duration),
+}
+
+/// What an intent with another content has left on the server.
+enum LeftBehind {
+    Files(Vec<String>),
     /// A request of before may still be under way.
     TooEarly(Duration),
 }
@@ -346,29 +370,51 @@ impl Service {
         stream: &StreamId,
         segment: &Segment,
         time: SystemTime,
-        live: Option<&Output>,
+        output: Option<&Output>,
     ) -> Result<Attempt, Failure> {
-        if let Some(output) = live {
+        if let Some(output) = output.filter(|output| output.is_live()) {
+            // Its index must not come again.
             output.begin().map_err(|error| unwritten(&format!("{error}; {}", error.hint)))?;
         }
         let found = self.journal.find(stream, segment).map_err(|error| unreadable(&error))?;
+        let output = output.and_then(Output::identity);
+        let meant = |before: Vec<String>, replaces: Vec<String>| Intent {
+            output: output.map(str::to_owned),
+            replaces,
+            ..Intent::of(stream, segment, before)
+        };
         let mut intent = match found {
+            // Another recording may have the same name: that stays.
+            Some(earlier) if !earlier.is_of(segment) => {
+                let is_same_output = output.is_some() && earlier.output.as_deref() == output;
+                if is_same_output && self.is_part(segment, &earlier)? {
+                    return Ok(Attempt::Uploaded(Box::new(earlier)));
+                }
+                let replaces = match is_same_output {
+                    true => match self.left_by(stream, &earlier)? {
+                        LeftBehind::Files(files) => files,
+                        LeftBehind::TooEarly(wait) => return Ok(Attempt::TooEarly(wait)),
+                    },
+                    false => Vec::new(),
+                };
+                meant(self.copies(segment)?, replaces)
+            }
             Some(intent) => match &intent.id {
                 Some(id) if self.is_there(id, segment)? => return self.reconciled(segment, intent),
                 // One of several is gone: another may be there.
                 Some(_) if intent.may_be_there_twice() => Intent { id: None, ..intent },
                 // The server was emptied meanwhile.
-                Some(_) => Intent::of(stream, segment, self.copies(segment)?),
+                Some(_) => meant(self.copies(segment)?, intent.replaces),
                 // What was there before is another list by now.
-                None if intent.attempts == 0 => Intent::of(stream, segment, self.copies(segment)?),
+                None if intent.attempts == 0 => meant(self.copies(segment)?, intent.replaces),
                 None => intent,
             },
-            None => Intent::of(stream, segment, self.copies(segment)?),
+            None => meant(self.copies(segment)?, Vec::new()),
         };
         if let Some(wait) = self.under_way(&intent) {
             return Ok(Attempt::TooEarly(wait));
         }
-        let chosen = (self.api == Api::Rtvi3).then(|| chosen_id(stream, segment));
+        let chosen = (self.api == Api::Rtvi3).then(|| chosen_id(stream, &segment.name, &segment.sha256));
         // An id of our own is looked for in any case: what made it may have been forgotten here.
         if (intent.attempts > 0 || chosen.is_some())
             && let Some(id) = self.found(segment, &intent, chosen.as_deref())?
@@ -406,7 +452,7 @@ impl Service {
             (intent.attempts, intent.attempted_ms) = earlier;
             self.keep(&intent)?;
         }
-        Err(failure)
+        if failure.is_about_content() { Ok(Attempt::Refused(failure)) } else { Err(failure) }
     }
 
     /// The last attempt succeeded.
@@ -460,6 +506,11 @@ impl Service {
             intent.seen_ms = self.now_ms();
             self.keep(&intent)?;
         }
+        if !intent.replaces.is_empty() {
+            self.remove_replaced(segment, &intent)?;
+            intent.replaces.clear();
+            self.keep(&intent)?;
+        }
         let now = self.now_ms();
         // What is met in each run is not forgotten.
         if now.saturating_sub(intent.seen_ms.max(intent.attempted_ms)) > millis(SEEN_EVERY) {
@@ -467,6 +518,59 @@ impl Service {
             self.keep(&intent)?;
         }
         Ok(Attempt::Uploaded(Box::new(intent)))
+    }
+
+    /// Whether the segment was cut short, and the server has all of it: `whole`, of the same output.
+    fn is_part(&self, segment: &Segment, whole: &Intent) -> Result<bool, Failure> {
+        let Some(id) = whole.id.as_ref().filter(|_| whole.bytes > segment.content.len()) else { return Ok(false) };
+        let Some(file) = self.client.file(id)? else { return Ok(false) };
+        file.checked(&whole.name, whole.bytes).map(|_| true)
+    }
+
+    /// The files that an intent has left on the server.
+    fn left_by(&self, stream: &StreamId, intent: &Intent) -> Result<LeftBehind, Failure> {
+        let mut files = intent.replaces.clone();
+        files.extend(intent.id.clone());
+        // An attempt without an answer may have made one, and several may have made several.
+        let is_unclear = intent.attempts > 0 && (intent.id.is_none() || intent.may_be_there_twice());
+        if is_unclear {
+            if let Some(wait) = self.under_way(intent) {
+                return Ok(LeftBehind::TooEarly(wait));
+            }
+            match self.api {
+                Api::V2 => {
+                    let there = self.client.files(&intent.name, intent.bytes)?;
+                    let is_ours = |id: &String| !intent.before.contains(id) && !self.journal.is_of_another(intent, id);
+                    files.extend(there.into_iter().filter(is_ours));
+                }
+                Api::Rtvi3 => files.push(chosen_id(stream, &intent.name, &intent.sha256)),
+            }
+        }
+        files.sort_unstable();
+        files.dedup();
+        Ok(LeftBehind::Files(files))
+    }
+
+    /// Deletes what the segment, which is there, takes the place of.
+    fn remove_replaced(&self, segment: &Segment, intent: &Intent) -> Result<(), Failure> {
+        let is_over = |id: &&String| Some(*id) != intent.id.as_ref() && !self.journal.is_of_another(intent, id);
+        for id in intent.replaces.iter().filter(is_over) {
+            match self.client.file(id) {
+                Ok(None) => continue,
+                // Whether it may be deleted is said next.
+                Ok(Some(_)) | Err(Failure::Refused { .. }) => {}
+                Err(failure) => return Err(failure),
+            }
+            match self.client.delete(id) {
+                Ok(()) => tracing::info!("VSS has all of `{}`; the part of it ({id}) is deleted", segment.name),
+                Err(failure @ Failure::Refused { .. }) => {
+                    let (code, message) = described(failure);
+                    tracing::warn!("VSS keeps a part of `{}` ({id}): {code}: {message}", segment.name);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(())
     }
 
     /// Whether the server has the file that an upload of before has made. Blocks.
@@ -549,10 +653,10 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The UUID (version 8, RFC 9562) of a segment, out of what it is: the same one however often it is sent.
-fn chosen_id(stream: &StreamId, segment: &Segment) -> String {
+fn chosen_id(stream: &StreamId, name: &str, sha256: &str) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
-    for part in [&**stream, &segment.name, &segment.sha256] {
+    for part in [&**stream, name, sha256] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }

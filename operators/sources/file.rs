@@ -174,8 +174,8 @@ impl Source for FileSource {
             return playback::play(&known.path, &known.settings, outlet);
         };
         let played = version(progress, known)?;
-        if progress.is_finished(stream, &played).map_err(StateError::of_source)? {
-            tracing::info!(%stream, "`{}` is finished: it was played and stored before", known.path.display());
+        if let Some(finished) = progress.finished(stream, &played).map_err(StateError::of_source)? {
+            tracing::info!(%stream, "`{}` {finished}", known.path.display());
             return Ok(EndReason::Eof);
         }
         playback::play_as(&known.path, played, &known.settings, outlet)

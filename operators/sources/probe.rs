@@ -183,7 +183,7 @@ fn refused(look: &Look, live: bool, error: &DemuxError) -> StartError {
     if !live {
         let path = look.input.strip_prefix("file://").unwrap_or(&look.input);
         return match unreadable(Path::new(path), error) {
-            crate::error::SourceError::Input { message, hint } => StartError { message, hint },
+            crate::error::SourceError::Input { message, hint, .. } => StartError { message, hint },
             crate::error::SourceError::Interrupted(message) => StartError::new(message),
             crate::error::SourceError::Stopped => StartError::new(format!("`{input}` did not open in time")),
         };

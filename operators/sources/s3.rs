@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, OneOrMany, Presence};
 use crate::error::{FieldError, SourceError};
@@ -17,7 +18,7 @@ use crate::item::{EndReason, Kind, Played, StreamId};
 use crate::media::demux::{DemuxError, Demuxer, Tracks};
 use crate::operator::{
     BuildContext, Built, Discovery, Execution, FoundStream, ItemSize, Outlet, Produces, Registration, Role, Source,
-    StreamSpec, Trouble,
+    StreamSpec, Trouble, Unread,
 };
 use crate::progress::{FoundStreams, Progress, StateError};
 use crate::storage::error::StorageError;
@@ -33,6 +34,8 @@ use super::track::dormant;
 /// Objects of a prefix that are played at once where nobody says otherwise.
 const AT_ONCE: usize = 4;
 const SHORTEST_POLL: Duration = Duration::from_secs(1);
+/// How long an object that was found, and could not be read for `retry_for`, is left alone.
+const AGAIN: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(900) };
 
 #[derive(Deserialize)]
 struct Config {
@@ -58,6 +61,7 @@ enum StreamConfig {
     Table {
         key: Option<String>,
         preset: Option<String>,
+        version: Option<String>,
         #[serde(flatten)]
         settings: SettingsConfig,
     },
@@ -67,6 +71,8 @@ enum StreamConfig {
 struct ObjectStream {
     id: StreamId,
     key: String,
+    /// The version that is meant, where not any is.
+    version: Option<String>,
     settings: Settings,
 }
 
@@ -158,18 +164,44 @@ impl Source for S3Source {
         let found = runtime::wait(&|| waiting.stopping(), look).map_err(|error| error.of_source())?;
         let Some(object) = found else { return Ok(EndReason::Stopped) };
         let name = self.storage.location(&object.key);
+        match self.is_another(&object, known.version.as_deref(), outlet)? {
+            Some(false) => {}
+            Some(true) => {
+                tracing::info!(%stream, "`{name}` was replaced before its turn: the version that was meant is not there");
+                return Ok(EndReason::Eof);
+            }
+            None => return Ok(EndReason::Stopped),
+        }
         let played = self
             .progress
             .as_ref()
             .map_or(Played::Anew, |progress| played(progress, &*self.storage, &object, &known.settings.tracks));
         if let Some(progress) = self.progress.as_ref().filter(|_| !known.settings.repeat)
-            && progress.is_finished(stream, &played).map_err(StateError::of_source)?
+            && let Some(finished) = progress.finished(stream, &played).map_err(StateError::of_source)?
         {
-            tracing::info!(%stream, "`{name}` is finished: it was read and stored before");
+            tracing::info!(%stream, "`{name}` {finished}");
             return Ok(EndReason::Eof);
         }
         let recording = StoredVideo { source: self, object, played, failure: Failure::default() };
         playback::play_recording(&recording, &known.settings, outlet)
+    }
+}
+
+impl S3Source {
+    /// Whether an object is there in another version than the one that is meant; `None`: it was told to stop.
+    fn is_another(
+        &self,
+        object: &Object,
+        meant: Option<&str>,
+        outlet: &dyn Outlet,
+    ) -> Result<Option<bool>, SourceError> {
+        let Some(meant) = meant.filter(|meant| *meant != version(object)) else { return Ok(Some(false)) };
+        // Versions are told by lists, and not every server tells them elsewhere in the same words.
+        let (storage, retry, key) = (self.storage.clone(), self.retry.clone(), object.key.clone());
+        let list = async move { retry.run("cannot list", || storage.list(&key)).await };
+        let listed = runtime::wait(&|| outlet.stopping(), list).map_err(|error| error.of_source())?;
+        let is_meant = |other: &Object| other.key == object.key && version(other) == meant;
+        Ok(listed.map(|listed| !listed.iter().any(is_meant)))
     }
 }
 
@@ -193,8 +225,13 @@ struct Finder {
     retry: Retry,
     progress: Option<Progress>,
     /// What was found, and in which version.
-    known: BTreeMap<String, Option<String>>,
+    known: BTreeMap<String, String>,
     taken: BTreeSet<StreamId>,
+    /// The object of each stream that was found and is still there in that version.
+    streams: BTreeMap<StreamId, (String, String)>,
+    unread: Unread,
+    /// Objects that could not be read for now, by their keys.
+    again: BTreeMap<String, Again>,
     /// It has tried to look: before the next time it waits.
     has_tried: bool,
     /// It has seen the prefix once: so it may look there.
@@ -203,10 +240,31 @@ struct Finder {
     failures: u64,
 }
 
+/// An object that could not be read for now.
+struct Again {
+    stream: StreamId,
+    failures: u64,
+    /// When it is found again; `None`: it was.
+    due: Option<Instant>,
+}
+
 impl Finder {
     fn new(storage: Arc<dyn Storage>, search: Search, retry: Retry, progress: Option<Progress>) -> Finder {
         let (known, taken) = (BTreeMap::new(), BTreeSet::new());
-        Finder { storage, search, retry, progress, known, taken, has_tried: false, has_looked: false, failures: 0 }
+        Finder {
+            storage,
+            search,
+            retry,
+            progress,
+            known,
+            taken,
+            streams: BTreeMap::new(),
+            unread: Unread::default(),
+            again: BTreeMap::new(),
+            has_tried: false,
+            has_looked: false,
+            failures: 0,
+        }
     }
 
     /// Looks once; `None`: it was told to stop.
@@ -247,21 +305,29 @@ impl Finder {
     fn new_ones(&mut self, listed: Vec<Object>) -> Result<Vec<FoundStream>, StateError> {
         let before = self.progress.as_ref().map_or_else(|| Ok(FoundStreams::default()), Progress::found_streams)?;
         // Taken over when all of it is written down: what fails is new the next time, too.
-        let (mut known, mut taken) = (self.known.clone(), self.taken.clone());
+        let (mut known, mut taken, mut streams) = (self.known.clone(), self.taken.clone(), self.streams.clone());
         taken.extend(before.taken());
         // What is gone may come again.
         let there: BTreeSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
         known.retain(|key, _| there.contains(key.as_str()));
+        self.note_unread();
+        let now = self.retry.clock.now();
         let (mut found, mut named) = (Vec::new(), Vec::new());
         for object in listed {
             // What a folder of the console is, and what is not uploaded yet.
             if object.key.ends_with('/') || object.bytes == 0 {
                 continue;
             }
-            if known.insert(object.key.clone(), object.etag.clone()).is_some_and(|version| version == object.etag) {
+            let this = version(&object);
+            if known.insert(object.key.clone(), this.clone()).is_some_and(|before| before == this) {
+                if let Some(again) = self.again.get_mut(&object.key)
+                    && again.due.take_if(|due| *due <= now).is_some()
+                {
+                    found.push(FoundStream { id: again.stream.clone(), own: self.search.own(&object) });
+                }
                 continue;
             }
-            let what = format!("{} {}", version(&object), object.key);
+            let what = format!("{this} {}", object.key);
             let id = match before.id(&what) {
                 Some(id) => id.clone(),
                 None => {
@@ -271,17 +337,35 @@ impl Finder {
                 }
             };
             if let Some(progress) = &self.progress
-                && progress.is_finished(&id, &played(progress, &*self.storage, &object, &self.search.tracks))?
+                && progress.finished(&id, &played(progress, &*self.storage, &object, &self.search.tracks))?.is_some()
             {
                 continue;
             }
-            found.push(FoundStream { id, own: object.key.into() });
+            streams.insert(id.clone(), (object.key.clone(), this));
+            found.push(FoundStream { id, own: self.search.own(&object) });
         }
         if let Some(progress) = &self.progress {
             progress.keep_streams(&before, &named)?;
         }
-        (self.known, self.taken) = (known, taken);
+        streams.retain(|_, (key, version)| known.get(key).is_some_and(|there| there == version));
+        let is_there = |again: &Again| streams.contains_key(&again.stream);
+        self.again.retain(|_, again| is_there(again));
+        (self.known, self.taken, self.streams) = (known, taken, streams);
         Ok(found)
+    }
+
+    /// Has the objects found again, some time later, that could not be read for now.
+    fn note_unread(&mut self) {
+        for stream in self.unread.take() {
+            let Some((key, _)) = self.streams.get(&stream) else { continue };
+            let again =
+                self.again.entry(key.clone()).or_insert(Again { stream: stream.clone(), failures: 0, due: None });
+            if again.stream != stream {
+                *again = Again { stream, failures: 0, due: None };
+            }
+            again.failures += 1;
+            again.due = Some(self.retry.clock.now() + AGAIN.delay(again.failures));
+        }
     }
 }
 
@@ -308,8 +392,25 @@ impl Discovery for Finder {
         }
     }
 
+    fn unread(&self) -> Option<Unread> {
+        self.search.poll.map(|_| self.unread.clone())
+    }
+
     fn trouble(&self) -> Option<Trouble> {
         Some(self.retry.trouble.clone())
+    }
+}
+
+impl Search {
+    /// What is to be played of an object that was found. Where a new version of it would be found too, this one alone.
+    fn own(&self, object: &Object) -> toml::Value {
+        match self.poll {
+            None => object.key.clone().into(),
+            Some(_) => {
+                let fields = [("key", object.key.clone()), ("version", version(object))];
+                toml::Value::Table(fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect())
+            }
+        }
     }
 }
 
@@ -447,7 +548,7 @@ fn choose(config: Config, mistakes: &mut Vec<FieldError>) -> Vec<ObjectStream> {
                 match checked("key", &key) {
                     Ok(()) => {
                         let id = unique(Path::new(&key), &mut taken);
-                        streams.push(ObjectStream { id, key, settings: settings.clone() });
+                        streams.push(ObjectStream { id, key, version: None, settings: settings.clone() });
                     }
                     Err(mistake) => mistakes.push(mistake),
                 }
@@ -483,12 +584,14 @@ fn named(
         FieldError::new(&field, format!("`{name}` cannot be the name of a stream"))
             .hint("use 1 to 128 of the characters A-Z a-z 0-9 _ . -")
     })?;
-    let (key, key_field, settings) = match value.try_into() {
-        Ok(StreamConfig::Key(key)) => (key, field, SettingsConfig::default()),
-        Ok(StreamConfig::Table { key: Some(key), preset: None, settings }) => (key, format!("{field}.key"), settings),
-        Ok(StreamConfig::Table { key: None, preset: Some(preset), settings }) => {
+    let (key, key_field, version, settings) = match value.try_into() {
+        Ok(StreamConfig::Key(key)) => (key, field, None, SettingsConfig::default()),
+        Ok(StreamConfig::Table { key: Some(key), preset: None, version, settings }) => {
+            (key, format!("{field}.key"), version, settings)
+        }
+        Ok(StreamConfig::Table { key: None, preset: Some(preset), version, settings }) => {
             let field = format!("{field}.preset");
-            (preset_key(presets, &field, &preset)?, field, settings)
+            (preset_key(presets, &field, &preset)?, field, version, settings)
         }
         Ok(StreamConfig::Table { key: Some(_), preset: Some(_), .. }) => {
             let error = FieldError::new(field, "`key` and `preset` both say which object to play");
@@ -501,7 +604,7 @@ fn named(
     };
     checked(&key_field, &key)?;
     let settings = settings.resolve(node, &format!("streams.{name}.tracks"))?;
-    Ok(ObjectStream { id, key, settings })
+    Ok(ObjectStream { id, key, version, settings })
 }
 
 /// The key that a preset stands for.
@@ -529,7 +632,7 @@ fn checked(field: &str, key: &str) -> Result<(), FieldError> {
 }
 
 /// The table of one stream. What it leaves out, its node says.
-static STREAM_FIELDS: [Field; 7] = [
+static STREAM_FIELDS: [Field; 8] = [
     Field {
         name: "key",
         value: FieldType::String,
@@ -541,6 +644,13 @@ static STREAM_FIELDS: [Field; 7] = [
         value: FieldType::String,
         presence: Presence::Optional,
         summary: "The name of an object in `presets` of the source.",
+    },
+    Field {
+        name: "version",
+        value: FieldType::String,
+        presence: Presence::Optional,
+        summary: "The ETag of the one version that is meant: where the object is another one by then, the stream ends \
+                  without reading it. Left out: whichever is there.",
     },
     LOOP.of_one_stream(),
     REALTIME.of_one_stream(),
@@ -587,7 +697,7 @@ pub static REGISTRATION: Registration = Registration {
             name: "streams",
             value: FieldType::Map(&FieldType::Either(&[FieldType::String, FieldType::Table(&STREAM_FIELDS)])),
             presence: Presence::Optional,
-            summary: "Named streams: each a key, or a table with `key` or `preset` and settings of its own (`loop`, \
+            summary: "Named streams: each a key, or a table with `key` or `preset`, `version` and settings of its own (`loop`, \
                       `realtime`, `tracks`, `skip`, `keyframes_only`). This, `key` or `prefix`; `{}`: all of them \
                       are added while the graph runs.",
         },
@@ -748,6 +858,47 @@ mod tests {
             let error = ends.next(&|| false).err().unwrap();
             assert!(error.to_string().contains("no route"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_read_for_now_is_found_again_under_its_name() {
+        let clock = SimulatedClock::default();
+        let storage: Arc<dyn Storage> = Arc::new(crate::storage::folder::Folder::new("x", "x"));
+        let poll = Some(Duration::from_secs(1));
+        let search = Search { prefix: "in/".into(), poll, realtime: false, tracks: Tracks::Best };
+        let retry = retry(&context(Path::new(".")), Duration::ZERO);
+        let retry = Retry { clock: Arc::new(clock.clone()), ..retry };
+        let mut finder = Finder::new(storage, search, retry, None);
+        let unread = finder.unread().unwrap();
+        let object =
+            |key: &str, version: &str| Object { key: key.into(), bytes: 5, etag: Some(version.into()), modified: None };
+        let there = || vec![object("in/a.mp4", "1"), object("in/b.mp4", "1")];
+        let mut look = |listed: Vec<Object>| -> Vec<(String, String)> {
+            let found = finder.new_ones(listed).unwrap();
+            found.iter().map(|found| (found.id.to_string(), found.own["version"].to_string())).collect()
+        };
+        let pair = |id: &str, version: &str| (id.to_owned(), format!("\"{version}\""));
+        assert_eq!(look(there()), [pair("a", "1"), pair("b", "1")]);
+        for longest in [5, 10, 20] {
+            unread.tell(StreamId::new("b").unwrap());
+            unread.tell(StreamId::new("nobody").unwrap());
+            assert_eq!(look(there()), [], "not at once");
+            clock.advance(Duration::from_secs(longest) / 2 - Duration::from_millis(1));
+            assert_eq!(look(there()), [], "each time it waits longer");
+            clock.advance(Duration::from_secs(longest));
+            assert_eq!(look(there()), [pair("b", "1")]);
+            assert_eq!(look(there()), [], "once");
+        }
+        // What takes its place is a stream of its own, and the one before is not found again.
+        unread.tell(StreamId::new("b").unwrap());
+        let replaced = || vec![object("in/a.mp4", "1"), object("in/b.mp4", "2")];
+        assert_eq!(look(replaced()), [pair("b-2", "2")]);
+        clock.advance(Duration::from_secs(3600));
+        assert_eq!(look(replaced()), []);
+        unread.tell(StreamId::new("b").unwrap());
+        assert_eq!(look(replaced()), []);
+        clock.advance(Duration::from_secs(3600));
+        assert_eq!(look(replaced()), []);
     }
 
     #[test]

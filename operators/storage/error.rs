@@ -76,7 +76,8 @@ impl StorageError {
 
     /// The same for whoever reads a stream.
     pub fn of_source(&self) -> SourceError {
-        SourceError::Input { message: self.message.clone(), hint: self.hint.clone() }
+        let is_temporary = self.is_temporary();
+        SourceError::Input { message: self.message.clone(), hint: self.hint.clone(), is_temporary }
     }
 
     /// The same for the engine, with what was lost by it in front.

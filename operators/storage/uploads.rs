@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::task::JoinSet;
 
@@ -30,6 +31,11 @@ pub enum Work {
     Ready(Vec<Put>),
     /// To be made first, which takes processor time: pictures that have to be encoded.
     Make(Box<dyn FnOnce() -> Result<Vec<Put>, ItemError> + Send>),
+    /// As `Make`, under keys that tell `time`: those of the first time, where it was begun before.
+    Named {
+        time: SystemTime,
+        make: Box<dyn FnOnce(SystemTime) -> Result<Vec<Put>, ItemError> + Send>,
+    },
 }
 
 /// An item whose fate is that of an upload.
@@ -69,7 +75,7 @@ pub struct Upload {
     pub id: u64,
     pub work: Work,
     pub items: Vec<Claim>,
-    /// What is remembered of it, where something is: it has one object then.
+    /// What is remembered of it, where something is. It is of all its objects together.
     pub output: Option<Output>,
     pub if_exists: IfExists,
 }
@@ -184,13 +190,17 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
             return Ok(());
         }
         let mut is_skipped = false;
-        let puts = match work {
-            Work::Ready(puts) => puts,
-            Work::Make(make) => match tokio::task::spawn_blocking(make).await {
-                Ok(Ok(puts)) => puts,
-                Ok(Err(error)) => return Err(Failed::Rejected(error.to_string())),
-                Err(error) => return Err(Failed::Rejected(error.to_string())),
-            },
+        let (puts, named_at) = match work {
+            Work::Ready(puts) => (puts, None),
+            Work::Make(make) => (made(make).await?, None),
+            Work::Named { time, make } => {
+                let before = match &output {
+                    Some(output) => remember(&retry, output, Output::named_at).await?,
+                    None => None,
+                };
+                let time = before.unwrap_or(time);
+                (made(move || make(time)).await?, Some(time))
+            }
         };
         // What was begun before, and perhaps stored, is ours.
         let is_ours = match &output {
@@ -202,6 +212,7 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
             Some(output) if if_exists != IfExists::Overwrite => remember(&retry, output, Output::is_begun).await?,
             _ => false,
         };
+        let mut is_begun = false;
         for put in puts {
             if if_exists != IfExists::Overwrite && !is_ours && is_there(&*storage, &retry, &put.key).await? {
                 if if_exists == IfExists::Skip {
@@ -213,12 +224,15 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
                 let hint = "move it away, choose other names, or write `if_exists = \"overwrite\"`";
                 return Err(Failed::Lost(StorageError::new(Cause::Final, message).hint(hint)));
             }
-            if let Some(output) = output.as_ref().filter(|output| !output.is_live())
-                && if_exists != IfExists::Overwrite
-            {
-                // Only now: nobody else has anything in its place.
-                remember(&retry, output, Output::begin).await?;
+            // Only now: nobody else has anything in its place.
+            match (output.as_ref().filter(|output| !output.is_live() && !is_begun), named_at) {
+                (Some(output), Some(time)) => remember(&retry, output, move |output| output.begin_at(time)).await?,
+                (Some(output), None) if if_exists != IfExists::Overwrite => {
+                    remember(&retry, output, Output::begin).await?;
+                }
+                _ => {}
             }
+            is_begun = true;
             let attempt = || storage.put(&put.key, &put.body, put.media_type);
             let stored = retry.run("cannot store", attempt).await;
             stored.map_err(Failed::Lost)?;
@@ -248,11 +262,20 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
     }
 }
 
+/// What is to be stored, made beside what waits.
+async fn made(make: impl FnOnce() -> Result<Vec<Put>, ItemError> + Send + 'static) -> Result<Vec<Put>, Failed> {
+    match tokio::task::spawn_blocking(make).await {
+        Ok(Ok(puts)) => Ok(puts),
+        Ok(Err(error)) => Err(Failed::Rejected(error.to_string())),
+        Err(error) => Err(Failed::Rejected(error.to_string())),
+    }
+}
+
 /// Looks into what is remembered of an output, or changes it; a full disk is waited for.
 async fn remember<T: Send + 'static>(
     retry: &Retry,
     output: &Output,
-    work: fn(&Output) -> Result<T, StateError>,
+    work: impl Fn(&Output) -> Result<T, StateError> + Copy + Send + Sync + 'static,
 ) -> Result<T, Failed> {
     let attempt = || async {
         let output = output.clone();

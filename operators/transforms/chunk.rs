@@ -98,7 +98,7 @@ impl InlineOperator for Chunk {
             decoded: None,
             is_unbroken: false,
             is_after_gap: false,
-            is_broken: false,
+            broken: None,
             told_lost_sound: false,
             files: Files::new(self.settings.maker.clone(), stream.clone()),
         })
@@ -192,8 +192,8 @@ struct ChunkStream {
     is_unbroken: bool,
     /// Whether the next part is the first one behind a gap.
     is_after_gap: bool,
-    /// A part could not be written: what comes up to the next keyframe is rejected with it.
-    is_broken: bool,
+    /// A part could not be written: what comes up to the next keyframe ends as it did.
+    broken: Option<Verdict>,
     /// It was told that there is sound without pictures beside it.
     told_lost_sound: bool,
     files: Files,
@@ -301,21 +301,22 @@ impl ChunkStream {
         self.place_waiting(self.decoded, out);
         if packet.is_key && self.is_due(item) {
             if let Some(message) = self.unknown_size() {
-                (self.refusal, self.is_broken) = (Some(Refusal { message: message.clone(), told: true }), true);
+                self.refusal = Some(Refusal { message: message.clone(), told: true });
+                self.broken = Some(Verdict::Rejected);
                 self.finish_all(out);
                 return Err(ItemError::Failed(message));
             }
-            self.begin(item, out)?;
+            self.begin(item, out).inspect_err(|error| self.broken = Some(error.verdict()))?;
         }
         let Some(part) = &mut self.open else {
             // Nothing can be decoded before the first keyframe; after a failure it goes with what it belongs to.
-            out.settle(item, if self.is_broken { Verdict::Rejected } else { Verdict::Filtered });
+            out.settle(item, self.broken.unwrap_or(Verdict::Filtered));
             return Ok(());
         };
         let (time, fallback, ack) = (item.time, item.fallback, &item.lease.ack);
         let arrived = Arrived { packet, pts: item.pts, time, fallback, ack };
         if let Err(error) = part.file.append(&arrived, self.info.as_deref()) {
-            return Err(self.failed(error));
+            return Err(self.failed(&error));
         }
         let is_late =
             |part: &Part| packet.dts.since(part.file.end.ticks_in(packet.dts.base)).as_duration() >= LATE_SOUND;
@@ -350,14 +351,15 @@ impl ChunkStream {
     }
 
     /// A picture could not be written: what it means for the part, and the error of the item.
-    fn failed(&mut self, error: MuxError) -> ItemError {
+    fn failed(&mut self, error: &MuxError) -> ItemError {
+        let why = explained(error);
         if !matches!(error, MuxError::Packet(_))
             && let Some(part) = self.open.take()
         {
-            part.file.reject();
-            (self.is_broken, self.is_unbroken) = (true, false);
+            part.file.settle(why.verdict());
+            (self.broken, self.is_unbroken) = (Some(why.verdict()), false);
         }
-        ItemError::Failed(explained(&error))
+        why
     }
 
     /// Begins a part with the keyframe `item`.
@@ -369,7 +371,6 @@ impl ChunkStream {
             // containers tell a length that none of them has.
             closing.file.end = closing.file.start.max(item.pts);
         }
-        self.is_broken = true;
         // Before the first picture that is shown lies what an edit list hides: it is decoded, and hidden here too.
         let start = item.pts.max(MediaTime::new(0, item.pts.base));
         let info = self.info.clone().ok_or_else(|| ItemError::Failed("the stream has not opened".to_owned()))?;
@@ -378,15 +379,13 @@ impl ChunkStream {
             Some(_) => {}
             None => self.grid = self.new_grid(start, &info),
         }
-        let index = self.files.next_index(&info.played);
-        let index = index.map_err(|error| ItemError::Failed(explained(&error)))?;
+        let index = self.files.next_index(&info.played, &item.lease.ack)?;
         let first = First { seq: item.seq, time: item.time, start, follows: self.is_unbroken };
-        let file = self.files.begin(index, first, &info);
-        let file = file.map_err(|error| ItemError::Failed(explained(&error)))?;
+        let file = self.files.begin(index, first, &info)?;
         let complete = (0..info.tracks.len()).map(|track| track == 0 || !file.has(track)).collect();
         self.open = Some(Part { file, is_after_gap: std::mem::take(&mut self.is_after_gap), complete });
         self.begun += 1;
-        (self.is_unbroken, self.is_broken) = (true, false);
+        (self.is_unbroken, self.broken) = (true, None);
         self.finish_closing_if_complete(out);
         Ok(())
     }
@@ -423,8 +422,8 @@ impl ChunkStream {
         self.waiting_bytes -= packet.data.len() as u64;
         let Some(open) = &mut self.open else {
             // Sound without any picture beside it.
-            ack.settle(if self.is_broken { Verdict::Rejected } else { Verdict::Filtered });
-            if !self.is_broken {
+            ack.settle(self.broken.unwrap_or(Verdict::Filtered));
+            if self.broken.is_none() {
                 self.warn_of_lost_sound();
             }
             return;
@@ -447,7 +446,10 @@ impl ChunkStream {
         let arrived = Arrived { packet: &packet, pts, time, fallback: false, ack: &ack };
         match part.file.append(&arrived, self.info.as_deref()) {
             Ok(()) => ack.release(),
-            Err(error) => self.files.report(&error, seq, self.decoded.unwrap_or(MediaTime::ZERO), ack, out),
+            Err(error) => {
+                let pts = self.decoded.unwrap_or(MediaTime::ZERO);
+                self.files.report(&explained(&error), seq, pts, ack, out);
+            }
         }
         self.finish_closing_if_complete(out);
     }

@@ -31,7 +31,7 @@ use crate::operator::{
 };
 use crate::time::MediaTime;
 
-use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, name_template, same_tracks};
+use super::media_file::{Arrived, Files, First, Maker, MediaFile, Telling, explained, name_template, same_tracks};
 
 const DEFAULT_NAME: &str = "{stream}_clip_{index:04}.mp4";
 const BEFORE: Duration = Duration::from_secs(5);
@@ -399,7 +399,7 @@ impl ClipStream {
         let (Some(info), Some(first)) = (self.info.clone(), self.ring.get(place)) else { return false };
         let (start, seq, time) = (first.pts, first.seq, first.time);
         let first_picture = First { seq, time, start, follows };
-        let index = self.files.next_index(&info.played);
+        let index = self.files.next_index(&info.played, &first.ack);
         let file = match index.and_then(|index| self.files.begin(index, first_picture, &info)) {
             Ok(file) => file,
             Err(error) => {
@@ -446,13 +446,13 @@ impl ClipStream {
         let (pts, time, fallback) = (kept.pts, kept.time, kept.fallback);
         let arrived = Arrived { packet: &kept.packet, pts, time, fallback, ack: &kept.ack };
         if let Err(error) = part.file.append(&arrived, self.info.as_deref()) {
-            let (seq, ack) = (kept.seq, kept.ack.clone());
+            let (seq, ack, why) = (kept.seq, kept.ack.clone(), explained(&error));
             if !matches!(error, MuxError::Packet(_))
                 && let Some(part) = self.open.take()
             {
-                part.file.reject();
+                part.file.settle(why.verdict());
             }
-            self.files.report(&error, seq, pts, ack, out);
+            self.files.report(&why, seq, pts, ack, out);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::item::{
     Item, Lineage, Origin, Packet, Payload, Played, RecordBody, Segment, StreamId, StreamInfo, Track, WallTime,
 };
 use crate::lease::{Ack, Budget, Lease, Limits, Verdict};
-use crate::made::{FileState, MadeFile};
+use crate::made::{FileState, MadeFile, Reading};
 use crate::media::mux::{Container, LONGEST_FIRST_FRAGMENT, MuxError, Muxer, ticks_since};
 use crate::operator::{Later, Output, Unmade};
 use crate::progress::Progress;
@@ -42,8 +42,10 @@ pub(super) struct Files {
     maker: Arc<Maker>,
     stream: StreamId,
     budget: Arc<Budget>,
-    /// Where nothing is remembered of the stream.
+    /// Behind all that these were given.
     next_index: u64,
+    /// Which reading of the stream they are of, since the first one.
+    reading: Option<Reading>,
 }
 
 /// A file that is being written.
@@ -97,23 +99,26 @@ impl Maker {
 
 impl Files {
     pub fn new(maker: Arc<Maker>, stream: StreamId) -> Files {
-        Files { maker, stream, budget: Budget::new(WAITING_FOR_SINK), next_index: 0 }
+        Files { maker, stream, budget: Budget::new(WAITING_FOR_SINK), next_index: 0, reading: None }
     }
 
-    /// The number of the next file. Those of a live stream go on where they were before a restart.
+    /// The number of the next file, which begins with the packet of `ack`. It goes on for as long as the stream is read,
+    /// however often the node is changed meanwhile; that of a live stream goes on where it was before a restart, too.
     ///
     /// # Errors
     /// Where progress cannot be read.
-    pub fn next_index(&mut self, played: &Played) -> Result<u64, MuxError> {
-        if let Some(progress) = self.maker.progress.as_ref().filter(|_| *played == Played::Live) {
+    pub fn next_index(&mut self, played: &Played, ack: &Ack) -> Result<u64, ItemError> {
+        let is_live = *played == Played::Live;
+        let mut index = self.next_index;
+        if let Some(progress) = self.maker.progress.as_ref().filter(|_| is_live) {
             let next = progress.next_index(&self.stream);
-            let next = next.map_err(|error| MuxError::Failed(format!("{error}; {}", error.hint)))?;
-            if let Some(next) = next {
-                return Ok(next);
-            }
+            let next = next.map_err(|error| ItemError::Hindered(format!("{error}; {}", error.hint)))?;
+            index = index.max(next.unwrap_or(0));
         }
-        let index = self.next_index;
-        self.next_index += 1;
+        if let Some(account) = ack.account() {
+            index = account.made.next_index(&self.maker.origin.node, index, is_live, &mut self.reading);
+        }
+        self.next_index = index + 1;
         Ok(index)
     }
 
@@ -133,9 +138,10 @@ impl Files {
     ///
     /// # Errors
     /// Where libav refuses the parameters of a track.
-    pub fn begin(&self, index: u64, first: First, info: &StreamInfo) -> Result<MediaFile, MuxError> {
+    pub fn begin(&self, index: u64, first: First, info: &StreamInfo) -> Result<MediaFile, ItemError> {
         let First { seq, time, start, follows } = first;
-        let muxer = Muxer::new(self.maker.container, &info.tracks, MOST_IN_MEMORY)?;
+        let muxer =
+            Muxer::new(self.maker.container, &info.tracks, MOST_IN_MEMORY).map_err(|error| explained(&error))?;
         let (read, acks) = (WallTime { start: time, end: time }, Vec::new());
         Ok(MediaFile { muxer, index, start, end: start, follows, acks, seq, read, fallback: false })
     }
@@ -171,7 +177,11 @@ impl Files {
         let make = move || {
             let finished = muxer.finish();
             let (content, sha256) = finished.map_err(|error| {
-                ItemError::Failed(format!("{what} {index} cannot be completed: {}", explained(&error)))
+                let why = |error: String| format!("{what} {index} cannot be completed: {error}");
+                match explained(&error) {
+                    ItemError::Hindered(error) => ItemError::Hindered(why(error)),
+                    error => ItemError::Failed(why(error.to_string())),
+                }
             })?;
             let segment =
                 Segment { origin, name, index, media_type, start, end, wall, follows, sha256, lineage, content };
@@ -181,11 +191,11 @@ impl Files {
     }
 
     /// An error record in the place of what `ack` speaks for.
-    pub fn report(&self, error: &MuxError, seq: u64, pts: MediaTime, ack: Ack, out: &mut Output) {
+    pub fn report(&self, error: &ItemError, seq: u64, pts: MediaTime, ack: Ack, out: &mut Output) {
         let (node, stream) = (&self.maker.origin.node, &self.stream);
-        let message = format!("`{node}` failed on stream `{stream}`: {}", explained(error));
+        let message = format!("`{node}` failed on stream `{stream}`: {error}");
         tracing::warn!(%node, %stream, "{message}");
-        ack.raise(Verdict::Rejected);
+        ack.raise(error.verdict());
         let time = self.maker.clock.wall();
         let record = self.maker.origin.signal(stream, Some(seq), time, RecordBody::Error { message });
         out.emit(Item {
@@ -244,9 +254,9 @@ impl MediaFile {
         self.read.start
     }
 
-    /// It is of no use any more, and all that is in it is rejected.
-    pub fn reject(self) {
-        self.acks.into_iter().for_each(|ack| ack.settle(Verdict::Rejected));
+    /// It is of no use any more, and all that is in it ends with `verdict`.
+    pub fn settle(self, verdict: Verdict) {
+        self.acks.into_iter().for_each(|ack| ack.settle(verdict));
     }
 }
 
@@ -257,13 +267,13 @@ pub(super) fn same_tracks(before: &[Track], after: &[Track]) -> bool {
     before.iter().map(format).eq(after.iter().map(format))
 }
 
-/// A failure with what to do next.
-pub(super) fn explained(error: &MuxError) -> String {
+/// A failure with what to do next. Where there was no room, there may be some the next time.
+pub(super) fn explained(error: &MuxError) -> ItemError {
     match error {
-        MuxError::Spill { .. } => {
-            format!("{error}; make room there, name another folder with the variable TMPDIR, or make shorter files")
-        }
-        MuxError::Packet(_) | MuxError::Failed(_) => error.to_string(),
+        MuxError::Spill { .. } => ItemError::Hindered(format!(
+            "{error}; make room there, name another folder with the variable TMPDIR, or make shorter files"
+        )),
+        MuxError::Packet(_) | MuxError::Failed(_) => ItemError::Failed(error.to_string()),
     }
 }
 

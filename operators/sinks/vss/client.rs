@@ -53,6 +53,20 @@ impl Failure {
     pub fn wrong(code: &str, message: String) -> Failure {
         Failure::Refused { status: None, code: code.to_owned(), message }
     }
+
+    /// Whether this answer to an upload is the service's own word on what was sent: it would say the same the next time.
+    /// Whoever else refuses something, or for another reason (a token, an address), may have changed their mind by then.
+    pub fn is_about_content(&self) -> bool {
+        const ABOUT_CONTENT: [StatusCode; 5] = [
+            StatusCode::BAD_REQUEST,
+            StatusCode::CONFLICT,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ];
+        matches!(self, Failure::Refused { status: Some(status), code, .. }
+            if !code.starts_with(NO_CODE) && ABOUT_CONTENT.contains(status))
+    }
 }
 
 /// A file as the service lists it.

@@ -53,6 +53,12 @@ pub struct Intent {
     /// When it was last met, in milliseconds since 1970; to the day.
     #[serde(default)]
     pub seen_ms: u64,
+    /// Which output of the graph it is, whatever its content; `None` where it does not come again.
+    #[serde(default)]
+    pub output: Option<String>,
+    /// Files of the same output with another content (an end had cut it short), which go once this one is there.
+    #[serde(default)]
+    pub replaces: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +82,14 @@ impl Intent {
             is_reconciled: false,
             summary: None,
             seen_ms: 0,
+            output: None,
+            replaces: Vec::new(),
         }
+    }
+
+    /// Whether it is that of this very content.
+    pub fn is_of(&self, segment: &Segment) -> bool {
+        self.sha256 == segment.sha256
     }
 
     /// Whether more than one file may be there for it.
@@ -177,7 +190,7 @@ impl Journal {
         Journal { kept, tidied_ms: Mutex::default() }
     }
 
-    /// What was meant with this very segment before: the same stream, name and content.
+    /// What was meant before with a segment of this stream and name, whatever its content.
     ///
     /// # Errors
     /// Where what is kept cannot be read.
@@ -198,10 +211,7 @@ impl Journal {
             }
             Kept::Nowhere { open, .. } => lock(open).get(&key).cloned(),
         };
-        let is_same = |intent: &Intent| {
-            intent.sha256 == segment.sha256 && intent.stream == **stream && intent.name == segment.name
-        };
-        Ok(found.filter(is_same))
+        Ok(found.filter(|intent| intent.stream == **stream && intent.name == segment.name))
     }
 
     /// Writes an intent down; it is on the disk when this returns.
@@ -472,8 +482,9 @@ mod tests {
         drop(journal);
 
         let journal = open(&place);
-        assert_eq!(journal.find(&door, &one).unwrap(), Some(intent));
-        assert_eq!(journal.find(&door, &other).unwrap(), None, "another content under the same name");
+        assert_eq!(journal.find(&door, &one).unwrap().as_ref(), Some(&intent));
+        let found = journal.find(&door, &other).unwrap().unwrap();
+        assert!(found == intent && !found.is_of(&other), "another content under the same name");
         assert_eq!(journal.find(&StreamId::sanitised("yard"), &one).unwrap(), None);
         drop(journal);
 

@@ -150,7 +150,7 @@ fn played(path: &Path) -> (Result<EndReason, SourceError>, RecordingOutlet) {
 /// Message and hint of a file that cannot be played.
 fn failure(path: &Path) -> (String, String) {
     match played(path).0 {
-        Err(SourceError::Input { message, hint: Some(hint) }) => {
+        Err(SourceError::Input { message, hint: Some(hint), .. }) => {
             assert!(message.contains(path.to_str().unwrap()), "{message}");
             (message, hint)
         }

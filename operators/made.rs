@@ -1,7 +1,7 @@
 //! What became of the files that were made of a stream: kept in the books of the stream, beside the counts of its items,
 //! for whoever looks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -52,8 +52,8 @@ pub struct MadeFiles {
     pub made: u64,
     pub uploaded: u64,
     pub failed: u64,
-    /// Seconds since the stream's first picture up to which something was uploaded.
-    pub until: f64,
+    /// Seconds of the stream that were uploaded; where several nodes make files of it, by the one with the fewest.
+    pub seconds: f64,
     /// When the last of them was.
     pub last: Option<Instant>,
 }
@@ -67,12 +67,30 @@ struct Books {
     files: VecDeque<(u64, MadeFile)>,
     /// The number of the next file.
     next: u64,
+    /// The number of the stream's first file, this time.
+    first: u64,
     made: u64,
     uploaded: u64,
     failed: u64,
-    until: f64,
+    /// How far each node has made files, and how much of that was uploaded, in seconds.
+    lengths: BTreeMap<Arc<str>, Lengths>,
     last: Option<Instant>,
     cover: Option<Cover>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    made_until: f64,
+    uploaded: f64,
+}
+
+/// A file in the books, for whoever says what became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Entered {
+    pub number: u64,
+    node: Arc<str>,
+    /// Seconds of it that no file before had.
+    seconds: f64,
 }
 
 /// Covers what is secret in a text.
@@ -94,7 +112,7 @@ impl Made {
     pub fn clear(&self) {
         let mut books = self.books();
         // Numbers are not used twice: something of before may still be on its way.
-        *books = Books { cover: books.cover.take(), next: books.next, ..Books::default() };
+        *books = Books { cover: books.cover.take(), next: books.next, first: books.next, ..Books::default() };
     }
 
     pub fn files(&self) -> MadeFiles {
@@ -104,14 +122,18 @@ impl Made {
             made: books.made,
             uploaded: books.uploaded,
             failed: books.failed,
-            until: books.until,
+            seconds: books.lengths.values().map(|lengths| lengths.uploaded).reduce(f64::min).unwrap_or_default(),
             last: books.last,
         }
     }
 
-    /// A file was made; answers its number in these books.
-    pub(crate) fn add(&self, file: MadeFile) -> u64 {
+    /// A file was made; answers where it stands in these books.
+    pub(crate) fn add(&self, file: MadeFile) -> Entered {
         let mut books = self.books();
+        let lengths = books.lengths.entry(file.node.clone()).or_default();
+        let seconds = (file.end - file.start.max(lengths.made_until)).max(0.0);
+        lengths.made_until = lengths.made_until.max(file.end);
+        let node = file.node.clone();
         let number = books.next;
         books.next += 1;
         books.made += 1;
@@ -119,7 +141,7 @@ impl Made {
         if books.files.len() > REMEMBERED {
             books.files.pop_front();
         }
-        number
+        Entered { number, node, seconds }
     }
 
     /// A file is complete.
@@ -144,17 +166,22 @@ impl Made {
     }
 
     /// All that was to be done with a file is done.
-    pub(crate) fn ended(&self, number: u64, verdict: Verdict, end: f64, at: Option<Instant>) {
+    pub(crate) fn ended(&self, file: &Entered, verdict: Verdict, at: Option<Instant>) {
         let mut books = self.books();
         let is_there = matches!(verdict, Verdict::Delivered | Verdict::Filtered);
         if is_there {
             books.uploaded += 1;
-            books.until = books.until.max(end);
+            // Those of a stream that began anew are others.
+            if file.number >= books.first
+                && let Some(lengths) = books.lengths.get_mut(&file.node)
+            {
+                lengths.uploaded += file.seconds;
+            }
         } else {
             books.failed += 1;
         }
         books.last = books.last.max(at);
-        books.change(number, |file, _| {
+        books.change(file.number, |file, _| {
             file.state = if is_there { FileState::Uploaded } else { FileState::Failed };
             if !is_there && file.error.is_none() {
                 file.error = Some(format!("it is {}", verdict.name()));
@@ -226,10 +253,40 @@ mod tests {
         assert_eq!((state(1).state, state(1).error.as_deref()), (FileState::Failed, Some("[secret] is full")));
         assert_eq!((state(2).state, state(2).error.as_deref()), (FileState::Failed, Some("it is rejected")));
         let files = account.made.files();
-        assert_eq!((files.made, files.uploaded, files.failed, files.until, files.last), (3, 1, 2, 1.0, Some(now)));
+        assert_eq!((files.made, files.uploaded, files.failed, files.seconds, files.last), (3, 1, 2, 1.0, Some(now)));
         assert_eq!(account.snapshot().in_flight, 0);
         account.made.clear();
         assert_eq!(account.made.files(), MadeFiles::default());
+    }
+
+    #[test]
+    fn what_is_uploaded_out_of_order_counts_as_what_it_is() {
+        let now = SimulatedClock::default().now();
+        let account = Arc::new(Account::default());
+        let make = |file: MadeFile| {
+            account.read(1);
+            Ack::of_file(vec![Ack::new(&account, now)], file)
+        };
+        let mut chunks: Vec<Ack> = (0..4).map(|index| make(file(index))).collect();
+        let seconds = || account.made.files().seconds;
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 1.0, "the last one alone");
+        // Another node is not so far, and what it has made twice counts once.
+        let again = [0.0, 0.5].map(|start| make(MadeFile { node: "clips".into(), start, end: start + 1.0, ..file(0) }));
+        assert_eq!(seconds(), 0.0);
+        again.into_iter().for_each(|clip| clip.deliver(now));
+        assert_eq!(seconds(), 1.0);
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 1.5);
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 1.5, "two clips of a second that overlap by half of it");
+        // What is on its way while the stream begins anew is not of the new one.
+        account.made.clear();
+        let anew = make(file(0));
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 0.0);
+        anew.deliver(now);
+        assert_eq!(seconds(), 1.0);
     }
 
     #[test]

@@ -219,8 +219,7 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
                 // Only now: nobody else has anything in its place.
                 remember(&retry, output, Output::begin).await?;
             }
-            let attempt = || storage.put(&put.key, &put.body, put.media_type);
-            let stored = retry.run("cannot store", attempt).await;
+            let stored = storage.put_retried(&retry, &put.key, &put.body, put.media_type).await;
             stored.map_err(Failed::Lost)?;
             items.iter().for_each(|item| item.ack.placed(&storage.location(&put.key)));
         }

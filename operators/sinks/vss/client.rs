@@ -53,6 +53,16 @@ impl Failure {
     pub fn wrong(code: &str, message: String) -> Failure {
         Failure::Refused { status: None, code: code.to_owned(), message }
     }
+
+    /// What to do next, in one sentence.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Failure::Unreachable(_) => "look whether the service runs, and whether `url` is right",
+            Failure::Unknown(_) => "look into the log of the service, and whether `timeout` is long enough",
+            Failure::Busy { .. } => "wait until the service has less to do",
+            Failure::Refused { .. } => "do what the service asks for",
+        }
+    }
 }
 
 /// A file as the service lists it.

@@ -21,7 +21,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::item::Record;
-use crate::made::{Made, MadeFile};
+use crate::made::{Entered, Made, MadeFile};
 
 /// How one item ended. The order is the severity: over several branches the worst counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -274,9 +274,7 @@ struct Merged {
 #[derive(Debug)]
 struct FileClaim {
     account: Arc<Account>,
-    number: u64,
-    /// Seconds since the stream's first picture at which it ends.
-    end: f64,
+    file: Entered,
 }
 
 impl Drop for Merged {
@@ -291,8 +289,8 @@ impl Drop for Merged {
         }
         // Whoever sees that it is over may look at the books of its items.
         self.parts.clear();
-        if let Some(FileClaim { account, number, end }) = &self.file {
-            account.made.ended(*number, verdict, *end, ended);
+        if let Some(FileClaim { account, file }) = &self.file {
+            account.made.ended(file, verdict, ended);
         }
     }
 }
@@ -411,10 +409,7 @@ impl Ack {
             }
         }
         let account = fates.first().map(|fate| fate.account.clone());
-        let file = file.zip(account).map(|(file, account)| {
-            let end = file.end;
-            FileClaim { number: account.made.add(file), account, end }
-        });
+        let file = file.zip(account).map(|(file, account)| FileClaim { file: account.made.add(file), account });
         let merged = Merged { parts: fates, worst: AtomicU8::new(0), ended: Mutex::new(None), file };
         Ack { claim: Some(Claim::Many(Arc::new(merged))) }
     }
@@ -434,28 +429,28 @@ impl Ack {
     /// The file is complete, which this is the claim of, and has so many bytes.
     pub fn sized(&self, bytes: u64) {
         if let Some(file) = self.file() {
-            file.account.made.sized(file.number, bytes);
+            file.account.made.sized(file.file.number, bytes);
         }
     }
 
     /// Somebody begins to take the file to its place, which this is the claim of.
     pub fn begun(&self) {
         if let Some(file) = self.file() {
-            file.account.made.begun(file.number);
+            file.account.made.begun(file.file.number);
         }
     }
 
     /// The file lies at `place`.
     pub fn placed(&self, place: &str) {
         if let Some(file) = self.file() {
-            file.account.made.placed(file.number, place);
+            file.account.made.placed(file.file.number, place);
         }
     }
 
     /// Why the file will not come to its place.
     pub fn failed(&self, why: &str) {
         if let Some(file) = self.file() {
-            file.account.made.failed(file.number, why);
+            file.account.made.failed(file.file.number, why);
         }
     }
 

@@ -54,8 +54,8 @@ pub struct MadeFiles {
     pub made: u64,
     pub uploaded: u64,
     pub failed: u64,
-    /// Seconds since the stream's first picture up to which something was uploaded.
-    pub until: f64,
+    /// Seconds of the stream that were uploaded; where several nodes make files of it, by the one with the fewest.
+    pub seconds: f64,
     /// When the last of them was.
     pub last: Option<Instant>,
 }
@@ -69,10 +69,13 @@ struct Books {
     files: VecDeque<(u64, MadeFile)>,
     /// The number of the next file.
     next: u64,
+    /// The number of the stream's first file, this time.
+    first: u64,
     made: u64,
     uploaded: u64,
     failed: u64,
-    until: f64,
+    /// How far each node has made files, and how much of that was uploaded, in seconds.
+    lengths: BTreeMap<Arc<str>, Lengths>,
     last: Option<Instant>,
     cover: Option<Cover>,
     /// How often the stream began anew.
@@ -94,6 +97,21 @@ pub struct NextIndex {
 /// Which reading of a stream somebody numbers files of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading(u64);
+
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    made_until: f64,
+    uploaded: f64,
+}
+
+/// A file in the books, for whoever says what became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Entered {
+    pub number: u64,
+    node: Arc<str>,
+    /// Seconds of it that no file before had.
+    seconds: f64,
+}
 
 /// Covers what is secret in a text.
 type Cover = Box<dyn Fn(&str) -> String + Send>;
@@ -117,7 +135,7 @@ impl Made {
         indices.retain(|_, index| index.is_live);
         // Numbers are not used twice: something of before may still be on its way.
         let (cover, next, reading) = (books.cover.take(), books.next, books.reading + 1);
-        *books = Books { cover, next, reading, indices, ..Books::default() };
+        *books = Books { cover, next, first: next, reading, indices, ..Books::default() };
     }
 
     /// Which indices come next.
@@ -154,14 +172,18 @@ impl Made {
             made: books.made,
             uploaded: books.uploaded,
             failed: books.failed,
-            until: books.until,
+            seconds: books.lengths.values().map(|lengths| lengths.uploaded).reduce(f64::min).unwrap_or_default(),
             last: books.last,
         }
     }
 
-    /// A file was made; answers its number in these books.
-    pub(crate) fn add(&self, file: MadeFile) -> u64 {
+    /// A file was made; answers where it stands in these books.
+    pub(crate) fn add(&self, file: MadeFile) -> Entered {
         let mut books = self.books();
+        let lengths = books.lengths.entry(file.node.clone()).or_default();
+        let seconds = (file.end - file.start.max(lengths.made_until)).max(0.0);
+        lengths.made_until = lengths.made_until.max(file.end);
+        let node = file.node.clone();
         let number = books.next;
         books.next += 1;
         books.made += 1;
@@ -169,7 +191,7 @@ impl Made {
         if books.files.len() > REMEMBERED {
             books.files.pop_front();
         }
-        number
+        Entered { number, node, seconds }
     }
 
     /// A file is complete.
@@ -194,17 +216,22 @@ impl Made {
     }
 
     /// All that was to be done with a file is done.
-    pub(crate) fn ended(&self, number: u64, verdict: Verdict, end: f64, at: Option<Instant>) {
+    pub(crate) fn ended(&self, file: &Entered, verdict: Verdict, at: Option<Instant>) {
         let mut books = self.books();
         let is_there = matches!(verdict, Verdict::Delivered | Verdict::Filtered);
         if is_there {
             books.uploaded += 1;
-            books.until = books.until.max(end);
+            // Those of a stream that began anew are others.
+            if file.number >= books.first
+                && let Some(lengths) = books.lengths.get_mut(&file.node)
+            {
+                lengths.uploaded += file.seconds;
+            }
         } else {
             books.failed += 1;
         }
         books.last = books.last.max(at);
-        books.change(number, |file, _| {
+        books.change(file.number, |file, _| {
             file.state = if is_there { FileState::Uploaded } else { FileState::Failed };
             if !is_there && file.error.is_none() {
                 file.error = Some(format!("it is {}", verdict.name()));
@@ -276,7 +303,7 @@ mod tests {
         assert_eq!((state(1).state, state(1).error.as_deref()), (FileState::Failed, Some("[secret] is full")));
         assert_eq!((state(2).state, state(2).error.as_deref()), (FileState::Failed, Some("it is rejected")));
         let files = account.made.files();
-        assert_eq!((files.made, files.uploaded, files.failed, files.until, files.last), (3, 1, 2, 1.0, Some(now)));
+        assert_eq!((files.made, files.uploaded, files.failed, files.seconds, files.last), (3, 1, 2, 1.0, Some(now)));
         assert_eq!(account.snapshot().in_flight, 0);
         account.made.clear();
         assert_eq!(account.made.files(), MadeFiles::default());
@@ -309,6 +336,36 @@ mod tests {
             made.next_index(&format!("node{node}").into(), 0, true, &mut None);
         }
         assert_eq!(made.indices().len(), MOST_NODES);
+    }
+
+    #[test]
+    fn what_is_uploaded_out_of_order_counts_as_what_it_is() {
+        let now = SimulatedClock::default().now();
+        let account = Arc::new(Account::default());
+        let make = |file: MadeFile| {
+            account.read(1);
+            Ack::of_file(vec![Ack::new(&account, now)], file)
+        };
+        let mut chunks: Vec<Ack> = (0..4).map(|index| make(file(index))).collect();
+        let seconds = || account.made.files().seconds;
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 1.0, "the last one alone");
+        // Another node is not so far, and what it has made twice counts once.
+        let again = [0.0, 0.5].map(|start| make(MadeFile { node: "clips".into(), start, end: start + 1.0, ..file(0) }));
+        assert_eq!(seconds(), 0.0);
+        again.into_iter().for_each(|clip| clip.deliver(now));
+        assert_eq!(seconds(), 1.0);
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 1.5);
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 1.5, "two clips of a second that overlap by half of it");
+        // What is on its way while the stream begins anew is not of the new one.
+        account.made.clear();
+        let anew = make(file(0));
+        chunks.pop().unwrap().deliver(now);
+        assert_eq!(seconds(), 0.0);
+        anew.deliver(now);
+        assert_eq!(seconds(), 1.0);
     }
 
     #[test]

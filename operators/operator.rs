@@ -13,6 +13,7 @@
 //! The engine, not the operator, keeps order per stream, deadlines, panics, error records and leases.
 
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -383,6 +384,10 @@ pub trait Outlet {
     /// `count` pictures were read and left undecoded because nobody wanted them.
     fn skipped(&mut self, count: u64);
 
+    /// The source says in `trouble` what keeps it from reading the stream, for as long as something does: where it tries
+    /// again inside of a read, and the stream goes on.
+    fn trouble(&mut self, _trouble: &Trouble) {}
+
     /// The next picture that is given to [`Outlet::frame`] is watched.
     fn watch(&mut self, _watched: Watched) {}
 
@@ -607,6 +612,11 @@ pub trait IoOperator: Send + Sync {
 #[async_trait::async_trait]
 pub trait IoRunner: Send + Sync {
     async fn run(&self, item: &Item) -> Result<Payload, ItemError>;
+
+    /// Where it says what keeps it from getting on, for as long as something does.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
 }
 
 /// What flows into a sink from one of its inputs.
@@ -631,39 +641,105 @@ pub struct Trouble(Arc<Mutex<TroubleState>>);
 #[derive(Default)]
 struct TroubleState {
     now: Option<String>,
+    /// What is wrong with several things at once, by the number of each.
+    each: BTreeMap<u64, String>,
+    /// The number of the next of them.
+    next: u64,
+    /// What is told of beside all that.
+    beside: Vec<Trouble>,
     cover: Option<Cover>,
 }
 
 /// Covers what is secret in a text.
-type Cover = Box<dyn Fn(&str) -> String + Send>;
+type Cover = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 impl Trouble {
     /// From here on, `cover` is what every text goes through before anybody sees it.
-    pub fn cover_with(&self, cover: impl Fn(&str) -> String + Send + 'static) {
-        self.state().cover = Some(Box::new(cover));
+    pub fn cover_with(&self, cover: impl Fn(&str) -> String + Send + Sync + 'static) {
+        let cover: Cover = Arc::new(cover);
+        self.cover(&cover);
+    }
+
+    fn cover(&self, cover: &Cover) {
+        let mut state = self.state();
+        state.beside.iter().for_each(|other| other.cover(cover));
+        state.cover = Some(cover.clone());
+    }
+
+    /// All of these as one: what is wrong with any of them is wrong with it. `None`: there are none.
+    pub fn of_all(troubles: impl IntoIterator<Item = Trouble>) -> Option<Trouble> {
+        let mut troubles: Vec<Trouble> = troubles.into_iter().collect();
+        match troubles.len() {
+            0 | 1 => troubles.pop(),
+            _ => Some(Trouble(Arc::new(Mutex::new(TroubleState { beside: troubles, ..TroubleState::default() })))),
+        }
     }
 
     /// This is wrong, in plain words. Answers them as they may be shown.
     pub fn is(&self, what: &str) -> String {
         let mut state = self.state();
-        let covered = state.cover.as_ref().map_or_else(|| what.to_owned(), |cover| cover(what));
+        let covered = state.covered(what);
         state.now = Some(covered.clone());
         covered
     }
 
-    /// Nothing is wrong any more.
+    /// What [`Trouble::is`] said is wrong no more.
     pub fn is_over(&self) {
         self.state().now = None;
     }
 
-    /// What is wrong now.
+    /// For one of several things that are done at once: what is wrong with it, beside what is wrong with the others.
+    pub fn of_one(&self) -> TroubleOfOne {
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        TroubleOfOne { all: self.clone(), number }
+    }
+
+    /// What is wrong now. Of several things the one that began first is told, and how many others there are.
     pub fn now(&self) -> Option<String> {
-        self.state().now.clone()
+        let state = self.state();
+        let beside = state.beside.iter().filter_map(Trouble::now);
+        let mut all = state.now.iter().chain(state.each.values()).cloned().chain(beside);
+        let first = all.next()?;
+        let others: BTreeSet<String> = all.filter(|other| *other != first).collect();
+        Some(match others.len() {
+            0 => first,
+            others => format!("{first} (and {others} more)"),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, TroubleState> {
         // Texts are whole at every step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TroubleState {
+    fn covered(&self, text: &str) -> String {
+        self.cover.as_ref().map_or_else(|| text.to_owned(), |cover| cover(text))
+    }
+}
+
+/// What is wrong with one of several things that are done at once; nothing any more when this is dropped.
+pub struct TroubleOfOne {
+    all: Trouble,
+    number: u64,
+}
+
+impl TroubleOfOne {
+    /// As [`Trouble::is`], for this one.
+    pub fn is(&self, what: &str) -> String {
+        let mut state = self.all.state();
+        let covered = state.covered(what);
+        state.each.insert(self.number, covered.clone());
+        covered
+    }
+}
+
+impl Drop for TroubleOfOne {
+    fn drop(&mut self) {
+        self.all.state().each.remove(&self.number);
     }
 }
 
@@ -767,5 +843,31 @@ pub trait SinkWriter: Send {
     /// Whether it has all that it wanted: the graph then ends.
     fn is_complete(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_wrong_is_told_until_all_of_it_is_over() {
+        assert!(Trouble::of_all([]).is_none());
+        let (copies, tunnel) = (Trouble::default(), Trouble::default());
+        let all = Trouble::of_all([copies.clone(), tunnel.clone()]).unwrap();
+        all.cover_with(|text| text.replace("hunter2", "[secret]"));
+        assert_eq!(all.now(), None);
+        tunnel.is("has no tunnel for hunter2");
+        assert_eq!(all.now().as_deref(), Some("has no tunnel for [secret]"));
+        let (one, other) = (copies.of_one(), copies.of_one());
+        one.is("cannot store a");
+        other.is("cannot store a");
+        assert_eq!(all.now().as_deref(), Some("cannot store a (and 1 more)"));
+        assert_eq!(copies.now().as_deref(), Some("cannot store a"));
+        drop(one);
+        tunnel.is_over();
+        assert_eq!(all.now().as_deref(), Some("cannot store a"));
+        drop(other);
+        assert_eq!(all.now(), None);
     }
 }

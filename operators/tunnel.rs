@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, tick};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::backoff::Backoff;
 use crate::error::StartError;
@@ -89,7 +91,8 @@ impl Tunnels {
         };
         let state = Arc::new(State { url: Mutex::default(), trouble: Trouble::default() });
         let (stop, stopped) = bounded(1);
-        let keeper = Keeper { program, setpriv: found(SETPRIV), served, state: state.clone(), stopped };
+        let (setpriv, patience) = (found(SETPRIV), PATIENCE);
+        let keeper = Keeper { program, setpriv, served, state: state.clone(), stopped, patience };
         let thread = std::thread::Builder::new().name("tunnel".to_owned()).spawn(move || keeper.run());
         let thread = thread.map_err(|error| StartError::new(format!("the system gives no thread: {error}")))?;
         let tunnel = Arc::new(Tunnel { state, stop: Some(stop), thread: Some(thread) });
@@ -150,9 +153,13 @@ fn address(line: &str) -> Option<&str> {
 /// How long to wait before the program is started again.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
 
-/// A program that says nothing more is ended after so many looks whether it has.
+/// A program that says nothing more is ended after so many looks whether it has, and killed after as many more.
 const LOOKS: u32 = 10;
 const LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked whether the program still runs.
+const TICK: Duration = Duration::from_millis(500);
+/// How long the program may take until it says an address.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps the program running.
 struct Keeper {
@@ -162,6 +169,8 @@ struct Keeper {
     state: Arc<State>,
     /// Hangs up when it is time to end.
     stopped: Receiver<()>,
+    /// How long the program may take until it says an address.
+    patience: Duration,
 }
 
 impl Keeper {
@@ -175,14 +184,11 @@ impl Keeper {
                     if matches!(watched, Watched::Ended { .. }) {
                         self.let_end(&mut child);
                     }
-                    // It may have closed its standard error and go on; nobody would know of it.
-                    let _ = child.kill();
-                    let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+                    let status = end(&mut child);
                     match watched {
                         Watched::Stopped => return,
                         Watched::Ended { last, was_there } => {
-                            let last = last.map(|last| format!("; it said: {last}")).unwrap_or_default();
-                            (format!("`{CLOUDFLARED}` ended ({status}){last}"), was_there)
+                            (format!("`{CLOUDFLARED}` ended ({status}){}", in_its_words(last.as_deref())), was_there)
                         }
                     }
                 }
@@ -223,12 +229,14 @@ impl Keeper {
             // The certificate is of the public name, and the way to it does not leave this machine.
             command.arg("--no-tls-verify");
         }
-        // A group of its own: Ctrl-C on the terminal is for the engine, which ends it when it is time.
+        // A group of its own: Ctrl-C on the terminal is for the engine, which ends it when it is time, with all that it
+        // started itself.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
     }
 
-    /// Reads what the program says until it ends, or until it is time to.
+    /// Reads what the program says until it ends, or until it is time to. What it has started may hold its standard error
+    /// open for longer.
     fn watch(&self, child: &mut Child) -> Watched {
         let Some(said) = child.stderr.take() else { return Watched::Ended { last: None, was_there: false } };
         let (sender, lines) = bounded(16);
@@ -236,7 +244,8 @@ impl Keeper {
         if let Err(error) = reader {
             return Watched::Ended { last: Some(format!("the system gives no thread: {error}")), was_there: false };
         }
-        let (mut last, mut was_there) = (None, false);
+        let (mut last, mut was_there, mut has_ended) = (None, false, false);
+        let (ticks, late) = (tick(TICK), after(self.patience));
         loop {
             crossbeam_channel::select! {
                 recv(lines) -> line => match line {
@@ -249,16 +258,58 @@ impl Keeper {
                             was_there = true;
                         }
                         // What is no line of its log is what it ends with.
-                        if ![" DBG ", " INF ", " WRN "].iter().any(|level| line.contains(level)) {
+                        if !line.is_empty() && ![" DBG ", " INF ", " WRN "].iter().any(|level| line.contains(level)) {
                             last = Some(line);
                         }
                     }
                     Err(_) => return Watched::Ended { last, was_there },
                 },
+                recv(ticks) -> _ => {
+                    // By the tick after the one that saw it end, all that it said is read.
+                    if has_ended {
+                        return Watched::Ended { last, was_there };
+                    }
+                    has_ended = !matches!(child.try_wait(), Ok(None));
+                }
+                recv(late) -> _ => if !was_there {
+                    let said = in_its_words(last.as_deref());
+                    let seconds = self.patience.as_secs();
+                    let told = self.state.trouble.is(&format!(
+                        "has no tunnel: `{CLOUDFLARED}` runs and has said no address for {seconds} s{said}; hint: look \
+                         whether this machine reaches Cloudflare"
+                    ));
+                    tracing::warn!("the tunnel is not there yet: it {told}");
+                },
                 recv(self.stopped) -> _ => return Watched::Stopped,
             }
         }
     }
+}
+
+fn in_its_words(last: Option<&str>) -> String {
+    last.map(|last| format!("; it said: {last}")).unwrap_or_default()
+}
+
+/// Ends the program and all that it has started: asked to first, and killed where that does not help. Answers how the
+/// program itself ended.
+fn end(child: &mut Child) -> String {
+    // The group is called as the program is.
+    let group = i32::try_from(child.id()).ok().map(Pid::from_raw);
+    let signal = |signal: Option<Signal>| group.is_some_and(|group| killpg(group, signal).is_ok());
+    if signal(Some(Signal::SIGTERM)) {
+        for _ in 0..LOOKS {
+            // One that has ended stays in its group until somebody asks how.
+            let has_ended = !matches!(child.try_wait(), Ok(None));
+            if has_ended && !signal(None) {
+                break;
+            }
+            let _ = after(LOOK).recv();
+        }
+        signal(Some(Signal::SIGKILL));
+    }
+    // It may have left its group.
+    let _ = child.kill();
+    child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
 /// How watching the program came to its end.
@@ -322,6 +373,40 @@ mod tests {
         assert!(open.message.contains("asks for no keys"), "{open}");
         assert!(open.hint.is_some_and(|hint| hint.contains("engine key") && hint.contains("--insecure")));
         assert_eq!(tunnels.url(), None);
+    }
+
+    /// What is wrong with a tunnel that a shell with these commands makes, which says no address.
+    fn trouble_of(commands: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("cloudflared");
+        std::fs::write(&program, format!("#!/bin/sh\n{commands}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let state = Arc::new(State { url: Mutex::default(), trouble: Trouble::default() });
+        let (stop, stopped) = bounded(1);
+        let served = Served { url: "http://127.0.0.1:8000".to_owned(), is_guarded: true };
+        let patience = Duration::from_secs(1);
+        let keeper = Keeper { program, setpriv: None, served, state: state.clone(), stopped, patience };
+        let thread = std::thread::spawn(move || keeper.run());
+        let trouble = loop {
+            match state.trouble.now().filter(|trouble| !trouble.contains("cannot be started")) {
+                Some(trouble) => break trouble,
+                None => drop(after(LOOK).recv()),
+            }
+        };
+        drop(stop);
+        thread.join().unwrap();
+        trouble
+    }
+
+    #[test]
+    fn a_program_that_says_no_address_is_told_of() {
+        let silent = trouble_of("echo 'looking for a way' >&2\nexec sleep 1000");
+        for part in ["has no tunnel: `cloudflared` runs", "no address for 1 s; it said: looking for a way; hint: "] {
+            assert!(silent.contains(part), "{silent}");
+        }
+        let ended = trouble_of("echo 'no such host' >&2\necho >&2\nexit 3");
+        assert_eq!(ended, "has no tunnel: `cloudflared` ended (exit status: 3); it said: no such host");
     }
 
     #[test]

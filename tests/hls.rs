@@ -190,7 +190,8 @@ fn every_kind_of_sound_is_kept_or_left_out_with_a_word() {
             assert_decodes(Path::new(&url));
         }
         let ended = engine.terminate().expect(0);
-        let is_told = |name: &&str| ended.stderr.lines().any(|line| line.contains("leaves track 1") && line.contains(*name));
+        let is_told =
+            |name: &&str| ended.stderr.lines().any(|line| line.contains("leaves track 1") && line.contains(*name));
         let kept = |kind: &(&str, &str, bool, bool)| if format == "fmp4" { kind.2 } else { kind.3 };
         let missing: Vec<&str> = KINDS.iter().filter(|kind| !kept(kind)).map(|kind| kind.0).collect();
         assert!(missing.iter().all(is_told), "{format}: {missing:?}: {}", ended.stderr);

@@ -1,14 +1,19 @@
 //! The `s3` sink and source, and the storage below them, against a real S3 server on loopback that can be made to fail.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use operators::clock::SystemClock;
 use operators::item::{Content, Segment, SpilledFile};
+use operators::operator::Trouble;
 use operators::storage::error::Cause;
+use operators::storage::retry::{BACKOFF, Retry};
 use operators::storage::s3::S3;
 use operators::storage::{Body, Storage, runtime};
 use operators::time::MediaTime;
@@ -257,6 +262,24 @@ fn what_has_to_be_corrected_is_said_before_anything_runs() {
     assert!(wrong_secret.contains("SignatureDoesNotMatch (403)"), "{wrong_secret}");
     let none = refused(&folder, &|command| without_credentials(command));
     assert!(none.contains("there are no credentials") && none.contains("anonymous = true"), "{none}");
+    // The machine gives out credentials, and not to us.
+    let machine = Bucket::serve(tempfile::tempdir().expect("a folder").path());
+    machine.fail_always("PUT", Fault::Refuse(403, "AccessDenied"));
+    let from_machine = |command: &mut Command| {
+        without_credentials(command);
+        command.env_remove("AWS_EC2_METADATA_DISABLED");
+        command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", machine.endpoint());
+    };
+    let source = sums_graph(&from_bucket(&bucket, "a.mp4", ""));
+    for (graph, who) in [(&folder, "`archive` cannot start"), (&source, "stream `a` of `videos` failed")] {
+        let none = refused(graph, &from_machine);
+        for part in
+            [who, "there are no credentials: what gives them out on this machine answers 403", "anonymous = true"]
+        {
+            assert!(none.contains(part), "{none}");
+        }
+        assert!(!none.contains("ProviderError"), "{none}");
+    }
 
     let text = std::fs::read_to_string(folder.graph()).expect("written").replace("\"clips\"", "\"clops\"");
     let no_bucket = refused(&Folder::with_graph(&text), &|command| with_credentials(command));
@@ -268,7 +291,11 @@ fn what_has_to_be_corrected_is_said_before_anything_runs() {
 }
 
 fn storage(bucket: &Bucket) -> Arc<S3> {
-    let access = format!("endpoint = \"{}\"\nanonymous = true\ntimeout = \"5s\"", bucket.endpoint());
+    storage_at(&bucket.endpoint())
+}
+
+fn storage_at(endpoint: &str) -> Arc<S3> {
+    let access = format!("endpoint = \"{endpoint}\"\nanonymous = true\ntimeout = \"5s\"");
     let access = toml::from_str(&access).expect("fields");
     Arc::new(S3::new("clips", "bucket", access).unwrap_or_else(|errors| panic!("{errors:?}")))
 }
@@ -328,6 +355,146 @@ fn an_upload_in_parts_that_fails_leaves_nothing_at_the_server() {
         bucket.asked().iter().any(|asked| asked.method == "DELETE" && asked.query.contains("uploadId")).then_some(())
     });
     assert!(objects(root.path(), "clips").is_empty());
+}
+
+/// A server on loopback, for as long as the test runs, that answers the head of each request as it likes.
+fn server(answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for client in listener.incoming() {
+            let mut client = client.expect("a connection");
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|count| count > 0) {
+                head.extend(byte);
+            }
+            answer(&String::from_utf8_lossy(&head), &mut client);
+            open.push(client);
+        }
+    });
+    format!("http://127.0.0.1:{port}")
+}
+
+#[test]
+fn a_large_upload_goes_on_with_the_part_that_failed() {
+    let (root, bucket) = everybody();
+    let content = pattern(20 << 20);
+    let put = |key: &'static str| {
+        let (storage, body) = (storage(&bucket), Body::Bytes(Bytes::from(content.clone())));
+        let trouble = Trouble::default();
+        let retry = Retry {
+            retry_for: Duration::from_secs(3600),
+            clock: Arc::new(SystemClock),
+            trouble: trouble.clone(),
+            node: "archive".into(),
+            backoff: BACKOFF,
+        };
+        let stored = async move { storage.put_retried(&retry, key, &body, "video/mp4").await };
+        runtime::wait_for(stored).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(trouble.now(), None);
+        assert!(objects(root.path(), "clips")[key] == content, "{key} is what was put");
+    };
+    let asked = |key: &str, what: &str| {
+        let path = format!("clips/{key}");
+        bucket.asked().iter().filter(|asked| asked.path == path && asked.query.contains(what)).count()
+    };
+    // The second of three parts is refused, and then done without an answer.
+    bucket.fail_next("PUT", &[Fault::Slow(Duration::ZERO), Fault::Refuse(503, "SlowDown"), Fault::CutBeforeAnswer]);
+    // So is the end.
+    bucket.fail_next("POST", &[Fault::Slow(Duration::ZERO), Fault::Refuse(500, "InternalError")]);
+    put("a.mp4");
+    assert_eq!((asked("a.mp4", "uploads"), asked("a.mp4", "partNumber")), (1, 5), "{:?}", bucket.asked());
+
+    // All is put together, and only the answer is lost: the server does not know the upload any more.
+    let lost = [Fault::Slow(Duration::ZERO), Fault::CutBeforeAnswer, Fault::Refuse(404, "NoSuchUpload")];
+    bucket.fail_next("POST", &lost);
+    put("b.mp4");
+    assert_eq!((asked("b.mp4", "uploads"), asked("b.mp4", "partNumber")), (1, 3), "{:?}", bucket.asked());
+
+    // What the server forgot half way is begun anew.
+    bucket.fail_next("PUT", &[Fault::Slow(Duration::ZERO), Fault::Refuse(404, "NoSuchUpload")]);
+    put("c.mp4");
+    assert_eq!((asked("c.mp4", "uploads"), asked("c.mp4", "partNumber")), (2, 5), "{:?}", bucket.asked());
+    assert!(bucket.has_failed_enough());
+}
+
+/// An object may be larger than the memory of the machine.
+#[test]
+fn a_server_without_ranges_is_not_read() {
+    let announced = server(|_, client| {
+        client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1099511627776\r\n\r\n").expect("written");
+    });
+    let endless = server(|_, client| {
+        client.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").expect("written");
+        let chunk = [b"3e8\r\n".as_slice(), &[7; 1000], b"\r\n"].concat();
+        while client.write_all(&chunk).is_ok() {}
+    });
+    for endpoint in [announced, endless] {
+        let storage = storage_at(&endpoint);
+        let error = runtime::wait_for(async move { storage.get("a.mp4", 0..1000, None).await }).expect_err("all of it");
+        assert_eq!(error.cause, Cause::Final, "{error}");
+        assert!(error.message.ends_with("the server does not answer for a part of an object"), "{error}");
+    }
+}
+
+#[test]
+fn keys_that_xml_cannot_carry_are_listed_and_what_is_no_list_is_told_as_such() {
+    let list = |key: &'static str| {
+        let endpoint = server(move |head, client| {
+            assert!(head.contains("encoding-type=url"), "{head}");
+            let list = format!(
+                "<?xml version=\"1.0\"?><ListBucketResult><EncodingType>url</EncodingType>\
+                 <IsTruncated>false</IsTruncated><Contents><Key>{key}</Key><Size>3</Size></Contents></ListBucketResult>"
+            );
+            write!(client, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{list}", list.len()).expect("written");
+        });
+        let storage = storage_at(&endpoint);
+        runtime::wait_for(async move { storage.list("in/").await })
+    };
+    let listed = list("in/a%01b+c%2Bd.mp4").expect("a list");
+    assert_eq!(listed[0].key, "in/a\u{1}b c+d.mp4");
+    // One that does not know the encoding.
+    let error = list("in/a\u{1}b.mp4").expect_err("no XML");
+    assert!(error.message.starts_with("`s3://clips/in/`: the answer cannot be understood: "), "{error}");
+    assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("`endpoint`")), "{error:?}");
+}
+
+#[test]
+fn a_video_whose_server_is_away_says_so_until_it_is_back() {
+    let (root, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    std::fs::create_dir(root.path().join("clips")).expect("a bucket");
+    let video = root.path().join("clips/door.mp4");
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1"], &video);
+    let folder = sums_graph(&format!(
+        "type = \"s3\"\nbucket = \"clips\"\nkey = \"door.mp4\"\nendpoint = \"http://127.0.0.1:{port}\""
+    ));
+    let mut engine = folder.run_with(&[], with_credentials);
+    let told = |engine: &mut support::Engine, what: &str, cause: &str| {
+        let address = engine.address();
+        let reason = engine.wait_for("the reason of the stream", |_| {
+            let reason = support::get(&format!("{address}/streams/door")).1["reason"].as_str()?.to_owned();
+            reason.contains(what).then_some(reason)
+        });
+        for part in ["`s3://clips/door.mp4`", cause, "it is tried again"] {
+            assert!(reason.contains(part), "{reason}");
+        }
+        let health = engine.wait_for("its trouble", |_| {
+            let (status, health) = support::get(&format!("{address}/health"));
+            (status == 503 && health.to_string().contains(what)).then(|| health.to_string())
+        });
+        assert!(health.contains("stream `door`: ") && health.contains(cause), "{health}");
+        let log = engine.wait_for_log(&format!("stream `door` of `videos` {what}"));
+        assert!(log.contains(cause), "{log}");
+    };
+    told(&mut engine, "cannot look at", "cannot be reached: Connection refused");
+    let bucket = Bucket::serve_at(root.path(), port);
+    bucket.fail_always("GET", Fault::Refuse(503, "SlowDown"));
+    told(&mut engine, "cannot read", "the server answers SlowDown (503)");
+    bucket.recover();
+    let finished = engine.finish().expect(0);
+    assert_eq!(finished.counts("door"), Counts::all_delivered(10));
+    assert!(finished.stderr.contains("stream `door` of `videos` goes on"), "{}", finished.stderr);
 }
 
 #[test]

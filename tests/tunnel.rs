@@ -19,6 +19,7 @@ impl StandIn {
         let bin = folder.path().join("bin");
         std::fs::create_dir(&bin).expect("a folder");
         std::fs::create_dir(folder.path().join("started")).expect("a folder");
+        std::fs::create_dir(folder.path().join("behind")).expect("a folder");
         std::os::unix::fs::symlink(repository().join("tests/support/cloudflared"), bin.join("cloudflared"))
             .expect("a link");
         let picture = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=10:duration=2"];
@@ -47,7 +48,17 @@ impl StandIn {
 
     /// What the `nth` start was: the process, and its arguments.
     fn started(&self, nth: usize) -> (Pid, Vec<String>) {
-        let file: PathBuf = self.path().join(format!("started/start-{nth}"));
+        self.told("started", nth)
+    }
+
+    /// What the program started itself that was started as the `nth`.
+    fn behind(&self, nth: usize) -> Pid {
+        self.started(nth);
+        self.told("behind", nth).0
+    }
+
+    fn told(&self, folder: &str, nth: usize) -> (Pid, Vec<String>) {
+        let file: PathBuf = self.path().join(format!("{folder}/start-{nth}"));
         let text = wait_for("the start of the program", || std::fs::read_to_string(&file).ok());
         let mut lines = text.lines().map(str::to_owned);
         let pid = lines.next().and_then(|pid| pid.parse().ok()).expect("a process id");
@@ -130,6 +141,30 @@ fn the_program_ends_with_its_last_graph_and_with_an_engine_that_is_killed() {
     wait_until_gone(second);
 }
 
+/// The way in must not outlive the graph.
+#[test]
+fn what_the_program_has_started_ends_with_it() {
+    let stand_in = StandIn::new();
+    let run = Folder::with_graph(&stand_in.graph());
+    let mut engine = run.run_with(&["--stay", "--insecure"], |command| {
+        stand_in.prepare(command);
+        command.env("STAND_IN_WRAPS", stand_in.path().join("behind"));
+    });
+    public_url(&mut engine, "https://stand-in-number-0.trycloudflare.com/hls/graph/door/index.m3u8");
+    let ((wrapper, _), worker) = (stand_in.started(0), stand_in.behind(0));
+    assert!(runs(wrapper) && runs(worker) && wrapper != worker);
+    // Its worker goes on and keeps its standard error open.
+    kill(wrapper, Signal::SIGKILL).expect("it runs");
+    public_url(&mut engine, "https://stand-in-number-1.trycloudflare.com/hls/graph/door/index.m3u8");
+    let said = engine.wait_for_log("the tunnel is down");
+    assert!(said.contains("`cloudflared` ended (signal: 9 (SIGKILL))"), "{said}");
+    assert!(!runs(worker), "nothing of the first is left");
+    let ((wrapper, _), worker) = (stand_in.started(1), stand_in.behind(1));
+    assert!(runs(wrapper) && runs(worker));
+    engine.terminate().expect(0);
+    assert!(!runs(wrapper) && !runs(worker), "nothing outlives the engine");
+}
+
 #[test]
 fn what_keeps_a_tunnel_from_being_there_is_said() {
     let stand_in = StandIn::new();
@@ -152,7 +187,9 @@ fn what_keeps_a_tunnel_from_being_there_is_said() {
     }
     assert_eq!(stand_in.starts(), 0);
 
-    // Without the internet: the stream is there all the same, and the reason is told.
+    // Without the internet: the stream is there all the same, and the reason is told, whatever else could go wrong.
+    let text = std::fs::read_to_string(run.graph()).expect("written");
+    std::fs::write(run.graph(), format!("{text}storage = \"copies/{{stream}}\"\n")).expect("written");
     let mut engine = run.run_with(&["--stay", "--insecure"], |command| {
         stand_in.prepare(command);
         command.env("STAND_IN_FAILS", "1");

@@ -191,7 +191,12 @@ fn a_service_that_is_down_for_a_while_gets_everything_later() {
     let port = Vss::start(files.path(), 0, &[]).port;
     let folder = uploading(&format!("http://127.0.0.1:{port}"), "state = \"state\"");
     let mut engine = folder.run(&[]);
-    engine.wait_for_log("`search` cannot upload `door_chunk_0000.mp4` yet: Unreachable");
+    let told =
+        format!("cannot upload `door_chunk_0000.mp4` of stream `door` to `http://127.0.0.1:{port}`: Unreachable: ");
+    let log = engine.wait_for_log(&format!("`search` {told}"));
+    assert!(log.contains("it is tried again; hint: look whether the service runs"), "{log}");
+    let (status, health) = engine.get("/health");
+    assert!(status == 503 && health.to_string().contains(&format!("node `search` {told}")), "{health}");
     let vss = Vss::start(files.path(), port, &[]);
     engine.finish().expect(0);
     assert_each_once(&folder, files.path());

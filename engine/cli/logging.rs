@@ -24,8 +24,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// ONNX Runtime tells every optimisation at INFO.
-const DEFAULT: &str = "info,ort=warn";
+/// ONNX Runtime tells every optimisation at INFO. What AWS's library warns of when it finds no credentials, with the whole
+/// answer of a server in it, is in the error that follows.
+const EXCEPTIONS: &str = "ort=warn,aws_config=error";
+const DEFAULT: &str = "info";
 
 /// Starts the log of this process; call it once. `level` is what `--log` says.
 pub fn start(format: LogFormat, level: Option<&str>, terminal: &Terminal) -> Result<(), StartError> {
@@ -45,7 +47,7 @@ fn filter(level: Option<&str>, environment: Option<&str>) -> Result<EnvFilter, S
             .parse::<tracing::level_filters::LevelFilter>()
             .is_ok_and(|level| level < tracing::level_filters::LevelFilter::DEBUG)
         {
-            format!("{text},ort=warn")
+            format!("{text},{EXCEPTIONS}")
         } else {
             text.to_owned()
         };

@@ -300,6 +300,8 @@ pub struct StreamCounters {
     repaired: Mutex<BTreeMap<&'static str, u64>>,
     /// Seconds of media, where its input says so.
     duration: Mutex<Option<f64>>,
+    /// Where its source says what keeps it from reading on.
+    trouble: Mutex<Option<Trouble>>,
     status: Mutex<StreamStatus>,
 }
 
@@ -386,6 +388,7 @@ impl StreamCounters {
             preview: Arc::default(),
             repaired: Mutex::default(),
             duration: Mutex::default(),
+            trouble: Mutex::default(),
             status: Mutex::new(status),
         }
     }
@@ -501,6 +504,16 @@ impl StreamCounters {
         before
     }
 
+    /// Where its source says from here on what keeps it from reading on.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        *lock(&self.trouble) = trouble;
+    }
+
+    /// What keeps its source from reading on just now.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).as_ref().and_then(Trouble::now)
+    }
+
     /// How long its input is, in seconds, where that says so.
     pub fn set_duration(&self, duration: Option<f64>) {
         *lock(&self.duration) = duration;
@@ -526,7 +539,7 @@ impl StreamCounters {
         let ended = status.ended.filter(|_| is_over).max(files.last.filter(|_| is_over));
         let percent = match (state, duration) {
             (WorkState::Completed, _) => Some(100.0),
-            (_, Some(seconds)) if seconds > 0.0 => Some((files.until / seconds * 1000.0).round().min(1000.0) / 10.0),
+            (_, Some(seconds)) if seconds > 0.0 => Some((files.seconds / seconds * 1000.0).round().min(1000.0) / 10.0),
             _ => None,
         };
         Some(Work {
@@ -625,7 +638,7 @@ impl StreamCounters {
             location: place.location,
             live: place.is_live,
             state: status.state,
-            reason: status.reason.clone(),
+            reason: status.reason.clone().or_else(|| self.trouble()),
             attempts: status.attempts,
             reconnects: status.reconnects,
             counts,

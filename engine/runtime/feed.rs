@@ -21,7 +21,7 @@ use operators::item::{
 };
 use operators::lease::{Ack, Lease, Verdict, Watched};
 use operators::media::gate;
-use operators::operator::{Demand, Offered, Outlet, Source, SourceState};
+use operators::operator::{Demand, Offered, Outlet, Source, SourceState, Trouble};
 use operators::reach::Hosts;
 use operators::time::MediaTime;
 use operators::transforms::sample::Sampler;
@@ -54,6 +54,13 @@ impl Listener {
         masked(&self.secrets.redact(text))
     }
 
+    /// Whoever looks at the stream sees from here on what keeps its source from reading it.
+    fn hears_of(&self, trouble: &Trouble) {
+        let secrets = self.secrets.clone();
+        trouble.cover_with(move |text| masked(&secrets.redact(text)));
+        self.counters.set_trouble(Some(trouble.clone()));
+    }
+
     fn to_all(&self, event: &Event) {
         for tap in &self.taps {
             tap.end.mailbox.push(Passage::Event(event.clone()));
@@ -83,6 +90,8 @@ struct State {
     listener: Option<Listener>,
     /// The format that was announced last.
     info: Option<Arc<StreamInfo>>,
+    /// Where the source says what keeps it from reading on.
+    trouble: Option<Trouble>,
     /// Whether what is emitted stands in the place of an input that is lost.
     fallback: bool,
     /// A picture is on its way into the taps that its listener had when it came.
@@ -239,6 +248,9 @@ impl Feed {
         let at_keyframe = std::mem::take(&mut state.at_keyframe);
         let info = state.info.clone();
         let changed = state.listener.as_mut().map(|listener| change(listener, info, at_keyframe));
+        if let State { listener: Some(listener), trouble: Some(trouble), .. } = &*state {
+            listener.hears_of(trouble);
+        }
         drop(state);
         self.emitted.notify_all();
         changed
@@ -281,6 +293,7 @@ impl Listener {
         if let Some(text) = &text {
             tracing::error!(%stream, %node, "stream `{stream}` of `{node}` failed: {text}");
         }
+        self.counters.set_trouble(None);
         self.counters.set_state(state, text, now);
         self.to_all(&Event::End { stream: stream.clone(), reason: reason.clone() });
         self.notices.stream(Notice::StreamEnded { stream: stream.clone(), reason });
@@ -455,6 +468,14 @@ impl Outlet for FeedOutlet {
             listener.counters.skipped.fetch_add(count, Ordering::Relaxed);
             listener.counters.progress(now);
         });
+    }
+
+    fn trouble(&mut self, trouble: &Trouble) {
+        let mut state = lock(&self.feed.state);
+        state.trouble = Some(trouble.clone());
+        if let Some(listener) = &state.listener {
+            listener.hears_of(trouble);
+        }
     }
 
     fn watch(&mut self, watched: Watched) {

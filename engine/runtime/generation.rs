@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use operators::address::masked;
 use operators::error::StartError;
 use operators::inference::pool::Installed;
 use operators::item::{Origin, StreamId};
@@ -127,6 +128,7 @@ impl Making<'_> {
             .collect();
         let mut operators = Vec::new();
         for (index, planned) in plan.operators.iter().enumerate() {
+            let mut trouble = None;
             let (work, role) = match &planned.work {
                 Work::Inline(operator) => (BlueprintWork::Inline(operator.clone()), "inline"),
                 Work::Pool(operator) => {
@@ -137,6 +139,7 @@ impl Making<'_> {
                 }
                 Work::Io(operator) => {
                     let runner = ready.conversation(index).ok_or_else(|| unready(&planned.name))?;
+                    trouble = runner.trouble();
                     let conversations = {
                         let (runtime, clock) = (engine.io.handle().clone(), engine.clock.clone());
                         Conversations::new(runner, operator.concurrency(), runtime, clock)
@@ -148,6 +151,11 @@ impl Making<'_> {
             };
             let is_heard = reads(&plan, Input::Operator(index));
             let counters = counters(&planned.name, planned.type_name, role);
+            if let Some(trouble) = &trouble {
+                let secrets = plan.secrets.clone();
+                trouble.cover_with(move |text| masked(&secrets.redact(text)));
+            }
+            counters.set_trouble(trouble);
             let answers = planned.answers;
             let node = Node { answers, ..self.node(&plan, &planned.name, counters, planned.on_error) };
             let (inputs, is_end) = (planned.inputs.clone(), planned.is_end);

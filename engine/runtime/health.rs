@@ -160,6 +160,8 @@ impl Engine {
                     problems.push(format!("graph `{name}`, stream `{}` is lost: {reason}", stream.stream));
                 } else if state == StreamState::Fallback {
                     problems.push(format!("graph `{name}`, stream `{}` shows its fallback: {reason}", stream.stream));
+                } else if let Some(trouble) = stream.trouble() {
+                    problems.push(format!("graph `{name}`, stream `{}`: {trouble}", stream.stream));
                 } else if idle > stream.place().patience && graph.state().0 != GraphState::Starting {
                     let seconds = idle.as_secs();
                     problems.push(format!("graph `{name}`, stream `{}`: no progress for {seconds} s", stream.stream));

@@ -10,6 +10,7 @@ use crate::inference::session::Sessions;
 use crate::item::{EndReason, Gap, Item, Payload, StreamId, StreamInfo};
 use crate::operator::{
     Batching, InlineOperator, IoOperator, IoRunner, Output, PoolOperator, Resource, Runner, SinkInput, StreamOperator,
+    Trouble,
 };
 
 use super::Disturbance;
@@ -191,6 +192,10 @@ impl IoRunner for DisturbedConversation {
             return Err(ItemError::Failed("chaos: the other side fails".to_owned()));
         }
         self.inner.run(item).await
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.inner.trouble()
     }
 }
 

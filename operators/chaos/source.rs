@@ -15,7 +15,9 @@ use crate::hooks::Hooks;
 use crate::inlet::Inlet;
 use crate::item::{EndReason, Frame, Gap, Kind, Packet, StreamId, StreamInfo};
 use crate::lease::Watched;
-use crate::operator::{Demand, Discovery, ItemSize, Offered, Outlet, Source, SourceState, StreamSpec, wait_until};
+use crate::operator::{
+    Demand, Discovery, ItemSize, Offered, Outlet, Source, SourceState, StreamSpec, Trouble, wait_until,
+};
 use crate::packet_times::{PacketTimes, TrackNature};
 use crate::sources::live::continued::{Continued, Line};
 use crate::sources::track::packets::nature;
@@ -360,6 +362,10 @@ impl Outlet for DisturbedOutlet<'_, '_, '_> {
         self.outlet.skipped(count);
     }
 
+    fn trouble(&mut self, trouble: &Trouble) {
+        self.outlet.trouble(trouble);
+    }
+
     fn watch(&mut self, watched: Watched) {
         self.outlet.watch(watched);
     }
@@ -477,6 +483,10 @@ impl Outlet for Resumed<'_> {
             self.place.next = self.seen;
             self.outlet.skipped(further.min(count));
         }
+    }
+
+    fn trouble(&mut self, trouble: &Trouble) {
+        self.outlet.trouble(trouble);
     }
 
     fn watch(&mut self, watched: Watched) {

@@ -255,7 +255,8 @@ impl SinkWriter for HlsWriter {
 
     fn trouble(&self) -> Option<Trouble> {
         let of_copies = self.settings.copies.as_ref().map(|copies| copies.retry.trouble.clone());
-        of_copies.or(self.tunnel.as_ref().map(|tunnel| tunnel.trouble()))
+        let of_tunnel = self.tunnel.as_ref().map(|tunnel| tunnel.trouble());
+        Trouble::of_all(of_copies.into_iter().chain(of_tunnel))
     }
 
     async fn close(&mut self) -> Result<(), SinkError> {

@@ -18,14 +18,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use crate::address::Address;
+use crate::address::{Address, masked};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::{self, Field, FieldType, Presence};
 use crate::error::{FieldError, ItemError, StartError};
 use crate::item::{Item, Kind, Origin, Payload, RecordBody, Segment, SegmentStatus, StreamId};
 use crate::lease::Verdict;
-use crate::operator::{BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role};
+use crate::operator::{
+    BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Resource, Role, Trouble,
+};
 use crate::progress::{Output, Progress};
 
 use client::{Api, Client, Failure, Upload};
@@ -190,6 +192,7 @@ impl IoOperator for Vss {
             origin: self.origin.clone(),
             clock: self.clock.clone(),
             progress: self.progress.clone(),
+            trouble: Trouble::default(),
         }))
     }
 
@@ -209,6 +212,7 @@ struct Uploader {
     origin: Origin,
     clock: Arc<dyn Clock>,
     progress: Option<Progress>,
+    trouble: Trouble,
 }
 
 #[async_trait::async_trait]
@@ -242,6 +246,10 @@ impl IoRunner for Uploader {
         }
         Ok(self.record(item, status))
     }
+
+    fn trouble(&self) -> Option<Trouble> {
+        Some(self.trouble.clone())
+    }
 }
 
 impl Uploader {
@@ -259,6 +267,9 @@ impl Uploader {
         // Of two that the server's list cannot tell apart, each would take the other's file for its own.
         let turn = Arc::new(journal::turn(self.service.client.base(), segment).await);
         let start = self.clock.now();
+        // Others may fail beside it.
+        let trouble = self.trouble.of_one();
+        let (place, owner) = (masked(self.service.client.base()), stream.clone());
         let mut failures = 0;
         let output = self.progress.as_ref().and_then(|progress| progress.output(stream, segment));
         loop {
@@ -294,6 +305,7 @@ impl Uploader {
                 Failure::Busy { after: Some(after), .. } => BACKOFF.delay(failures).max(*after),
                 Failure::Busy { .. } | Failure::Unreachable(_) | Failure::Unknown(_) => BACKOFF.delay(failures),
             };
+            let hint = failure.hint();
             let (code, message) = described(failure);
             let left = self.retry_for.saturating_sub(self.clock.now().saturating_duration_since(start));
             if left.is_zero() {
@@ -302,10 +314,13 @@ impl Uploader {
             }
             // However long that is, there is a last attempt when the time is over.
             let delay = delay.min(left);
+            let told = trouble.is(&format!(
+                "cannot upload `{name}` of stream `{owner}` to `{place}`: {code}: {message}; it is tried again; hint: {hint}"
+            ));
             // An hour without the service must not fill the log.
             if failures.is_power_of_two() {
                 let node = &self.origin.node;
-                tracing::warn!(%node, failures, "`{node}` cannot upload `{name}` yet: {code}: {message}");
+                tracing::warn!(%node, stream = %owner, failures, "`{node}` {told}");
             }
             tokio::time::sleep(delay).await;
         }

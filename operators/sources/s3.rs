@@ -158,8 +158,11 @@ impl Source for S3Source {
     fn run(&self, stream: &StreamId, outlet: &mut dyn Outlet) -> Result<EndReason, SourceError> {
         let known = self.streams.iter().find(|known| known.id == *stream);
         let known = known.ok_or_else(|| SourceError::input(format!("this source has no stream `{stream}`")))?;
-        let (storage, retry, key) = (self.storage.clone(), self.retry.clone(), known.key.clone());
-        let look = async move { retry.run("cannot look at", || storage.head(&key)).await };
+        // Each stream has a trouble of its own; whoever reads it covers what is secret in there.
+        let retry = Retry { trouble: Trouble::default(), ..self.retry.clone() };
+        outlet.trouble(&retry.trouble);
+        let (storage, again, key, id) = (self.storage.clone(), retry.clone(), known.key.clone(), stream.clone());
+        let look = async move { again.run_for(&id, "cannot look at", || storage.head(&key)).await };
         let waiting = &*outlet;
         let found = runtime::wait(&|| waiting.stopping(), look).map_err(|error| error.of_source())?;
         let Some(object) = found else { return Ok(EndReason::Stopped) };
@@ -182,7 +185,7 @@ impl Source for S3Source {
             tracing::info!(%stream, "`{name}` {finished}");
             return Ok(EndReason::Eof);
         }
-        let recording = StoredVideo { source: self, object, played, failure: Failure::default() };
+        let recording = StoredVideo { source: self, stream, retry, object, played, failure: Failure::default() };
         playback::play_recording(&recording, &known.settings, outlet)
     }
 }
@@ -417,6 +420,9 @@ impl Search {
 /// One version of an object, as something to play.
 struct StoredVideo<'a> {
     source: &'a S3Source,
+    stream: &'a StreamId,
+    /// Says what is wrong with this stream.
+    retry: Retry,
     object: Object,
     played: Played,
     failure: Failure,
@@ -433,8 +439,8 @@ impl Recording for StoredVideo<'_> {
             let message = format!("`{name}` is empty (0 bytes)");
             return Err(SourceError::input_with_hint(message, "check that it was recorded and uploaded completely"));
         }
-        let (storage, retry): (Arc<dyn Storage>, _) = (self.source.storage.clone(), self.source.retry.clone());
-        let reader = Ranges::new(storage, retry, self.object.clone(), self.failure.clone());
+        let (storage, retry): (Arc<dyn Storage>, _) = (self.source.storage.clone(), self.retry.clone());
+        let reader = Ranges::new(storage, retry, self.object.clone(), self.stream.clone(), self.failure.clone());
         Demuxer::open_reader(reader, &self.object.key, tracks, stop).map_err(|error| {
             if error == DemuxError::Stopped {
                 return SourceError::Stopped;
@@ -508,11 +514,8 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
 }
 
 fn retry(context: &BuildContext, retry_for: Duration) -> Retry {
-    let trouble = Trouble::default();
-    // Names of objects may be secret, and this goes to the log before anybody could cover them.
-    trouble.cover_with(|_| "cannot read an object for now; it is tried again".to_owned());
     let clock: Arc<dyn Clock> = context.clock.clone();
-    Retry { retry_for, clock, trouble, node: context.origin.node.clone(), backoff: BACKOFF }
+    Retry { retry_for, clock, trouble: Trouble::default(), node: context.origin.node.clone(), backoff: BACKOFF }
 }
 
 /// The streams of `config`; what is wrong with it goes to `mistakes`.

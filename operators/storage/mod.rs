@@ -28,6 +28,7 @@ use serde::Deserialize;
 
 use crate::item::{Content, Segment};
 use error::StorageError;
+use retry::Retry;
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +131,15 @@ pub trait Storage: Send + Sync {
         _cache: &'static str,
     ) -> Result<(), StorageError> {
         self.put(key, body, media_type).await
+    }
+
+    /// Stores an object as [`Storage::put`] does, and tries again as `retry` says. Where a large object goes up in parts,
+    /// each part is tried again by itself, for as long.
+    ///
+    /// # Errors
+    /// That of the last attempt.
+    async fn put_retried(&self, retry: &Retry, key: &str, body: &Body, media_type: &str) -> Result<(), StorageError> {
+        retry.run("cannot store", || self.put(key, body, media_type)).await
     }
 
     /// Removes the object, if it is there.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use tokio::task::JoinHandle;
 
+use crate::item::StreamId;
 use crate::media::demux::Reader;
 
 use super::error::{Cause, StorageError};
@@ -50,6 +51,8 @@ pub struct Ranges {
     storage: Arc<dyn Storage>,
     retry: Retry,
     object: Object,
+    /// The stream that it is, for the log.
+    stream: StreamId,
     failure: Failure,
     at: u64,
     blocks: BTreeMap<u64, Block>,
@@ -79,8 +82,8 @@ impl Drop for Content {
 
 impl Ranges {
     /// `object`: as it was found; a later version is not read.
-    pub fn new(storage: Arc<dyn Storage>, retry: Retry, object: Object, failure: Failure) -> Ranges {
-        Ranges { storage, retry, object, failure, at: 0, blocks: BTreeMap::new(), last: None, uses: 0 }
+    pub fn new(storage: Arc<dyn Storage>, retry: Retry, object: Object, stream: StreamId, failure: Failure) -> Ranges {
+        Ranges { storage, retry, object, stream, failure, at: 0, blocks: BTreeMap::new(), last: None, uses: 0 }
     }
 
     fn failed(&self, error: &StorageError) -> io::Error {
@@ -139,11 +142,12 @@ impl Ranges {
         }
         let (tell, answer) = bounded(1);
         let (storage, retry, object) = (self.storage.clone(), self.retry.clone(), self.object.clone());
+        let stream = self.stream.clone();
         let range = index * BLOCK..object.bytes.min((index + 1) * BLOCK);
         let task = runtime::begin(async move {
             let attempt = || storage.get(&object.key, range.clone(), object.etag.as_deref());
             // Nobody waits any more where the reader has gone.
-            let _ = tell.send(retry.run("cannot read", attempt).await);
+            let _ = tell.send(retry.run_for(&stream, "cannot read", attempt).await);
         });
         let task = task.map_err(|error| self.failed(&error))?;
         self.blocks.insert(index, Block { content: Content::Coming { answer, task }, used: self.uses });
@@ -263,7 +267,7 @@ mod tests {
         };
         let object = Object { key: "video.mp4".into(), bytes, etag: Some(etag.into()), modified: None };
         let failure = Failure::default();
-        (Ranges::new(storage.clone(), retry, object, failure.clone()), storage, failure)
+        (Ranges::new(storage.clone(), retry, object, StreamId::sanitised("video"), failure.clone()), storage, failure)
     }
 
     fn read(ranges: &mut Ranges, length: usize) -> Vec<u8> {

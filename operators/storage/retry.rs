@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::{Field, FieldType, Presence};
+use crate::item::StreamId;
 use crate::operator::Trouble;
 
 use super::error::StorageError;
@@ -37,30 +38,56 @@ impl Retry {
     where
         F: Future<Output = Result<T, StorageError>> + Send,
     {
+        self.run_named(&format!("`{}`", self.node), what, attempt).await
+    }
+
+    /// As [`Retry::run`], for a stream, which the log names.
+    ///
+    /// # Errors
+    /// As [`Retry::run`].
+    pub async fn run_for<T, F>(
+        &self,
+        stream: &StreamId,
+        what: &str,
+        attempt: impl Fn() -> F + Send,
+    ) -> Result<T, StorageError>
+    where
+        F: Future<Output = Result<T, StorageError>> + Send,
+    {
+        self.run_named(&format!("stream `{stream}` of `{}`", self.node), what, attempt).await
+    }
+
+    async fn run_named<T, F>(&self, who: &str, what: &str, attempt: impl Fn() -> F + Send) -> Result<T, StorageError>
+    where
+        F: Future<Output = Result<T, StorageError>> + Send,
+    {
         let start = self.clock.now();
+        // Others may be tried again beside it: their trouble goes on.
+        let trouble = self.trouble.of_one();
         let mut failures = 0_u64;
         loop {
             let error = match attempt().await {
                 Ok(answer) => {
                     if failures > 0 {
-                        self.trouble.is_over();
-                        tracing::info!(node = %self.node, failures, "`{}` goes on", self.node);
+                        tracing::info!(node = %self.node, failures, "{who} goes on");
                     }
                     return Ok(answer);
                 }
                 Err(error) => error,
             };
             failures += 1;
-            let delay = self.backoff.delay(failures);
             let elapsed = self.clock.now().saturating_duration_since(start);
-            if !error.is_temporary() || elapsed + delay > self.retry_for {
-                self.trouble.is_over();
+            let left = self.retry_for.saturating_sub(elapsed);
+            if !error.is_temporary() || left.is_zero() {
                 return Err(self.given_up(error, failures, elapsed));
             }
-            let message = self.trouble.is(&format!("{what} {error}; it is tried again"));
+            // However long that is, there is a last attempt when the time is over.
+            let delay = self.backoff.delay(failures).min(left);
+            let hint = error.hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+            let message = trouble.is(&format!("{what} {error}; it is tried again{hint}"));
             // An hour without a network must not fill the log.
             if failures.is_power_of_two() {
-                tracing::warn!(node = %self.node, failures, "`{}` {message}", self.node);
+                tracing::warn!(node = %self.node, failures, "{who} {message}");
             }
             tokio::time::sleep(delay).await;
         }
@@ -124,6 +151,52 @@ mod tests {
             })
             .await;
         assert_eq!((refused.unwrap_err().message.as_str(), attempts.into_inner()), ("`a`: AccessDenied (403)", 1));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_told_of_with_its_hint_for_as_long_as_any_of_it_does() {
+        let retry = retry(Duration::from_secs(3600));
+        let refused =
+            |key: &str| Err(StorageError::new(Cause::Temporary, format!("`{key}`: SlowDown (503)")).hint("wait"));
+        let told = "cannot store `a`: SlowDown (503); it is tried again; hint: wait";
+        let for_ever = tokio::spawn({
+            let retry = retry.clone();
+            async move { retry.run::<(), _>("cannot store", || async { refused("a") }).await }
+        });
+        while retry.trouble.now().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(retry.trouble.now().as_deref(), Some(told));
+        for (key, expected) in [("a", told.to_owned()), ("b", format!("{told} (and 1 more)"))] {
+            let attempts = AtomicU64::new(0);
+            let other = retry.run("cannot store", || async {
+                if attempts.fetch_add(1, Ordering::Relaxed) == 0 {
+                    return refused(key);
+                }
+                assert_eq!(retry.trouble.now().as_ref(), Some(&expected), "the same is told once");
+                Ok(())
+            });
+            other.await.unwrap();
+            assert_eq!(retry.trouble.now().as_deref(), Some(told), "the first one still waits");
+        }
+        for_ever.abort();
+        assert!(for_ever.await.unwrap_err().is_cancelled());
+        assert_eq!(retry.trouble.now(), None, "nobody waits for it any more");
+    }
+
+    #[tokio::test]
+    async fn there_is_a_last_attempt_when_the_time_is_over() {
+        let long = Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600) };
+        let retry = Retry { backoff: long, ..retry(Duration::from_millis(20)) };
+        let (start, last) = (retry.clock.now(), std::sync::Mutex::new(Duration::ZERO));
+        let lost: Result<(), StorageError> = retry
+            .run("cannot store", || async {
+                *last.lock().unwrap() = retry.clock.now().duration_since(start);
+                Err(StorageError::new(Cause::Temporary, "no route"))
+            })
+            .await;
+        assert_eq!(lost.unwrap_err().message, "no route (given up after 2 attempts in 0 s)");
+        assert!(last.into_inner().unwrap() >= retry.retry_for, "the time is not given up");
     }
 
     #[tokio::test]

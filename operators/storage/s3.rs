@@ -4,20 +4,25 @@
 //! the machine or container. The library's own retries are off: [`super::retry`] tries again for as long as it was told
 //! to.
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use aws_config::imds::client::error::{ImdsError, TokenError};
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
@@ -26,6 +31,7 @@ use crate::error::FieldError;
 
 use super::error::{Cause, StorageError};
 use super::location::wrong_bucket;
+use super::retry::Retry;
 use super::{Body, Object, Storage, runtime};
 
 /// How a bucket is reached, as a node's table says it.
@@ -133,7 +139,8 @@ impl S3 {
     /// What has to be corrected before anything can be stored.
     pub async fn check(&self) -> Result<(), StorageError> {
         let client = self.client().await?;
-        let asked = client.list_objects_v2().bucket(&self.bucket).max_keys(1).send();
+        let request = client.list_objects_v2().bucket(&self.bucket).max_keys(1);
+        let asked = request.encoding_type(EncodingType::Url).send();
         match self.within(0, "", asked).await {
             Err(error) if error.cause == Cause::Final && !error.message.contains("AccessDenied") => Err(error),
             Err(error) => {
@@ -199,7 +206,7 @@ impl S3 {
         request: impl Future<Output = Result<T, SdkError<E>>>,
     ) -> Result<T, StorageError>
     where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
+        E: ProvideErrorMetadata + Error + 'static,
     {
         let base = self.access.timeout.map_or(TIMEOUT_DEFAULT, |timeout| timeout.0);
         let limit = base.mul_f64(1.0 + bytes as f64 / SLOW_BYTES as f64);
@@ -217,16 +224,22 @@ impl S3 {
     /// What the library's error means.
     fn failure<E>(&self, key: &str, error: &SdkError<E>) -> StorageError
     where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
+        E: ProvideErrorMetadata + Error + 'static,
     {
         let place = self.location(key);
         let (cause, why, hint) = match error {
             SdkError::ServiceError(answer) => {
                 let status = answer.raw().status().as_u16();
                 let (code, words) = (answer.err().code(), answer.err().message());
-                let said = said(status, code, words);
-                let (cause, hint) = self.meaning(status, code.unwrap_or_default());
-                (cause, said, hint)
+                if (200..300).contains(&status) && code.is_none() {
+                    let hint =
+                        "look whether `endpoint` leads to a server that speaks S3, and what is between here and it";
+                    let why = format!("the answer cannot be understood: {}", innermost(&chain(error)));
+                    (Cause::Final, why, Some(hint.to_owned()))
+                } else {
+                    let (cause, hint) = self.meaning(status, code.unwrap_or_default());
+                    (cause, said(status, code, words), hint)
+                }
             }
             SdkError::TimeoutError(_) => (Cause::Temporary, "the server gave no answer in time".to_owned(), None),
             SdkError::ResponseError(answer) => {
@@ -238,7 +251,10 @@ impl S3 {
                 };
                 (cause, format!("the answer ({status}) cannot be read: {}", chain(error)), None)
             }
-            other => self.unsent(&chain(other)),
+            other => match caused_by::<CredentialsError>(other) {
+                Some(error) => without_credentials(error),
+                None => self.unsent(&chain(other)),
+            },
         };
         let error = StorageError::new(cause, format!("`{place}`: {why}"));
         match hint {
@@ -252,16 +268,6 @@ impl S3 {
         let lower = why.to_lowercase();
         let host = self.access.endpoint.as_deref().unwrap_or("the server of AWS");
         let mentions = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        if mentions(&[
-            "credentials provider was not enabled",
-            "no providers in chain",
-            "credentialsnotloaded",
-            "no credentials",
-        ]) {
-            let hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a `profile`, or write `anonymous = true` \
-                        for a public bucket";
-            return (Cause::Final, "there are no credentials".to_owned(), Some(hint.to_owned()));
-        }
         if mentions(&["peer certificate", "certificate verify", "unknownissuer"]) {
             let hint = "set SSL_CERT_FILE to a file with the root certificates (PEM) of your organisation";
             return (Cause::Final, format!("{host} is not trusted: {}", innermost(why)), Some(hint.to_owned()));
@@ -313,7 +319,7 @@ impl S3 {
     async fn put_told(&self, key: &str, body: &Body, told: (&str, Option<&str>)) -> Result<(), StorageError> {
         let client = self.client().await?;
         if body.len() > LARGE {
-            self.put_in_parts(client, key, body, told).await
+            self.put_in_parts(client, key, body, told, None).await
         } else {
             self.put_whole(client, key, body, told).await
         }
@@ -338,12 +344,14 @@ impl S3 {
         self.within(body.len(), key, request.send()).await.map(drop)
     }
 
+    /// Stores an object in parts. With `retry`, each part is tried again by itself, and so is the end.
     async fn put_in_parts(
         &self,
         client: &Client,
         key: &str,
         body: &Body,
         (media_type, cache): (&str, Option<&str>),
+        retry: Option<&Retry>,
     ) -> Result<(), StorageError> {
         let request = client.create_multipart_upload().bucket(&self.bucket).key(key).content_type(media_type);
         let request = request.set_cache_control(cache.map(str::to_owned));
@@ -354,19 +362,19 @@ impl S3 {
         };
         let mut unfinished = Unfinished { client: client.clone(), bucket: &self.bucket, key, id, is_whole: false };
         let part_bytes = PART.max(body.len().div_ceil(MOST_PARTS));
+        let count = body.len().div_ceil(part_bytes);
         let mut parts = Vec::new();
         let mut start = 0;
         for number in 1.. {
             let end = body.len().min(start + part_bytes);
-            let bytes = self.read(key, body, start..end).await?;
-            let request = client
-                .upload_part()
-                .bucket(&self.bucket)
-                .key(key)
-                .upload_id(id)
-                .part_number(number)
-                .body(ByteStream::from(bytes));
-            let part = self.within(end - start, key, request.send()).await?;
+            let attempt = || async {
+                let bytes = self.read(key, body, start..end).await?;
+                let request = client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
+                let sent = self.within(end - start, key, request.body(ByteStream::from(bytes)).send()).await;
+                unless_forgotten(sent)
+            };
+            let what = format!("cannot store part {number} of {count} of");
+            let Some(part) = again(retry, &what, attempt).await? else { return Err(self.forgotten(key)) };
             parts.push(CompletedPart::builder().part_number(number).set_e_tag(part.e_tag).build());
             start = end;
             if start == body.len() {
@@ -374,12 +382,42 @@ impl S3 {
             }
         }
         let whole = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let request =
-            client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(id).multipart_upload(whole);
-        // The server puts the parts together before it answers.
-        self.within(body.len(), key, request.send()).await?;
+        let was_asked = AtomicBool::new(false);
+        let attempt = || async {
+            let was_asked = was_asked.swap(true, Ordering::Relaxed);
+            let request = client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(id);
+            // The server puts the parts together before it answers.
+            let asked = self.within(body.len(), key, request.multipart_upload(whole.clone()).send()).await;
+            match unless_forgotten(asked)? {
+                Some(_) => Ok(true),
+                // The answer that it is done was lost on its way.
+                None if was_asked => self.is_there_whole(key, body.len(), count).await,
+                None => Ok(false),
+            }
+        };
+        if !again(retry, "cannot put the parts together of", attempt).await? {
+            return Err(self.forgotten(key));
+        }
         unfinished.is_whole = true;
         Ok(())
+    }
+
+    /// Whether an object lies under `key` that may have been made of so many parts.
+    async fn is_there_whole(&self, key: &str, bytes: u64, parts: u64) -> Result<bool, StorageError> {
+        let found = match self.head(key).await {
+            Err(error) if error.cause == Cause::Missing => return Ok(false),
+            found => found?,
+        };
+        // "HASH-PARTS" at AWS; other servers may call it as they like.
+        let etag = found.etag.as_deref().unwrap_or_default().trim_matches('"');
+        let made_of = etag.rsplit_once('-').and_then(|(_, parts)| parts.parse().ok()).unwrap_or(parts);
+        Ok(found.bytes == bytes && made_of == parts)
+    }
+
+    /// The server knows nothing any more of an upload that is not complete.
+    fn forgotten(&self, key: &str) -> StorageError {
+        let message = format!("`{}`: the server forgot the upload before it was complete", self.location(key));
+        StorageError::new(Cause::Temporary, message).hint("look whether something ends unfinished uploads so soon")
     }
 
     async fn read(&self, key: &str, body: &Body, range: Range<u64>) -> Result<Bytes, StorageError> {
@@ -418,6 +456,80 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+/// What came of asking about an upload in parts; `None`: the server does not know it any more.
+fn unless_forgotten<T>(asked: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+    match asked {
+        Err(error) if error.message.contains("NoSuchUpload (") => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Tries as `retry` says, or once.
+async fn again<T, F>(retry: Option<&Retry>, what: &str, attempt: impl Fn() -> F + Send) -> Result<T, StorageError>
+where
+    F: Future<Output = Result<T, StorageError>> + Send,
+{
+    match retry {
+        Some(retry) => retry.run(what, attempt).await,
+        None => attempt().await,
+    }
+}
+
+/// What it means that a request could not be signed.
+fn without_credentials(error: &CredentialsError) -> (Cause, String, Option<String>) {
+    const HINT: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a `profile`, or write `anonymous = true` \
+                        for a public bucket";
+    let why = chain(error);
+    let (cause, message) = match (error, refused_with(error)) {
+        (CredentialsError::CredentialsNotLoaded(_), _) => (Cause::Final, "there are no credentials".to_owned()),
+        (CredentialsError::InvalidConfiguration(_), _) => {
+            (Cause::Final, format!("the credentials cannot be read: {}", innermost(&why)))
+        }
+        (_, Some(status @ (401 | 403 | 404))) => {
+            (Cause::Final, format!("there are no credentials: what gives them out on this machine answers {status}"))
+        }
+        // Somebody else may give them out: a role that may not be assumed has no status of its own in there.
+        _ if ["AccessDenied", "(401)", "(403)", "(404)"].iter().any(|word| why.contains(word)) => {
+            (Cause::Final, format!("there are no credentials: {}", innermost(&why)))
+        }
+        _ => (Cause::Temporary, format!("the credentials cannot be had: {}", innermost(&why))),
+    };
+    (cause, message, Some(HINT.to_owned()))
+}
+
+/// The status with which the machine's own service for credentials refuses them.
+fn refused_with(error: &CredentialsError) -> Option<u16> {
+    let answer = match caused_by::<ImdsError>(error)? {
+        ImdsError::ErrorResponse(refused) => refused.response(),
+        other => caused_by::<SdkError<TokenError>>(other)?.raw_response()?,
+    };
+    Some(answer.status().as_u16())
+}
+
+/// The cause of an error that is of this type, if there is one.
+fn caused_by<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// A key out of a list. With the encoding that is asked for, XML carries each character.
+fn decoded(key: &str, encoding: Option<&EncodingType>) -> String {
+    if encoding != Some(&EncodingType::Url) {
+        return key.to_owned();
+    }
+    let spaced = key.replace('+', " ");
+    match percent_decode_str(&spaced).decode_utf8() {
+        Ok(plain) => plain.into_owned(),
+        Err(_) => key.to_owned(),
+    }
+}
+
 /// "the server answers NoSuchBucket (404): The specified bucket does not exist".
 fn said(status: u16, code: Option<&str>, words: Option<&str>) -> String {
     let mut text = match code {
@@ -431,7 +543,7 @@ fn said(status: u16, code: Option<&str>, words: Option<&str>) -> String {
 }
 
 /// An error with all its causes, from the outside in.
-fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -468,6 +580,17 @@ impl Storage for S3 {
         cache: &'static str,
     ) -> Result<(), StorageError> {
         self.put_told(key, body, (media_type, Some(cache))).await
+    }
+
+    async fn put_retried(&self, retry: &Retry, key: &str, body: &Body, media_type: &str) -> Result<(), StorageError> {
+        if body.len() <= LARGE {
+            return retry.run("cannot store", || self.put(key, body, media_type)).await;
+        }
+        let attempt = || async {
+            let client = self.client().await?;
+            self.put_in_parts(client, key, body, (media_type, None), Some(retry)).await
+        };
+        retry.run("cannot store", attempt).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
@@ -509,19 +632,30 @@ impl Storage for S3 {
             let message = format!("`{}`: the answer was cut: {why}", self.location(key));
             StorageError::new(Cause::Temporary, message).hint("look whether the server is overloaded")
         };
+        // A server that does not know ranges answers with everything, which may be more than there is room for.
+        let too_much = || {
+            let message = format!("`{}`: the server does not answer for a part of an object", self.location(key));
+            StorageError::new(Cause::Final, message).hint("use a server that knows ranges")
+        };
         let expected = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        let collected = tokio::time::timeout(limit, answer.body.collect()).await;
-        let bytes = collected
-            .map_err(|_| cut(format!("it took longer than {limit:.1?}")))?
-            .map_err(|error| cut(innermost(&chain(&error)).to_owned()))?
-            .into_bytes();
+        if expected.is_some_and(|expected| expected > length) {
+            return Err(too_much());
+        }
+        let mut body = answer.body;
+        let collect = async {
+            let mut bytes = BytesMut::new();
+            while let Some(part) = body.next().await {
+                bytes.extend_from_slice(&part.map_err(|error| cut(innermost(&chain(&error)).to_owned()))?);
+                if bytes.len() as u64 > length {
+                    return Err(too_much());
+                }
+            }
+            Ok(bytes.freeze())
+        };
+        let collected = tokio::time::timeout(limit, collect).await;
+        let bytes = collected.map_err(|_| cut(format!("it took longer than {limit:.1?}")))??;
         if expected.is_some_and(|expected| expected != bytes.len() as u64) {
             return Err(cut(format!("{} of {} bytes came", bytes.len(), expected.unwrap_or_default())));
-        }
-        // A server that does not know ranges answers with everything.
-        if bytes.len() as u64 > length {
-            let message = format!("`{}`: the server does not answer for a part of an object", self.location(key));
-            return Err(StorageError::new(Cause::Final, message).hint("use a server that knows ranges"));
         }
         Ok(bytes)
     }
@@ -548,11 +682,13 @@ impl Storage for S3 {
         let (mut found, mut next) = (Vec::new(), None);
         loop {
             let request = client.list_objects_v2().bucket(&self.bucket).prefix(prefix).set_continuation_token(next);
+            // Keys may have characters that XML has not.
+            let request = request.encoding_type(EncodingType::Url);
             let page = self.within(0, prefix, request.send()).await?;
             for object in page.contents() {
                 let Some(key) = object.key() else { continue };
                 found.push(Object {
-                    key: key.to_owned(),
+                    key: decoded(key, page.encoding_type()),
                     bytes: object.size().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
                     etag: object.e_tag().map(str::to_owned),
                     modified: object.last_modified().and_then(|time| SystemTime::try_from(*time).ok()),
@@ -619,8 +755,45 @@ mod tests {
         assert_eq!(cause, Cause::Temporary);
         assert_eq!(why, "http://127.0.0.1:1 cannot be reached: Connection refused");
         assert!(hint.unwrap().contains("`endpoint`"));
-        let (cause, _, hint) = s3.unsent("dispatch failure: no providers in chain provided credentials");
-        assert_eq!(cause, Cause::Final);
-        assert!(hint.unwrap().contains("anonymous"));
+    }
+
+    #[test]
+    fn what_is_missing_to_sign_a_request_is_told_and_what_was_refused_is_final() {
+        for (error, cause, why) in [
+            (CredentialsError::not_loaded("no providers in chain"), Cause::Final, "there are no credentials"),
+            (
+                CredentialsError::provider_error("failing with StatusCode(403)"),
+                Cause::Final,
+                "there are no credentials: failing with StatusCode(403)",
+            ),
+            (
+                CredentialsError::invalid_configuration("a loop of profiles"),
+                Cause::Final,
+                "the credentials cannot be read: a loop of profiles",
+            ),
+            (
+                CredentialsError::provider_error("Connection refused (os error 111)"),
+                Cause::Temporary,
+                "the credentials cannot be had: Connection refused",
+            ),
+        ] {
+            let wrapped: SdkError<std::io::Error> = SdkError::construction_failure(error);
+            let (found, told, hint) = without_credentials(caused_by(&wrapped).unwrap());
+            assert_eq!((found, told.as_str()), (cause, why));
+            assert!(hint.unwrap().contains("anonymous"));
+        }
+    }
+
+    #[test]
+    fn keys_of_a_list_may_have_any_character() {
+        let url = Some(&EncodingType::Url);
+        for (listed, encoding, key) in [
+            ("in/a%01b.mp4", url, "in/a\u{1}b.mp4"),
+            ("in/a+b%2Bc%20d%25.mp4", url, "in/a b+c d%.mp4"),
+            ("in/k%C3%BCche.mp4", url, "in/k\u{fc}che.mp4"),
+            ("in/a+b%2Bc.mp4", None, "in/a+b%2Bc.mp4"),
+        ] {
+            assert_eq!(decoded(listed, encoding), key);
+        }
     }
 }

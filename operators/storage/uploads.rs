@@ -233,8 +233,7 @@ async fn run(upload: Upload, storage: Arc<dyn Storage>, retry: Retry) -> Result<
                 _ => {}
             }
             is_begun = true;
-            let attempt = || storage.put(&put.key, &put.body, put.media_type);
-            let stored = retry.run("cannot store", attempt).await;
+            let stored = storage.put_retried(&retry, &put.key, &put.body, put.media_type).await;
             stored.map_err(Failed::Lost)?;
             items.iter().for_each(|item| item.ack.placed(&storage.location(&put.key)));
         }

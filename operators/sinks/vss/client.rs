@@ -67,6 +67,16 @@ impl Failure {
         matches!(self, Failure::Refused { status: Some(status), code, .. }
             if !code.starts_with(NO_CODE) && ABOUT_CONTENT.contains(status))
     }
+
+    /// What to do next, in one sentence.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Failure::Unreachable(_) => "look whether the service runs, and whether `url` is right",
+            Failure::Unknown(_) => "look into the log of the service, and whether `timeout` is long enough",
+            Failure::Busy { .. } => "wait until the service has less to do",
+            Failure::Refused { .. } => "do what the service asks for",
+        }
+    }
 }
 
 /// A file as the service lists it.

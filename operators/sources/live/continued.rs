@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::error::{ItemError, SourceError};
 use crate::item::{Frame, Gap, Kind, Packet, Played, StreamInfo};
 use crate::lease::Watched;
-use crate::operator::{Demand, Offered, Outlet, SourceState};
+use crate::operator::{Demand, Offered, Outlet, SourceState, Trouble};
 use crate::time::{MediaTime, TimeBase};
 
 use super::behind::Behind;
@@ -143,6 +143,10 @@ impl Outlet for Continued<'_> {
     fn skipped(&mut self, count: u64) {
         self.line.seq += count;
         self.outlet.skipped(count);
+    }
+
+    fn trouble(&mut self, trouble: &Trouble) {
+        self.outlet.trouble(trouble);
     }
 
     fn watch(&mut self, watched: Watched) {

@@ -506,13 +506,12 @@ impl Lying {
     fn copied(&self, playlist: &str) -> Option<(String, BTreeSet<String>, bool)> {
         let (mut copied, mut names, mut is_whole) = (String::with_capacity(playlist.len()), BTreeSet::new(), true);
         // What stands before a segment, until it is clear that the segment follows.
-        let (mut before, mut is_gap) = (String::new(), false);
+        let (mut before, mut map, mut is_gap) = (String::new(), None, false);
         for line in playlist.lines().filter(|line| !IS_LIVE_ONLY.iter().any(|tag| line.starts_with(tag))) {
             if let Some(address) = map_of(line) {
                 let name = copied_name(address);
-                is_whole &= self.stored.contains(&name);
                 before.push_str(&format!("#EXT-X-MAP:URI=\"{name}\"\n"));
-                names.insert(name);
+                map = Some(name);
             } else if line.starts_with('#') {
                 let is_of_segment =
                     IS_OF_SEGMENT.iter().any(|tag| line == *tag || line.starts_with(&format!("{tag}:")));
@@ -522,18 +521,19 @@ impl Lying {
                 text.push('\n');
             } else {
                 let name = copied_name(line);
-                is_whole &= std::mem::take(&mut is_gap) || self.stored.contains(&name);
-                if !is_whole {
+                let is_here = std::mem::take(&mut is_gap) || self.stored.contains(&name);
+                if !is_here || map.as_ref().is_some_and(|map| !self.stored.contains(map)) {
+                    is_whole = false;
                     break;
                 }
                 copied.push_str(&before);
                 copied.push_str(&name);
                 copied.push('\n');
                 before.clear();
-                names.insert(name);
+                names.extend(map.take().into_iter().chain([name]));
             }
         }
-        (!names.is_empty() && copied.contains("#EXTINF")).then_some((copied, names, is_whole))
+        (!names.is_empty()).then_some((copied, names, is_whole))
     }
 }
 

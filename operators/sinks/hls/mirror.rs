@@ -387,11 +387,12 @@ impl Held {
     }
 
     fn take(&mut self, part: Option<PublishedPart>) {
+        // With the end too, what was refused is tried once more.
+        self.is_fresh = true;
         let Some(part) = part else {
             self.is_open = false;
             return;
         };
-        self.is_fresh = true;
         self.packets.entry(part.number).or_default().extend(part.acks);
         // Nobody needs to wait for the verdict on what will never be stored; and they may not become ever more.
         while let Some(number) = self.packets.keys().copied().find(|number| Some(*number) != self.storing)

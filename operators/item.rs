@@ -11,7 +11,6 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
-use tempfile::TempPath;
 
 use crate::lease::Lease;
 use crate::media::parameters::Parameters;
@@ -539,18 +538,14 @@ impl Content {
     }
 }
 
-/// A file outside of memory that belongs to one [`Content`], and is gone when that is.
+/// A file outside of memory, or a part of one, that belongs to one [`Content`]. The file has no name, so nothing of it is
+/// left when the process ends, whatever way that is; it is gone when nobody holds a part of it any more. It stays open, so
+/// there may be only a few of them at once.
 #[derive(Debug)]
 pub struct SpilledFile {
-    place: Place,
+    file: Arc<File>,
+    start: u64,
     bytes: u64,
-}
-
-#[derive(Debug)]
-enum Place {
-    /// Nothing of it is left when the process ends, whatever way that is.
-    Unnamed(File),
-    Named(TempPath),
 }
 
 impl SpilledFile {
@@ -562,15 +557,20 @@ impl SpilledFile {
         tempfile::tempfile()
     }
 
-    /// The first `bytes` of `file`, which has no name, and which nobody writes to any more. It stays open, so there may be
-    /// only a few of them at once.
+    /// The first `bytes` of `file`, which has no name, and which nobody writes to any more.
     pub fn unnamed(file: File, bytes: u64) -> SpilledFile {
-        SpilledFile { place: Place::Unnamed(file), bytes }
+        SpilledFile::part_of(Arc::new(file), 0, bytes)
     }
 
-    /// The first `bytes` of a file that is opened where it is read.
-    pub fn named(path: TempPath, bytes: u64) -> SpilledFile {
-        SpilledFile { place: Place::Named(path), bytes }
+    /// The `bytes` behind `start` of `file`, which has no name. Nobody writes to them any more.
+    pub fn part_of(file: Arc<File>, start: u64, bytes: u64) -> SpilledFile {
+        SpilledFile { file, start, bytes }
+    }
+
+    /// The file that it is, or is a part of.
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> *const File {
+        Arc::as_ptr(&self.file)
     }
 
     /// Fills `into` with what begins at `position`. May block; several may read at once.
@@ -578,10 +578,10 @@ impl SpilledFile {
     /// # Errors
     /// Where it cannot be read, or ends before.
     pub fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()> {
-        match &self.place {
-            Place::Unnamed(file) => file.read_exact_at(into, position),
-            Place::Named(path) => File::open(path)?.read_exact_at(into, position),
+        if position.saturating_add(into.len() as u64) > self.bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.file.read_exact_at(into, self.start + position)
     }
 
     /// Reads it from its beginning. May block.

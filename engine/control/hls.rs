@@ -1,16 +1,24 @@
 //! `/hls/…`: what `hls` sinks publish, with ranges and conditions. Where latency is low, a request may wait for what comes
 //! next.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use operators::clock::{Clock, SystemClock};
 use operators::sinks::hls::playlist::Kind;
 use operators::sinks::hls::store::{Asked, Found, MOST_WAITING, Playlists, Published, Served};
+use tokio::task::JoinHandle;
 
 use super::live::Live;
 use super::routes::{Answer, Refusal, empty, nearest};
@@ -54,6 +62,8 @@ const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 const MEDIA: &str = "private, max-age=86400, immutable";
 /// A number alone may come to mean something else.
 const UNVERSIONED: &str = "no-cache";
+/// Bytes of a file on the disk that are read at a time: what each connection holds of it.
+const PIECE: u64 = 256 << 10;
 /// Characters of a name that an answer repeats.
 const MOST_REPEATED: usize = 80;
 
@@ -65,22 +75,19 @@ pub(super) async fn get(
 ) -> Result<Answer, Refusal> {
     let now = SystemClock.now();
     let missing = |error: String, hint: String| Refusal::new(StatusCode::NOT_FOUND, error, hint);
-    let published = playlists(live).find(graph, stream, now).ok_or_else(|| {
-        let known = playlists(live).streams(graph, now);
-        let hint = match nearest(stream, known.iter().map(|stream| &**stream)) {
-            Some(near) => format!("did you mean `{}`?", url(graph, near)),
-            None => "give the graph a sink of type `hls`; `/streams/ID` has the `hls_url` of a stream".to_owned(),
-        };
-        let (graph, stream) = (repeated(graph), repeated(stream));
-        missing(format!("stream `{stream}` of graph `{graph}` is not published"), hint)
-    })?;
+    let published = playlists(live).find(graph, stream, now).ok_or_else(|| unpublished(live, graph, stream))?;
     // Others do not say that they know what this means, so nobody may mean it.
     let query = request.uri().query().unwrap_or_default();
     let version = version(query);
     let asked = if published.has_parts() { asked(query)? } else { Asked::default() };
     let cache = if version.is_some() { MEDIA } else { UNVERSIONED };
     let asked = Asked { version, ..asked };
-    let found = wait_for(playlists(live), &published, file, &asked).await?;
+    let is_there = || {
+        let there = playlists(live).find(graph, stream, SystemClock.now());
+        there.is_some_and(|there| Arc::ptr_eq(&there, &published))
+    };
+    let found = wait_for(playlists(live), &published, (file, &asked), is_there).await?;
+    let Some(found) = found else { return Err(unpublished(live, graph, stream)) };
     let (served, form) = match found {
         Found::Playlist(served) => {
             let fresh = asked.sequence.map(|_| published.waiting().1);
@@ -129,19 +136,30 @@ pub(super) async fn get(
     answer(served, &form, request.headers()).await
 }
 
-/// What is at a name, as soon as it is there, but not for ever. Nothing but this future waits: whoever goes away leaves
-/// nothing behind.
+/// Says that nothing is published of a stream.
+fn unpublished(live: &Live, graph: &str, stream: &str) -> Refusal {
+    let known = playlists(live).streams(graph, SystemClock.now());
+    let hint = match nearest(stream, known.iter().map(|stream| &**stream)) {
+        Some(near) => format!("did you mean `{}`?", url(graph, near)),
+        None => "give the graph a sink of type `hls`; `/streams/ID` has the `hls_url` of a stream".to_owned(),
+    };
+    let (graph, stream) = (repeated(graph), repeated(stream));
+    Refusal::new(StatusCode::NOT_FOUND, format!("stream `{stream}` of graph `{graph}` is not published"), hint)
+}
+
+/// What is at a name, as soon as it is there, but not for ever; `None` where its stream comes to be published no more.
+/// Nothing but this future waits: whoever goes away leaves nothing behind.
 async fn wait_for(
     playlists: &Playlists,
-    published: &Arc<Published>,
-    file: &str,
-    asked: &Asked,
-) -> Result<Found, Refusal> {
+    published: &Published,
+    (file, asked): (&str, &Asked),
+    is_there: impl Fn() -> bool,
+) -> Result<Option<Found>, Refusal> {
     let mut changes = published.changes();
     let look = || published.file(file, asked, SystemClock.now());
     let first = look();
     if !matches!(first, Found::Coming) {
-        return Ok(first);
+        return Ok(Some(first));
     }
     let Ok(_place) = playlists.waiting().clone().try_acquire_owned() else {
         let error = format!("{MOST_WAITING} requests wait for what comes next already");
@@ -152,12 +170,15 @@ async fn wait_for(
         while changes.changed().await.is_ok() {
             let found = look();
             if !matches!(found, Found::Coming) {
-                return found;
+                return Some(found);
+            }
+            if !is_there() {
+                return None;
             }
         }
-        look()
+        Some(look())
     };
-    Ok(tokio::time::timeout(published.waiting().0, waiting).await.unwrap_or(Found::Coming))
+    Ok(tokio::time::timeout(published.waiting().0, waiting).await.unwrap_or(Some(Found::Coming)))
 }
 
 /// What somebody wrote, as far as it is worth repeating.
@@ -220,19 +241,102 @@ async fn answer(served: Served, form: &Form, headers: &HeaderMap) -> Result<Answ
         Wanted::Part(first, last) => Some((first, last)),
     };
     let range = wanted.map_or(0..length, |(first, last)| first..last + 1);
-    let reading = tokio::task::spawn_blocking(move || served.read(range)).await;
-    let unavailable = |error: String| {
+    let unavailable = |error: io::Error| {
+        let error = format!("the file cannot be read: {error}");
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "ask again; the log and `/health` may say more")
     };
-    let bytes = reading
-        .map_err(|_| unavailable("the engine is stopping".to_owned()))?
-        .map_err(|error| unavailable(format!("the file cannot be read: {error}")))?;
-    let mut answer = Response::new(Full::from(bytes).boxed_unsync());
+    let body = if served.is_in_file() {
+        Pieces::new(served, range).await.map_err(unavailable)?.boxed_unsync()
+    } else {
+        Full::from(served.read(range).map_err(unavailable)?).boxed_unsync()
+    };
+    let mut answer = Response::new(body);
     if let Some((first, last)) = wanted {
         *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
         insert(&mut answer, header::CONTENT_RANGE, &format!("bytes {first}-{last}/{length}"));
     }
     Ok(described(answer, &tag, form))
+}
+
+/// Bytes of a file on the disk, read as the connection takes them. What is not read yet is there for as long as this is.
+struct Pieces {
+    served: Served,
+    /// What is to be read.
+    range: Range<u64>,
+    /// What is read, and was not taken yet.
+    read: Bytes,
+    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// Bytes that were not taken yet.
+    left: u64,
+}
+
+impl Pieces {
+    /// Reads the first piece, so that whoever asks for what cannot be read is told so.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    async fn new(served: Served, range: Range<u64>) -> io::Result<Pieces> {
+        let left = range.end.saturating_sub(range.start);
+        let mut pieces = Pieces { served, range, read: Bytes::new(), reading: None, left };
+        if let Some(reading) = pieces.next() {
+            pieces.read = reading.await.unwrap_or_else(|error| Err(io::Error::other(error)))?;
+        }
+        Ok(pieces)
+    }
+
+    /// Begins to read the next piece, where there is one.
+    fn next(&mut self) -> Option<JoinHandle<io::Result<Bytes>>> {
+        let piece = self.range.start..self.range.end.min(self.range.start.saturating_add(PIECE));
+        self.range.start = piece.end;
+        let served = self.served.clone();
+        (!piece.is_empty()).then(|| tokio::task::spawn_blocking(move || served.read(piece)))
+    }
+
+    fn taken(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if !self.read.is_empty() {
+            let read = std::mem::take(&mut self.read);
+            return self.taken(read);
+        }
+        let reading = match self.reading.take() {
+            Some(reading) => Some(reading),
+            None => self.next(),
+        };
+        let Some(mut reading) = reading else { return Poll::Ready(None) };
+        let Poll::Ready(read) = Pin::new(&mut reading).poll(context) else {
+            self.reading = Some(reading);
+            return Poll::Pending;
+        };
+        match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(read) => self.taken(read),
+            Err(error) => {
+                tracing::warn!(%error, "a segment in a temporary file cannot be read: its answer breaks off");
+                // It has fewer bytes than were announced, so the connection is cut, and the player sees that.
+                self.range.start = self.range.end;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
 }
 
 /// Says what every answer with such a file says.
@@ -322,6 +426,11 @@ fn place(text: &str) -> Place {
 mod tests {
     use super::*;
 
+    use operators::item::{Content, Origin, SpilledFile, StreamId};
+    use operators::media::fragment;
+    use operators::sinks::hls::playlist::Window;
+    use operators::sinks::hls::store::{NewSegment, Terms};
+
     fn wants(headers: &[(header::HeaderName, &str)]) -> Wanted {
         let map = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
         wanted(&map, "\"a\"", 100)
@@ -393,5 +502,83 @@ mod tests {
     fn long_names_are_not_repeated() {
         assert_eq!(repeated("7.m4s\n"), "7.m4s\\n");
         assert_eq!(repeated(&"x".repeat(9000)), format!("{}…", "x".repeat(MOST_REPEATED)));
+    }
+
+    /// A file on the disk is sent in pieces, none of which is read before the connection takes the one before.
+    #[tokio::test]
+    async fn a_file_on_the_disk_is_read_as_it_is_taken() {
+        let whole: Vec<u8> = (0..PIECE * 3 + 7).map(|place| (place % 251) as u8).collect();
+        let mut file = SpilledFile::create().unwrap();
+        std::io::Write::write_all(&mut file, &whole).unwrap();
+        let shrinks = file.try_clone().unwrap();
+        let content = Content::File(SpilledFile::unnamed(file, whole.len() as u64));
+        let served = Served::new(content, "a".to_owned(), None);
+        for range in [0..whole.len() as u64, 5..PIECE + 5, 3..3, PIECE * 3..whole.len() as u64] {
+            let body = Pieces::new(served.clone(), range.clone()).await.unwrap();
+            assert_eq!(body.size_hint().exact(), Some(range.end - range.start));
+            let read = body.collect().await.unwrap().to_bytes();
+            assert!(read == whole[range.start as usize..range.end as usize], "{range:?}");
+        }
+        let mut body = Pieces::new(served.clone(), 0..whole.len() as u64).await.unwrap();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first.len() as u64, PIECE);
+        // Nothing was read ahead: what is gone now cannot be sent, and the answer ends too soon.
+        shrinks.set_len(PIECE + 1).unwrap();
+        assert!(body.frame().await.is_none());
+        assert_eq!(body.size_hint().exact(), Some(PIECE * 2 + 7));
+        assert!(!body.is_end_stream());
+        shrinks.set_len(0).unwrap();
+        assert!(Pieces::new(served, 0..10).await.is_err());
+    }
+
+    /// At once, and not when patience ends.
+    #[tokio::test]
+    async fn who_waits_for_what_is_published_no_more_hears_it() {
+        let playlists = Playlists::default();
+        let shelf = playlists.shelf(&Origin { graph: "yard".into(), node: "watch".into() });
+        let terms = Terms {
+            kind: Kind::Live,
+            form: fragment::Form::Mp4,
+            length: 2_000_000,
+            part: Some(1_000_000),
+            window: Window::Segments(3),
+            dated: false,
+            memory: 1000,
+            disk: 0,
+        };
+        let now = SystemClock.now();
+        let Ok((writing, _)) = playlists.publish(&shelf, &StreamId::new("door").unwrap(), &terms, now) else {
+            panic!("taken")
+        };
+        let part = |completes: bool| NewSegment {
+            init: Bytes::new(),
+            media: Bytes::from_static(b"media"),
+            sha256: None,
+            duration: 1_000_000,
+            target: Some(2),
+            part_target: Some(1_000_000),
+            completes,
+            is_discontinuous: false,
+            is_independent: true,
+            has_leading: false,
+            time: SystemClock.wall(),
+        };
+        writing.append(part(false), now).unwrap();
+        let number = writing.append(part(true), now).unwrap();
+        let published = writing.published().clone();
+        let asked = Asked { sequence: Some(number + 1), ..Asked::default() };
+        let is_there = || {
+            let there = playlists.find("yard", "door", SystemClock.now());
+            there.is_some_and(|there| Arc::ptr_eq(&there, &published))
+        };
+        let waiting = wait_for(&playlists, &published, ("index.m3u8", &asked), is_there);
+        let leaving = async {
+            // Another version of the sink may go on with it: that alone is no end.
+            writing.abandon(now);
+            tokio::task::yield_now().await;
+            drop(shelf);
+        };
+        let (found, ()) = tokio::join!(waiting, leaving);
+        assert!(matches!(found, Ok(None)));
     }
 }

@@ -20,7 +20,7 @@ pub mod segmenter;
 pub mod store;
 pub mod transcoder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ use crate::storage::s3::{ANONYMOUS, Access, ENDPOINT, PATH_STYLE, PROFILE, REGIO
 use crate::tunnel::{CLOUDFLARED, Tunnel};
 use cutter::Cutter;
 use encoders::{Encoders, EncodingWriter};
-use mirror::{Copies, Mirror, PublishedPart};
+use mirror::{Copies, Mirror, Pace, PublishedPart};
 use playlist::Window;
 use segmenter::{Part, Rules};
 use store::{Lost, NewSegment, Playlists, Promise, Refused, Shelf, Terms, Writing};
@@ -59,6 +59,8 @@ const WINDOW: usize = 6;
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 const MEMORY: u64 = 32 << 20;
 const DISK: u64 = 8 << 30;
+/// What went wrong and was not told yet; more of it is not kept.
+const MOST_UNTOLD: usize = 64;
 /// How long one batch may take, where nothing is waited for but this machine.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -158,13 +160,17 @@ impl Sink for Hls {
             }
         };
         let writer = Box::new(HlsWriter {
-            mirror: settings.copies.as_ref().map(Copies::start).transpose()?,
+            mirror: settings
+                .copies
+                .as_ref()
+                .map(|copies| copies.start(Pace { is_live, kind: terms.kind }))
+                .transpose()?,
             tunnel,
             settings: settings.clone(),
             terms,
             shelf: self.shelf.clone(),
             streams: BTreeMap::new(),
-            failure: None,
+            failures: VecDeque::new(),
         });
         let Some(threads) = settings.encoder_threads else { return Ok(writer) };
         encode::is_there().map_err(|error| {
@@ -189,9 +195,10 @@ impl Sink for Hls {
         self.settings.encoder_threads
     }
 
-    /// Its segments, packets that wait, the segment that is made of them, and the parts of which that is put together.
+    /// Its segments, packets that wait, the segment that is made of them, the parts of which that is put together, and the
+    /// segment that is being stored elsewhere.
     fn stream_memory(&self) -> u64 {
-        let copies = if self.settings.part.is_some() { 3 } else { 2 };
+        let copies = 2 + u64::from(self.settings.part.is_some()) + u64::from(self.settings.copies.is_some());
         self.settings.memory.saturating_add(copies * MOST_HELD)
     }
 }
@@ -215,8 +222,8 @@ struct HlsWriter {
     terms: Terms,
     shelf: Arc<Shelf>,
     streams: BTreeMap<StreamId, Stream>,
-    /// What went wrong first, until it is told.
-    failure: Option<SinkError>,
+    /// What went wrong, until it is told.
+    failures: VecDeque<SinkError>,
 }
 
 #[async_trait::async_trait]
@@ -239,7 +246,7 @@ impl SinkWriter for HlsWriter {
     }
 
     async fn work(&mut self) -> Result<(), SinkError> {
-        match self.failure.take() {
+        match self.failures.pop_front() {
             Some(failure) => Err(failure),
             None => match &mut self.mirror {
                 Some(mirror) => Err(mirror.told().await),
@@ -267,7 +274,7 @@ impl SinkWriter for HlsWriter {
             Some(mirror) => mirror.finish().await,
             None => None,
         };
-        self.failure.take().or(of_copies).map_or(Ok(()), Err)
+        joined(self.failures.drain(..).chain(of_copies)).map_or(Ok(()), Err)
     }
 }
 
@@ -352,6 +359,8 @@ impl HlsWriter {
             if let Some(published) = published {
                 published.refuse(&message, hint);
             }
+            // Of many errors of a sink the log has only some, and each such stream is worth its line.
+            tracing::warn!(%node, stream = %id, hint, "`{node}` publishes nothing of stream `{id}`: {message}");
             self.fail(id, &message, hint);
             return false;
         };
@@ -434,7 +443,6 @@ impl HlsWriter {
         let clock = self.settings.clock.clone();
         let (for_work, theirs) = (published.clone(), clock.clone());
         let hashes = self.terms.kind == playlist::Kind::Vod;
-        let completes = part.completes;
         // Copies megabytes, may hash them, and may write them into a file.
         let made = tokio::task::spawn_blocking(move || make(fragmenter, part, hashes, &for_work, &*theirs)).await;
         let made = match made {
@@ -450,7 +458,7 @@ impl HlsWriter {
             stream.fragmenter = Some(made.fragmenter);
         }
         match made.outcome {
-            Ok(refused) => {
+            Ok((number, refused)) => {
                 let now = clock.now();
                 let places: Vec<usize> = refused.iter().map(|(place, _)| *place).collect();
                 let mut kept = Vec::with_capacity(made.acks.len());
@@ -459,7 +467,7 @@ impl HlsWriter {
                 }
                 match &mut self.mirror {
                     Some(mirror) => {
-                        let part = PublishedPart { acks: kept, completes };
+                        let part = PublishedPart { number, acks: kept };
                         mirror.store(id, published.published(), part).await;
                     }
                     None => kept.into_iter().for_each(|ack| ack.deliver(now)),
@@ -492,16 +500,26 @@ impl HlsWriter {
     /// Something went wrong with a stream; what comes after that is tried all the same.
     fn fail(&mut self, stream: &StreamId, message: &str, hint: &str) {
         let error = SinkError { message: format!("stream `{stream}`: {message}"), hint: Some(hint.to_owned()) };
-        self.failure.get_or_insert(error);
+        if self.failures.len() < MOST_UNTOLD {
+            self.failures.push_back(error);
+        }
     }
+}
+
+/// What went wrong, where only one thing can be told.
+fn joined(errors: impl Iterator<Item = SinkError>) -> Option<SinkError> {
+    errors.reduce(|first, next| SinkError {
+        message: format!("{}; {}", first.message, next.message),
+        hint: first.hint.or(next.hint),
+    })
 }
 
 /// What came of a part.
 struct Made {
     fragmenter: Fragmenter,
     acks: Vec<Ack>,
-    /// Places of packets that were left out, and why; or why there is no segment, and what to do.
-    outcome: Result<Vec<(usize, String)>, Failed>,
+    /// The number of its segment, places of packets that were left out, and why; or why there is no segment, and what to do.
+    outcome: Result<(u64, Vec<(usize, String)>), Failed>,
 }
 
 struct Failed {
@@ -543,7 +561,7 @@ fn make(mut fragmenter: Fragmenter, part: Part, hashes: bool, published: &Writin
         };
         let listed = published.append(segment, clock.now());
         let failed = |refused: Refused| Failed { is_told: true, message: refused.to_string(), hint: hint(&refused) };
-        listed.map(|()| fragment.refused).map_err(failed)
+        listed.map(|number| (number, fragment.refused)).map_err(failed)
     });
     Made { fragmenter, acks: part.acks, outcome }
 }

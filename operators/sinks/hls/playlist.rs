@@ -193,11 +193,12 @@ impl Playlist {
         } else {
             ADVANCE
         };
-        let most = begun.saturating_add(u64::try_from(advance).unwrap_or(0));
+        let advance = u64::try_from(advance).unwrap_or(0);
+        let most = if number > next { advance } else { begun.saturating_add(advance) };
         match part {
             _ if number < next => Progress::Listed,
             _ if number > next.saturating_add(1) => Progress::TooFar,
-            Some(part) if number == next && part >= most => Progress::TooFar,
+            Some(part) if part >= most => Progress::TooFar,
             Some(part) if number == next && part < begun => Progress::Listed,
             _ => Progress::NotYet,
         }

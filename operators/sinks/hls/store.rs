@@ -108,6 +108,13 @@ impl Playlists {
     }
 }
 
+impl Drop for Shelf {
+    fn drop(&mut self) {
+        // Whoever waits looks again, and finds nothing.
+        lock(&self.streams).values().for_each(|published| published.tell());
+    }
+}
+
 impl Shelf {
     fn get(&self, stream: &StreamId, now: Instant) -> Option<Arc<Published>> {
         let mut streams = lock(&self.streams);
@@ -245,7 +252,7 @@ mod tests {
         fn append(&mut self, bytes: usize) -> Result<(), Refused> {
             self.clock.advance(Duration::from_secs(2));
             self.next += 1;
-            self.writing.append(segment(self.next, bytes, &self.clock), self.clock.now())
+            self.writing.append(segment(self.next, bytes, &self.clock), self.clock.now()).map(drop)
         }
 
         fn text(&self) -> String {
@@ -431,7 +438,7 @@ mod tests {
             let media = Bytes::from(vec![byte; bytes]);
             let sha256 = Some(files::tag(&media));
             let segment = NewSegment { media, sha256, target: None, ..segment(0, 1, &self.clock) };
-            self.writing.append(segment, self.clock.now())
+            self.writing.append(segment, self.clock.now()).map(drop)
         }
 
         /// The stream is published anew.
@@ -643,7 +650,7 @@ mod tests {
                 is_independent: self.next % 4 == 1,
                 ..segment(self.next, bytes, &self.clock)
             };
-            self.writing.append(part, self.clock.now())
+            self.writing.append(part, self.clock.now()).map(drop)
         }
 
         fn bytes(&self, name: &str) -> Option<Vec<u8>> {
@@ -718,10 +725,10 @@ mod tests {
         for (sequence, part) in [(0, None), (0, Some(3)), (0, Some(9)), (1, Some(0)), (1, Some(1))] {
             assert!(matches!(look(&bench, sequence, part), Found::Playlist(_)), "{sequence} {part:?}");
         }
-        for (sequence, part) in [(1, None), (1, Some(2)), (1, Some(7)), (2, None), (2, Some(0))] {
+        for (sequence, part) in [(1, None), (1, Some(2)), (1, Some(7)), (2, None), (2, Some(0)), (2, Some(5))] {
             assert!(matches!(look(&bench, sequence, part), Found::Coming), "{sequence} {part:?}");
         }
-        for (sequence, part) in [(3, None), (3, Some(0)), (1, Some(8)), (1000, None)] {
+        for (sequence, part) in [(3, None), (3, Some(0)), (1, Some(8)), (2, Some(6)), (2, Some(500)), (1000, None)] {
             assert!(matches!(look(&bench, sequence, part), Found::TooFar), "{sequence} {part:?}");
         }
         let mut changes = bench.published.changes();
@@ -739,6 +746,76 @@ mod tests {
         // Nothing more comes: nobody waits for it.
         assert!(matches!(look(&bench, 2, Some(0)), Found::Playlist(_)));
         assert!(!bench.text().contains("PRELOAD-HINT") && bench.text().ends_with("#EXT-X-ENDLIST\n"));
+    }
+
+    #[test]
+    fn after_other_terms_whoever_waits_gets_what_was_asked_for() {
+        let mut bench = Bench::new(PARTS);
+        for _ in 0..8 {
+            bench.append_part(100).unwrap();
+        }
+        let (before, next) = (bench.text(), number(&bench.listed()[1]) + 1);
+        bench.begin_anew(&Terms { part: Some(250_000), ..PARTS });
+        let asked = [(Some(next), None), (Some(next), Some(0)), (Some(next + 1), None)]
+            .map(|(sequence, part)| [false, true].map(|skips| Asked { sequence, part, skips, ..Asked::default() }));
+        for part in 0..3 {
+            bench.append_part(100).unwrap();
+            // There is no whole segment of what is to be listed, so what was listed before is shown, and nobody is told
+            // that it is what comes next.
+            for asked in asked.iter().flatten() {
+                assert!(matches!(bench.look("index.m3u8", asked.clone()), Found::Coming), "{part} {asked:?}");
+            }
+            assert_eq!(bench.text(), before);
+            let Found::Playlist(served) = bench.look("index.m3u8", Asked { skips: true, ..Asked::default() }) else {
+                panic!("it is shown")
+            };
+            assert!(served.read(0..u64::MAX).unwrap() == before.as_bytes());
+        }
+        bench.append_part(100).unwrap();
+        let Found::Playlist(served) = bench.look("index.m3u8", asked[0][0].clone()) else { panic!("it has come") };
+        let text = String::from_utf8(served.read(0..u64::MAX).unwrap().to_vec()).unwrap();
+        assert!(text.contains(&format!("\n{next}.m4s")), "{text}");
+    }
+
+    #[test]
+    fn whoever_waits_hears_that_a_sink_is_gone() {
+        let mut bench = Bench::new(PARTS);
+        for _ in 0..6 {
+            bench.append_part(100).unwrap();
+        }
+        let mut changes = bench.published.changes();
+        bench.writing.abandon(bench.clock.now());
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        assert!(bench.playlists.find("yard", "door", bench.clock.now()).is_some());
+        let Bench { clock, playlists, shelf, published: _published, .. } = bench;
+        drop(shelf);
+        assert!(changes.has_changed().unwrap() && playlists.find("yard", "door", clock.now()).is_none());
+    }
+
+    #[test]
+    fn nobody_who_reads_waits_for_the_disk() {
+        let mut bench = Bench::new(Terms { kind: Kind::Event, memory: 0, disk: 4 << 30, ..TERMS });
+        bench.append(1000).unwrap();
+        let published = bench.published.clone();
+        let saw_it_written = (0..50).any(|_| {
+            let (before, listed, now) = (published.used().1, bench.listed().len(), bench.clock.now());
+            std::thread::scope(|scope| {
+                let writing = scope.spawn(|| bench.append(32 << 20).unwrap());
+                let mut saw = false;
+                while !writing.is_finished() && !saw {
+                    let has_room = published.used().1 > before;
+                    let Found::Playlist(served) = published.file("index.m3u8", &Asked::default(), now) else {
+                        panic!("none")
+                    };
+                    let text = String::from_utf8(served.read(0..u64::MAX).unwrap().to_vec()).unwrap();
+                    // Its room was taken, and it was not there yet afterwards.
+                    saw = has_room && text.lines().filter(|line| !line.starts_with('#')).count() == listed;
+                }
+                saw
+            })
+        });
+        assert!(saw_it_written);
     }
 
     #[test]

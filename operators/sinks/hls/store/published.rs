@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::files::{self, Files, Served};
+use super::files::{self, Files, Room, Served, Volume};
 use super::{Promise, Terms, lock};
 use crate::config::format_size;
 use crate::item::Content;
@@ -94,7 +94,10 @@ pub enum Found {
 
 /// One stream, published.
 pub struct Published {
+    /// What those who read look at; held for a moment only, and never while the disk is waited for.
     state: Mutex<State>,
+    /// Held by whoever writes, before `state`: what grows stays what it is while it is written to the disk.
+    writing: Mutex<()>,
     /// Counts what changes, for those who wait.
     changes: watch::Sender<u64>,
 }
@@ -144,7 +147,8 @@ const FRESH: u64 = 6;
 
 impl Published {
     pub(super) fn new(terms: Terms) -> Published {
-        Published { state: Mutex::new(State::new(terms)), changes: watch::Sender::new(0) }
+        let state = Mutex::new(State::new(terms));
+        Published { state, writing: Mutex::default(), changes: watch::Sender::new(0) }
     }
 
     /// Somebody writes it, again where somebody did before: numbers go on, and this answers what has been promised. Where
@@ -171,7 +175,7 @@ impl Published {
         state.refused.is_some() && state.served.is_none()
     }
 
-    pub(super) fn is_forgotten(&self, now: Instant) -> bool {
+    pub(in crate::sinks::hls) fn is_forgotten(&self, now: Instant) -> bool {
         let state = lock(&self.state);
         // Of a stream that was refused it is said why for as long as its graph is there.
         let is_kept = match &state.served {
@@ -221,8 +225,34 @@ impl Published {
         lock(&self.state).files.used()
     }
 
-    fn tell(&self) {
+    /// Wakes those who wait for what comes next.
+    pub(super) fn tell(&self) {
         self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// What has grown is a segment now. The lock is let go of while the segment is put together and written.
+    fn complete<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        now: Instant,
+    ) -> (MutexGuard<'a, State>, Result<(), Refused>) {
+        let Some(media) = state.grown() else { return (state, Ok(())) };
+        let bytes = media.iter().map(|piece| piece.len() as u64).sum();
+        let content = match state.room_for(bytes, now) {
+            Err(refused) => Err(refused),
+            Ok(room) => {
+                let is_on_disk = matches!(room, Room::Disk(_));
+                drop(state);
+                let content = room.fill(&media);
+                state = lock(&self.state);
+                if content.is_err() && is_on_disk {
+                    state.files.give_back(bytes);
+                }
+                content
+            }
+        };
+        let completed = state.complete(content, now);
+        (state, completed)
     }
 }
 
@@ -250,13 +280,14 @@ impl Writing {
         Some(lock(&self.published.state)).filter(|state| state.turn == self.turn)
     }
 
-    /// Takes what comes next of the stream into the playlist.
+    /// Takes what comes next of the stream into the playlist; the number of its segment. May block.
     ///
     /// # Errors
     /// Where somebody else writes it by now, or there is no room for the segment: then the playlist has a gap in its place.
-    pub fn append(&self, segment: NewSegment, now: Instant) -> Result<(), Refused> {
-        let mut state = lock(&self.published.state);
-        self.change_hands(&mut state, now)?;
+    pub fn append(&self, segment: NewSegment, now: Instant) -> Result<u64, Refused> {
+        let published = &*self.published;
+        let _writing = lock(&published.writing);
+        let mut state = self.change_hands(lock(&published.state), now)?;
         state.refused = None;
         state.files.forget(now);
         let version = Some(&state.token).filter(|_| state.terms.kind != Kind::Vod).cloned();
@@ -264,15 +295,17 @@ impl Writing {
         let is_other = |growing: &Growing| growing.map != map;
         let mut ended = Ok(());
         if state.is_broken || segment.is_discontinuous || state.growing.as_ref().is_some_and(is_other) {
-            ended = state.complete(now);
+            (state, ended) = published.complete(state, now);
         }
-        if state.growing.is_none() {
-            state.begin(&segment, map);
-        }
+        let number = match &state.growing {
+            Some(growing) => growing.number,
+            None => state.begin(&segment, map),
+        };
         let completes = segment.completes;
         state.grow(segment);
         if completes {
-            ended = ended.and(state.complete(now));
+            let (completed, outcome) = published.complete(state, now);
+            (state, ended) = (completed, ended.and(outcome));
         }
         // Some players take a playlist without a whole segment for an empty one.
         let has_segments = state.playlist.as_ref().is_some_and(|playlist| !playlist.segments.is_empty());
@@ -280,16 +313,14 @@ impl Writing {
             state.show();
         }
         drop(state);
-        self.published.tell();
-        ended
+        published.tell();
+        ended.map(|()| number)
     }
 
     /// A segment was to come, and is lost: the playlist has a gap in its place, so that the time of what follows stays right.
     pub fn lose(&self, lost: &Lost, now: Instant) {
-        let mut state = lock(&self.published.state);
-        if self.change_hands(&mut state, now).is_err() {
-            return;
-        }
+        let _writing = lock(&self.published.writing);
+        let Ok(mut state) = self.change_hands(lock(&self.published.state), now) else { return };
         state.files.forget(now);
         let map = state.last_map();
         let Some(map) = map.filter(|_| !state.is_broken && !lost.is_discontinuous && state.growing.is_none()) else {
@@ -307,15 +338,24 @@ impl Writing {
         self.published.tell();
     }
 
-    fn change_hands(&self, state: &mut State, now: Instant) -> Result<(), Refused> {
-        if state.turn == self.turn {
-            state.change_hands(now);
-            Ok(())
-        } else if state.coming.is_some() {
-            Ok(())
-        } else {
-            Err(Refused::Superseded)
+    /// What comes now is of whoever writes it by now.
+    fn change_hands<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        now: Instant,
+    ) -> Result<MutexGuard<'a, State>, Refused> {
+        if state.turn == self.turn && state.coming.is_some() {
+            let completed;
+            (state, completed) = self.published.complete(state, now);
+            if let Err(refused) = completed {
+                tracing::debug!(%refused, "the last segment of another generation is lost");
+            }
+            // Meanwhile somebody else may have got the right.
+            if state.turn == self.turn {
+                state.change_hands(now);
+            }
         }
+        if state.turn == self.turn || state.coming.is_some() { Ok(state) } else { Err(Refused::Superseded) }
     }
 
     /// Nothing can be published of the stream as it is now: why, and what to do.
@@ -336,11 +376,17 @@ impl Writing {
 
     /// Nothing more comes.
     pub fn end(&self, now: Instant) {
-        let Some(mut state) = self.state() else { return };
-        state.left = Some(now);
-        if let Err(refused) = state.complete(now) {
+        let published = &*self.published;
+        let _writing = lock(&published.writing);
+        let Some(state) = self.state() else { return };
+        let (mut state, completed) = published.complete(state, now);
+        if let Err(refused) = completed {
             tracing::debug!(%refused, "the last segment of a stream is lost");
         }
+        if state.turn != self.turn {
+            return;
+        }
+        state.left = Some(now);
         let is_vod = state.terms.kind == Kind::Vod;
         if let Some(playlist) = &mut state.playlist {
             playlist.is_over = true;
@@ -356,13 +402,16 @@ impl Writing {
             state.let_go(former, until);
         }
         drop(state);
-        self.published.tell();
+        published.tell();
     }
 
     /// Nobody writes it any more, and somebody else may go on with it.
     pub fn abandon(&self, now: Instant) {
         if let Some(mut state) = self.state() {
             state.left = Some(now);
+            drop(state);
+            // Whoever waits may find that it is gone with its sink.
+            self.published.tell();
         }
     }
 }
@@ -397,12 +446,9 @@ impl State {
         }
     }
 
-    /// What comes now is of whoever writes it by now.
+    /// What comes now is on other terms; nothing grows.
     fn change_hands(&mut self, now: Instant) {
         let Some(terms) = self.coming.take() else { return };
-        if let Err(refused) = self.complete(now) {
-            tracing::debug!(%refused, "the last segment of another generation is lost");
-        }
         let before = std::mem::replace(&mut self.terms, terms);
         self.anchor = None;
         self.files.change(&terms);
@@ -468,6 +514,10 @@ impl State {
         let Some(playlist) = with_parts.filter(|_| self.former.is_none()) else {
             return Found::Playlist(served.clone());
         };
+        if playlist.segments.is_empty() && !playlist.is_over {
+            // What is served is what was listed on other terms: nothing that somebody may wait for.
+            return if asked.sequence.is_some() { Found::Coming } else { Found::Playlist(served.clone()) };
+        }
         match asked.sequence.map(|number| playlist.progress(number, asked.part)) {
             Some(Progress::NotYet) => Found::Coming,
             Some(Progress::TooFar) => Found::TooFar,
@@ -534,8 +584,8 @@ impl State {
         }
     }
 
-    /// Begins another segment.
-    fn begin(&mut self, first: &NewSegment, map: u64) {
+    /// Begins another segment; its number.
+    fn begin(&mut self, first: &NewSegment, map: u64) -> u64 {
         let terms = self.terms;
         let target = first.target.unwrap_or(1);
         let token = &self.token;
@@ -558,6 +608,7 @@ impl State {
         if let Some(playlist) = &mut self.playlist {
             playlist.open = Some(Listed { version: own, ..listed });
         }
+        number
     }
 
     /// The next segment, as it will be listed.
@@ -598,36 +649,36 @@ impl State {
         growing.media.push(segment.media);
     }
 
-    /// What has grown is a segment now.
-    fn complete(&mut self, now: Instant) -> Result<(), Refused> {
-        let Some(mut growing) = self.growing.take() else { return Ok(()) };
-        let Some(mut listed) = self.playlist.as_mut().and_then(|playlist| playlist.open.take()) else { return Ok(()) };
-        let mut end = 0;
-        let ends: Vec<u64> = growing
-            .parts
-            .iter()
-            .map(|part| {
-                end += part.length();
-                end
-            })
-            .collect();
-        growing.parts.clear();
-        let media = match growing.media.as_slice() {
-            [whole] => whole.clone(),
-            parts => parts.concat().into(),
-        };
-        growing.media.clear();
-        let Growing { number, map, version, .. } = growing;
-        let mut kept = self.files.keep(number, &media, &version, ends.clone(), map);
-        if matches!(kept, Err(Refused::Full(_)))
+    /// The bytes of the segment that grows.
+    fn grown(&self) -> Option<Vec<Bytes>> {
+        self.growing.as_ref().map(|growing| growing.media.clone())
+    }
+
+    /// Takes room for a segment of so many bytes.
+    fn room_for(&mut self, bytes: u64, now: Instant) -> Result<Room, Refused> {
+        let room = self.files.room_for(bytes);
+        if matches!(room, Err(Refused::Full(_)))
             && let Some(former) = self.former.take()
         {
             // What comes is worth more than what it will replace.
             self.served = None;
             self.let_go(former, now);
             self.files.forget(now);
-            kept = self.files.keep(number, &media, &version, ends, map);
+            return self.files.room_for(bytes);
         }
+        room
+    }
+
+    /// What has grown is a segment now, and lies there; or is lost.
+    fn complete(&mut self, content: Result<(Content, Option<Volume>), Refused>, now: Instant) -> Result<(), Refused> {
+        let open = self.playlist.as_mut().and_then(|playlist| playlist.open.take());
+        let (Some(growing), Some(mut listed)) = (self.growing.take(), open) else { return Ok(()) };
+        let ends = growing.parts.iter().scan(0, |end, part| {
+            *end += part.length();
+            Some(*end)
+        });
+        let kept = content
+            .map(|content| self.files.insert(growing.number, content, &growing.version, ends.collect(), growing.map));
         if kept.is_err() {
             listed.is_gap = true;
             listed.parts.clear();

@@ -578,7 +578,7 @@ impl Copy {
             }
             let is_over = !held.is_open;
             self.list_meanwhile(&mut held, &mut parts).await;
-            if held.is_fresh || is_over != !held.is_open {
+            if held.is_fresh || is_over == held.is_open {
                 continue;
             }
             if is_over {

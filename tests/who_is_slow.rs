@@ -223,8 +223,14 @@ fn the_stream_that_a_node_is_busy_with_is_told() {
         let busy = stream["busy"].as_array().expect("a list").iter().find(|busy| busy["node"] == *node);
         busy.map_or(0.0, |busy| number(&busy["busy_share"]))
     };
-    let graph = engine.wait_for_graph("work for both", |graph| {
-        ["sum", "out"].iter().all(|node| share(graph, "yard", node) > 0.0 && share(graph, "door", node) > 0.0)
+    let graph = engine.wait_for_graph("work for both, for long enough to tell them apart", |graph| {
+        let streams = graph["streams"].as_array().expect("a list");
+        let delivered = |name: &str| {
+            streams.iter().find(|one| one["stream"] == *name).and_then(|one| one["delivered"].as_u64()).unwrap_or(0)
+        };
+        let is_enough = delivered("yard") >= 5 && delivered("door") >= 50;
+        is_enough
+            && ["sum", "out"].iter().all(|node| share(graph, "yard", node) > 0.0 && share(graph, "door", node) > 0.0)
     });
     // Twenty times the pictures, and the same work for each.
     assert!(share(&graph, "door", "sum") > share(&graph, "yard", "sum"), "{graph}");

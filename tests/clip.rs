@@ -1,11 +1,10 @@
 //! Clips from outside: each is a piece of the video, from the keyframe before what was found to where it is over.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::probe::{Probed, assert_decodes, packets};
+use support::probe::{Probed, assert_all_decode, packets};
 use support::{Folder, assert_conserved, command, material};
 
 /// Seconds before and after what was found.
@@ -95,30 +94,31 @@ fn a_clip_goes_from_before_somebody_is_seen_until_after() {
     let Some(material) = material() else { return };
     let video = material.join("videos/one-by-one-person-detection.mp4");
     // Also where the operator is slow on purpose: that changes nothing but when a clip is there.
+    let whole = packets(&video, 0, false);
     for chaos in ["", "[chaos.nodes.clips]\nlatency = \"1ms\""] {
-        assert_clips(&video, &graph(&video.display().to_string(), "", chaos));
+        assert_clips(&whole, &graph(&video.display().to_string(), "", chaos));
     }
 }
 
-fn assert_clips(video: &Path, folder: &Folder) {
+fn assert_clips(whole: &[Probed], folder: &Folder) {
     let ended = folder.run(&["--workers", "2", "--chaos"]).finish().expect(0);
-    let whole = packets(video, 0, false);
-    let stretches = stretches(&folder.records("seen.jsonl"), &whole);
+    let stretches = stretches(&folder.records("seen.jsonl"), whole);
     assert!(stretches.len() >= 5, "{stretches:?}");
     let told = folder.records("told.jsonl");
     assert_eq!(told.len(), stretches.len(), "{told:?}");
-    let mut delivered = 0;
+    let (mut delivered, mut all) = (0, Vec::new());
     for (record, (first, last)) in told.iter().zip(&stretches) {
         let clip = folder.file("out").join(record["name"].as_str().expect("a name"));
         let kept = packets(&clip, 0, false);
         assert!(kept[0].is_key && kept[0].pts.abs() < 1e-6, "{}", clip.display());
         let hashes: Vec<String> = kept.iter().map(|packet| packet.hash.clone()).collect();
-        assert_piece(&whole, &hashes, *first, *last);
+        assert_piece(whole, &hashes, *first, *last);
         let (start, end) = (record["start"].as_f64().expect("seconds"), record["end"].as_f64().expect("seconds"));
         assert!(start <= first - AROUND && end >= last + AROUND, "{record}");
-        assert_decodes(&clip);
+        all.push(clip);
         delivered += hashes.len() as u64;
     }
+    assert_all_decode(&all);
     // Packets in clips, and pictures whose records are in a file: everything else is filtered.
     let counts = ended.counts("door");
     let looked_at = folder.records("seen.jsonl").len() as u64;
@@ -139,15 +139,17 @@ fn a_long_clip_goes_on_in_another_and_none_is_missing_between_them() {
     let told = folder.records("told.jsonl");
     assert!(told.len() > stretches.len(), "{told:?}");
     let mut clips = told.iter().peekable();
+    let mut all = Vec::new();
     for (first, last) in stretches {
         let mut hashes = Vec::new();
         while let Some(record) = clips.next_if(|record| record["start"].as_f64() <= Some(last)) {
             let clip = folder.file("out").join(record["name"].as_str().expect("a name"));
-            assert_decodes(&clip);
             hashes.extend(packets(&clip, 0, false).into_iter().map(|packet| packet.hash));
+            all.push(clip);
         }
         assert_piece(&whole, &hashes, first, last);
     }
+    assert_all_decode(&all);
 }
 
 /// Where the ring is too small for what lies between a picture and its record, that is told. Clips begin later then, or

@@ -20,7 +20,7 @@ use operators::OPERATORS;
 use operators::operator::Role;
 use serde_json::Value;
 use support::bucket::{Bucket, Fault, clips, objects, with_credentials};
-use support::cameras::{Mute, RtspServer, clip, free_port, server_is_here};
+use support::cameras::{Mute, RtspServer, free_port, lively_clip, server_is_here};
 use support::vss::Vss;
 use support::{Engine, Events, Finished, Folder, StalledPipe, ffmpeg};
 
@@ -139,7 +139,7 @@ impl Drop for Server {
 }
 
 fn camera(folder: &Folder, type_name: &str, fields: fn(u16) -> String) -> Input {
-    clip(folder.path(), "camera.mp4", "160x120", &[]);
+    lively_clip(folder.path(), "camera.mp4", "160x120", &[]);
     let port = free_port();
     let server = Server::start(type_name, folder, port);
     Input { fields: fields(port), server: Some(server), port, bring: None }
@@ -342,6 +342,25 @@ impl Running {
     }
 }
 
+/// Looks at every case, all at the same time: what is waited for is mostly the clock of an input, or a timer.
+fn at_once<Case: Sync>(cases: &[Case], name: impl Fn(&Case) -> &str, look: impl Fn(&Case) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            // Whoever fails says so with its thread's name; the scope then fails, too.
+            let thread = std::thread::Builder::new().name(name(case).to_owned());
+            thread.spawn_scoped(scope, || look(case)).expect("a thread");
+        }
+    });
+}
+
+fn every_source(look: impl Fn(&SourceCase) + Sync) {
+    at_once(&SOURCES, |case| case.type_name, look);
+}
+
+fn every_sink(look: impl Fn(&SinkCase) + Sync) {
+    at_once(&SINKS, |case| case.type_name, look);
+}
+
 const RECORDS: &str = "type = \"file\"\npath = \"out.jsonl\"";
 
 #[test]
@@ -358,7 +377,7 @@ fn every_source_delivers_and_ends_with_everything_accounted_for() {
     if !server_is_here() {
         return;
     }
-    for case in SOURCES {
+    every_source(|case| {
         let folder = Folder::with_graph("");
         let input = (case.healthy)(&folder);
         let mut running = Running::start(&folder, &input.fields, input.bring, RECORDS);
@@ -371,7 +390,7 @@ fn every_source_delivers_and_ends_with_everything_accounted_for() {
         let numbers: Vec<u64> = results.map(|record| record["seq"].as_u64().expect("a number")).collect();
         assert!(numbers.is_sorted_by(|one, next| one < next), "{}: {numbers:?}", case.type_name);
         assert_eq!(numbers.len() as u64, counts.delivered, "{}", case.type_name);
-    }
+    });
 }
 
 /// A sink that takes nothing holds everything up: memory stays within the budget, and what was read is delivered once the
@@ -381,7 +400,7 @@ fn every_source_is_held_up_within_its_budget_and_loses_nothing_by_it() {
     if !server_is_here() {
         return;
     }
-    for case in SOURCES {
+    every_source(|case| {
         let folder = Folder::with_graph("");
         let input = (case.healthy)(&folder);
         let pipe = StalledPipe::new(folder.file("pipe"));
@@ -397,11 +416,11 @@ fn every_source_is_held_up_within_its_budget_and_loses_nothing_by_it() {
         let lines = lines.join().expect("the pipe was read");
         let results = lines.iter().filter(|line| line.contains("\"kind\":\"checksum\"")).count();
         assert_eq!(results as u64, counts.delivered, "{}", case.type_name);
-    }
+    });
 }
 
-/// Waits until nothing more fits: as many are in flight as may be, and none is delivered while a source that drops reads
-/// on, or look after look where it waits. How many are in flight.
+/// Waits until nothing more fits: as many are in flight as may be, and look after look none is delivered, while the source
+/// waits, or drops what it reads on. How many are in flight.
 fn wait_for_full(engine: &mut Engine) -> u64 {
     let count = |graph: &Value, what: &str| graph["total"][what].as_u64().unwrap_or_default();
     let (mut delivered, mut read, mut looks) = (u64::MAX, 0, 0);
@@ -410,7 +429,9 @@ fn wait_for_full(engine: &mut Engine) -> u64 {
             (delivered, read, looks) = (count(graph, "delivered"), count(graph, "read"), 0);
         }
         looks += 1;
-        count(graph, "in_flight") >= 6 && (count(graph, "read") >= read + 12 || looks > 50)
+        // Also pictures that come all at once are read on for a moment before the first of them can be delivered.
+        let goes_on = count(graph, "read") >= read + 12 || graph["streams"][0]["blocked_by"].is_string();
+        count(graph, "in_flight") >= 6 && looks > 150 && goes_on
     });
     count(&graph, "in_flight")
 }
@@ -420,13 +441,13 @@ fn every_source_ends_while_a_sink_takes_nothing() {
     if !server_is_here() {
         return;
     }
-    for case in SOURCES {
+    every_source(|case| {
         let folder = Folder::with_graph("");
         let input = (case.healthy)(&folder);
         let pipe = StalledPipe::new(folder.file("pipe"));
         let fields = format!("{}\nbudget = {{ items = 6 }}", input.fields);
         std::fs::write(folder.graph(), graph(&fields, "type = \"file\"\npath = \"pipe\"")).expect("written");
-        let mut engine = folder.run_with(&["--drain-timeout", "1s"], with_credentials);
+        let mut engine = folder.run_with(&["--drain-timeout", "200ms"], with_credentials);
         let address = engine.address();
         let bringer = input.bring.map(|bring| bring(&address));
         wait_for_full(&mut engine);
@@ -437,13 +458,13 @@ fn every_source_ends_while_a_sink_takes_nothing() {
         let counts = finished.counts(STREAM);
         assert!(counts.lost > 0, "{}: {counts:?}", case.type_name);
         drop(pipe);
-    }
+    });
 }
 
 #[test]
 fn every_remote_source_ends_while_it_connects_and_while_it_waits() {
-    for case in SOURCES {
-        let Some(remote) = case.remote else { continue };
+    every_source(|case| {
+        let Some(remote) = case.remote else { return };
         // Nobody listens.
         let folder = Folder::with_graph("");
         let mut running = Running::start(&folder, &remote(free_port()), None, RECORDS);
@@ -455,7 +476,7 @@ fn every_remote_source_ends_while_it_connects_and_while_it_waits() {
         let running = Running::start(&folder, &remote(mute.port), None, RECORDS);
         mute.wait_for_a_question();
         running.end(case.type_name);
-    }
+    });
 }
 
 #[test]
@@ -463,7 +484,10 @@ fn every_remote_source_finds_its_input_again() {
     if !server_is_here() {
         return;
     }
-    for case in SOURCES.into_iter().filter(|case| case.remote.is_some()) {
+    every_source(|case| {
+        if case.remote.is_none() {
+            return;
+        }
         let folder = Folder::with_graph("");
         let input = (case.healthy)(&folder);
         let mut running = Running::start(&folder, &input.fields, input.bring, RECORDS);
@@ -480,7 +504,7 @@ fn every_remote_source_finds_its_input_again() {
         let results = records.iter().filter(|record| record["kind"] == "checksum");
         let numbers: Vec<u64> = results.map(|record| record["seq"].as_u64().expect("a number")).collect();
         assert!(numbers.is_sorted_by(|one, next| one < next), "{}: {numbers:?}", case.type_name);
-    }
+    });
 }
 
 const FRAMES: u64 = 60;
@@ -493,7 +517,7 @@ fn frames() -> String {
 
 #[test]
 fn every_sink_takes_everything_and_closes() {
-    for case in SINKS {
+    every_sink(|case| {
         let folder = Folder::with_graph("");
         let side = (case.side)(&folder);
         let listens = case.type_name == "sse";
@@ -533,20 +557,20 @@ fn every_sink_takes_everything_and_closes() {
             }
             (OtherSide::Nobody, None) => {}
         }
-    }
+    });
 }
 
 /// What is on the other side of a sink takes and says nothing more: the graph ends all the same, and the sink is named.
 #[test]
 fn every_sink_ends_while_the_other_side_takes_nothing() {
-    for case in SINKS {
+    every_sink(|case| {
         let folder = Folder::with_graph("");
         let side = (case.side)(&folder);
         if !side.fall_silent() {
-            continue;
+            return;
         }
         case.write(&folder, &frames(), &side);
-        let mut engine = folder.run_with(&["--drain-timeout", "1s"], with_credentials);
+        let mut engine = folder.run_with(&["--drain-timeout", "200ms"], with_credentials);
         engine.wait_for_graph("items that wait for the other side", |graph| {
             let streams = graph["streams"].as_array().expect("a list");
             let waits = |stream: &&Value| stream["in_flight"].as_u64() > Some(0);
@@ -559,7 +583,7 @@ fn every_sink_ends_while_the_other_side_takes_nothing() {
         let finished = engine.terminate();
         assert_ne!(finished.code(), 0, "{}: it could not drain", case.type_name);
         assert!(finished.stderr.contains("`out`"), "{}: the sink is named: {}", case.type_name, finished.stderr);
-    }
+    });
     // The stalled pipe of `file` is looked at above; somebody who listens and does not read slows nobody down.
     let folder = Folder::with_graph("");
     let endless = frames().replace(&format!("\nframes = {FRAMES}"), "");

@@ -1,5 +1,5 @@
 //! `storage` of the `hls` sink: what is published lies in a folder or a bucket as well, and what its playlist lists is
-//! there whenever somebody looks.
+//! there whenever somebody looks. That of a live stream is in `tests/hls.rs`, beside the playlist that is served.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -66,36 +66,6 @@ fn a_file_lies_in_a_folder_as_a_whole() {
     let there: BTreeSet<String> =
         there.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
     assert_eq!(there, names, "a repeat overwrites itself");
-}
-
-#[test]
-fn a_live_copy_moves_on_and_lacks_nothing_that_it_lists() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let video = clip(folder.path(), 4);
-    let source = format!("realtime = true\nstreams.door = {{ path = '{}', loop = true }}", video.display());
-    // Without a place for the stream in it, each has a folder.
-    let run = graph(&source, "window = 3\nstorage = \"out\"");
-    let mut engine = run.run(&["--stay"]);
-    let place = run.file("out/door");
-    let (mut seen, mut playlists) = (BTreeSet::new(), BTreeSet::new());
-    engine.wait_for("a segment that is deleted", |_| {
-        let Ok(playlist) = std::fs::read_to_string(place.join("index.m3u8")) else { return None };
-        for name in listed(&playlist) {
-            assert!(place.join(&name).exists(), "{name} is listed: {playlist}");
-            seen.insert(name);
-        }
-        assert!(playlist.contains("#EXT-X-PROGRAM-DATE-TIME:") && listed(&playlist).len() <= 8, "{playlist}");
-        playlists.insert(playlist);
-        let first = seen.iter().find(|name| name.ends_with(".m4s"))?;
-        (!place.join(first).exists()).then_some(())
-    });
-    assert!(playlists.len() > 4, "{playlists:?}");
-    let ended = engine.terminate().expect(0);
-    let counts = ended.counts("door");
-    assert_eq!((counts.lost, counts.rejected, counts.dropped), (0, 0, 0), "{}", ended.stderr);
-    let last = std::fs::read_to_string(place.join("index.m3u8")).expect("a playlist");
-    assert!(last.ends_with("#EXT-X-ENDLIST\n"), "{last}");
-    assert_decodes(&place.join("index.m3u8"));
 }
 
 #[test]

@@ -12,9 +12,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use support::{Engine, PATIENCE, repository, run_folder, send, soak, wait_for};
 
-/// Requests for each route and kind of request, and seconds for all of it: enough to meet each kind of mistake.
-fn effort() -> (&'static str, &'static str) {
-    if soak() { ("100", "900") } else { ("10", "20") }
+/// Requests for each route and kind of request: enough to meet each kind of mistake. In a soak they are made anew for so
+/// many seconds.
+fn effort() -> &'static [&'static str] {
+    if soak() { &["--max-examples", "100", "--max-time", "900"] } else { &["--max-examples", "10"] }
 }
 
 /// What the requests are made from: the same each time.
@@ -51,13 +52,13 @@ fn engine(folder: &std::path::Path, arguments: &[&str]) -> Engine {
 fn fuzz(engine: &mut Engine, key: Option<&str>, folder: &std::path::Path) {
     let Some(program) = schemathesis() else { return };
     let address = engine.address();
-    let (examples, seconds) = effort();
     let checks = "status_code_conformance,content_type_conformance,response_schema_conformance,\
                   response_headers_conformance";
     let mut command = Command::new(program);
     command
         .args(["run", &format!("{address}/openapi.json"), "--url", &address, "--checks", checks])
-        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", examples, "--max-time", seconds])
+        .args(["--phases", "examples,coverage,fuzzing"])
+        .args(effort())
         .args(["--seed", SEED, "--request-timeout", "20", "--no-shrink", "--warnings", "off"])
         // Events do not end; the other tests of the routes hear them.
         .args(["--exclude-path", "/events"])

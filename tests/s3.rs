@@ -605,8 +605,8 @@ fn a_video_in_a_bucket_is_the_same_as_the_file_although_the_server_stumbles() {
 fn pictures_come_before_the_whole_video_is_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let video = folder.path().join("long.mp4");
-    let noise = "nullsrc=size=640x360:rate=25:duration=20,geq=random(1)*255:128:128";
-    ffmpeg(&["-f", "lavfi", "-i", noise, "-c:v", "libx264", "-preset", "ultrafast", "-qp", "18", "-g", "25"], &video);
+    let noise = "color=gray:size=640x480:rate=25:duration=4,noise=alls=100:allf=t";
+    ffmpeg(&["-f", "lavfi", "-i", noise, "-c:v", "libx264", "-preset", "ultrafast", "-qp", "4", "-g", "25"], &video);
     let (root, bucket) = clips();
     let bytes = upload(root.path(), &video, "long.mp4");
     assert!(bytes > 32 << 20, "the video has {bytes} bytes");

@@ -23,6 +23,16 @@ fn video(path: &Path, seconds: usize) {
     ffmpeg(&["-f", "lavfi", "-i", &source, "-c:v", "libx264", "-g", "10", "-sc_threshold", "0"], path);
 }
 
+/// A length of chunks for what is read as slowly as it is shown.
+const HALF: &str = "500ms";
+
+/// A video with a keyframe every half second, so with so many chunks of [`HALF`]; ten pictures each.
+fn paced_video(path: &Path, chunks: usize) {
+    fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    let source = format!("testsrc=size=160x120:rate=20:duration={}", chunks as f64 / 2.0);
+    ffmpeg(&["-f", "lavfi", "-i", &source, "-c:v", "libx264", "-g", "10", "-sc_threshold", "0"], path);
+}
+
 /// A server with a bucket `clips` for videos and a bucket `archive` for chunks.
 fn buckets() -> (tempfile::TempDir, Bucket) {
     let (root, bucket) = clips();
@@ -30,8 +40,8 @@ fn buckets() -> (tempfile::TempDir, Bucket) {
     (root, bucket)
 }
 
-/// Chunks of a second, of what `source` says, into the bucket `archive`.
-fn chunks_to_bucket(bucket: &Bucket, source: &str, sink: &str) -> Folder {
+/// Chunks of what `source` says, into the bucket `archive`.
+fn chunks_to_bucket(bucket: &Bucket, source: &str, every: &str, sink: &str) -> Folder {
     Folder::with_graph(&format!(
         r#"
         [state]
@@ -43,7 +53,7 @@ fn chunks_to_bucket(bucket: &Bucket, source: &str, sink: &str) -> Folder {
         [operators.chunks]
         type = "chunk"
         inputs = ["clips"]
-        every = "1s"
+        every = "{every}"
 
         [sinks.archive]
         type = "s3"
@@ -128,14 +138,14 @@ fn after_kill_9_every_chunk_is_there_once_as_if_nothing_had_happened() {
     // Of each run, some are stored.
     let seconds = 5 * (kills as usize + 1);
     video(&root.path().join("clips/door.mp4"), seconds);
-    let undisturbed = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "");
+    let undisturbed = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "1s", "");
     finish(&undisturbed);
     let expected = objects(root.path(), "archive");
     assert_eq!(expected.len(), seconds, "{:?}", expected.keys());
     fs::remove_dir_all(root.path().join("archive")).expect("removed");
     fs::create_dir(root.path().join("archive")).expect("a bucket");
 
-    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "");
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "1s", "");
     assert_survives_kills(&folder, root.path(), &bucket, kills, &expected);
 
     // Everything is stored: the video is not read again, and nothing sent.
@@ -159,29 +169,71 @@ fn after_kill_9_every_chunk_is_there_once_as_if_nothing_had_happened() {
 /// An end in the middle closes a chunk before its time; the whole one takes its place.
 #[test]
 fn what_was_cut_short_by_an_end_is_stored_anew() {
+    const CHUNKS: usize = 8;
     let (root, bucket) = buckets();
-    video(&root.path().join("clips/door.mp4"), SECONDS);
+    paced_video(&root.path().join("clips/door.mp4"), CHUNKS);
     let source = from_bucket(&bucket, "key = \"door.mp4\"");
-    finish(&chunks_to_bucket(&bucket, &source, ""));
+    finish(&chunks_to_bucket(&bucket, &source, HALF, ""));
     let expected = objects(root.path(), "archive");
     fs::remove_dir_all(root.path().join("archive")).expect("removed");
     fs::create_dir(root.path().join("archive")).expect("a bucket");
 
     // As slow as the video, so that an end comes in the middle of a chunk.
-    let folder = chunks_to_bucket(&bucket, &format!("{source}\nrealtime = true\noverflow = \"block\""), "");
+    let folder = chunks_to_bucket(&bucket, &format!("{source}\nrealtime = true\noverflow = \"block\""), HALF, "");
     let mut engine = run(&folder);
     engine.wait_for("two chunks", |_| (objects(root.path(), "archive").len() >= 2).then_some(()));
     engine.terminate().expect(0);
     let before = objects(root.path(), "archive");
     let cut: Vec<&String> = before.keys().filter(|key| before[*key] != expected[*key]).collect();
-    assert!(cut.len() <= 1 && before.len() < SECONDS, "{cut:?} of {}", before.len());
+    assert!(cut.len() <= 1 && before.len() < CHUNKS, "{cut:?} of {}", before.len());
 
+    // An end that comes earlier makes a part of what is there already, and takes nothing away.
+    let mut engine = run(&folder);
+    engine.wait_for_graph("some pictures", |graph| graph["total"]["read"].as_u64() > Some(3));
+    engine.terminate().expect(0);
+    let later = objects(root.path(), "archive");
+    let is_shorter = |key: &&String| later.get(*key).is_none_or(|now| now.len() < before[*key].len());
+    assert_eq!(before.keys().find(is_shorter), None, "it was cut short");
+
+    let before = later;
+    let cut: Vec<&String> = before.keys().filter(|key| before[*key] != expected[*key]).collect();
     let from = bucket.asked().len();
     finish(&folder);
     assert!(objects(root.path(), "archive") == expected, "{:?}", objects(root.path(), "archive").keys());
     let again = stored_since(&bucket, from);
     let whole = before.len() - cut.len();
-    assert_eq!(again.len(), SECONDS - whole, "{again:?}");
+    assert_eq!(again.len(), CHUNKS - whole, "{again:?}");
+}
+
+/// What the policy of a branch dropped is not stored, so the input is not finished.
+#[test]
+fn an_input_of_which_something_was_dropped_is_read_again() {
+    const CHUNKS: usize = 6;
+    let (root, bucket) = buckets();
+    paced_video(&root.path().join("clips/door.mp4"), CHUNKS);
+    let source = from_bucket(&bucket, "key = \"door.mp4\"");
+    finish(&chunks_to_bucket(&bucket, &source, HALF, ""));
+    let expected = objects(root.path(), "archive");
+    fs::remove_dir_all(root.path().join("archive")).expect("removed");
+    fs::create_dir(root.path().join("archive")).expect("a bucket");
+
+    bucket.fail_always("PUT", Fault::Refuse(503, "SlowDown"));
+    let little = "realtime = true\nbudget = { items = 15 }";
+    let folder = chunks_to_bucket(&bucket, &format!("{source}\n{little}"), HALF, "");
+    let mut engine = run(&folder);
+    engine.wait_for_graph("drops", |graph| graph["total"]["dropped"].as_u64() > Some(0));
+    bucket.recover();
+    let finished = engine.finish().expect(0);
+    let counts = finished.counts("door");
+    assert!(counts.dropped > 0 && counts.lost == 0, "{counts:?}");
+    assert!(finished.stderr.contains("door.mp4` is stored: it is read again at the next start"), "{}", finished.stderr);
+
+    // With room for all of it.
+    let text = fs::read_to_string(folder.graph()).expect("written");
+    fs::write(folder.graph(), text.replace(little, "")).expect("written");
+    finish(&folder);
+    let now = objects(root.path(), "archive");
+    assert!(expected.iter().all(|(key, content)| now.get(key) == Some(content)), "{:?}", now.keys());
 }
 
 #[test]
@@ -190,7 +242,7 @@ fn objects_of_a_prefix_keep_their_names_and_are_read_once() {
     for key in ["in/a/door.mp4", "in/b/door.mp4"] {
         video(&root.path().join("clips").join(key), 3);
     }
-    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, "prefix = \"in/\"\nat_once = 1"), "");
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, "prefix = \"in/\"\nat_once = 1"), "1s", "");
     finish(&folder);
     let first = objects(root.path(), "archive");
     let names = |found: &BTreeMap<String, Vec<u8>>| {
@@ -210,33 +262,41 @@ fn objects_of_a_prefix_keep_their_names_and_are_read_once() {
     assert!(first.iter().all(|(key, content)| now[key] == *content));
 }
 
-/// Replaced while it waits for its turn, an object is read once, as what it is by then.
+/// Both wait most of the time for the next look at the bucket, so they are done side by side.
 #[test]
+fn what_could_not_be_read_as_it_was_found_is_read_later() {
+    std::thread::scope(|scope| {
+        scope.spawn(an_object_that_is_replaced_before_its_turn_is_read_once);
+        an_object_that_could_not_be_read_for_a_while_is_read_later();
+    });
+}
+
+/// Replaced while it waits for its turn, an object is read once, as what it is by then.
 fn an_object_that_is_replaced_before_its_turn_is_read_once() {
     let (root, bucket) = buckets();
-    video(&root.path().join("clips/in/a.mp4"), 6);
-    video(&root.path().join("clips/in/b.mp4"), 2);
+    // Longer than a look for what is new takes to come.
+    paced_video(&root.path().join("clips/in/a.mp4"), 8);
+    paced_video(&root.path().join("clips/in/b.mp4"), 2);
     let which = "prefix = \"in/\"\npoll = \"1s\"\nat_once = 1\nrealtime = true\noverflow = \"block\"";
-    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, which), "");
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, which), HALF, "");
     let mut engine = run(&folder);
     engine.wait_for("the first chunk", |_| (!objects(root.path(), "archive").is_empty()).then_some(()));
-    video(&root.path().join("clips/in/b.mp4"), 3);
-    engine.wait_for("all chunks", |_| (objects(root.path(), "archive").len() >= 9).then_some(()));
+    paced_video(&root.path().join("clips/in/b.mp4"), 3);
+    engine.wait_for("all chunks", |_| (objects(root.path(), "archive").len() >= 11).then_some(()));
     let finished = engine.terminate().expect(0);
     assert!(finished.stderr.contains("b.mp4` was replaced before its turn"), "{}", finished.stderr);
-    let mut expected: Vec<String> = (0..6).map(|index| format!("a/a_chunk_{index:04}.mp4")).collect();
+    let mut expected: Vec<String> = (0..8).map(|index| format!("a/a_chunk_{index:04}.mp4")).collect();
     expected.extend((0..3).map(|index| format!("b-2/b-2_chunk_{index:04}.mp4")));
     assert_eq!(objects(root.path(), "archive").into_keys().collect::<Vec<_>>(), expected);
 }
 
 /// What cannot be read while the server does not give it out is read when it does again.
-#[test]
 fn an_object_that_could_not_be_read_for_a_while_is_read_later() {
     let (root, bucket) = buckets();
     video(&root.path().join("clips/in/a.mp4"), 2);
     bucket.fail_always("HEAD", Fault::Refuse(503, "SlowDown"));
     let which = "prefix = \"in/\"\npoll = \"1s\"\nretry_for = \"100ms\"";
-    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, which), "");
+    let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, which), "1s", "");
     let mut engine = run(&folder);
     engine.wait_for_log("stream `a` is tried again later");
     bucket.recover();
@@ -280,11 +340,19 @@ fn files(folder: &Folder) -> BTreeMap<String, (u64, Vec<u8>)> {
 
 const STATE: &str = "[state]\ndir = \"state\"\n";
 
+/// Most of the time they wait for videos to be shown, so they are done side by side.
 #[test]
+fn chunks_and_pictures_of_a_file_that_resumes_are_stored_once() {
+    std::thread::scope(|scope| {
+        scope.spawn(a_file_resumes_where_it_is_asked_to_and_starts_over_where_it_is_not);
+        pictures_of_a_file_that_resumes_are_stored_once_and_finish();
+    });
+}
+
 fn a_file_resumes_where_it_is_asked_to_and_starts_over_where_it_is_not() {
     let source = "path = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"";
-    let folder = chunks_to_files(source, "1s", STATE);
-    video(&folder.file("door.mp4"), 6);
+    let folder = chunks_to_files(source, HALF, STATE);
+    paced_video(&folder.file("door.mp4"), 6);
     let mut engine = folder.run(&[]);
     engine.wait_for("two chunks", |_| (files(&folder).len() >= 2).then_some(()));
     engine.signal(Signal::SIGKILL);
@@ -385,31 +453,32 @@ fn records_of_what_is_finished_stay_in_their_file() {
     assert!(fs::read_to_string(folder.file("told.jsonl")).expect("there").starts_with(&first));
 }
 
-#[test]
 fn pictures_of_a_file_that_resumes_are_stored_once_and_finish() {
     let folder = Folder::with_graph(&format!(
         "{STATE}[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"\n\
          [sinks.files]\ntype = \"file\"\ninputs = [\"clips\"]\npath = \"out/{{name}}\"\n"
     ));
-    video(&folder.file("door.mp4"), 4);
+    paced_video(&folder.file("door.mp4"), 6);
     let mut engine = folder.run(&[]);
     engine.wait_for("some pictures", |_| (files(&folder).len() >= 10).then_some(()));
     engine.signal(Signal::SIGKILL);
     engine.finish();
     let before = files(&folder);
-    assert!(before.len() < 40, "it was killed too late");
+    assert!(before.len() < 60, "it was killed too late");
     let finished = folder.run(&[]).finish().expect(0);
     assert!(!finished.stderr.contains("exists already"), "{}", finished.stderr);
     assert_eq!(finished.counts("door").lost, 0);
     let after = files(&folder);
-    assert_eq!(after.len(), 40, "{:?}", after.keys());
+    assert_eq!(after.len(), 60, "{:?}", after.keys());
     let again = before.iter().filter(|(name, file)| after[*name].0 != file.0).count();
     assert!(again <= 4, "{again} pictures were written again; so many are under way at once");
     let finished = folder.run(&[]).finish().expect(0);
     assert!(finished.stderr.contains("door.mp4` is finished"), "{}", finished.stderr);
     assert_eq!(files(&folder), after);
-    // Somebody else's are not written over.
+    // Somebody else's are not written over, however fast they come.
     fs::remove_dir_all(folder.file("state")).expect("removed");
+    let text = fs::read_to_string(folder.graph()).expect("written");
+    fs::write(folder.graph(), text.replace("realtime = true\n", "")).expect("written");
     for _ in 0..2 {
         let finished = folder.run(&[]).finish().expect(1);
         assert!(finished.stderr.contains("exists already"), "{}", finished.stderr);
@@ -417,10 +486,18 @@ fn pictures_of_a_file_that_resumes_are_stored_once_and_finish() {
     }
 }
 
+/// Most of the time they wait for videos to be shown, so they are done side by side.
 #[test]
+fn indices_go_on_after_a_restart_and_after_a_reload() {
+    std::thread::scope(|scope| {
+        scope.spawn(indices_of_a_live_stream_go_on_after_kill_9_and_nothing_is_written_over);
+        indices_go_on_when_a_reload_changes_what_makes_them();
+    });
+}
+
 fn indices_of_a_live_stream_go_on_after_kill_9_and_nothing_is_written_over() {
-    let folder = chunks_to_files("streams.door = { path = \"door.mp4\", loop = true, realtime = true }", "1s", STATE);
-    video(&folder.file("door.mp4"), 2);
+    let folder = chunks_to_files("streams.door = { path = \"door.mp4\", loop = true, realtime = true }", HALF, STATE);
+    paced_video(&folder.file("door.mp4"), 4);
     let mut before = BTreeMap::new();
     for round in 1..=4 {
         let mut engine = folder.run(&[]);
@@ -460,8 +537,12 @@ fn what_exists_in_a_bucket_is_treated_as_it_is_said() {
     };
     let kept = || objects(root.path(), "archive").values().filter(|content| **content == b"precious").count();
     let folder = |if_exists: &str, state: bool| {
-        let folder =
-            chunks_to_bucket(&bucket, "type = \"file\"\npath = \"door.mp4\"", &format!("if_exists = \"{if_exists}\""));
+        let folder = chunks_to_bucket(
+            &bucket,
+            "type = \"file\"\npath = \"door.mp4\"",
+            "1s",
+            &format!("if_exists = \"{if_exists}\""),
+        );
         video(&folder.file("door.mp4"), 3);
         if !state {
             let text =
@@ -512,11 +593,11 @@ fn uploads_to_vss_are_remembered_with_everything_else() {
     assert_eq!(vss.posts(), 4, "{:?}", vss.log());
 }
 
-/// Chunks of a second of `door.mp4`, uploaded one by one.
-fn chunks_to_vss(port: u16, source: &str, sink: &str) -> Folder {
+/// Chunks of `door.mp4`, uploaded one by one.
+fn chunks_to_vss(port: u16, source: &str, every: &str, sink: &str) -> Folder {
     Folder::with_graph(&format!(
         "{STATE}[sources.clips]\ntype = \"file\"\npath = \"door.mp4\"\nresume = true\n{source}\n\
-         [operators.chunks]\ntype = \"chunk\"\ninputs = [\"clips\"]\nevery = \"1s\"\n\
+         [operators.chunks]\ntype = \"chunk\"\ninputs = [\"clips\"]\nevery = \"{every}\"\n\
          [sinks.search]\ntype = \"vss\"\ninputs = [\"chunks\"]\nurl = \"http://127.0.0.1:{port}\"\ntimeout = \"2s\"\n\
          concurrency = 1\n{sink}\n"
     ))
@@ -545,7 +626,7 @@ fn what_a_service_did_not_take_for_a_while_is_uploaded_by_the_next_run() {
     let files = tempfile::tempdir().expect("a folder");
     // Its port is free again when it is killed.
     let port = Vss::start(files.path(), 0, &[]).port;
-    let folder = chunks_to_vss(port, "", "retry_for = \"100ms\"");
+    let folder = chunks_to_vss(port, "", "1s", "retry_for = \"100ms\"");
     video(&folder.file("door.mp4"), 3);
     let finished = folder.run(&[]).finish().expect(1);
     let counts = finished.counts("door");
@@ -573,61 +654,78 @@ fn what_a_service_did_not_take_for_a_while_is_uploaded_by_the_next_run() {
 /// An end in the middle of a chunk: the whole one takes the place of what was uploaded of it, and files of others stay.
 #[test]
 fn a_part_of_a_chunk_goes_from_vss_when_all_of_it_is_there() {
-    for api in ["v2", "rtvi3"] {
-        let files = tempfile::tempdir().expect("a folder");
-        let vss = Vss::start(files.path(), 0, &[]);
-        let api = format!("api = \"{api}\"");
-        let folder = chunks_to_vss(vss.port, "realtime = true\noverflow = \"block\"", &api);
-        video(&folder.file("door.mp4"), 4);
-        let engine = folder.run(&[]);
-        wait_for("a chunk", || (!uploaded(files.path()).is_empty()).then_some(()));
-        engine.terminate().expect(0);
-        let before = uploaded(files.path());
-        assert!(before.len() < 4, "it ended too late: {before:?}");
-        // What is cut short once more takes the place of nothing that is whole.
-        let mut engine = folder.run(&[]);
-        engine.wait_for_graph("some packets", |graph| graph["total"]["read"].as_u64() > Some(2));
-        engine.terminate().expect(0);
-        let first = "door_chunk_0000.mp4";
-        assert_eq!(uploaded(files.path())[first], before[first], "{:?}", vss.log());
-        // Where the server does not answer for a while, it goes later.
-        vss.fail(&["delete-503", "delete-ok"]);
-        folder.run(&[]).finish().expect(0);
-        // Each is as it was made: as long as without an end.
-        let whole = tempfile::tempdir().expect("a folder");
-        let other = Vss::start(whole.path(), 0, &[]);
-        let undisturbed = chunks_to_vss(other.port, "", &api);
-        fs::copy(folder.file("door.mp4"), undisturbed.file("door.mp4")).expect("copied");
-        undisturbed.run(&[]).finish().expect(0);
-        let there = uploaded(files.path());
-        assert_eq!((there.len(), &there), (4, &uploaded(whole.path())), "{:?}", vss.log());
-    }
+    // They wait for the video to be shown, so they are done side by side.
+    std::thread::scope(|scope| {
+        for api in ["v2", "rtvi3"] {
+            scope.spawn(move || assert_part_goes(api));
+        }
+    });
+}
+
+fn assert_part_goes(api: &str) {
+    const CHUNKS: usize = 6;
+    let files = tempfile::tempdir().expect("a folder");
+    let vss = Vss::start(files.path(), 0, &[]);
+    let api = format!("api = \"{api}\"");
+    let folder = chunks_to_vss(vss.port, "realtime = true\noverflow = \"block\"", HALF, &api);
+    paced_video(&folder.file("door.mp4"), CHUNKS);
+    let engine = folder.run(&[]);
+    wait_for("a chunk", || (!uploaded(files.path()).is_empty()).then_some(()));
+    engine.terminate().expect(0);
+    let before = uploaded(files.path());
+    assert!(before.len() < CHUNKS, "it ended too late: {before:?}");
+    // What is cut short once more takes the place of nothing that is whole.
+    let mut engine = folder.run(&[]);
+    engine.wait_for_graph("some packets", |graph| graph["total"]["read"].as_u64() > Some(2));
+    engine.terminate().expect(0);
+    let first = "door_chunk_0000.mp4";
+    assert_eq!(uploaded(files.path())[first], before[first], "{:?}", vss.log());
+    // Where the server does not answer for a while, it goes later.
+    vss.fail(&["delete-503", "delete-ok"]);
+    folder.run(&[]).finish().expect(0);
+    // Each is as it was made: as long as without an end.
+    let whole = tempfile::tempdir().expect("a folder");
+    let other = Vss::start(whole.path(), 0, &[]);
+    let undisturbed = chunks_to_vss(other.port, "", HALF, &api);
+    fs::copy(folder.file("door.mp4"), undisturbed.file("door.mp4")).expect("copied");
+    undisturbed.run(&[]).finish().expect(0);
+    let there = uploaded(files.path());
+    assert_eq!((there.len(), &there), (CHUNKS, &uploaded(whole.path())), "{:?}", vss.log());
 }
 
 /// With the time in its name, what is made again after an end or a kill has the name that it had.
 #[test]
 fn names_that_tell_a_time_are_those_of_the_first_time() {
-    for if_exists in ["error", "overwrite"] {
-        let source = "path = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"";
-        let folder = chunks_to_files(source, "1s", STATE);
-        let text = fs::read_to_string(folder.graph()).expect("written");
-        let sink = format!("path = \"out/{{time}}_{{name}}\"\nif_exists = \"{if_exists}\"");
-        fs::write(folder.graph(), text.replace("path = \"out/{name}\"", &sink)).expect("written");
-        video(&folder.file("door.mp4"), 6);
-        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            let before = files(&folder).len();
-            let mut engine = folder.run(&[]);
-            // The one that was cut short is not new the next time.
-            engine.wait_for("more chunks", |_| (files(&folder).len() > before).then_some(()));
-            engine.signal(signal);
-            engine.finish();
+    // They wait for the video to be shown, so they are done side by side.
+    std::thread::scope(|scope| {
+        for if_exists in ["error", "overwrite"] {
+            scope.spawn(move || assert_names_stay(if_exists));
         }
-        folder.run(&[]).finish().expect(0);
-        let names: Vec<String> = files(&folder).into_keys().collect();
-        let ends: Vec<&str> = names.iter().filter_map(|name| Some(name.split_once('_')?.1)).collect();
-        let expected: Vec<String> = (0..6).map(|index| format!("door_chunk_{index:04}.mp4")).collect();
-        assert_eq!(ends, expected, "{names:?}");
+    });
+}
+
+fn assert_names_stay(if_exists: &str) {
+    const CHUNKS: usize = 8;
+    let source = "path = \"door.mp4\"\nresume = true\nrealtime = true\noverflow = \"block\"";
+    let folder = chunks_to_files(source, HALF, STATE);
+    let text = fs::read_to_string(folder.graph()).expect("written");
+    let sink = format!("path = \"out/{{time}}_{{name}}\"\nif_exists = \"{if_exists}\"");
+    fs::write(folder.graph(), text.replace("path = \"out/{name}\"", &sink)).expect("written");
+    paced_video(&folder.file("door.mp4"), CHUNKS);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let before = files(&folder).len();
+        let mut engine = folder.run(&[]);
+        // The one that was cut short is not new the next time.
+        engine.wait_for("more chunks", |_| (files(&folder).len() > before).then_some(()));
+        engine.signal(signal);
+        engine.finish();
     }
+    assert!(files(&folder).len() < CHUNKS, "it was killed too late");
+    folder.run(&[]).finish().expect(0);
+    let names: Vec<String> = files(&folder).into_keys().collect();
+    let ends: Vec<&str> = names.iter().filter_map(|name| Some(name.split_once('_')?.1)).collect();
+    let expected: Vec<String> = (0..CHUNKS).map(|index| format!("door_chunk_{index:04}.mp4")).collect();
+    assert_eq!(ends, expected, "{names:?}");
 }
 
 /// Pairs of a data set, which are named after the time of reading, are there once, and count towards `max`.
@@ -667,10 +765,9 @@ fn pairs_of_a_data_set_are_stored_once_after_kill_9() {
 }
 
 /// Without any state, too: a change of what makes chunks, while their stream is read, writes over none.
-#[test]
 fn indices_go_on_when_a_reload_changes_what_makes_them() {
     let folder = tempfile::tempdir().expect("a folder");
-    video(&folder.path().join("door.mp4"), 2);
+    paced_video(&folder.path().join("door.mp4"), 4);
     let mut engine = run_folder(folder.path(), &[]);
     let address = engine.address();
     let graph = |every: &str| {
@@ -688,8 +785,8 @@ fn indices_go_on_when_a_reload_changes_what_makes_them() {
         };
         entries.filter_map(chunk).filter(|(name, _)| name.starts_with("door_chunk")).collect()
     };
-    send("PUT", &format!("{address}/graphs/door"), &[], &graph("1s")).expect(201);
-    for every in ["2s", "1s"] {
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph(HALF)).expect(201);
+    for every in ["1s", HALF] {
         let enough = made().len() + 2;
         engine.wait_for("two chunks", |_| (made().len() >= enough).then_some(()));
         let before = made();
@@ -770,7 +867,7 @@ fn a_graph_that_is_only_checked_makes_no_state() {
 #[test]
 fn over_http_the_folder_must_be_allowed_and_a_reload_shares_it() {
     let folder = tempfile::tempdir().expect("a folder");
-    video(&folder.path().join("door.mp4"), 2);
+    paced_video(&folder.path().join("door.mp4"), 4);
     let mut engine = run_folder(folder.path(), &[]);
     let address = engine.address();
     let graph = |dir: &str, every: &str| {
@@ -782,7 +879,7 @@ fn over_http_the_folder_must_be_allowed_and_a_reload_shares_it() {
     };
     assert!(allowed().contains(&"--allow-path".into()));
     let outside = folder.path().with_extension("outside");
-    let refused = send("PUT", &format!("{address}/graphs/door"), &[], &graph(&outside.display().to_string(), "1s"));
+    let refused = send("PUT", &format!("{address}/graphs/door"), &[], &graph(&outside.display().to_string(), HALF));
     let told = refused.expect(400);
     assert!(told.to_string().contains("may not name the path"), "{told}");
     assert!(!outside.exists());
@@ -792,20 +889,20 @@ fn over_http_the_folder_must_be_allowed_and_a_reload_shares_it() {
         entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect::<BTreeSet<_>>()
     };
     let chunk = |made: &BTreeSet<String>| made.iter().filter(|name| name.ends_with(".mp4")).count();
-    send("PUT", &format!("{address}/graphs/door"), &[], &graph("state", "1s")).expect(201);
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph("state", HALF)).expect(201);
     engine.wait_for("a chunk", |_| (chunk(&made()) >= 1).then_some(()));
     // Chunks are cut elsewhere from here on, and their numbers go on.
-    send("PUT", &format!("{address}/graphs/door"), &[], &graph("state", "2s")).expect(200);
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph("state", "1s")).expect(200);
     let before = chunk(&made());
     engine.wait_for("another chunk", |_| (chunk(&made()) > before).then_some(()));
     // Another folder is opened anew.
-    send("PUT", &format!("{address}/graphs/door"), &[], &graph("other-state", "2s").replace("out/", "other/"))
+    send("PUT", &format!("{address}/graphs/door"), &[], &graph("other-state", "1s").replace("out/", "other/"))
         .expect(200);
     assert!(folder.path().join("other-state/progress.redb").exists());
     let deleted = send("DELETE", &format!("{address}/graphs/door"), &[], "");
     assert_eq!(deleted.status, 200, "{}", deleted.text);
     // Nobody has it any more: another graph may be the only one that does.
-    send("PUT", &format!("{address}/graphs/yard"), &[], &graph("state", "1s").replace("out/", "yard/")).expect(201);
+    send("PUT", &format!("{address}/graphs/yard"), &[], &graph("state", HALF).replace("out/", "yard/")).expect(201);
     let finished = engine.terminate().expect(0);
     assert!(!finished.stderr.contains("exists already"), "{}", finished.stderr);
     let indices: Vec<PathBuf> = made().iter().map(PathBuf::from).collect();

@@ -12,9 +12,15 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("no number: {value}"))
 }
 
+/// A pipe that nobody reads: the sink is named, how long its item waits, and how long the source does. Once somebody
+/// reads, it is named no more. A graph beside it is fine all the while and says so.
 #[test]
-fn a_graph_that_is_fine_says_so() {
-    let folder = Folder::with_graph(
+fn a_slow_sink_is_named_and_what_waits_for_it_and_a_graph_that_is_fine_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let graphs = folder.path().join("graphs");
+    std::fs::create_dir(&graphs).expect("made");
+    std::fs::write(
+        graphs.join("fine.toml"),
         r#"
         [sources.camera]
         type = "synthetic"
@@ -30,34 +36,17 @@ fn a_graph_that_is_fine_says_so() {
         type = "blackhole"
         inputs = ["sum"]
         "#,
-    );
-    let mut engine = folder.run(&[]);
-    let graph = engine.wait_for_graph("a judgement", |graph| graph["culprit"]["kind"] == "nothing");
-    let text = graph["culprit"]["text"].as_str().expect("a sentence");
-    assert!(text.starts_with("nothing is slow; the source gives ") && text.ends_with(" fps"), "{text}");
-    assert_eq!(graph["culprit"]["streams"], serde_json::json!(["synthetic"]));
-    let stream = &graph["streams"][0];
-    assert_eq!((stream["live"].as_bool(), stream.get("culprit")), (Some(true), None), "{stream}");
-    assert!(number(&stream["rate_in"]) > 0.0);
-    assert!(number(&node(&graph, "sum", "pool")["rate"]) > 0.0);
-    assert_eq!(node(&graph, "sum", "pool")["inputs"], serde_json::json!(["camera -> sum"]));
-    let (_, _, metrics) = get_text(&format!("{}/metrics", engine.address()));
-    let wanted = r#"engine_culprit{graph="graph",kind="nothing",node=""} 1"#;
-    assert!(metrics.lines().any(|line| line == wanted), "{metrics}");
-    engine.terminate().expect(0);
-}
-
-/// A pipe that nobody reads: the sink is named, how long its item waits, and how long the source does. Once somebody
-/// reads, it is named no more.
-#[test]
-fn a_slow_sink_is_named_and_what_waits_for_it() {
-    let folder = Folder::with_graph(
+    )
+    .expect("written");
+    std::fs::write(
+        graphs.join("stalled.toml"),
         r#"
         [sources.camera]
         type = "synthetic"
         width = 64
         height = 48
         fps = 200
+        streams = ["door"]
 
         [operators.sum]
         type = "checksum"
@@ -69,16 +58,36 @@ fn a_slow_sink_is_named_and_what_waits_for_it() {
         inputs = ["sum"]
         path = "out.jsonl"
         "#,
-    );
-    let pipe = StalledPipe::new(folder.file("out.jsonl"));
-    let mut engine = folder.run(&[]);
+    )
+    .expect("written");
+    let pipe = StalledPipe::new(folder.path().join("out.jsonl"));
+    let mut engine = run_folder(folder.path(), &[]);
+    let address = engine.address();
+    let look = |name: &str| {
+        let (_, stats) = get(&format!("{address}/stats"));
+        stats["graphs"].as_array()?.iter().find(|graph| graph["name"] == *name).cloned()
+    };
+
+    let graph = engine.wait_for("a judgement", |_| look("fine").filter(|graph| graph["culprit"]["kind"] == "nothing"));
+    let text = graph["culprit"]["text"].as_str().expect("a sentence");
+    assert!(text.starts_with("nothing is slow; the source gives ") && text.ends_with(" fps"), "{text}");
+    assert_eq!(graph["culprit"]["streams"], serde_json::json!(["synthetic"]));
+    let stream = &graph["streams"][0];
+    assert_eq!((stream["live"].as_bool(), stream.get("culprit")), (Some(true), None), "{stream}");
+    assert!(number(&stream["rate_in"]) > 0.0);
+    assert!(number(&node(&graph, "sum", "pool")["rate"]) > 0.0);
+    assert_eq!(node(&graph, "sum", "pool")["inputs"], serde_json::json!(["camera -> sum"]));
+    let (_, _, metrics) = get_text(&format!("{address}/metrics"));
+    let wanted = r#"engine_culprit{graph="fine",kind="nothing",node=""} 1"#;
+    assert!(metrics.lines().any(|line| line == wanted), "{metrics}");
+
     let stalled =
         |graph: &Value| graph["culprit"]["kind"] == "sink" && number(&graph["streams"][0]["blocked_share"]) > 0.9;
-    let graph = engine.wait_for_graph("a sink that is named", stalled);
+    let graph = engine.wait_for("a sink that is named", |_| look("stalled").filter(stalled));
     let culprit = &graph["culprit"];
-    assert_eq!((&culprit["node"], &culprit["streams"]), (&"out".into(), &serde_json::json!(["synthetic"])));
+    assert_eq!((&culprit["node"], &culprit["streams"]), (&"out".into(), &serde_json::json!(["door"])));
     let text = culprit["text"].as_str().expect("a sentence");
-    assert!(text.starts_with("`out` on stream `synthetic`: writing "), "{text}");
+    assert!(text.starts_with("`out` on stream `door`: writing "), "{text}");
     let out = node(&graph, "out", "sink");
     assert!(number(&out["busy_share"]) > 0.5 && number(&out["queued"]) > 0.0, "{out}");
     assert!(number(&out["oldest_ms"]) > 0.0, "{out}");
@@ -88,16 +97,19 @@ fn a_slow_sink_is_named_and_what_waits_for_it() {
 
     // With nobody who reads, what is oldest gets older.
     let age = number(&out["oldest_ms"]);
-    engine.wait_for_graph("an older item", |graph| number(&node(graph, "out", "sink")["oldest_ms"]) > age + 500.0);
-    let (_, _, metrics) = get_text(&format!("{}/metrics", engine.address()));
-    assert!(metrics.contains(r#"engine_culprit{graph="graph",kind="sink",node="out"} 1"#), "{metrics}");
-    let blocked = metrics.lines().find(|line| line.starts_with("engine_stream_blocked_seconds_total{"));
+    engine.wait_for("an older item", |_| {
+        look("stalled").filter(|graph| number(&node(graph, "out", "sink")["oldest_ms"]) > age + 500.0)
+    });
+    let (_, _, metrics) = get_text(&format!("{address}/metrics"));
+    assert!(metrics.contains(r#"engine_culprit{graph="stalled",kind="sink",node="out"} 1"#), "{metrics}");
+    let of_stalled = r#"engine_stream_blocked_seconds_total{graph="stalled","#;
+    let blocked = metrics.lines().find(|line| line.starts_with(of_stalled));
     let blocked = blocked.expect("the time that the source waited");
     assert!(blocked.contains(r#"node="sum""#), "{blocked}");
     assert!(blocked.rsplit(' ').next().expect("a value").parse::<f64>().expect("seconds") > 1.0, "{blocked}");
 
     let reader = pipe.drain();
-    engine.wait_for_graph("nothing that is slow", |graph| graph["culprit"]["kind"] != "sink");
+    engine.wait_for("nothing that is slow", |_| look("stalled").filter(|graph| graph["culprit"]["kind"] != "sink"));
     engine.terminate().expect(0);
     reader.join().expect("its lines");
 }
@@ -129,7 +141,9 @@ fn a_model_that_cannot_keep_up_is_named_with_what_it_needs() {
     let mut engine = folder.run(&["--pool-threads", "1"]);
     let needs_more = |graph: &Value| {
         let culprit = &graph["culprit"];
-        culprit["kind"] == "pool" && culprit["needs_cores"].as_f64() > culprit["has_cores"].as_f64()
+        // The first window may be one in which it had hardly begun.
+        let has = culprit["has_cores"].as_f64();
+        culprit["kind"] == "pool" && has >= Some(0.7) && culprit["needs_cores"].as_f64() > has
     };
     let graph = engine.wait_for_graph("a model that is named", needs_more);
     let culprit = &graph["culprit"];

@@ -33,9 +33,19 @@ pub fn free_port() -> u16 {
 
 /// Two minutes of a test picture, ten a second, with a keyframe each second, as `name` in `folder`.
 pub fn clip(folder: &Path, name: &str, size: &str, options: &[&str]) -> PathBuf {
+    picture(folder, name, &format!("testsrc=size={size}:rate=10:duration=120"), options)
+}
+
+/// As [`clip`], for whoever waits for so many pictures and not for so many seconds: 40 seconds of thirty pictures a second,
+/// with a keyframe three times a second.
+pub fn lively_clip(folder: &Path, name: &str, size: &str, options: &[&str]) -> PathBuf {
+    picture(folder, name, &format!("testsrc=size={size}:rate=30:duration=40"), options)
+}
+
+/// A keyframe in ten pictures.
+fn picture(folder: &Path, name: &str, source: &str, options: &[&str]) -> PathBuf {
     let path = folder.join(name);
-    let picture = format!("testsrc=size={size}:rate=10:duration=120");
-    let mut arguments = vec!["-f", "lavfi", "-i", &picture, "-c:v", "libx264", "-preset", "ultrafast", "-g", "10"];
+    let mut arguments = vec!["-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "ultrafast", "-g", "10"];
     arguments.extend(["-pix_fmt", "yuv420p"]);
     arguments.extend(options);
     ffmpeg(&arguments, &path);

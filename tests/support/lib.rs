@@ -15,6 +15,7 @@ pub mod probe;
 pub mod second;
 pub mod vss;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -38,15 +39,19 @@ const LOOKS: u32 = 100;
 
 /// Waits until `condition` answers something.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let never = crossbeam_channel::never::<()>();
     let start = SystemClock.now();
     loop {
         if let Some(answer) = condition() {
             return answer;
         }
         assert!(SystemClock.now() - start < PATIENCE, "this did not come about: {what}");
-        let _ = never.recv_timeout(POLL);
+        pause();
     }
+}
+
+/// Lets others work between two looks at a condition.
+fn pause() {
+    let _ = crossbeam_channel::never::<()>().recv_timeout(POLL);
 }
 
 /// The folder of the repository.
@@ -245,13 +250,24 @@ impl Engine {
     /// Waits until `condition` answers something; fails when the process ends before.
     pub fn wait_for<T>(&mut self, what: &str, mut condition: impl FnMut(&Engine) -> Option<T>) -> T {
         let mut ended = false;
-        wait_for(what, || {
-            let answer = condition(self);
-            assert!(answer.is_some() || !ended, "the engine ended before {what}:\n{}", self.stderr());
+        let start = SystemClock.now();
+        loop {
+            if let Some(answer) = condition(self) {
+                return answer;
+            }
+            assert!(!ended, "the engine ended before {what}:\n{}", self.stderr());
             // Looked at once more after the end: it may have come about just before.
             ended = self.child.try_wait().expect("a child").is_some();
-            answer
-        })
+            if SystemClock.now() - start >= PATIENCE {
+                let stats = self.stderr().contains("listening on http").then(|| self.stats());
+                panic!(
+                    "this did not come about: {what}\nthe statistics are {}\nand the log:\n{}",
+                    stats.unwrap_or_default(),
+                    self.stderr()
+                );
+            }
+            pause();
+        }
     }
 
     /// Waits for a line on the standard error.
@@ -288,6 +304,22 @@ impl Engine {
             let graph = stats["graphs"].get_mut(0)?.take();
             condition(&graph).then_some(graph)
         })
+    }
+
+    /// Waits until the counts of every stream and of every graph have added up once. While items flow a look may fall
+    /// between two counters; what is forgotten is missing in every look.
+    pub fn wait_until_conserved(&mut self) {
+        let address = self.address();
+        let mut seen = BTreeSet::new();
+        self.wait_for("books that add up", |_| {
+            let (_, stats) = get(&format!("{address}/stats"));
+            let graphs = stats["graphs"].as_array()?;
+            let totals = graphs.iter().map(|graph| (graph["name"].to_string(), &graph["total"]));
+            let streams = graphs.iter().flat_map(|graph| graph["streams"].as_array().into_iter().flatten());
+            let all: Vec<_> = totals.chain(streams.map(|stream| (stream["stream"].to_string(), stream))).collect();
+            seen.extend(all.iter().filter(|(_, counts)| is_conserved(counts)).map(|(name, _)| name.clone()));
+            all.iter().all(|(name, _)| seen.contains(name)).then_some(())
+        });
     }
 
     /// Waits until a stalled sink has stopped everything: each source waits for credit or drops, and look after look
@@ -400,11 +432,17 @@ impl Counts {
     }
 }
 
-/// Fails unless the counts of a stream, or their total, in `/stats` add up.
+/// Fails unless the counts of a stream, or their total, in `/stats` add up. Of what still runs, wait for that with
+/// [`Engine::wait_until_conserved`].
 pub fn assert_conserved(counts: &Value) {
+    assert!(is_conserved(counts), "{counts}");
+}
+
+/// Whether the counts of a stream, or their total, in `/stats` add up.
+pub fn is_conserved(counts: &Value) -> bool {
     let number = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("no {name} in {counts}"));
     let fates = ["delivered", "filtered", "dropped", "rejected", "lost", "in_flight"].map(number);
-    assert_eq!(number("read"), fates.iter().sum::<u64>(), "{counts}");
+    number("read") == fates.iter().sum::<u64>()
 }
 
 fn agent() -> ureq::Agent {

@@ -87,12 +87,40 @@ pub fn comparable(file: &Path, folder: &Path) -> PathBuf {
 
 /// FFmpeg decodes all of it without a word.
 pub fn assert_decodes(file: &Path) {
-    let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-xerror", "-nostdin", "-i", text(file)])
+    let (decodes, said) = decode(&[file]);
+    assert!(decodes, "{}: {said}", file.display());
+}
+
+/// As [`assert_decodes`], of each file: so many that one process looks at several of them.
+pub fn assert_all_decode(files: &[PathBuf]) {
+    const AT_ONCE: usize = 12;
+    for some in files.chunks(AT_ONCE) {
+        let some: Vec<&Path> = some.iter().map(PathBuf::as_path).collect();
+        let (decode, said) = decode(&some);
+        if !decode {
+            // Alone, the one that does not is named.
+            some.iter().for_each(|file| assert_decodes(file));
+            panic!("one of {some:?}: {said}");
+        }
+    }
+}
+
+/// Whether FFmpeg decodes all of each file without a word, and what it says.
+fn decode(files: &[&Path]) -> (bool, String) {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-v", "error", "-xerror", "-nostdin"]);
+    for file in files {
+        command.args(["-i", text(file)]);
+    }
+    for input in 0..files.len() {
+        // Without this, all that is decoded is of one of them.
+        if files.len() > 1 {
+            command.args(["-map", &input.to_string()]);
+        }
         // With the times that pictures have, also where they come at no steady rate.
-        .args(["-fps_mode", "passthrough", "-enc_time_base", "-1", "-f", "null", "-"])
-        .output()
-        .expect("ffmpeg is installed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{}: {said}", file.display());
+        command.args(["-fps_mode", "passthrough", "-enc_time_base", "-1", "-f", "null", "-"]);
+    }
+    let output = command.output().expect("ffmpeg is installed");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success() && said.is_empty(), said)
 }

@@ -2,8 +2,8 @@
 
     rtsp_server.py [--port N] [--user NAME --password WORD] PATH=FILE...
 
-Each FILE (MP4 with H.264 or H.265) is served under /PATH, from its start for the first client. Prints its port on a line
-of its own when it serves; ends when it is killed. Port 0 takes a free one.
+Each FILE (MP4 with H.264 or H.265) is served under /PATH, from its start for each client. Prints its port on a line of its
+own when it serves; ends when it is killed. Port 0 takes a free one.
 """
 
 import argparse
@@ -23,7 +23,9 @@ def factory(file, codec, user):
     made.set_launch(
         f'( filesrc location="{file}" ! qtdemux ! {parse} ! {pay} name=pay0 pt=96 config-interval=-1 )'
     )
-    made.set_shared(True)
+    # Each client has a pipeline of its own: where two share one and play at the same moment, the server may abort
+    # (gst_rtsp_media_get_rates finds no segment while the other one's seek flushes).
+    made.set_shared(False)
     if user:
         permissions = GstRtspServer.RTSPPermissions()
         permissions.add_permission_for_role(user, "media.factory.access", True)

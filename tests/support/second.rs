@@ -30,6 +30,17 @@ fn tracks(file: &Path) -> Vec<Vec<Sample>> {
     tracks.collect()
 }
 
+/// How many packets each track has; fails unless all of them lie in the file.
+pub fn counts(file: &Path) -> Vec<usize> {
+    tracks(file).iter().map(Vec::len).collect()
+}
+
+/// `SHA256:` and the digest of the bytes of all packets, by track.
+pub fn hashes(file: &Path) -> Vec<Vec<String>> {
+    let of = |samples: Vec<Sample>| samples.into_iter().map(|sample| sample.hash).collect();
+    tracks(file).into_iter().map(of).collect()
+}
+
 /// Fails unless the second demuxer finds the packets in `file` that ffprobe has found, all of them, also those that an
 /// edit list hides: in their order, with the same bytes, times and keyframes.
 pub fn assert_agrees(file: &Path, probed: &[Vec<Probed>]) {

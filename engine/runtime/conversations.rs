@@ -10,12 +10,11 @@ use operators::clock::Clock;
 use operators::error::ItemError;
 use operators::inference::pool::{Completion, panic_text};
 use operators::item::Item;
+use operators::lock::lock;
 use operators::operator::IoRunner;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-
-use super::counters::lock;
 
 /// The jobs of one node in one generation of its graph. When the last clone is gone, those that still run are given up.
 #[derive(Clone)]

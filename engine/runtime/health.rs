@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use operators::item::StreamId;
+use operators::lock::lock;
 
-use super::counters::{GraphCounters, NodeCounters, StreamCounters, lock};
+use super::counters::{GraphCounters, NodeCounters, StreamCounters};
 use super::culprit::{self, Machine};
 use super::graphs::{Graphs, Home, Refused};
 use super::preview::PreviewSlot;

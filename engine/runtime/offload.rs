@@ -9,6 +9,7 @@ use operators::error::ItemError;
 use operators::inference::pool::{Completion, Installed, Job, Lane, Pool};
 use operators::item::{Event, Item, Kind, Payload, StreamId};
 use operators::lease::Credit;
+use operators::lock::lock;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -18,7 +19,6 @@ use timely::scheduling::Activator;
 use timely::scheduling::activate::SyncActivator;
 
 use super::conversations::{Conversations, Submitted};
-use super::counters::lock;
 use super::entry::{Admission, Entry};
 use super::node::{Node, is_error};
 use super::passage::Passage;

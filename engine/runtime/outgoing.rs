@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use operators::error::ItemError;
 use operators::item::{Event, Item, Payload, RecordBody, StreamId};
+use operators::lock::lock;
 use operators::operator::{Emitted, Later, Unmade};
 use timely::scheduling::activate::SyncActivator;
 
-use super::counters::lock;
 use super::node::Node;
 use super::passage::Passage;
 use super::workshop::{Customer, Workshop};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use operators::error::SinkError;
 use operators::item::{EndReason, Event};
 use operators::lease::{Account, Verdict};
+use operators::lock::lock;
 use operators::operator::SinkWriter;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -17,7 +18,7 @@ use timely::scheduling::activate::SyncActivator;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::counters::{lock, worth_logging};
+use super::counters::worth_logging;
 use super::entry::{Admission, Entry};
 use super::failure::Notice;
 use super::node::{Node, is_error};

@@ -14,6 +14,7 @@ use operators::item::{
     StreamId, StreamInfo,
 };
 use operators::lease::{Counts, Limits, Verdict};
+use operators::lock::lock;
 use operators::operator::{
     Batching, InlineOperator, ItemSize, Later, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source,
     StreamOperator, StreamSpec, Unmade,
@@ -21,7 +22,6 @@ use operators::operator::{
 use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
 
-use super::counters::lock;
 use super::stats::{GraphReport, Observe, StreamState};
 use super::supervisor::{Engine, Options, Outcome, Request};
 use crate::graph::identity::Identity;

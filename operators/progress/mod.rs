@@ -27,8 +27,9 @@ use sha2::{Digest, Sha256};
 use crate::config::{Field, FieldType, Presence};
 use crate::item::{Lineage, Origin, Played, Segment, StreamId, Version};
 
+use crate::lock::lock;
 pub use store::{FILE, StateError};
-use store::{FINISHED, Held, INDICES, NOTES, OUTPUTS, STREAMS, Store, lock};
+use store::{FINISHED, Held, INDICES, NOTES, OUTPUTS, STREAMS, Store};
 
 /// The fields of a graph's table `state`.
 pub static FIELDS: [Field; 1] = [Field {

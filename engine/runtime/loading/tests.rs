@@ -5,9 +5,9 @@ use std::sync::{Condvar, Mutex};
 use operators::clock::{Clock, SystemClock};
 use operators::error::{FieldError, ItemError};
 use operators::item::{Item, Kind, Payload, StreamId};
+use operators::lock::lock;
 use operators::operator::{BuildContext, Built, Execution, IoOperator, IoRunner, Produces, Registration, Role};
 
-use super::super::counters::lock;
 use super::super::graphs::{Expected, GraphSettings, GraphText, Graphs, Home, LoadError, Loaded};
 use super::super::reload::Patience;
 use super::super::streams::PostedStream;

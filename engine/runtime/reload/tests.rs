@@ -19,6 +19,7 @@ use operators::item::{
     StreamInfo,
 };
 use operators::lease::Limits;
+use operators::lock::lock;
 use operators::operator::{
     InlineOperator, ItemSize, Outlet, Output, PoolOperator, Resource, Runner, Sink, SinkWriter, Source, StreamOperator,
     StreamSpec,
@@ -26,7 +27,7 @@ use operators::operator::{
 use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
 
-use super::super::counters::{GraphCounters, lock};
+use super::super::counters::GraphCounters;
 use super::super::supervision::{Change, RunningGraph};
 use super::super::supervisor::{Engine, Options, Outcome, Request};
 use super::*;

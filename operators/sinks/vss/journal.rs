@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,6 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::error::StartError;
 use crate::item::{Segment, StreamId};
+use crate::lock::lock;
 use crate::progress::Progress;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -431,10 +432,6 @@ pub async fn turn(server: &str, segment: &Segment) -> OwnedMutexGuard<()> {
         line
     };
     line.lock_owned().await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::copied_playlist::map_of;
 use super::*;
 
 use std::ops::Range;
@@ -10,8 +11,8 @@ use crate::lease::{Account, Counts};
 use crate::media::fragment::Form;
 use crate::sinks::hls::playlist::Window;
 use crate::sinks::hls::store::{NewSegment, Playlists, Shelf, Terms, Writing};
-use crate::storage::Object;
-use crate::storage::error::Cause;
+use crate::storage::error::{Cause, StorageError};
+use crate::storage::{Body, Object};
 
 /// Packets of each segment.
 const PACKETS: u64 = 5;

@@ -605,16 +605,14 @@ pub static REGISTRATION: Registration = Registration {
 mod tests {
     use super::*;
     use std::path::Path;
-    use std::process::Command;
 
     use bytes::Bytes;
 
     use crate::item::{Segment, Track, TrackFormat};
     use crate::lease::Counts;
-    use crate::media::demux::{Demuxer, Read, Tracks};
-    use crate::operator::{Emitted, Later};
+    use crate::media::demux::{Demuxer, Read};
     use crate::sinks::records::tests::context;
-    use crate::testing::item;
+    use crate::testing::{item, made_segments, recording};
     use crate::time::TimeBase;
 
     fn built(fields: &str) -> Result<Arc<dyn InlineOperator>, String> {
@@ -696,24 +694,16 @@ mod tests {
     }
 
     /// Twelve seconds at 10 pictures a second, a keyframe each second.
-    fn recording(folder: &Path) -> Demuxer {
+    fn twelve_seconds(folder: &Path) -> Demuxer {
         let path = folder.join("clip.mp4");
-        let made = Command::new("ffmpeg")
-            .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=12"])
-            .args(["-c:v", "libx264", "-bf", "0", "-g", "10", "-sc_threshold", "0", "-pix_fmt", "yuv420p"])
-            .arg(&path)
-            .output()
-            .expect("ffmpeg is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
-        demuxer.read_all(true);
-        demuxer
+        let pictures = "-f lavfi -i testsrc=size=64x48:rate=10:duration=12";
+        recording(&path, &format!("{pictures} -c:v libx264 -bf 0 -g 10 -sc_threshold 0 -pix_fmt yuv420p"))
     }
 
     /// The chunks of a recording whose packets come a tenth of a second after each other; `at` may change the time before one.
     fn chunks_by_wall(start: Duration, at: impl Fn(u64, SystemTime) -> SystemTime) -> Vec<Arc<Segment>> {
         let folder = tempfile::tempdir().unwrap();
-        let mut demuxer = recording(folder.path());
+        let mut demuxer = twelve_seconds(folder.path());
         let base = demuxer.tracks()[0].time_base;
         let operator = built("every = \"5s\"\nclock = \"wall\"").unwrap();
         let mut stream = operator.start(&StreamId::new("door").unwrap());
@@ -740,18 +730,7 @@ mod tests {
         }
         assert_eq!(seq, 120);
         stream.end(&EndReason::Eof, &mut out);
-        let made = out.drain().map(|emitted| match emitted {
-            Emitted::Later(Later { item, make }) => {
-                item.lease.ack.settle(Verdict::Delivered);
-                make().unwrap()
-            }
-            Emitted::Item(item) => panic!("{item:?}"),
-        });
-        made.map(|payload| match payload {
-            Payload::Segment(segment) => segment,
-            other => panic!("{other:?}"),
-        })
-        .collect()
+        made_segments(&mut out)
     }
 
     /// When chunks begin, in tenths of a second of the wall clock and of the stream.

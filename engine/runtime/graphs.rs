@@ -20,6 +20,8 @@ use operators::lock::lock;
 use operators::operator::{Resource, Sink};
 use operators::sinks::hls::store::Playlists;
 
+use ends::GRACE;
+
 use super::counters::GraphCounters;
 use super::ending::{Ending, ending};
 use super::graph_streams::Coming;
@@ -448,6 +450,12 @@ impl Graphs {
             let entry = state.graphs.get(&text.name);
             entry.map(|entry| (entry.changes.clone(), entry.ending.clone(), entry.counters.clone()))
         };
+        if let Some((_, ending, counters)) = &before
+            && matches!(counters.state().0, GraphState::Finished | GraphState::Failed)
+        {
+            // It says so a moment before its thread is done, and is not to be changed any more.
+            let _ = ending.over().recv_timeout(GRACE);
+        }
         let loaded = match before {
             Some((changes, ending, counters)) if !ending.is_over() => {
                 Loaded::Reloaded(Box::new(self.reload(&changes, plan, &counters, &ending)?))

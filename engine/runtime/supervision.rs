@@ -337,8 +337,9 @@ impl RunningGraph {
             let is_same = |planned: &PlannedSource| {
                 *planned.name == *version.source && planned.progress().is_some_and(|now| now.leads_where(progress))
             };
-            if counts.lost > before.lost || !plan.sources.iter().any(is_same) {
-                tracing::warn!(%stream, "not everything of `{}` is stored: it is read again at the next start", plan.secrets.redact(&version.name));
+            let (lost, dropped) = (counts.lost - before.lost, counts.dropped - before.dropped);
+            if lost + dropped > 0 || !plan.sources.iter().any(is_same) {
+                tracing::warn!(%stream, lost, dropped, "not everything of `{}` is stored: it is read again at the next start", plan.secrets.redact(&version.name));
                 continue;
             }
             let rejected = counts.rejected - before.rejected;

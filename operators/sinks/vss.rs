@@ -236,6 +236,11 @@ impl IoRunner for Uploader {
         };
         ack.placed(intent.id.as_deref().unwrap_or_default());
         let mut status = SegmentStatus { vss_id: intent.id.clone(), ..segment.status("uploaded") };
+        if intent.sha256 != segment.sha256 {
+            // What is told is what is there.
+            (status.bytes, status.sha256) = (intent.bytes, intent.sha256.clone());
+            status.message = Some("an end has cut it short this time: all of it is there from before".to_owned());
+        }
         let (service, prompt) = (self.service.clone(), self.prompt.clone());
         match blocking(move || service.finish(intent, prompt.as_deref())).await {
             Ok(summary) => status.summary = summary,

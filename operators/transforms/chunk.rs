@@ -328,7 +328,11 @@ impl ChunkStream {
 
     /// Whether the keyframe `item` begins a part.
     fn is_due(&self, item: &Item) -> bool {
-        let Some(Part { file: open, .. }) = &self.open else { return true };
+        let Some(Part { file: open, .. }) = &self.open else {
+            // What is left of a part that could not be written this time is lost with it: under an index of its own it would
+            // be there twice when the input is read again, and every later index be another one.
+            return self.broken != Some(Verdict::Lost) || self.grid.is_none_or(|grid| grid.is_due(item.pts));
+        };
         let is_over = match self.settings.cut {
             Cut::EveryOfWall(every) => multiple(item.time, every) != multiple(open.begun(), every),
             Cut::Every(_) | Cut::Parts { .. } => self.grid.is_none_or(|grid| grid.is_due(item.pts)),

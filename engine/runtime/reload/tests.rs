@@ -530,15 +530,11 @@ fn a_changed_source_is_read_anew_and_its_numbers_go_on() {
 
 #[test]
 fn a_finite_stream_that_has_ended_is_not_read_again() {
-    let mut sketch = Sketch { count: 50, ..Sketch::new() };
-    sketch.sinks = vec!["out"];
-    let running = Running::start(2, &sketch);
-    // Held up, so that the graph does not end before it is changed.
-    running.seen.gate.set(true);
+    // Its streams have ended, and the graph has not.
+    let (sketch, running) = with_a_sink_that_is_held_up();
     let streams = |running: &Running| running.counters.report().streams;
-    eventually(|| streams(&running).iter().all(|stream| stream.counts.read > 0));
-    let plan = sketch.plan(&running.seen);
-    running.changes.send(Box::new(move |graph| drop(graph.reload(plan, PATIENCE)))).unwrap();
+    eventually(|| streams(&running).iter().all(|stream| stream.state == super::super::stats::StreamState::Ended));
+    running.reload(&sketch);
     running.seen.gate.set(false);
     let (outcome, seen, _) = running.end();
     assert!(outcome.is_success(), "{outcome:?}");
@@ -662,7 +658,8 @@ fn what_a_stuck_sink_has_in_hand_is_counted_in_the_answer() {
     sketch.sinks = vec!["other"];
     let short = Patience { drain: Duration::from_millis(50), ..PATIENCE };
     let reloaded = running.reload_within(&sketch, short).unwrap();
-    assert_eq!((reloaded.lost, &reloaded.stuck[..]), (12, &["sink `out`".to_owned()][..]));
+    // Where the machine is slow, more than that has not come to an end.
+    assert!(reloaded.lost == 12 && reloaded.stuck.contains(&"sink `out`".to_owned()), "{reloaded:?}");
     running.seen.gate.set(false);
     let (.., counters) = running.end();
     assert_eq!(counters.report().total.lost, 12);

@@ -106,9 +106,8 @@ pub struct Progress {
 #[derive(Serialize, Deserialize)]
 struct Entry {
     sha256: String,
-    /// How long the content is, where it may be cut short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    bytes: Option<u64>,
+    extent: Option<Extent>,
     is_done: bool,
     /// The time in its name, in microseconds since 1970: where it tells one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,7 +179,10 @@ impl Progress {
                 Output { state: self.state.clone(), key }
             }
             Lineage::Version { version, configuration } => {
-                let content = Fingerprint { sha256: segment.sha256.clone(), bytes: Some(segment.content.len()) };
+                let content = Fingerprint {
+                    sha256: segment.sha256.clone(),
+                    extent: Some(Extent { start_us: segment.start.as_micros(), bytes: segment.content.len() }),
+                };
                 self.version_output(stream, version, configuration, segment.index, content)
             }
         })
@@ -191,7 +193,7 @@ impl Progress {
     pub fn picture_output(&self, stream: &StreamId, played: &Played, seq: u64) -> Option<Output> {
         self.state.store()?;
         let Some(Lineage::Version { version, configuration }) = self.lineage(played) else { return None };
-        let content = Fingerprint { sha256: PICTURE.to_owned(), bytes: None };
+        let content = Fingerprint { sha256: PICTURE.to_owned(), extent: None };
         Some(self.version_output(stream, &version, &configuration, seq, content))
     }
 
@@ -397,13 +399,22 @@ enum Key {
 #[derive(Clone, Debug)]
 struct Fingerprint {
     sha256: String,
-    /// Where it may be cut short: of one output, what is shorter is then a part of what is longer.
-    bytes: Option<u64>,
+    /// Where it may be cut short.
+    extent: Option<Extent>,
+}
+
+/// Which part of its input an output holds. Of two under one index that begin alike, the shorter one is a part of the other:
+/// where something was dropped in between, they begin elsewhere.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Extent {
+    /// When its first picture is shown, in microseconds since that of the stream.
+    start_us: i64,
+    bytes: u64,
 }
 
 impl Fingerprint {
     fn entry(&self, is_done: bool, time_us: Option<u64>) -> Entry {
-        Entry { sha256: self.sha256.clone(), bytes: self.bytes, is_done, time_us }
+        Entry { sha256: self.sha256.clone(), extent: self.extent, is_done, time_us }
     }
 }
 
@@ -421,7 +432,10 @@ impl Output {
     pub fn is_done(&self) -> Result<bool, StateError> {
         let (Some(store), Key::Version { key, content }) = (self.state.store(), &self.key) else { return Ok(false) };
         let entry = store.read(|read| entry(&read.open_table(OUTPUTS)?, key))?;
-        let is_part = |entry: &Entry| entry.bytes.zip(content.bytes).is_some_and(|(whole, part)| whole > part);
+        let is_part = |entry: &Entry| {
+            let both = entry.extent.zip(content.extent);
+            both.is_some_and(|(whole, part)| whole.start_us == part.start_us && whole.bytes > part.bytes)
+        };
         Ok(entry.is_some_and(|entry| entry.is_done && (entry.sha256 == content.sha256 || is_part(&entry))))
     }
 

@@ -493,3 +493,97 @@ impl SinkWriter for ObjectWriter {
         Some(self.trouble.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::item::Gap;
+    use crate::sinks::records::tests::{result, stream};
+    use crate::storage::folder::Folder;
+
+    /// Objects of records in a folder, each as soon as it has one.
+    fn writer(folder: &Path) -> Box<dyn SinkWriter> {
+        let objects = Objects {
+            storage: Arc::new(Folder::new("out", folder)),
+            key: Template::parse("{name}", Placeholder::ALL).unwrap(),
+            origin: Origin { graph: "door".into(), node: "out".into() },
+            clock: Arc::new(SystemClock),
+            retry_for: Duration::ZERO,
+            uploads: 1,
+            quality: 90,
+            batching: Some(Batching { items: 1, bytes: 1 << 20, every: Duration::from_secs(3600) }),
+            annotate: None,
+            if_exists: IfExists::Overwrite,
+            progress: None,
+        };
+        let node = |name: &str| SinkInput {
+            node: name.into(),
+            kind: Kind::Record,
+            sources: vec!["cams".into()],
+            is_live: true,
+            repeats: false,
+        };
+        objects.writer(&[node("sums"), node("shapes")]).unwrap()
+    }
+
+    fn gap() -> Event {
+        Event::Gap { stream: stream(), gap: Gap { reason: "the camera was away".to_owned(), seq: None } }
+    }
+
+    fn failure() -> Event {
+        Event::End { stream: stream(), reason: EndReason::Failed("gone".to_owned()) }
+    }
+
+    /// The objects by name, each with the numbers of its records; `None` for what tells of a gap or a failure.
+    async fn stored(events: &[Event], folder: &Path) -> Vec<(String, Vec<Option<u64>>)> {
+        let mut writer = writer(folder);
+        for event in events {
+            writer.write(std::slice::from_ref(event)).await.unwrap();
+        }
+        writer.close().await.unwrap();
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut found: Vec<_> = entries
+            .map(|path| {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let seq = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64();
+                (path.file_name().unwrap().to_str().unwrap().to_owned(), text.lines().map(seq).collect())
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn objects(expected: &[(u64, &[Option<u64>])]) -> Vec<(String, Vec<Option<u64>>)> {
+        expected.iter().map(|(number, seqs)| (format!("cam-{number:09}.jsonl"), seqs.to_vec())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_gap_stands_beside_the_next_record_and_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = [gap(), result(0), result(1), gap(), result(4), failure()];
+        let expected: &[(u64, &[_])] = &[(0, &[None, Some(0)]), (1, &[Some(1)]), (4, &[None, Some(4)]), (5, &[None])];
+        assert_eq!(stored(&events, folder.path()).await, objects(expected));
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_which_nothing_else_is_known_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(stored(&[failure()], folder.path()).await, objects(&[(0, &[None])]));
+        // By the writer that comes after a reload.
+        let folder = tempfile::tempdir().unwrap();
+        stored(&[result(0)], folder.path()).await;
+        assert_eq!(stored(&[failure()], folder.path()).await, objects(&[(0, &[Some(0)])]));
+    }
+
+    /// Two nodes tell of the same pictures, the second one after the first.
+    #[tokio::test]
+    async fn what_two_nodes_tell_of_one_picture_are_two_objects() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = [result(0), result(1), result(0), result(1)];
+        let expected: &[(u64, &[_])] = &[(0, &[Some(0)]), (1, &[Some(1)]), (2, &[Some(0)]), (3, &[Some(1)])];
+        assert_eq!(stored(&events, folder.path()).await, objects(expected));
+    }
+}

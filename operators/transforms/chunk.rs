@@ -84,24 +84,7 @@ struct Chunk {
 
 impl InlineOperator for Chunk {
     fn start(&self, stream: &StreamId) -> Box<dyn StreamOperator> {
-        Box::new(ChunkStream {
-            settings: self.settings.clone(),
-            stream: stream.clone(),
-            info: None,
-            refusal: None,
-            grid: None,
-            begun: 0,
-            open: None,
-            closing: None,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            decoded: None,
-            is_unbroken: false,
-            is_after_gap: false,
-            broken: None,
-            told_lost_sound: false,
-            files: Files::new(self.settings.maker.clone(), stream.clone()),
-        })
+        Box::new(ChunkStream::new(&self.settings, stream))
     }
 
     /// The chunk that is open, the one before that waits for its sound, finished ones, and sound that waits.
@@ -259,6 +242,27 @@ fn is_longest(start: MediaTime, pts: MediaTime) -> bool {
 }
 
 impl ChunkStream {
+    fn new(settings: &Arc<Settings>, stream: &StreamId) -> ChunkStream {
+        ChunkStream {
+            settings: settings.clone(),
+            stream: stream.clone(),
+            info: None,
+            refusal: None,
+            grid: None,
+            begun: 0,
+            open: None,
+            closing: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            decoded: None,
+            is_unbroken: false,
+            is_after_gap: false,
+            broken: None,
+            told_lost_sound: false,
+            files: Files::new(settings.maker.clone(), stream.clone()),
+        }
+    }
+
     /// Why nothing of a stream can be kept.
     fn refusal(&self, info: &StreamInfo) -> Option<Refusal> {
         let told = |message: String| Some(Refusal { message, told: false });
@@ -500,6 +504,10 @@ fn multiple(time: SystemTime, every: Duration) -> u128 {
 const DEFAULT_NAME: &str = "{stream}_chunk_{index:04}.mp4";
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(read_settings(context, table)?) })))
+}
+
+fn read_settings(context: &BuildContext, table: toml::Table) -> Result<Settings, Vec<FieldError>> {
     let config: Config = config::read(table)?;
     let mut mistakes = Vec::new();
     let cut = match (config.every, config.parts) {
@@ -548,8 +556,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
     };
     let (origin, clock, progress) = (context.origin.clone(), context.clock.clone(), context.progress.clone());
     let maker = Maker { what: "chunk", container, name, origin, clock, progress };
-    let settings = Settings { cut, maker: Arc::new(maker) };
-    Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(settings) })))
+    Ok(Settings { cut, maker: Arc::new(maker) })
 }
 
 pub static REGISTRATION: Registration = Registration {
@@ -702,6 +709,39 @@ mod tests {
         let path = folder.join("clip.mp4");
         let pictures = "-f lavfi -i testsrc=size=64x48:rate=10:duration=12";
         recording(&path, &format!("{pictures} -c:v libx264 -bf 0 -g 10 -sc_threshold 0 -pix_fmt yuv420p"))
+    }
+
+    /// As where its temporary file could not be written: what comes after it has the index that it has in an undisturbed run.
+    #[test]
+    fn what_is_left_of_a_part_that_could_not_be_written_gets_no_index_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demuxer = twelve_seconds(folder.path());
+        let base = demuxer.tracks()[0].time_base;
+        let settings = read_settings(&context(Path::new(".")), "every = \"4s\"".parse().unwrap()).unwrap();
+        let mut stream = ChunkStream::new(&Arc::new(settings), &StreamId::new("door").unwrap());
+        let tracks = demuxer.tracks().to_vec();
+        let info = StreamInfo { tracks, time_base: base, duration: None, played: Played::Live };
+        let (mut out, mut seq, mut lost) = (Output::default(), 0, 0);
+        stream.open(&Arc::new(info), &mut out);
+        while let Read::Packet(read) = demuxer.read(&|| false).unwrap() {
+            let time = |ticks: Option<i64>| MediaTime::new(ticks.unwrap(), base);
+            let (is_key, dts, data) = (read.is_key(), time(read.dts()), read.data());
+            let packet = Packet { track: 0, is_key, dts, duration: None, data };
+            let (item, account) = item(seq, time(read.pts()), Payload::Packet(Arc::new(packet)));
+            stream.item(&item, &mut out).unwrap();
+            item.lease.ack.release();
+            lost += account.snapshot().lost;
+            seq += 1;
+            if seq == 15 {
+                let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                let error = stream.failed(&MuxError::Spill { folder: "/tmp".to_owned(), cause: full });
+                assert_eq!(error.verdict(), Verdict::Lost);
+            }
+        }
+        stream.end(&EndReason::Eof, &mut out);
+        assert_eq!((seq, lost), (120, 25), "the others of the first part were lost with its file");
+        let made: Vec<_> = made_segments(&mut out).iter().map(|chunk| (chunk.index, chunk.start.as_micros())).collect();
+        assert_eq!(made, [(1, 4_000_000), (2, 8_000_000)]);
     }
 
     /// The chunks of a recording whose packets come a tenth of a second after each other; `at` may change the time before one.

@@ -37,6 +37,9 @@ pub struct Intent {
     pub index: u64,
     pub bytes: u64,
     pub sha256: String,
+    /// When its first picture is shown, in microseconds since that of the stream; not known of what is older than this field.
+    #[serde(default)]
+    pub start_us: Option<i64>,
     /// When the last attempt began, or, of several, when the one that succeeded was answered: in milliseconds since 1970.
     pub attempted_ms: u64,
     /// Those that may have left a file behind.
@@ -76,6 +79,7 @@ impl Intent {
             index: segment.index,
             bytes: segment.content.len(),
             sha256: segment.sha256.clone(),
+            start_us: Some(segment.start.as_micros()),
             attempted_ms: 0,
             attempts: 0,
             before,

@@ -1,5 +1,6 @@
 //! Runs plans: workers, taps, offload, sinks, supervision.
 
+pub mod amounts;
 mod build;
 mod conversations;
 pub mod counters;

@@ -36,6 +36,7 @@ pub mod stats;
 pub mod streams;
 mod supervision;
 pub mod supervisor;
+mod tally;
 mod tap;
 mod watch;
 pub mod window;

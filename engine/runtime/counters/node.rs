@@ -314,6 +314,7 @@ impl NodeCounters {
             rate,
             errors: self.errors(),
             last_error: self.last_error(),
+            trouble: self.trouble(),
             busy_ms: stages.sum * 1000.0,
             busy_seconds: reading.busy.iter().sum::<Duration>().as_secs_f64(),
             busy_share,

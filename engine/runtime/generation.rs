@@ -301,6 +301,7 @@ impl Generation {
                 overflow: tap.overflow,
                 mailbox: mailboxes[worker_of(stream, mailboxes.len())].clone(),
                 given_up: AtomicBool::new(false),
+                has_lost: AtomicBool::new(false),
                 rejected: AtomicU64::new(0),
                 awaits_keyframe: AtomicBool::new(false),
             };

@@ -34,6 +34,25 @@ struct Shared {
 #[derive(Clone, Default)]
 pub struct Submitted(Arc<AtomicUsize>);
 
+/// A job under way; it is over when this is dropped, also where it is given up.
+struct Turn {
+    completion: Arc<dyn Completion>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Turn {
+    fn begin(completion: &Arc<dyn Completion>, clock: Arc<dyn Clock>) -> Turn {
+        completion.started(clock.now());
+        Turn { completion: completion.clone(), clock }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.completion.ended(self.clock.now());
+    }
+}
+
 impl Conversations {
     pub fn new(runner: Arc<dyn IoRunner>, concurrency: usize, runtime: Handle, clock: Arc<dyn Clock>) -> Conversations {
         let concurrency = concurrency.max(1);
@@ -66,10 +85,10 @@ impl Conversations {
             async move {
                 // Nobody closes the semaphore.
                 let permit = room.acquire().await;
-                completion.started(clock.now());
+                let turn = Turn::begin(&completion, clock);
                 let result = AssertUnwindSafe(runner.run(&item)).catch_unwind().await;
                 drop(permit);
-                completion.ended(clock.now());
+                drop(turn);
                 item.lease.ack.release();
                 submitted.0.fetch_sub(1, Ordering::AcqRel);
                 let result = result.unwrap_or_else(|panic| Err(ItemError::Panicked(panic_text(&*panic))));

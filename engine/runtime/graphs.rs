@@ -20,8 +20,7 @@ use operators::lock::lock;
 use operators::operator::{Resource, Sink};
 use operators::sinks::hls::store::Playlists;
 
-use ends::GRACE;
-
+pub use self::ends::GRACE;
 use super::counters::GraphCounters;
 use super::ending::{Ending, ending};
 use super::graph_streams::Coming;
@@ -458,7 +457,11 @@ impl Graphs {
         }
         let loaded = match before {
             Some((changes, ending, counters)) if !ending.is_over() => {
-                Loaded::Reloaded(Box::new(self.reload(&changes, plan, &counters, &ending)?))
+                let reloaded = self.reload(&changes, plan, &counters, &ending);
+                // Whatever else is said of a graph that ends says nothing of the text.
+                let is_running = !ending.is_over() && counters.state().0 == GraphState::Running;
+                let refused = |error| if is_running { error } else { LoadError::Over };
+                Loaded::Reloaded(Box::new(reloaded.map_err(refused)?))
             }
             Some((_, _, counters)) => self.start(text, plan, explanation.clone(), counters.generation())?,
             None => self.start(text, plan, explanation.clone(), 0)?,

@@ -17,7 +17,7 @@ use operators::lease::{Counts, Limits, Verdict};
 use operators::lock::lock;
 use operators::operator::{
     Batching, InlineOperator, ItemSize, Later, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source,
-    StreamOperator, StreamSpec, Unmade,
+    StreamOperator, StreamSpec, Trouble, Unmade,
 };
 use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
@@ -28,6 +28,8 @@ use crate::graph::identity::Identity;
 use crate::graph::plan::{
     Entry, Input, OnError, Overflow, Plan, PlannedOperator, PlannedSink, PlannedSource, PlannedTap, Work,
 };
+
+mod given_up;
 
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -189,6 +191,7 @@ struct Collecting {
     fails: bool,
     panics: bool,
     gate: Option<Arc<Gate>>,
+    trouble: Option<Trouble>,
 }
 
 impl Sink for Collecting {
@@ -199,6 +202,10 @@ impl Sink for Collecting {
 
 #[async_trait::async_trait]
 impl SinkWriter for Collecting {
+    fn trouble(&self) -> Option<Trouble> {
+        self.trouble.clone()
+    }
+
     async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
         self.batches.fetch_add(1, Ordering::Relaxed);
         if let Some(gate) = self.gate.clone() {

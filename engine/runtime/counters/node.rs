@@ -1,7 +1,7 @@
 //! What is counted of one node, on all workers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub struct NodeCounters {
     turns: Turns,
     /// For each worker, and behind them for the workshop; what else works elsewhere counts under the first.
     busy: Vec<BusyTime>,
-    queued: AtomicU64,
+    queued: AtomicI64,
     /// For each worker: when its oldest unfinished item was decoded, in microseconds since `made`, plus one; 0: none.
     oldest: Vec<AtomicU64>,
     made: Instant,
@@ -66,7 +66,7 @@ impl NodeCounters {
             items: zeros(),
             turns: Turns::default(),
             busy: (0..=workers).map(|_| BusyTime::default()).collect(),
-            queued: AtomicU64::new(0),
+            queued: AtomicI64::new(0),
             oldest: zeros(),
             made: now,
             inputs: Mutex::default(),
@@ -216,7 +216,9 @@ impl NodeCounters {
     /// How many items wait, and how old the oldest is.
     fn waiting(&self, now: Instant) -> (u64, Option<Duration>) {
         let mailboxes: Vec<_> = lock(&self.mailboxes).values().filter_map(Weak::upgrade).collect();
-        let (mut count, mut ages) = (self.queued.load(Ordering::Relaxed), Vec::new());
+        // Whoever takes something away may be counted before who brought it.
+        let queued = self.queued.load(Ordering::Relaxed).max(0).cast_unsigned();
+        let (mut count, mut ages) = (queued, Vec::new());
         for mailbox in mailboxes {
             let (items, born) = mailbox.waiting();
             count += items;
@@ -230,7 +232,7 @@ impl NodeCounters {
 
     /// Adds to, or takes from, what waits in front of the node.
     pub fn queued(&self, change: i64) {
-        self.queued.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        self.queued.fetch_add(change, Ordering::Relaxed);
     }
 
     /// Counts an error and keeps its text; answers how many there have been.
@@ -246,6 +248,11 @@ impl NodeCounters {
     /// Where the node says from here on what keeps it from getting on.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
         *lock(&self.trouble) = trouble;
+    }
+
+    /// This is not told any more. What a writer tells that was opened in the meantime stays.
+    pub fn end_trouble(&self, trouble: &Trouble) {
+        lock(&self.trouble).take_if(|told| told.is_same(trouble));
     }
 
     /// Its encoders are these from here on.
@@ -275,7 +282,7 @@ impl NodeCounters {
         lock(&self.last_error).as_ref().is_some_and(|(_, at)| now.saturating_duration_since(*at) < within)
     }
 
-    pub(super) fn report(&self, now: Instant) -> NodeReport {
+    pub(in crate::runtime) fn report(&self, now: Instant) -> NodeReport {
         let stages = self.turns.report();
         let reading = self.reading(now);
         let (queued, oldest) = self.waiting(now);
@@ -307,6 +314,7 @@ impl NodeCounters {
             rate,
             errors: self.errors(),
             last_error: self.last_error(),
+            trouble: self.trouble(),
             busy_ms: stages.sum * 1000.0,
             busy_seconds: reading.busy.iter().sum::<Duration>().as_secs_f64(),
             busy_share,

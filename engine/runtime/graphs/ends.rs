@@ -15,7 +15,7 @@ use crate::runtime::supervision::{Outcome, Request, still_open};
 
 /// How long a graph may take to end beside the time that it has to deliver what is in flight: its sinks close in it, and a
 /// worker that does not answer is known as such.
-pub(super) const GRACE: Duration = Duration::from_secs(4);
+pub const GRACE: Duration = Duration::from_secs(4);
 /// As long as nothing is told to end, there is nothing to look for.
 const LONG: Duration = Duration::from_secs(60);
 

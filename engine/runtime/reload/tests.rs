@@ -607,6 +607,10 @@ fn behind_a_sink_that_is_stuck_a_reload_ends_in_time_and_names_what_was_lost() {
     let short = Patience { cut: Duration::from_millis(50), drain: Duration::from_millis(200), ..PATIENCE };
     let reloaded = running.reload_within(&changed, short).unwrap();
     assert!(reloaded.stuck.contains(&"sink `out`".to_owned()), "{reloaded:?}");
+    for stream in &sketch.streams {
+        let given_up = format!("stream `{stream}`, of which an item found no room in `");
+        assert!(reloaded.stuck.iter().any(|stuck| stuck.starts_with(&given_up)), "{reloaded:?}");
+    }
     running.seen.gate.set(false);
     running.progress("other", &changed.streams, 20);
     let (_, seen, counters) = running.end();

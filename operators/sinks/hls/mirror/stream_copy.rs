@@ -1,7 +1,7 @@
 //! The task that copies one stream: segments as they are published, and the playlist behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -59,6 +59,7 @@ pub struct Left {
     pub lying: Lying,
     /// Packets that wait for their segments.
     packets: BTreeMap<u64, Vec<Ack>>,
+    first: u64,
     is_down: bool,
 }
 
@@ -68,7 +69,10 @@ struct HandedOver;
 impl StreamCopy {
     /// Goes on with what another copy of the stream has left.
     pub fn take_over(&mut self, left: Left, held: &mut Held) {
-        self.is_down = left.is_down;
+        // What another publication has found out of the place is too old, or was cut short.
+        if Weak::ptr_eq(&left.lying.published, &self.lying.published) {
+            (self.first, self.is_down) = (left.first, left.is_down);
+        }
         self.lying.take_over(left.lying);
         held.inherit(left.packets);
     }
@@ -152,7 +156,7 @@ impl StreamCopy {
     }
 
     fn left(self, packets: BTreeMap<u64, Vec<Ack>>) -> Left {
-        Left { lying: self.lying, packets, is_down: self.is_down }
+        Left { lying: self.lying, packets, first: self.first, is_down: self.is_down }
     }
 
     async fn list_meanwhile(

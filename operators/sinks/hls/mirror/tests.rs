@@ -323,13 +323,14 @@ async fn what_is_refused_for_good_takes_nothing_with_it() {
         let name = names.iter().find(|name| name.ends_with(".m4s")).unwrap();
         name.trim_start_matches("door/").split('-').next().unwrap().parse().unwrap()
     };
-    bench.bucket.with(|contents| contents.refused = vec![format!("/{}-", first + 2)]);
+    // Once because its packets wait for it, and once because the playlist lists it.
+    bench.bucket.with(|contents| contents.refused = vec![format!("/{}-", first + 2); 2]);
     for _ in 0..5 {
         bench.append(true).await;
     }
     let told = bench.finish().await;
     let lacks = format!("the copy lacks segment {} of stream `door` (5 packets): AccessDenied (403)", first + 2);
-    assert_eq!(told, [lacks], "it is told once");
+    assert!(told.len() == 2 && told.contains(&lacks), "{told:?}");
     assert_eq!((bench.counts().delivered, bench.counts().lost), (5 * PACKETS, PACKETS));
     // With what comes next, or with the end, the playlist asks for it again.
     assert_eq!(bench.bucket.with(|contents| contents.segments.len()), 6);
@@ -498,7 +499,8 @@ async fn a_playlist_goes_on_without_what_is_refused_for_good() {
         }
         let told = bench.finish().await;
         let lacks = format!("the copy lacks segment {} of stream `door` (5 packets): BadThing (400)", first + 2);
-        assert_eq!(told, [lacks], "{kind:?}");
+        // Of its packets, and of the file where that is asked for before they come: each once, however often it is refused.
+        assert!(told.contains(&lacks) && told.len() <= 2, "{kind:?}: {told:?}");
         assert_eq!((bench.counts().delivered, bench.counts().lost), (5 * PACKETS, PACKETS), "{kind:?}");
         let last = bench.last_playlist();
         assert!(last.ends_with("#EXT-X-ENDLIST\n"), "{last}");

@@ -15,6 +15,7 @@ pub mod cutter;
 pub mod early_sound;
 pub mod encoders;
 pub mod mirror;
+pub mod owned_task;
 pub mod parts;
 pub mod playlist;
 pub mod segmenter;

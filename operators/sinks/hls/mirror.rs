@@ -13,6 +13,7 @@
 
 mod copied_playlist;
 mod held;
+mod hurry;
 mod lying;
 mod stream_copy;
 
@@ -21,12 +22,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
 
+use held::Held;
+use hurry::{Hurried, Hurry};
 use lying::Lying;
-use stream_copy::StreamCopy;
+use stream_copy::{Left, StreamCopy};
 
+use super::owned_task::OwnedTask;
 use super::playlist::Kind;
 use super::store::Published;
 use super::{MOST_UNTOLD, joined};
@@ -174,18 +177,18 @@ struct Following {
     task: Ended,
 }
 
-/// The task of a stream, which may wait for the last time that a segment can be wanted.
+/// The task of a stream, which may wait for the last time that a segment can be wanted. It ends with the sink: what it
+/// stored after that could be in the place of what somebody else stores there by then.
 struct Ended {
-    task: JoinHandle<Lying>,
-    /// Ends that wait.
-    hurry: oneshot::Sender<()>,
+    task: OwnedTask<Left>,
+    hurry: watch::Sender<Hurry>,
 }
 
 impl Ended {
-    /// What lies there when everything is stored or given up; `Err`: why that is not known.
-    async fn now(self) -> Result<Lying, tokio::task::JoinError> {
-        // One that does not wait any more hears nothing.
-        let _ = self.hurry.send(());
+    /// What is left when everything is stored, given up or handed over to whoever is in a hurry; `Err`: why that is not
+    /// known.
+    async fn now(self, hurry: Hurry) -> Result<Left, tokio::task::JoinError> {
+        self.hurry.send_replace(hurry);
         self.task.await
     }
 }
@@ -214,6 +217,7 @@ impl Mirror {
                 storage: self.storage.clone(),
                 published: Arc::downgrade(published),
                 stored: BTreeSet::new(),
+                lacking: BTreeSet::new(),
                 former: BTreeSet::new(),
                 listed: BTreeSet::new(),
                 playlist: None,
@@ -221,31 +225,39 @@ impl Mirror {
             };
             let copy = StreamCopy {
                 published: published.clone(),
+                first: part.number,
                 pace: self.pace,
                 retry: self.copies.retry.clone(),
                 clock: self.copies.clock.clone(),
                 tell: self.tell.clone(),
                 is_down: false,
-                is_refused: false,
+                is_stopped: false,
+                refused: BTreeSet::new(),
                 lying,
             };
-            let (hurry, hurried) = oneshot::channel();
-            let task = tokio::spawn(async move {
-                let mut copy = copy;
-                // Of one that broke off nobody knows what it left.
-                if let Some(before) = before
-                    && let Ok(before) = before.now().await
-                {
-                    copy.lying.take_over(before);
+            let (hurry, hurried) = watch::channel(Hurry::default());
+            let hurried = Hurried::new(hurried, published, self.pace.is_live);
+            let mut held = Held::new(published.clone(), self.copies.clock.clone(), self.pace);
+            let successor = Hurry::Successor(Arc::downgrade(published));
+            let task = OwnedTask::spawn(async move {
+                let (mut copy, mut receiver) = (copy, receiver);
+                if let Some(before) = before {
+                    match held.meanwhile(&mut receiver, None, before.now(successor)).await {
+                        Ok(left) => copy.take_over(left, &mut held),
+                        // Nobody knows what it left.
+                        Err(error) => drop(copy.tell.try_send(broken_off(&copy.lying.stream, &error))),
+                    }
                 }
-                copy.follow(receiver, hurried).await
+                copy.follow(held, receiver, hurried).await
             });
             self.streams.insert(stream.clone(), Following { parts: sender, task: Ended { task, hurry } });
         }
-        if let Some(following) = self.streams.get(stream) {
-            // Of what comes in real time the task takes everything at once. It ends only with its sender; if it broke off,
-            // the acks say that the packets are lost.
-            let _ = following.parts.send(part).await;
+        // Of what comes in real time the task takes everything at once. It ends only with its sender; if it broke off, the
+        // acks say that the packets are lost, and what comes next is copied by another one.
+        if let Some(following) = self.streams.get(stream)
+            && following.parts.send(part).await.is_err()
+        {
+            self.end(stream);
         }
     }
 
@@ -274,17 +286,20 @@ impl Mirror {
     pub async fn finish(&mut self) -> Option<SinkError> {
         let streams: Vec<StreamId> = self.streams.keys().cloned().collect();
         streams.iter().for_each(|stream| self.end(stream));
-        for (_, ended) in self.ended.drain(..) {
-            match ended.now().await {
-                Ok(mut lying) => lying.clean().await,
-                Err(error) => {
-                    let message = format!("storing a copy broke off: {error}");
-                    return Some(SinkError { message, hint: Some("look into the log".to_owned()) });
-                }
+        let mut broken = Vec::new();
+        for (stream, ended) in self.ended.drain(..) {
+            match ended.now(Hurry::Sink).await {
+                Ok(mut left) => left.lying.clean().await,
+                Err(error) => broken.push(broken_off(&stream, &error)),
             }
         }
-        joined(std::iter::from_fn(|| self.untold.try_recv().ok()))
+        joined(broken.into_iter().chain(std::iter::from_fn(|| self.untold.try_recv().ok())))
     }
+}
+
+fn broken_off(stream: &StreamId, error: &tokio::task::JoinError) -> SinkError {
+    let message = format!("storing the copy of stream `{stream}` broke off: {error}");
+    SinkError { message, hint: Some("look into the log".to_owned()) }
 }
 
 /// What was published of a stream at once.

@@ -16,6 +16,24 @@ pub fn map_of(line: &str) -> Option<&str> {
     line.strip_prefix("#EXT-X-MAP:URI=\"")?.split('"').next()
 }
 
+/// The addresses of all that a playlist lists, but of those segments that it says are lost.
+pub fn addresses(playlist: &str) -> impl Iterator<Item = &str> {
+    let mut is_gap = false;
+    playlist.lines().filter_map(move |line| {
+        is_gap |= line == GAP;
+        match map_of(line) {
+            Some(map) => Some(map),
+            None if line.starts_with('#') => None,
+            None => Some(line).filter(|_| !std::mem::take(&mut is_gap)),
+        }
+    })
+}
+
+/// The number of a segment, in its name in the copy.
+pub fn number_of(name: &str) -> Option<u64> {
+    name.split(['-', '.']).next()?.parse().ok()
+}
+
 /// The name of a file, and its version.
 pub fn parts_of(address: &str) -> (&str, Option<&str>) {
     match address.split_once("?v=") {

@@ -31,7 +31,7 @@ pub struct Held {
     pub packets: BTreeMap<u64, Vec<Ack>>,
     /// What is being stored.
     storing: Option<u64>,
-    /// Segments that were gone before they could be stored, until it is told.
+    /// Segments that were gone before they could be stored, or waited for too long, until it is told.
     pub missed: Option<Missed>,
     /// Whether something came since this was looked at last.
     pub is_fresh: bool,
@@ -39,8 +39,10 @@ pub struct Held {
     pub is_open: bool,
 }
 
-/// Segments that the copy lacks.
+/// Segments that were not stored when their packets got their verdict.
 pub struct Missed {
+    /// Whether the copy will lack them; else they may be stored later.
+    is_lacking: bool,
     segments: u64,
     packets: usize,
     first: u64,
@@ -116,16 +118,29 @@ impl Held {
         };
         self.packets.entry(part.number).or_default().extend(part.acks);
         // Nobody needs to wait for the verdict on what will never be stored; and they may not become ever more.
-        while let Some(number) = self.packets.keys().copied().find(|number| Some(*number) != self.storing)
-            && (self.packets.len() > MOST_HELD || matches!(self.segment(number), Segment::Gone))
-        {
-            self.miss(number);
+        while let Some(number) = self.packets.keys().copied().find(|number| Some(*number) != self.storing) {
+            let is_gone = matches!(self.segment(number), Segment::Gone);
+            if !is_gone && self.packets.len() <= MOST_HELD {
+                break;
+            }
+            self.miss(number, is_gone);
         }
     }
 
-    pub fn miss(&mut self, number: u64) {
+    /// Goes on with packets that another copy of the same stream has left.
+    pub fn inherit(&mut self, packets: BTreeMap<u64, Vec<Ack>>) {
+        self.is_fresh |= !packets.is_empty();
+        for (number, acks) in packets {
+            self.packets.entry(number).or_default().extend(acks);
+        }
+    }
+
+    /// The packets of a segment are lost. `is_lacking`: the copy will not have it later either.
+    pub fn miss(&mut self, number: u64, is_lacking: bool) {
         let Some(acks) = self.packets.remove(&number) else { return };
-        let missed = self.missed.get_or_insert(Missed { segments: 0, packets: 0, first: number, last: number });
+        let none = Missed { is_lacking: true, segments: 0, packets: 0, first: number, last: number };
+        let missed = self.missed.get_or_insert(none);
+        missed.is_lacking &= is_lacking;
         missed.segments += 1;
         missed.packets += acks.len();
         (missed.first, missed.last) = (missed.first.min(number), missed.last.max(number));
@@ -139,12 +154,27 @@ impl Held {
 
 impl Missed {
     pub fn text(&self, stream: &StreamId) -> String {
-        let Missed { segments, packets, first, last } = self;
-        match segments {
-            1 => format!("the copy lacks segment {first} of stream `{stream}` ({packets} packets)"),
-            _ => format!(
+        let Missed { is_lacking, segments, packets, first, last } = self;
+        match (segments, is_lacking) {
+            (1, true) => format!("the copy lacks segment {first} of stream `{stream}` ({packets} packets)"),
+            (1, false) => {
+                format!("segment {first} of stream `{stream}` ({packets} packets) was not stored in time")
+            }
+            (_, true) => format!(
                 "the copy lacks {segments} segments of stream `{stream}`, {first} to {last} ({packets} packets)"
             ),
+            (_, false) => format!(
+                "{segments} segments of stream `{stream}`, {first} to {last} ({packets} packets), were not stored in time"
+            ),
+        }
+    }
+
+    /// Why, where nothing else says so.
+    pub fn cause(&self) -> &'static str {
+        if self.is_lacking {
+            "they were gone before they could be stored"
+        } else {
+            "too many waited, or they were gone before they could be stored"
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Lying {
     pub published: Weak<Published>,
     /// The names of its files.
     pub stored: BTreeSet<String>,
+    /// Those that were refused for good, or that it ended without: the playlist goes on without them.
+    pub lacking: BTreeSet<String>,
     /// Those of what was published before, under the same name.
     pub former: BTreeSet<String>,
     /// Those that the playlist there lists.
@@ -84,17 +86,22 @@ impl Lying {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
     }
 
-    /// A playlist with the names that files have here, as far as those are here; those names, and whether it is the whole.
-    /// `None` where nothing that it lists is here.
+    /// A playlist with the names that files have here, as far as those are here, with gaps for what is lacking; those
+    /// names, and whether it is the whole. `None` where nothing that it lists is here.
     pub fn copied(&self, playlist: &str) -> Option<(String, BTreeSet<String>, bool)> {
         let (mut copied, mut names, mut is_whole) = (String::with_capacity(playlist.len()), BTreeSet::new(), true);
         // What stands before a segment, until it is clear that the segment follows.
         let (mut before, mut map, mut is_gap) = (String::new(), None, false);
+        // Without its initialisation nobody can play a segment.
+        let mut lacks_map = false;
         for line in playlist.lines().filter(|line| !IS_LIVE_ONLY.iter().any(|tag| line.starts_with(tag))) {
             if let Some(address) = map_of(line) {
                 let name = copied_name(address);
-                before.push_str(&format!("#EXT-X-MAP:URI=\"{name}\"\n"));
-                map = Some(name);
+                lacks_map = self.lacking.contains(&name);
+                if !lacks_map {
+                    before.push_str(&format!("#EXT-X-MAP:URI=\"{name}\"\n"));
+                }
+                map = Some(name).filter(|_| !lacks_map);
             } else if line.starts_with('#') {
                 let is_of_segment =
                     IS_OF_SEGMENT.iter().any(|tag| line == *tag || line.starts_with(&format!("{tag}:")));
@@ -104,16 +111,20 @@ impl Lying {
                 text.push('\n');
             } else {
                 let name = copied_name(line);
-                let is_here = std::mem::take(&mut is_gap) || self.stored.contains(&name);
-                if !is_here || map.as_ref().is_some_and(|map| !self.stored.contains(map)) {
+                let (is_told, is_lacking) = (std::mem::take(&mut is_gap), lacks_map || self.lacking.contains(&name));
+                let is_here = self.stored.contains(&name) && !lacks_map;
+                if !(is_here || is_told || is_lacking) || map.as_ref().is_some_and(|map| !self.stored.contains(map)) {
                     is_whole = false;
                     break;
                 }
                 copied.push_str(&before);
+                if is_lacking && !is_told {
+                    copied.push_str(&format!("{GAP}\n"));
+                }
                 copied.push_str(&name);
                 copied.push('\n');
                 before.clear();
-                names.extend(map.take().into_iter().chain([name]));
+                names.extend(map.take().into_iter().chain(Some(name).filter(|_| is_here)));
             }
         }
         (!names.is_empty()).then_some((copied, names, is_whole))

@@ -92,6 +92,20 @@ pub struct SinkError {
     pub hint: Option<String>,
 }
 
+impl SinkError {
+    /// Several errors, where only one can be told: all that happened is in it.
+    ///
+    /// # Errors
+    /// Where there are any.
+    pub fn joined(errors: impl IntoIterator<Item = SinkError>) -> Result<(), SinkError> {
+        let all = errors.into_iter().reduce(|first, next| SinkError {
+            message: format!("{}; {}", first.message, next.message),
+            hint: first.hint.or(next.hint),
+        });
+        all.map_or(Ok(()), Err)
+    }
+}
+
 /// A source cannot go on with a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {

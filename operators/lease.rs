@@ -14,13 +14,14 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::item::Record;
+use crate::lock::lock;
 use crate::made::{Entered, Made, MadeFile};
 
 /// How one item ended. The order is the severity: over several branches the worst counts.
@@ -719,11 +720,6 @@ impl Lease {
         let credit = self.credit.as_ref().map(|credit| Credit { count: credit.count.clone(), bytes: None });
         Lease { credit, ack: self.ack.clone() }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here panics while it holds a lock, and counters are valid at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

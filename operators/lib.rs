@@ -18,6 +18,7 @@ pub mod inference;
 pub mod inlet;
 pub mod item;
 pub mod lease;
+pub mod lock;
 pub mod made;
 pub mod media;
 pub mod operator;

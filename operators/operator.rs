@@ -675,6 +675,11 @@ impl Trouble {
         }
     }
 
+    /// Whether this is the same, and not only of the same words.
+    pub fn is_same(&self, other: &Trouble) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// This is wrong, in plain words. Answers them as they may be shown.
     pub fn is(&self, what: &str) -> String {
         let mut state = self.state();

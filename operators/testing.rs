@@ -1,13 +1,16 @@
 //! What unit tests of sources and operators stand on: an outlet that records, and items with a lease of their own.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::{Clock, SimulatedClock};
 use crate::error::{ItemError, SourceError};
-use crate::item::{Frame, Gap, Item, Kind, Payload, StreamId, StreamInfo};
-use crate::lease::{Account, Ack, Budget, Lease, Limits};
-use crate::operator::{Offered, Outlet, SourceState};
+use crate::item::{Frame, Gap, Item, Kind, Payload, Segment, StreamId, StreamInfo};
+use crate::lease::{Account, Ack, Budget, Lease, Limits, Verdict};
+use crate::media::demux::{Demuxer, Tracks};
+use crate::operator::{Emitted, Later, Offered, Outlet, Output, SourceState};
 use crate::time::MediaTime;
 use crate::transforms::sample::Sampler;
 
@@ -192,4 +195,34 @@ pub(crate) fn item(seq: u64, pts: MediaTime, payload: Payload) -> (Item, Arc<Acc
     let lease = Lease::new(credit, Ack::new(&account, SimulatedClock::default().now()));
     let stream = StreamId::sanitised("test");
     (Item { stream, seq, pts, time: SystemTime::UNIX_EPOCH, fallback: false, payload, lease }, account)
+}
+
+/// What `ffmpeg` makes of these arguments at `path`, opened with all its tracks.
+pub(crate) fn recording(path: &Path, arguments: &str) -> Demuxer {
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error"])
+        .args(arguments.split_whitespace())
+        .arg(path)
+        .output()
+        .expect("ffmpeg is installed");
+    assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
+    let mut demuxer = Demuxer::open(path, &Tracks::Best, &|| false).unwrap();
+    demuxer.read_all(true);
+    demuxer
+}
+
+/// Makes the segments that an operator has put off, and delivers what they are made of.
+pub(crate) fn made_segments(out: &mut Output) -> Vec<Arc<Segment>> {
+    let made = out.drain().map(|emitted| match emitted {
+        Emitted::Later(Later { item, make }) => {
+            item.lease.ack.settle(Verdict::Delivered);
+            make().unwrap()
+        }
+        Emitted::Item(item) => panic!("{item:?}"),
+    });
+    made.map(|payload| match payload {
+        Payload::Segment(segment) => segment,
+        other => panic!("{other:?}"),
+    })
+    .collect()
 }

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use crate::backoff::Backoff;
 use crate::error::StartError;
+use crate::lock::lock;
 use crate::operator::Trouble;
 
 /// The program, as it is found in `PATH`.
@@ -337,11 +338,6 @@ fn read(said: impl Read, lines: &Sender<String>) {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is whole at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,7 +372,7 @@ mod tests {
     }
 
     /// What is wrong with a tunnel that a shell with these commands makes, which says no address.
-    fn trouble_of(commands: &str) -> String {
+    fn trouble_of(patience: Duration, commands: &str) -> String {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("cloudflared");
@@ -385,7 +381,6 @@ mod tests {
         let state = Arc::new(State { url: Mutex::default(), trouble: Trouble::default() });
         let (stop, stopped) = bounded(1);
         let served = Served { url: "http://127.0.0.1:8000".to_owned(), is_guarded: true };
-        let patience = Duration::from_secs(1);
         let keeper = Keeper { program, setpriv: None, served, state: state.clone(), stopped, patience };
         let thread = std::thread::spawn(move || keeper.run());
         let trouble = loop {
@@ -401,11 +396,12 @@ mod tests {
 
     #[test]
     fn a_program_that_says_no_address_is_told_of() {
-        let silent = trouble_of("echo 'looking for a way' >&2\nexec sleep 1000");
-        for part in ["has no tunnel: `cloudflared` runs", "no address for 1 s; it said: looking for a way; hint: "] {
+        // Long beside what a busy machine needs to start a program.
+        let silent = trouble_of(Duration::from_secs(5), "echo 'looking for a way' >&2\nexec sleep 1000");
+        for part in ["has no tunnel: `cloudflared` runs", "no address for 5 s; it said: looking for a way; hint: "] {
             assert!(silent.contains(part), "{silent}");
         }
-        let ended = trouble_of("echo 'no such host' >&2\necho >&2\nexit 3");
+        let ended = trouble_of(Duration::from_secs(60), "echo 'no such host' >&2\necho >&2\nexit 3");
         assert_eq!(ended, "has no tunnel: `cloudflared` ended (exit status: 3); it said: no such host");
     }
 

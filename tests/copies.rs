@@ -133,3 +133,27 @@ fn a_place_that_refuses_is_named() {
         assert!(!refused.status.success() && said.contains(says), "{storage}: {said}");
     }
 }
+
+/// What a place that is down keeps waiting at the drain deadline is lost, and nothing of it is stored later.
+#[test]
+fn copies_end_with_their_engine_and_their_graph() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let video = clip(folder.path(), 4);
+    let source = format!("realtime = true\nstreams.door = {{ path = '{}', loop = true }}", video.display());
+    for transcode in [false, true] {
+        let (_root, bucket) = clips();
+        let sink =
+            format!("storage = \"s3://clips/hls\"\nendpoint = \"{}\"\ntranscode = {transcode}", bucket.endpoint());
+        let run = graph(&source, &sink);
+        bucket.fail_always("PUT", Fault::Refuse(503, "SlowDown"));
+        let mut engine = run.run_with(&["--drain-timeout", "1s"], with_credentials);
+        engine.wait_for("a segment that is not stored", |_| {
+            let is_asked = |asked: &support::bucket::Asked| asked.method == "PUT" && asked.path.contains("hls/door/");
+            bucket.asked().iter().any(is_asked).then_some(())
+        });
+        let ended = engine.terminate().expect(1);
+        let counts = ended.counts("door");
+        assert!(counts.lost > 0 && counts.delivered == 0, "{counts:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("still open: sink `watch`"), "{}", ended.stderr);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -292,6 +293,68 @@ fn deleting_a_graph_ends_whatever_its_sink_does() {
     engine.terminate().expect(0);
 }
 
+/// Requests that come while a graph is taken down find nobody who could do what they ask for.
+#[test]
+fn whoever_asks_for_something_of_a_graph_that_is_taken_down_is_answered() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &["--chaos", "--drain-timeout", "500ms"]);
+    let address = engine.address();
+    let stuck = sums("\"a\"", "sum", "out.jsonl", "[chaos.nodes.out]\nlatency = \"1h\"\n");
+    put(&address, "stuck", &stuck).expect(201);
+    engine.wait_for_stall();
+    let is_gone = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (method, path, body) in [("DELETE", "/streams/a", ""), ("PUT", "/graphs/stuck", &stuck)] {
+            let (address, is_gone) = (&address, &is_gone);
+            scope.spawn(move || {
+                while !is_gone.load(Ordering::Relaxed) {
+                    let status = send(method, &format!("{address}{path}"), &[], body).status;
+                    assert!([200, 201, 202, 404, 409].contains(&status), "{method} {path}: {status}");
+                }
+            });
+        }
+        delete(&address, "stuck").expect(200);
+        is_gone.store(true, Ordering::Relaxed);
+    });
+    // Its name, its file and its stream are free again.
+    let text = sums("\"a\"", "sum", "out.jsonl", "");
+    delete(&address, "stuck");
+    put(&address, "next", &text).expect(201);
+    wait_for_items(&mut engine, "next", 5);
+    engine.terminate().expect(0);
+}
+
+/// A graph that ends by itself, because a sink has all that it wanted, while another text is put in its place.
+#[test]
+fn a_text_that_comes_while_its_graph_ends_by_itself_is_answered_and_the_name_is_free() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &["--chaos", "--drain-timeout", "3s"]);
+    let address = engine.address();
+    let collects = "[sinks.few]\ntype = \"dataset\"\ninputs = [\"scene\"]\noutput = \"few\"\nmax = 3\n";
+    let stuck = sums("\"a\"", "sum", "out.jsonl", &format!("{collects}[chaos.nodes.out]\nlatency = \"1h\"\n"));
+    put(&address, "brief", &stuck).expect(201);
+    engine.wait_for_graph("its own end", |graph| graph["state"] == "draining");
+    let next = sums("\"a\"", "sum", "next.jsonl", "");
+    let mut refused = 0;
+    let loaded = engine.wait_for("a place for the next text", |_| {
+        let answer = put(&address, "brief", &next);
+        if answer.status == 409 {
+            let answer = answer.json();
+            assert_eq!(answer["error"], "the graph is ending", "{answer}");
+            assert!(answer["hint"].as_str().is_some_and(|hint| hint.contains("when it has ended")), "{answer}");
+            refused += 1;
+            return None;
+        }
+        Some(answer.status)
+    });
+    assert_eq!(loaded, 201, "it is started anew");
+    assert!(refused > 0, "the first came while it ended");
+    wait_for_items(&mut engine, "brief", 5);
+    delete(&address, "brief").expect(200);
+    put(&address, "other", &next).expect(201);
+    engine.terminate().expect(0);
+}
+
 #[test]
 fn saved_graphs_are_there_again_after_a_kill() {
     let folder = temporary();
@@ -414,11 +477,11 @@ fn a_text_is_shown_with_its_own_generation() {
     let address = engine.address();
     let text = |generation: u64| format!("# generation {generation}\n{}", sums("\"a\"", "sum", "out.jsonl", ""));
     put(&address, "door", &text(1)).expect(201);
-    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let accept = [("accept", "application/toml")];
-            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            while !is_over.load(Ordering::Relaxed) {
                 let answer = send("GET", &format!("{address}/graphs/door"), &accept, "");
                 let generation = answer.header("etag").expect("a generation").trim_matches('"').to_owned();
                 let first = answer.text.lines().next().unwrap_or_default().to_owned();
@@ -428,7 +491,7 @@ fn a_text_is_shown_with_its_own_generation() {
         for generation in 2..=100 {
             put(&address, "door", &text(generation)).expect(200);
         }
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        is_over.store(true, Ordering::Relaxed);
         reader.join().expect("every text has its generation");
     });
     engine.terminate().expect(0);
@@ -479,6 +542,39 @@ fn a_sink_that_does_not_open_holds_nobody_else_up() {
     let finished = engine.terminate();
     assert!(finished.stderr.contains("graph `slow` is left behind"), "{}", finished.stderr);
     putting.join().expect("no panic");
+}
+
+/// A graph with a sink that does not open for a long time.
+fn never_opens(port: u16) -> String {
+    format!(
+        "[sources.scene]\ntype = \"synthetic\"\nstreams = [\"slow\"]\n\
+         [operators.sum]\ntype = \"checksum\"\ninputs = [\"scene\"]\n\
+         [sinks.out]\ninputs = [\"sum\"]\ntype = \"s3\"\nbucket = \"archive\"\nanonymous = true\n\
+         endpoint = \"http://127.0.0.1:{port}\"\ntimeout = \"300s\"\nkey = \"{{stream}}/{{seq}}.jsonl\"\n"
+    )
+}
+
+#[test]
+fn one_signal_ends_the_process_though_a_graph_does_not_start() {
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let folder = Folder::with_graph(&never_opens(mute.local_addr().expect("an address").port()));
+    let engine = folder.run(&["--drain-timeout", "100ms"]);
+    let _connection = mute.accept().expect("the sink asks");
+    let finished = engine.terminate().expect(1);
+    assert!(finished.stderr.contains("something does not let go of its thread"), "{}", finished.stderr);
+}
+
+#[test]
+fn one_signal_ends_the_process_though_a_watched_file_does_not_come_to_run() {
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &["--watch", "--drain-timeout", "100ms"]);
+    engine.wait_for_log("ready: 0 graphs run");
+    write_graph(folder.path(), "slow", &never_opens(mute.local_addr().expect("an address").port()));
+    let _connection = mute.accept().expect("the sink asks");
+    let finished = engine.terminate();
+    assert!(finished.stderr.contains("graph `slow` is left behind"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("what watches the graph files is left behind"), "{}", finished.stderr);
 }
 
 #[test]

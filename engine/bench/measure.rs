@@ -92,7 +92,14 @@ struct Reading {
 
 impl Reading {
     fn take(counters: &GraphCounters, clock: &dyn Clock) -> Reading {
-        let report = counters.report();
+        // Items flow while their counters are read one after the other: a reading that does not add up is taken again.
+        let mut report = counters.report();
+        for _ in 0..1000 {
+            if report.total.conserved() {
+                break;
+            }
+            report = counters.report();
+        }
         let measured = report.nodes.iter().filter(|node| node.busy_ms_each().is_some());
         let busy = measured.map(|node| (node.name.clone(), (node.busy_ms, node.worked())));
         Reading { at: clock.now(), counts: report.total, cpu_seconds: usage().cpu_seconds, busy_ms: busy.collect() }

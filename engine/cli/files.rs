@@ -8,7 +8,9 @@ use operators::error::StartError;
 
 use super::input::GraphFile;
 use crate::graph::diagnostics::{Diagnostic, Severity, position, told};
+use crate::runtime::amounts::were;
 use crate::runtime::graphs::{Expected, GraphText, Graphs, Home, LoadError, Loaded, LoadedText};
+use crate::runtime::reload::Reloaded;
 
 /// Where graph files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,13 +188,22 @@ fn log_success(name: &str, loaded: &Loaded) {
                 "graph `{name}` is reloaded; nodes: {kept} kept, {rebuilt} rebuilt, {added} added, {removed} removed"
             );
             if reloaded.lost > 0 || !reloaded.stuck.is_empty() {
-                let (lost, stuck) = (reloaded.lost, reloaded.stuck.join(", "));
-                tracing::warn!(graph = name, "{lost} items were lost; this did not finish in time: {stuck}");
+                tracing::warn!(graph = name, "{}", told_lost(reloaded));
             }
             for refused in &reloaded.refused {
                 tracing::warn!(graph = name, "a stream that was added has no place any more: {refused}");
             }
         }
+    }
+}
+
+/// What a reload cost.
+fn told_lost(reloaded: &Reloaded) -> String {
+    let lost = were(reloaded.lost, "lost");
+    if reloaded.stuck.is_empty() {
+        lost
+    } else {
+        format!("{lost}; this did not finish in time: {}", reloaded.stuck.join(", "))
     }
 }
 
@@ -232,6 +243,14 @@ mod tests {
         let found = graph_files(folder.path()).unwrap();
         let names: Vec<String> = found.iter().map(|path| graph_name(path)).collect();
         assert_eq!(names, ["door", "yard"]);
+    }
+
+    #[test]
+    fn what_a_reload_cost_is_told() {
+        let one = Reloaded { lost: 1, ..Reloaded::default() };
+        assert_eq!(told_lost(&one), "1 item was lost");
+        let two = Reloaded { lost: 2, stuck: vec!["sink `out`".to_owned()], ..Reloaded::default() };
+        assert_eq!(told_lost(&two), "2 items were lost; this did not finish in time: sink `out`");
     }
 
     #[test]

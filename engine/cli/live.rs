@@ -334,6 +334,7 @@ pub(crate) mod tests {
             rate: 29.0,
             errors,
             last_error: None,
+            trouble: None,
             busy_ms,
             busy_seconds: busy_ms / 1000.0,
             busy_share: busy_ms / 20_000.0,

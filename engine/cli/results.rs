@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use operators::config::format_size;
 use operators::item::{Record, RecordBody, StreamId};
+use operators::lock::lock;
 use operators::operator::Publisher;
 
 /// Lines of results at each redraw at most.
@@ -120,11 +121,6 @@ pub fn summarise(record: &Record) -> String {
         RecordBody::Status { state, reason: None } => write!(line, "{state}"),
     };
     line
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here panics while it holds the lock.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

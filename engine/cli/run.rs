@@ -29,7 +29,7 @@ use crate::graph::check::Surroundings;
 use crate::graph::plan::Plan;
 use crate::graph::planner::build_plan;
 use crate::graph::references::TOML_FILES;
-use crate::runtime::graphs::{GraphSettings, GraphText, Graphs, Home, LoadError};
+use crate::runtime::graphs::{GRACE, GraphSettings, GraphText, Graphs, Home, LoadError};
 use crate::runtime::predict::{Predictor, models as of_plan};
 use crate::runtime::reload::Patience;
 use crate::runtime::saved::Saved;
@@ -237,7 +237,7 @@ fn serve(
         control::start(control_config, graphs.clone(), hub, Some(predict), Some(graphs.clone()), clock.clone())?;
     tracing::info!("listening on {}", control_plane.url());
     graphs.playlists().tunnels.serve(Served { url: control_plane.local_url(), is_guarded });
-    let requests = requests(arguments.time)?;
+    let requests = requests(arguments.time, LONGEST_DRAIN_END + arguments.drain_timeout)?;
     let metrics = arguments.metrics.start(graphs.clone(), clock.clone())?;
     let view = LiveView::start(terminal, graphs.clone(), clock, Some(results))?;
     let ended = attend(arguments, first, &graphs, &predictor, &requests);
@@ -341,9 +341,13 @@ fn sum_up(format: LogFormat, report: &GraphReport) {
 
 /// How long the process may take to end when told to end at once.
 const LONGEST_END: Duration = Duration::from_secs(5);
+/// How long it may take beside the time that it has to deliver what is in flight: graphs end in it, and then everything
+/// that they share.
+const LONGEST_DRAIN_END: Duration = LONGEST_END.saturating_add(GRACE);
 
-/// Turns signals and the end of `--for` into requests: the first asks to drain, the second to end at once.
-fn requests(time: Option<Duration>) -> Result<Receiver<Request>, StartError> {
+/// Turns signals and the end of `--for` into requests: the first asks to drain, the second to end at once. The process
+/// ends `patience` after the first, whatever hangs.
+fn requests(time: Option<Duration>, patience: Duration) -> Result<Receiver<Request>, StartError> {
     let cannot = |error: std::io::Error| StartError::new(format!("cannot listen for signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let (sender, requests) = bounded(4);
@@ -352,7 +356,7 @@ fn requests(time: Option<Duration>) -> Result<Receiver<Request>, StartError> {
         let _entered = runtime.enter();
         let interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
         let terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-        listen(interrupt, terminate, time, sender)
+        listen(interrupt, terminate, (time, patience), sender)
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen)).map_err(cannot)?;
     Ok(requests)
@@ -361,15 +365,11 @@ fn requests(time: Option<Duration>) -> Result<Receiver<Request>, StartError> {
 async fn listen(
     mut interrupt: tokio::signal::unix::Signal,
     mut terminate: tokio::signal::unix::Signal,
-    time: Option<Duration>,
+    (time, patience): (Option<Duration>, Duration),
     sender: Sender<Request>,
 ) {
-    let mut timer = std::pin::pin!(async {
-        match time {
-            Some(time) => tokio::time::sleep(time).await,
-            None => std::future::pending().await,
-        }
-    });
+    let mut timer = std::pin::pin!(after(time));
+    let mut late = std::pin::pin!(after(None));
     let mut asked = false;
     let mut timed_out = false;
     loop {
@@ -381,15 +381,18 @@ async fn listen(
                 // Somebody who asked already decides alone what becomes of what is in flight.
                 if !asked {
                     asked = true;
+                    late.set(after(Some(patience)));
                     let _ = sender.try_send(Request::Drain);
                 }
                 continue;
             }
+            () = &mut late => end_now(),
         }
         if asked {
             break;
         }
         asked = true;
+        late.set(after(Some(patience)));
         // A full channel already says what there is to say.
         let _ = sender.try_send(Request::Drain);
     }
@@ -399,8 +402,19 @@ async fn listen(
         _ = terminate.recv() => {}
         () = tokio::time::sleep(LONGEST_END) => {}
     }
+    end_now()
+}
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn end_now() -> ! {
     input::print_error("error: something does not let go of its thread; the process ends now\n");
-    #[expect(clippy::disallowed_methods, reason = "a second signal must end the process even where a thread hangs")]
+    #[expect(clippy::disallowed_methods, reason = "a signal must end the process even where a thread hangs")]
     std::process::exit(i32::from(FAILURE));
 }
 

@@ -3,11 +3,12 @@
 //! The folder is watched, not the files: editors write another file and rename it. Files are looked at once they have
 //! been left alone for a moment, and what counts is what is in them then.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use operators::error::StartError;
@@ -22,10 +23,15 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// Files that something else is in the way of are tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a change of a graph that is under way may still take when the files are watched no more.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
 /// Files that are watched until this is dropped.
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     thread: Option<JoinHandle<()>>,
+    /// Nothing ever comes out of it; it is closed when the thread has ended.
+    over: Receiver<Infallible>,
 }
 
 impl Watch {
@@ -49,15 +55,17 @@ impl Watch {
         })
         .map_err(|error| cannot(&error))?;
         watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(|error| cannot(&error))?;
+        let (open, over) = bounded(0);
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
             .spawn(move || {
+                let _open: Sender<Infallible> = open;
                 while settled(&changes, if files.is_waiting() { after(AGAIN) } else { never() }) {
                     files.follow(&graphs, || graphs.is_closing());
                 }
             })
             .map_err(|error| cannot(&error))?;
-        Ok(Watch { watcher: Some(watcher), thread: Some(thread) })
+        Ok(Watch { watcher: Some(watcher), thread: Some(thread), over })
     }
 }
 
@@ -65,9 +73,10 @@ impl Drop for Watch {
     fn drop(&mut self) {
         // Its thread ends when nothing more can come.
         self.watcher = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else { return };
+        if self.over.recv_timeout(LAST_LOOK) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("what watches the graph files is left behind: a change of a graph does not come to an end");
+        } else if thread.join().is_err() {
             tracing::error!("the thread that watches the graph files panicked");
         }
     }

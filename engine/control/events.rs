@@ -9,19 +9,26 @@
 //! wire format is that of the [HTML standard](https://html.spec.whatwg.org/multipage/server-sent-events.html). How the
 //! bytes reach a socket is the server's business.
 
+mod filter;
+mod queue;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use operators::clock::Clock;
 use operators::item::{Record, RecordBody};
+use operators::lock::lock;
 use operators::operator::Publisher;
 use serde::Serialize;
 use tokio::sync::Notify;
+
+pub use filter::Filter;
+use queue::{Lost, Queue, Waiting};
 
 use crate::runtime::supervisor::Audience;
 
@@ -259,154 +266,6 @@ pub struct EventReport {
     pub kept_bytes: usize,
 }
 
-/// Which events a subscriber wants: one of the values of every dimension that has any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    pub graphs: Vec<String>,
-    pub nodes: Vec<String>,
-    pub streams: Vec<String>,
-    /// Labels of predictions or of detections; records without either are then not wanted.
-    pub labels: Vec<String>,
-}
-
-impl Filter {
-    pub fn wants(&self, record: &Record) -> bool {
-        let one_of = |wanted: &[String], value: &str| wanted.is_empty() || wanted.iter().any(|name| name == value);
-        one_of(&self.graphs, &record.graph)
-            && one_of(&self.nodes, &record.node)
-            && one_of(&self.streams, &record.stream)
-            && (self.labels.is_empty() || self.wants_label_of(&record.body))
-    }
-
-    fn wants_label_of(&self, body: &RecordBody) -> bool {
-        let wanted = |label: &str| self.labels.iter().any(|name| name == label);
-        match body {
-            RecordBody::Classification { predictions, .. } => predictions.iter().any(|found| wanted(&found.label)),
-            RecordBody::Detection { detections, .. } => detections.iter().any(|found| wanted(&found.label)),
-            RecordBody::Checksum { .. }
-            | RecordBody::Segment(_)
-            | RecordBody::Gap { .. }
-            | RecordBody::Error { .. }
-            | RecordBody::Status { .. } => false,
-        }
-    }
-}
-
-/// What is missing before a subscriber's next event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lost {
-    /// So many events; of all kinds, or already `filtered` to those that the subscriber asked for.
-    Counted { events: u64, filtered: bool },
-    /// The subscriber continues from an id that this process does not know.
-    Unknown,
-}
-
-impl Lost {
-    fn merge(earlier: Option<Lost>, later: Option<Lost>) -> Option<Lost> {
-        match (earlier, later) {
-            (Some(Lost::Counted { events: a, filtered: x }), Some(Lost::Counted { events: b, filtered: y })) => {
-                Some(Lost::Counted { events: a + b, filtered: x && y })
-            }
-            (Some(Lost::Unknown), _) | (_, Some(Lost::Unknown)) => Some(Lost::Unknown),
-            (lost, None) | (None, lost) => lost,
-        }
-    }
-
-    /// The event that tells the subscriber.
-    fn wire(self) -> String {
-        #[derive(Serialize)]
-        struct Notice {
-            kind: &'static str,
-            lost: Option<u64>,
-            reason: &'static str,
-        }
-        let (lost, reason) = match self {
-            Lost::Counted { events, filtered: true } => (Some(events), "this subscriber read too slowly"),
-            Lost::Counted { events, filtered: false } => {
-                (Some(events), "these events, counted before filtering, are no longer kept")
-            }
-            Lost::Unknown => (None, "the last event id is not of this run of the engine"),
-        };
-        // A struct of plain values always serialises.
-        let json = serde_json::to_string(&Notice { kind: "gap", lost, reason }).unwrap_or_default();
-        format!("event: gap\ndata: {json}\n\n")
-    }
-}
-
-/// One subscriber's share of the hub.
-struct Queue {
-    filter: Filter,
-    /// Events up to this one were considered when it joined.
-    after: u64,
-    waiting: Mutex<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// Each with what is missing right before it.
-    events: VecDeque<(Option<Lost>, Arc<Published>)>,
-    bytes: usize,
-    /// What is missing after the last of them.
-    lost: Option<Lost>,
-    /// Up to this event everything was considered for this subscriber.
-    position: u64,
-    closed: bool,
-    reader: Option<Waker>,
-}
-
-impl Waiting {
-    /// Answers how many older ones it had to let go for it.
-    fn push(&mut self, event: &Arc<Published>, limits: EventLimits) -> u64 {
-        let mut gone = 0;
-        self.bytes += event.bytes();
-        self.events.push_back((self.lost.take(), event.clone()));
-        while self.events.len() > limits.events || (self.bytes > limits.bytes && self.events.len() > 1) {
-            let Some((before, oldest)) = self.events.pop_front() else { break };
-            gone += 1;
-            self.bytes -= oldest.bytes();
-            let lost = Lost::merge(before, Some(Lost::Counted { events: 1, filtered: true }));
-            let next = self.events.front_mut().map_or(&mut self.lost, |(before, _)| before);
-            *next = Lost::merge(lost, *next);
-        }
-        gone
-    }
-
-    fn wake(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-}
-
-impl Queue {
-    /// Takes what it wants of `batch`, whose last event is `latest`; `missed` went by before the hub could look. Answers
-    /// how many events the subscriber has lost by that.
-    fn offer(&self, missed: u64, batch: &[Arc<Published>], latest: u64, limits: EventLimits) -> u64 {
-        let mut gone = 0;
-        let mut waiting = lock(&self.waiting);
-        if missed > 0 {
-            // Those from before it joined are none of its business.
-            let first = batch.first().map_or(latest, |event| event.counter.saturating_sub(1));
-            let concerned = missed.min(first.saturating_sub(self.after));
-            if concerned > 0 {
-                let lost = Lost::Counted { events: concerned, filtered: false };
-                waiting.lost = Lost::merge(waiting.lost, Some(lost));
-                gone += concerned;
-            }
-        }
-        for event in batch {
-            if event.counter > self.after && self.filter.wants(&event.record) {
-                gone += waiting.push(event, limits);
-            }
-        }
-        waiting.position = waiting.position.max(latest);
-        if waiting.lost.is_some() || !waiting.events.is_empty() {
-            waiting.wake();
-        }
-        gone
-    }
-}
-
 /// The reading end of a subscription. Dropping it ends the subscription.
 pub struct Subscription {
     hub: Arc<EventHub>,
@@ -458,17 +317,13 @@ impl Drop for Subscription {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here panics while it holds a lock, and what the locks protect is valid at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use operators::clock::SimulatedClock;
     use operators::item::{Detection, ModelName, Origin, Prediction, StreamId};
     use proptest::prelude::*;
+    use std::task::Waker;
 
     const LIMITS: EventLimits = EventLimits { events: 8, bytes: 1 << 20 };
 

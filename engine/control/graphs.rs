@@ -223,7 +223,9 @@ fn refused(name: &str, shown: &str, error: LoadError) -> Answer {
     let status = match &error {
         LoadError::Name(_) | LoadError::Mistakes(_) => StatusCode::BAD_REQUEST,
         LoadError::Outdated { .. } => StatusCode::PRECONDITION_FAILED,
-        LoadError::Taken(_) | LoadError::Watched(_) | LoadError::Ending | LoadError::Busy => StatusCode::CONFLICT,
+        LoadError::Taken(_) | LoadError::Watched(_) | LoadError::Ending | LoadError::Over | LoadError::Busy => {
+            StatusCode::CONFLICT
+        }
         LoadError::Closing | LoadError::HeldUp(_) => StatusCode::SERVICE_UNAVAILABLE,
         LoadError::Unsaved { .. } => StatusCode::INSUFFICIENT_STORAGE,
         LoadError::Start(_) => StatusCode::UNPROCESSABLE_ENTITY,

@@ -21,6 +21,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use operators::clock::Clock;
 use operators::error::StartError;
+use operators::lock::lock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -33,7 +34,6 @@ use super::predict::Predict;
 use super::prompt::Prompt;
 use super::routes::Routes;
 use super::tls::{Tls, TlsFiles};
-use crate::runtime::counters::lock;
 use crate::runtime::graphs::Graphs;
 use crate::runtime::stats::Observe;
 

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::live::Live;
 use super::routes::{Answer, Refusal, json, nearest};
 use super::{body, hls};
+use crate::graph::diagnostics::listed;
 use crate::graph::identity::INPUTS;
 use crate::graph::permission::forbidden_address;
 use crate::graph::references::References;
@@ -288,9 +289,16 @@ fn wanted(mut settings: Map<String, Value>, graphs: impl Fn(&str) -> Vec<String>
         }
     };
     let source = name("source", "the name of one of its sources", None);
-    let only =
-        source.as_deref().map(&graphs).filter(|found| found.len() == 1).and_then(|found| found.into_iter().next());
-    let graph = name("graph", "the name of a graph that runs", only);
+    let found = source.as_deref().map(&graphs);
+    let only = found.as_ref().filter(|found| found.len() == 1).and_then(|found| found.first().cloned());
+    let what = match (&source, found.as_deref()) {
+        (Some(source), Some([])) => format!("the name of a graph that runs; none of them has a source `{source}`"),
+        (Some(source), Some(found)) => {
+            format!("{} have a source `{source}`", listed(&found.iter().map(String::as_str).collect::<Vec<_>>()))
+        }
+        _ => "the name of a graph that runs".to_owned(),
+    };
+    let graph = name("graph", &what, only);
     let id = name("id", "what the stream is to be called", preset).and_then(|id| {
         let read = StreamId::new(&id);
         if read.is_none() {
@@ -299,6 +307,11 @@ fn wanted(mut settings: Map<String, Value>, graphs: impl Fn(&str) -> Vec<String>
         }
         read
     });
+    if settings.get("preset").is_some_and(|preset| !preset.is_string()) {
+        mistakes.push(
+            FieldError::new("preset", "`preset` is no text").hint("write the name of one of the source's presets"),
+        );
+    }
     let (own, unfit) = own(settings);
     mistakes.extend(unfit);
     match (graph, source, id) {
@@ -350,7 +363,10 @@ pub(super) fn not_added(id: &StreamId, error: StreamError) -> Answer {
         StreamError::NoGraph { .. } => (StatusCode::NOT_FOUND, "`/graphs` lists the graphs"),
         StreamError::NoSource { .. } => (StatusCode::NOT_FOUND, "name a source of the graph"),
         StreamError::NoStream => (StatusCode::NOT_FOUND, "`/streams` lists the streams"),
-        StreamError::Taken => (StatusCode::CONFLICT, "give it another `id`, or delete the other stream first"),
+        StreamError::Taken => (
+            StatusCode::CONFLICT,
+            "give it another `id`, or delete the other stream first; one that its graph declares and that was deleted comes again with the next PUT of the graph",
+        ),
         StreamError::Leaving => (StatusCode::CONFLICT, "try again when it has ended, or give this one another `id`"),
         StreamError::TooMany { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "delete streams that are over, or raise `max_streams` of the source")

@@ -10,12 +10,11 @@ use operators::clock::Clock;
 use operators::error::ItemError;
 use operators::inference::pool::{Completion, panic_text};
 use operators::item::Item;
+use operators::lock::lock;
 use operators::operator::IoRunner;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-
-use super::counters::lock;
 
 /// The jobs of one node in one generation of its graph. When the last clone is gone, those that still run are given up.
 #[derive(Clone)]
@@ -34,6 +33,25 @@ struct Shared {
 /// One worker's jobs: waiting and running.
 #[derive(Clone, Default)]
 pub struct Submitted(Arc<AtomicUsize>);
+
+/// A job under way; it is over when this is dropped, also where it is given up.
+struct Turn {
+    completion: Arc<dyn Completion>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Turn {
+    fn begin(completion: &Arc<dyn Completion>, clock: Arc<dyn Clock>) -> Turn {
+        completion.started(clock.now());
+        Turn { completion: completion.clone(), clock }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.completion.ended(self.clock.now());
+    }
+}
 
 impl Conversations {
     pub fn new(runner: Arc<dyn IoRunner>, concurrency: usize, runtime: Handle, clock: Arc<dyn Clock>) -> Conversations {
@@ -67,10 +85,10 @@ impl Conversations {
             async move {
                 // Nobody closes the semaphore.
                 let permit = room.acquire().await;
-                completion.started(clock.now());
+                let turn = Turn::begin(&completion, clock);
                 let result = AssertUnwindSafe(runner.run(&item)).catch_unwind().await;
                 drop(permit);
-                completion.ended(clock.now());
+                drop(turn);
                 item.lease.ack.release();
                 submitted.0.fetch_sub(1, Ordering::AcqRel);
                 let result = result.unwrap_or_else(|panic| Err(ItemError::Panicked(panic_text(&*panic))));

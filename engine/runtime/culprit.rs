@@ -2,8 +2,9 @@
 //!
 //! A stream is under pressure where its source waits for room, where policy drops its items, or where it has ended and
 //! is not through yet. Something that it runs through must be at its limit then: the sink whose one writer works all the
-//! time, the pool or the workshop whose threads do, the worker that does, or, where none of them is, the budget. Without pressure a
-//! source that is read as fast as it can be is the limit itself, and else nothing is slow.
+//! time, the pool or the workshop whose threads do, the worker that does, or, where none of them is, a sink that something
+//! keeps from getting on, or the budget. Without pressure such a sink is named too; else a source that is read as fast as
+//! it can be is the limit itself, and else nothing is slow.
 //!
 //! The pool and the workers are shared by all graphs: where a node of another graph has more of them than all nodes of this
 //! one, that node is named, and not the one that waits for it.
@@ -40,7 +41,7 @@ pub enum CulpritKind {
     Workshop,
     /// What encodes the stream in a sink.
     Encoder,
-    /// The sink's writer.
+    /// The sink's writer, or what it writes to.
     Sink,
 }
 
@@ -171,11 +172,18 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &'g 
     let dropped: f64 = stream.drops.iter().map(|drops| drops.rate).sum();
     let drops = dropped > 0.0 && dropped >= DROPPED * (stream.rate_delivered + dropped);
     let is_pressed = drains || stream.blocked_share >= BLOCKED || drops;
+    let nodes = behind(graph, stream);
+    // What is wrong with one that gets on all the same, such as a tunnel that is down, slows nothing.
+    let hindered = nodes.iter().find(|node| node.trouble.is_some() && node.queued > 0);
+    let hindered = hindered.map(|node| Finding::node(CulpritKind::Sink, node, 1.0));
+    if !is_pressed && hindered.is_some() {
+        // What it holds back does not show in front of it yet.
+        return hindered;
+    }
     if !is_pressed {
         let kind = if stream.live { CulpritKind::Nothing } else { CulpritKind::Source };
         return Some(Finding { kind, node: None, other: None, source: &stream.source, load: 0.0 });
     }
-    let nodes = behind(graph, stream);
     let sinks = nodes.iter().filter(|node| node.role == "sink");
     let sink = sinks.clone().map(|node| Finding::node(CulpritKind::Sink, node, node.busy_share));
     let encoder = sinks.filter_map(|node| {
@@ -201,7 +209,7 @@ fn of_stream<'g>(graph: &'g GraphReport, stream: &'g StreamReport, machine: &'g 
     // What comes last wins among equals: a stalled sink lets everything before it wait.
     let candidates = pool.into_iter().chain(worker).chain(workshop).chain(encoder).chain(sink);
     let at_limit = candidates.filter(|finding| finding.load >= SATURATED).max_by(|a, b| a.load.total_cmp(&b.load));
-    at_limit.or_else(|| {
+    at_limit.or(hindered).or_else(|| {
         let fullest = stream.taps.iter().max_by(|a, b| a.blocked_share.total_cmp(&b.blocked_share))?;
         let dropping = stream.drops.iter().max_by(|a, b| a.rate.total_cmp(&b.rate)).filter(|_| drops);
         let waits = stream.blocked_share >= BLOCKED;
@@ -273,6 +281,9 @@ impl<'g> Finding<'g> {
         match (self.kind, self.node) {
             (CulpritKind::Pool | CulpritKind::Worker, Some(node)) if self.other.is_some() => {
                 culprit.of_other(self.other, node, machine, &on);
+            }
+            (CulpritKind::Sink, Some(NodeReport { name, trouble: Some(trouble), .. })) => {
+                culprit.text = format!("`{name}`{on} {trouble}");
             }
             (CulpritKind::Sink | CulpritKind::Pool | CulpritKind::Workshop | CulpritKind::Worker, Some(node)) => {
                 culprit.measure(graph, node, streams, machine, waits);

@@ -12,11 +12,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use operators::error::StartError;
+use operators::lock::lock;
 use serde::Serialize;
 use timely::logging::{TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
-
-use super::counters::lock;
 
 #[derive(Default)]
 struct Observed {

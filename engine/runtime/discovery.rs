@@ -10,9 +10,10 @@ use crossbeam_channel::Sender;
 use operators::clock::Clock;
 use operators::error::{SourceError, StartError};
 use operators::item::StreamId;
+use operators::lock::lock;
 use operators::operator::{Discovery, FoundStream, Unread};
 
-use super::counters::{GraphCounters, lock};
+use super::counters::GraphCounters;
 use super::graphs::ask;
 use super::stats::GraphState;
 use super::streams::{PostedStream, StreamError};

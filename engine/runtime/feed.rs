@@ -20,13 +20,14 @@ use operators::item::{
     EndReason, Event, Frame, Gap, Item, Kind, Origin, Packet, Payload, Played, RecordBody, StreamId, StreamInfo,
 };
 use operators::lease::{Ack, Lease, Verdict, Watched};
+use operators::lock::lock;
 use operators::media::gate;
 use operators::operator::{Demand, Offered, Outlet, Source, SourceState, Trouble};
 use operators::reach::Hosts;
 use operators::time::MediaTime;
 use operators::transforms::sample::Sampler;
 
-use super::counters::{StreamCounters, lock, worth_logging};
+use super::counters::{StreamCounters, worth_logging};
 use super::failure::{Notice, Notices};
 use super::passage::Passage;
 use super::stats::StreamState;

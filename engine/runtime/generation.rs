@@ -126,7 +126,7 @@ impl Making<'_> {
                 counters(&tap_name(&plan, tap), type_name, "tap")
             })
             .collect();
-        let mut operators = Vec::new();
+        let (mut operators, mut troubles) = (Vec::new(), Vec::new());
         for (index, planned) in plan.operators.iter().enumerate() {
             let mut trouble = None;
             let (work, role) = match &planned.work {
@@ -155,7 +155,7 @@ impl Making<'_> {
                 let secrets = plan.secrets.clone();
                 trouble.cover_with(move |text| masked(&secrets.redact(text)));
             }
-            counters.set_trouble(trouble);
+            troubles.push((counters.clone(), trouble));
             let answers = planned.answers;
             let node = Node { answers, ..self.node(&plan, &planned.name, counters, planned.on_error) };
             let (inputs, is_end) = (planned.inputs.clone(), planned.is_end);
@@ -173,7 +173,7 @@ impl Making<'_> {
                 Some(open) => open.intake.clone(),
                 None => {
                     let writer = ready.writer(index, planned, self.patience)?;
-                    let (intake, receiver) = intake(workers);
+                    let (intake, receiver) = intake(workers, &node.counters);
                     let (node, identity) = (node.clone(), planned.identity);
                     fresh.push(FreshSink {
                         writer,
@@ -214,6 +214,10 @@ impl Making<'_> {
             let held_up = engine.held_up().unwrap_or_else(|| "a dataflow worker does not answer".to_owned());
             StartError::new(held_up).hint(HELD_UP)
         })?;
+        // Nodes of the generation before have the same counters: what runs on tells its own.
+        for (counters, trouble) in troubles {
+            counters.set_trouble(trouble);
+        }
         for BlueprintSink { end, .. } in &blueprint.sinks {
             end.intake.set_on_error(end.node.on_error);
         }
@@ -256,6 +260,8 @@ impl Making<'_> {
                 tracing::error!(node = %node.origin.node, "{message}");
                 node.stop_graph(None, message);
             }
+            // What it had not taken waits no more.
+            waking.waiting.clear();
             // Workers that wait for room learn now that there will be none.
             waking.wake_waiting();
             node.notices.send(Notice::SinkClosed { sink: id });
@@ -295,6 +301,7 @@ impl Generation {
                 overflow: tap.overflow,
                 mailbox: mailboxes[worker_of(stream, mailboxes.len())].clone(),
                 given_up: AtomicBool::new(false),
+                has_lost: AtomicBool::new(false),
                 rejected: AtomicU64::new(0),
                 awaits_keyframe: AtomicBool::new(false),
             };

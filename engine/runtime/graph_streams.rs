@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use operators::error::FieldError;
 use operators::item::StreamId;
+use operators::lock::lock;
 use operators::operator::Resource;
 
-use super::counters::{GraphCounters, lock};
+use super::counters::GraphCounters;
 use super::graphs::{Entry, Graphs, State, ask};
 use super::load::LoadError;
 use super::stats::StreamView;

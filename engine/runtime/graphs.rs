@@ -3,6 +3,8 @@
 //! Each graph has a thread that supervises it. What is asked of a graph while it runs is done there, so nothing here
 //! waits for a lock that a stuck graph holds: a caller waits for an answer, with a deadline that the graph keeps.
 
+mod ends;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +12,16 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Sender, bounded};
 use operators::error::StartError;
 use operators::hooks::Hooks;
 use operators::item::{StreamId, is_name};
+use operators::lock::lock;
 use operators::operator::{Resource, Sink};
 use operators::sinks::hls::store::Playlists;
 
-use super::counters::{GraphCounters, lock};
+pub use self::ends::GRACE;
+use super::counters::GraphCounters;
 use super::ending::{Ending, ending};
 use super::graph_streams::Coming;
 use super::inlets::Inlets;
@@ -27,7 +31,7 @@ use super::predict::models;
 use super::reload::{Patience, Reloaded};
 use super::saved::{Prepared, Saved};
 use super::stats::{GraphState, StreamState};
-use super::supervision::{Change, Outcome, Request, RunningGraph, still_open};
+use super::supervision::{Change, Outcome, Request, RunningGraph};
 use super::supervisor::Engine;
 use crate::graph::chaos::Chaos;
 use crate::graph::check::{self, Surroundings};
@@ -165,13 +169,8 @@ pub(super) struct State {
     is_late_told: bool,
 }
 
-/// How long a graph may take to end beside the time that it has to deliver what is in flight: its sinks close in it, and a
-/// worker that does not answer is known as such.
-const GRACE: Duration = Duration::from_secs(4);
 /// Looks in turn whether a change is over are at most this far apart.
 const LOOK: Duration = Duration::from_millis(100);
-/// As long as nothing is told to end, there is nothing to look for.
-const LONG: Duration = Duration::from_secs(60);
 
 /// The graphs of a process.
 pub struct Graphs {
@@ -450,9 +449,19 @@ impl Graphs {
             let entry = state.graphs.get(&text.name);
             entry.map(|entry| (entry.changes.clone(), entry.ending.clone(), entry.counters.clone()))
         };
+        if let Some((_, ending, counters)) = &before
+            && matches!(counters.state().0, GraphState::Finished | GraphState::Failed)
+        {
+            // It says so a moment before its thread is done, and is not to be changed any more.
+            let _ = ending.over().recv_timeout(GRACE);
+        }
         let loaded = match before {
             Some((changes, ending, counters)) if !ending.is_over() => {
-                Loaded::Reloaded(Box::new(self.reload(&changes, plan, &counters, &ending)?))
+                let reloaded = self.reload(&changes, plan, &counters, &ending);
+                // Whatever else is said of a graph that ends says nothing of the text.
+                let is_running = !ending.is_over() && counters.state().0 == GraphState::Running;
+                let refused = |error| if is_running { error } else { LoadError::Over };
+                Loaded::Reloaded(Box::new(reloaded.map_err(refused)?))
             }
             Some((_, _, counters)) => self.start(text, plan, explanation.clone(), counters.generation())?,
             None => self.start(text, plan, explanation.clone(), 0)?,
@@ -625,190 +634,6 @@ impl Graphs {
     pub fn explanation(&self, name: &str) -> Option<Arc<Explanation>> {
         lock(&self.state).graphs.get(name).map(|entry| entry.explanation.clone())
     }
-
-    /// Lets a graph deliver what is in flight, ends it, and forgets it and its saved text. `None` where there is no such
-    /// graph. A file of its name that was refused because of it is looked at again.
-    ///
-    /// # Errors
-    /// Why it runs on: [`LoadError::Watched`] where it comes from a file.
-    pub fn delete(&self, name: &str, expected: &Expected) -> Result<Option<Outcome>, LoadError> {
-        let is_running = {
-            let _only_one = self.claim(name, Some(self.settings.drain))?;
-            let mut state = lock(&self.state);
-            let State { graphs, refused, .. } = &mut *state;
-            let home = graphs.get(name).map(|entry| &entry.text.home);
-            match home.or_else(|| refused.get(name).map(|refused| &refused.home)) {
-                None => return Ok(None),
-                Some(Home::File(path)) => return Err(LoadError::Watched(path.clone())),
-                Some(Home::Put) => {}
-            }
-            let now = graphs.get(name).map_or(0, |entry| entry.generation);
-            if graphs.get(name).is_some_and(|entry| entry.is_deleted) {
-                return Err(LoadError::Ending);
-            }
-            if !expected.allows(now) {
-                return Err(LoadError::Outdated { now });
-            }
-            if let Some(saved) = &self.settings.saved {
-                let unsaved = |error: std::io::Error| LoadError::Unsaved {
-                    folder: saved.folder().to_owned(),
-                    why: error.to_string(),
-                };
-                saved.remove(name).map_err(unsaved)?;
-            }
-            refused.remove(name);
-            graphs.get_mut(name).map(|entry| entry.is_deleted = true).is_some()
-        };
-        if !is_running {
-            return Ok(Some(Outcome { failures: Vec::new(), stuck: Vec::new(), asked: None }));
-        }
-        let outcome = self.end(name);
-        self.look_again(name);
-        Ok(outcome)
-    }
-
-    /// Loads the file that was refused as long as another graph had its name.
-    fn look_again(&self, name: &str) {
-        let home = lock(&self.state).refused.get(name).map(|refused| refused.home.clone());
-        let Some(Home::File(path)) = home else { return };
-        let shown = path.display();
-        match std::fs::read(&path) {
-            Err(error) => {
-                let why = format!("cannot read `{shown}`: {error}");
-                tracing::error!(graph = %name, "{why}");
-                self.note_unreadable(name, &path, &why);
-            }
-            Ok(bytes) => {
-                let text = GraphText { name: name.to_owned(), bytes, home: Home::File(path.clone()) };
-                match self.load(text, &Expected::Nothing) {
-                    Ok(_) => tracing::info!(graph = %name, "graph `{name}` runs, from `{shown}`"),
-                    // Somebody was faster.
-                    Err(LoadError::Outdated { .. } | LoadError::Closing) => {}
-                    Err(error) => {
-                        let hint = error.hint();
-                        tracing::error!(graph = %name, hint, "`{shown}` is left out; what runs, runs on: {error}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Ends a graph whose file is gone. `None` where no graph of this file runs; one of the same name that came from
-    /// elsewhere runs on.
-    pub fn remove(&self, name: &str, path: &Path) -> Option<Outcome> {
-        let is_of_file = |home: &Home| matches!(home, Home::File(of) if of == path);
-        {
-            let _only_one = self.claim(name, None).ok()?;
-            let mut state = lock(&self.state);
-            if state.refused.get(name).is_some_and(|refused| is_of_file(&refused.home)) {
-                state.refused.remove(name);
-            }
-            let entry = state.graphs.get_mut(name)?;
-            if !is_of_file(&entry.text.home) {
-                entry.refused.take_if(|refused| is_of_file(&refused.home));
-                return None;
-            }
-            if std::mem::replace(&mut entry.is_deleted, true) {
-                return None;
-            }
-        }
-        self.end(name)
-    }
-
-    /// Ends a graph that is marked as deleted.
-    fn end(&self, name: &str) -> Option<Outcome> {
-        let ending = {
-            let state = lock(&self.state);
-            let entry = state.graphs.get(name)?;
-            // A full channel says as much already.
-            let _ = entry.requests.try_send(Request::Drain);
-            entry.ending.clone()
-        };
-        let outcome = ending.wait();
-        let entry = {
-            let mut state = lock(&self.state);
-            let mut entry = state.graphs.remove(name);
-            // What keeps a file out is gone, and the file is still none that runs.
-            let of_file = entry.as_mut().and_then(|entry| {
-                let home = entry.text.home.clone();
-                entry.refused.take_if(|refused| home == Home::Put && refused.home != Home::Put)
-            });
-            if let Some(refused) = of_file {
-                state.refused.insert(name.to_owned(), refused);
-            }
-            entry
-        };
-        if let Some(entry) = entry {
-            self.bury(entry);
-            self.tell_models();
-        }
-        Some(outcome)
-    }
-
-    /// Tells every graph to end, without waiting, and takes no further ones.
-    pub fn close(&self, request: Request) {
-        let mut state = lock(&self.state);
-        state.closing = Some(request);
-        for entry in state.graphs.values() {
-            // A full channel says as much already.
-            let _ = entry.requests.try_send(request);
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    /// What hears when a graph has ended.
-    pub fn ending(&self, name: &str) -> Option<Ending> {
-        lock(&self.state).graphs.get(name).map(|entry| entry.ending.clone())
-    }
-
-    /// Waits until every graph has ended, once they were told to by [`Graphs::close`]; what comes from `requests`
-    /// meanwhile, they are told as well. Those that are held up beyond their time to end are left behind, with what
-    /// holds them up. Answers how each ended, by name.
-    pub fn finish(&self, requests: &Receiver<Request>) -> Vec<(Arc<GraphCounters>, Outcome)> {
-        let mut requests = requests.clone();
-        let (mut asked, mut late) = (None, never());
-        loop {
-            let running = {
-                let state = lock(&self.state);
-                let mut endings = state.graphs.values().map(|entry| &entry.ending);
-                let running = endings.find(|ending| !ending.is_over()).cloned();
-                // What was left behind is not waited for again.
-                if state.is_late_told || running.is_none() && state.changing.is_empty() {
-                    return state.outcomes();
-                }
-                // A wait like those of the graphs themselves: what it is for happens outside, whatever the clock says.
-                if state.closing != asked {
-                    asked = state.closing;
-                    late = match asked {
-                        Some(Request::Drain) => after(self.settings.drain + GRACE),
-                        Some(Request::Abort) => after(GRACE),
-                        None => never(),
-                    };
-                }
-                running
-            };
-            // A graph that is about to start is told when it is there.
-            let over = running.as_ref().map_or_else(never, |ending| ending.over().clone());
-            let look = if running.is_none() { LOOK } else { LONG };
-            select! {
-                recv(over) -> _ => {}
-                recv(after(look)) -> _ => {}
-                recv(late) -> _ => {
-                    if let Some(held_up) = self.engine.held_up() {
-                        tracing::error!("{held_up}");
-                    }
-                    let mut state = lock(&self.state);
-                    state.tell_late();
-                    return state.outcomes();
-                }
-                recv(requests) -> request => match request {
-                    Ok(request) => self.close(request),
-                    Err(_) => requests = never(),
-                },
-            }
-        }
-    }
 }
 
 /// A graph that nobody else changes until this is dropped.
@@ -853,36 +678,6 @@ impl State {
         }
         Ok(())
     }
-
-    /// Says, once, what is left behind at the end.
-    fn tell_late(&mut self) {
-        if std::mem::replace(&mut self.is_late_told, true) {
-            return;
-        }
-        for name in &self.changing {
-            tracing::error!(graph = %name, "graph `{name}` is left behind: a change of it does not come to an end");
-        }
-        for entry in self.graphs.values().filter(|entry| !entry.ending.is_over()) {
-            let (name, open) = (&entry.counters.name, still_open(&entry.counters).join(", "));
-            tracing::error!(graph = %name, "{}; still open: {open}", late(name));
-        }
-    }
-
-    /// How each graph ended, as far as it has.
-    fn outcomes(&self) -> Vec<(Arc<GraphCounters>, Outcome)> {
-        let outcome = |entry: &Entry| {
-            if entry.ending.is_over() {
-                return entry.ending.wait();
-            }
-            let asked = self.closing;
-            Outcome { failures: vec![late(&entry.counters.name)], stuck: still_open(&entry.counters), asked }
-        };
-        self.graphs.values().map(|entry| (entry.counters.clone(), outcome(entry))).collect()
-    }
-}
-
-fn late(graph: &str) -> String {
-    format!("graph `{graph}` has not ended in time: something does not let go of its thread")
 }
 
 /// Has something done by the thread of a graph, and waits for the answer. `None` where the graph has ended.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use operators::item::StreamId;
+use operators::lock::lock;
 
-use super::counters::{GraphCounters, NodeCounters, StreamCounters, lock};
+use super::counters::{GraphCounters, NodeCounters, StreamCounters};
 use super::culprit::{self, Machine};
 use super::graphs::{Graphs, Home, Refused};
 use super::preview::PreviewSlot;
@@ -171,7 +172,9 @@ impl Engine {
                 if let Some(trouble) = node.trouble() {
                     problems.push(format!("graph `{name}`, node `{}` {trouble}", node.name));
                 }
-                if let Some(stands) = node.stands(now).filter(|stands| *stands > NO_PROGRESS) {
+                // What a graph that is over has left behind takes nothing more.
+                let stands = node.stands(now).filter(|_| graph.state().0 != GraphState::Finished);
+                if let Some(stands) = stands.filter(|stands| *stands > NO_PROGRESS) {
                     let (seconds, streams) = (stands.as_secs(), told(&streams_into(graph, &node)));
                     problems
                         .push(format!("graph `{name}`, node `{}`: takes nothing for {seconds} s{streams}", node.name));

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use operators::inlet::Inlet;
 use operators::item::StreamId;
-
-use super::counters::lock;
+use operators::lock::lock;
 
 /// A stream that is pushed to.
 #[derive(Clone)]

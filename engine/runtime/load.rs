@@ -84,6 +84,9 @@ pub enum LoadError {
     /// It is being deleted.
     #[error("the graph is being deleted")]
     Ending,
+    /// It ends, by itself or because it was told to, and what runs cannot be changed any more.
+    #[error("the graph is ending")]
+    Over,
     /// The process ends.
     #[error("the engine is stopping")]
     Closing,
@@ -118,6 +121,7 @@ impl LoadError {
                     .to_owned()
             }
             LoadError::Ending => "try again when it has ended".to_owned(),
+            LoadError::Over => "send it again when it has ended: then it is started anew".to_owned(),
             LoadError::Closing => "try again when it has been started again".to_owned(),
             LoadError::Unsaved { .. } => "make room, and see that this user may write there".to_owned(),
             LoadError::HeldUp(_) => HELD_UP.to_owned(),
@@ -139,7 +143,10 @@ impl LoadError {
     /// Whether the same text may become a graph later on, without anything being done to it: what is in its way belongs to
     /// others, or is under way.
     pub fn may_pass(&self) -> bool {
-        matches!(self, LoadError::Taken(_) | LoadError::Busy | LoadError::Ending | LoadError::HeldUp(_))
+        matches!(
+            self,
+            LoadError::Taken(_) | LoadError::Busy | LoadError::Ending | LoadError::Over | LoadError::HeldUp(_)
+        )
     }
 
     /// Whether it says something of the text, and not of the moment.

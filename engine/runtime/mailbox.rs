@@ -9,9 +9,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use operators::item::{Event, Item, StreamId};
+use operators::lock::lock;
 use timely::scheduling::activate::SyncActivator;
 
-use super::counters::lock;
 use super::passage::Passage;
 
 /// One tap's queue to one worker.

@@ -1,5 +1,6 @@
 //! Runs plans: workers, taps, offload, sinks, supervision.
 
+pub mod amounts;
 mod build;
 mod conversations;
 pub mod counters;
@@ -35,6 +36,7 @@ pub mod stats;
 pub mod streams;
 mod supervision;
 pub mod supervisor;
+mod tally;
 mod tap;
 mod watch;
 pub mod window;

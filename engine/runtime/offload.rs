@@ -9,6 +9,7 @@ use operators::error::ItemError;
 use operators::inference::pool::{Completion, Installed, Job, Lane, Pool};
 use operators::item::{Event, Item, Kind, Payload, StreamId};
 use operators::lease::Credit;
+use operators::lock::lock;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -18,10 +19,10 @@ use timely::scheduling::Activator;
 use timely::scheduling::activate::SyncActivator;
 
 use super::conversations::{Conversations, Submitted};
-use super::counters::lock;
 use super::entry::{Admission, Entry};
 use super::node::{Node, is_error};
 use super::passage::Passage;
+use super::tally::Tally;
 use crate::graph::plan;
 
 /// How a node's work is done.
@@ -102,8 +103,10 @@ pub fn offload<'scope>(
             waker: scope.worker().sync_activator_for(info.address.to_vec()),
         });
         let mut jobs = Jobs {
+            worker,
             entry: Entry::new(offloaded.entry),
             way: Way::to(offloaded.executor),
+            waiting: Tally::new(&node.counters),
             node,
             completions,
             timer: scope.activator_for(info.address),
@@ -121,12 +124,12 @@ pub fn offload<'scope>(
         move |input, output| {
             input.for_each(|time, passages| {
                 held.retain(&time, passages.len());
-                jobs.arrive(*time.time(), passages, worker);
+                jobs.arrive(*time.time(), passages);
             });
             jobs.collect();
             jobs.submit();
             jobs.expire();
-            jobs.tell_oldest(worker);
+            jobs.tell_oldest();
             jobs.take_ready(&mut ready);
             for slot in ready.drain(..) {
                 let time = slot.time;
@@ -254,7 +257,10 @@ impl Line {
 }
 
 struct Jobs {
+    worker: usize,
     way: Way,
+    /// Items that have no answer yet.
+    waiting: Tally,
     entry: Option<Entry>,
     node: Node,
     completions: Arc<Completions>,
@@ -276,7 +282,7 @@ struct Jobs {
 }
 
 impl Jobs {
-    fn arrive(&mut self, time: u64, passages: &mut Vec<Passage>, worker: usize) {
+    fn arrive(&mut self, time: u64, passages: &mut Vec<Passage>) {
         let mut items = 0;
         for passage in passages.drain(..) {
             let passage = match passage {
@@ -299,7 +305,7 @@ impl Jobs {
             self.lines.entry(stream.clone()).or_default().push(Slot { time, state });
             self.touched.push(stream);
         }
-        self.node.counters.items(worker, items);
+        self.node.counters.items(self.worker, items);
     }
 
     fn admit(&mut self, time: u64, mut item: Item) {
@@ -329,7 +335,7 @@ impl Jobs {
         let position = line.push(Slot { time, state: SlotState::Waiting(item) });
         self.places.insert(ticket, (stream, position));
         self.unsubmitted.push_back(ticket);
-        self.node.counters.queued(1);
+        self.waiting.add(1);
     }
 
     /// Drops the stream's oldest item that the pool has not taken yet; `false` where there is none.
@@ -346,7 +352,7 @@ impl Jobs {
     /// Ends the wait of `ticket` with what `fate` makes of its item; `false` where it was given up before.
     fn answer(&mut self, ticket: u64, fate: impl FnOnce(&Node, Item) -> SlotState) -> bool {
         let Some((stream, position)) = self.places.remove(&ticket) else { return false };
-        self.node.counters.queued(-1);
+        self.waiting.add(-1);
         let Some(slot) = self.lines.get_mut(&stream).and_then(|line| line.at(position)) else { return false };
         self.touched.push(stream);
         match std::mem::replace(&mut slot.state, SlotState::Vacant) {
@@ -370,11 +376,11 @@ impl Jobs {
     }
 
     /// Says how old the oldest item is that has no answer.
-    fn tell_oldest(&mut self, worker: usize) {
+    fn tell_oldest(&mut self) {
         while self.unanswered.front().is_some_and(|(ticket, _)| !self.places.contains_key(ticket)) {
             self.unanswered.pop_front();
         }
-        self.node.counters.set_oldest(worker, self.unanswered.front().and_then(|(_, born)| *born));
+        self.node.counters.set_oldest(self.worker, self.unanswered.front().and_then(|(_, born)| *born));
     }
 
     /// Gives up on jobs that are late, and asks to be woken when the next one would be.
@@ -432,6 +438,13 @@ impl Jobs {
                 }
             }
         }
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        // What is left is gone with the dataflow.
+        self.node.counters.set_oldest(self.worker, None);
     }
 }
 

@@ -7,17 +7,20 @@ use std::time::Instant;
 
 use operators::error::ItemError;
 use operators::item::{Event, Item, Payload, RecordBody, StreamId};
+use operators::lock::lock;
 use operators::operator::{Emitted, Later, Unmade};
 use timely::scheduling::activate::SyncActivator;
 
-use super::counters::lock;
 use super::node::Node;
 use super::passage::Passage;
+use super::tally::Tally;
 use super::workshop::{Customer, Workshop};
 
 /// One worker's part of an inline node.
 pub struct Outgoing {
     workshop: Workshop,
+    /// Items that are not made.
+    waiting: Tally,
     node: Node,
     worker: usize,
     answers: Arc<Answers>,
@@ -72,6 +75,7 @@ impl Outgoing {
         let answers = Arc::new(Answers { node: node.clone(), made: Mutex::default(), waker });
         Outgoing {
             workshop,
+            waiting: Tally::new(&node.counters),
             node,
             worker,
             answers,
@@ -107,7 +111,7 @@ impl Outgoing {
         let stream = item.stream.clone();
         self.lines.entry(stream.clone()).or_default().push_back(Slot { time, what: What::Waiting(ticket, item) });
         self.tickets.insert(ticket, stream);
-        self.node.counters.queued(1);
+        self.waiting.add(1);
         self.workshop.order(ticket, make, self.answers.clone());
         self.tell_oldest();
         true
@@ -121,7 +125,7 @@ impl Outgoing {
         }
         for (ticket, result) in made {
             let Some(stream) = self.tickets.remove(&ticket) else { continue };
-            self.node.counters.queued(-1);
+            self.waiting.add(-1);
             let Some(line) = self.lines.get_mut(&stream) else { continue };
             let is_it = |slot: &Slot| matches!(slot.what, What::Waiting(own, _) if own == ticket);
             let place = line.iter().position(is_it);
@@ -152,6 +156,13 @@ impl Outgoing {
             What::Ready(_) | What::Made(..) => None,
         });
         self.node.counters.set_oldest(self.worker, waiting.min());
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // What is left is gone with the dataflow.
+        self.node.counters.set_oldest(self.worker, None);
     }
 }
 

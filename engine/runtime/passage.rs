@@ -12,8 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 use operators::item::{Event, StreamId, StreamInfo};
-
-use super::counters::lock;
+use operators::lock::lock;
 
 #[derive(Clone)]
 pub enum Passage {

@@ -19,6 +19,7 @@ use operators::inference::model::{Catalog, Model, closest};
 use operators::inference::pool::{Completion, Installed, Job, Lane, Pool};
 use operators::item::{Detection, Frame, Item, Origin, Payload, Prediction, Record, RecordBody, StreamId};
 use operators::lease::{Account, Ack, Budget, Counts, Lease, Limits, Verdict};
+use operators::lock::lock;
 use operators::operator::{BuildContext, Built, NoPublisher, PoolOperator};
 use operators::time::MediaTime;
 use operators::transforms::preprocess::kernel::Preprocessor;
@@ -26,7 +27,6 @@ use operators::transforms::{classify, detect};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::counters::lock;
 use crate::graph::plan::{Plan, Work};
 
 /// Boxes below this score are not looked at. Above it, the best of each label counts.

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use operators::item::Frame;
+use operators::lock::lock;
 use operators::preview::SmallPicture;
 use tokio::sync::watch;
-
-use super::counters::lock;
 
 /// Between two pictures that are made small for one stream, however many look at it.
 const INTERVAL: Duration = Duration::from_millis(200);

@@ -1,12 +1,13 @@
 //! Which workers do not answer: nothing on a worker may block, and one that does holds up every stream that lives on it.
 
+use operators::lock::lock;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Receiver;
 
-use super::counters::{GraphCounters, lock};
+use super::counters::GraphCounters;
 
 /// A worker that has not answered by so many looks is held up. There are two looks a second. They are counted, and not
 /// the time: a process that was held up itself has heard nobody.

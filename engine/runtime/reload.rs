@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
@@ -106,6 +107,8 @@ struct Transition {
     waiting: HashMap<StreamId, Vec<Arc<Mailbox>>>,
     /// Streams that were told to stop, and may still bring something to the old generation.
     leaving: HashSet<StreamId>,
+    /// Pictures that were given up because no room was made for them, each as people read it.
+    given_up: Vec<String>,
     done: Sender<StreamId>,
     cuts: Receiver<StreamId>,
 }
@@ -209,7 +212,7 @@ impl RunningGraph {
         self.sinks.extend(opened);
         let (done, cuts) = bounded(self.streams.len() + 1);
         let kept = nodes.kept.iter().map(|name| Arc::from(name.as_str())).collect();
-        Transition { old, kept, waiting: HashMap::new(), leaving: HashSet::new(), done, cuts }
+        Transition { old, kept, waiting: HashMap::new(), leaving: HashSet::new(), given_up: Vec::new(), done, cuts }
     }
 
     /// The streams that the new generation reads, and what became of those that it cannot.
@@ -261,9 +264,13 @@ impl RunningGraph {
         let cut = Cut::new(id.clone(), course, kept, transition.done.clone());
         let mailboxes = self.generation.mailboxes(stream.source_index, id);
         mailboxes.iter().for_each(|mailbox| mailbox.hold(id));
+        let given_up = &mut transition.given_up;
         let is_cut = running.feed.between_pictures(patience, |listener, info, at_keyframe| {
             let mut before = std::mem::take(&mut listener.taps);
             for tap in &before {
+                if tap.end.has_lost.load(Ordering::Acquire) {
+                    given_up.push(format!("stream `{id}`, of which an item found no room in `{}`", tap.end.name));
+                }
                 tap.end.mailbox.push(Passage::Cut { stream: id.clone(), cut: cut.clone() });
             }
             listener.taps = self.generation.stream_taps(stream.source_index, id, stream.spread, &mut before);
@@ -318,6 +325,7 @@ impl RunningGraph {
                 }
             }
         }
+        stuck.append(&mut transition.given_up);
         transition.take_down();
         self.sinks.iter().for_each(|sink| sink.intake.forget_older());
         stuck.extend(self.close_sinks(closing_by));

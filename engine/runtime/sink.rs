@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use operators::encoding::Encoding;
 use operators::error::SinkError;
 use operators::item::{EndReason, Event};
 use operators::lease::{Account, Verdict};
-use operators::operator::SinkWriter;
+use operators::lock::lock;
+use operators::operator::{SinkWriter, Trouble};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -17,11 +19,13 @@ use timely::scheduling::activate::SyncActivator;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::counters::{lock, worth_logging};
+use super::amounts::counted;
+use super::counters::{NodeCounters, worth_logging};
 use super::entry::{Admission, Entry};
 use super::failure::Notice;
 use super::node::{Node, is_error};
 use super::passage::Passage;
+use super::tally::Tally;
 use crate::graph::plan::{self, OnError};
 
 /// Events that wait for the writer; behind them the worker's own queue waits, bounded by leases.
@@ -31,16 +35,19 @@ const QUEUE: usize = 256;
 pub struct Intake {
     sender: Mutex<Option<Sender<Event>>>,
     /// For each worker: whom to wake when there is room again, and whether somebody waits for it.
-    waiting: Vec<(Mutex<Vec<SyncActivator>>, AtomicBool)>,
+    room: Vec<(Mutex<Vec<SyncActivator>>, AtomicBool)>,
     /// Errors of the writer end the graph; the youngest generation says so.
     stops: AtomicBool,
+    /// What the writer was handed and has not written.
+    pub(super) waiting: Tally,
 }
 
-/// Makes the queue of a sink for `workers` workers.
-pub fn intake(workers: usize) -> (Arc<Intake>, Receiver<Event>) {
+/// Makes the queue of a sink for `workers` workers. What waits in it is counted in `counters`.
+pub fn intake(workers: usize, counters: &Arc<NodeCounters>) -> (Arc<Intake>, Receiver<Event>) {
     let (sender, receiver) = channel(QUEUE);
-    let waiting = (0..workers).map(|_| (Mutex::default(), AtomicBool::new(false))).collect();
-    let intake = Intake { sender: Mutex::new(Some(sender)), waiting, stops: AtomicBool::new(false) };
+    let room = (0..workers).map(|_| (Mutex::default(), AtomicBool::new(false))).collect();
+    let intake =
+        Intake { sender: Mutex::new(Some(sender)), room, stops: AtomicBool::new(false), waiting: Tally::new(counters) };
     (Arc::new(intake), receiver)
 }
 
@@ -57,7 +64,7 @@ impl Intake {
 
     /// A generation is gone: nobody of it waits for room. The youngest activator of each worker is the one that stays.
     pub fn forget_older(&self) {
-        for (wakers, _) in &self.waiting {
+        for (wakers, _) in &self.room {
             let mut wakers = lock(wakers);
             let older = wakers.len().saturating_sub(1);
             wakers.drain(..older);
@@ -68,7 +75,7 @@ impl Intake {
     pub fn wake_waiting(&self) {
         // Pairs with the fence in `push`: either this sees that somebody waits, or that one sees the room.
         fence(Ordering::SeqCst);
-        for (wakers, waits) in &self.waiting {
+        for (wakers, waits) in &self.room {
             if waits.swap(false, Ordering::AcqRel) {
                 for waker in lock(wakers).iter() {
                     // Fails only when the worker is gone.
@@ -100,7 +107,7 @@ pub fn sink(input: StreamVec<'_, u64, Passage>, end: SinkEnd) {
     let mut input = builder.new_input(input, Pipeline);
     let info = builder.operator_info();
     let mut sender = lock(&end.intake.sender).clone();
-    if let Some((wakers, _)) = end.intake.waiting.get(worker) {
+    if let Some((wakers, _)) = end.intake.room.get(worker) {
         lock(wakers).push(scope.worker().sync_activator_for(info.address.to_vec()));
     }
     // A sink holds no capability, so timely would take it down on an empty frontier, with what still waits for room in
@@ -108,6 +115,8 @@ pub fn sink(input: StreamVec<'_, u64, Passage>, end: SinkEnd) {
     builder.build_reschedule(move |_capabilities| {
         let mut entry = Entry::new(end.entry);
         let mut pending: VecDeque<Passage> = VecDeque::new();
+        // What waits here when the dataflow is taken down is gone with it.
+        let waiting = Tally::new(&end.node.counters);
         move |frontiers| {
             let before = pending.len();
             let mut items = 0;
@@ -124,7 +133,8 @@ pub fn sink(input: StreamVec<'_, u64, Passage>, end: SinkEnd) {
             let Some(open) = &sender else { return false };
             let handed = push(open, &mut pending, &end.intake, worker);
             // What the writer has taken over waits until it is written.
-            end.node.counters.queued(pending.len() as i64 + handed - before as i64);
+            end.intake.waiting.add(handed);
+            waiting.add(pending.len() as i64 - before as i64);
             if frontiers[0].is_empty() && pending.is_empty() && !end.frozen.load(Ordering::Acquire) {
                 sender = None;
                 end.node.notices.send(Notice::EndReached { generation: end.generation });
@@ -207,7 +217,7 @@ fn push(sender: &Sender<Event>, pending: &mut VecDeque<Passage>, intake: &Intake
             Ok(()) => handed += 1,
             Err(TrySendError::Full(event)) => {
                 pending.push_front(Passage::Event(event));
-                let Some((_, waits)) = intake.waiting.get(worker) else { return handed };
+                let Some((_, waits)) = intake.room.get(worker) else { return handed };
                 waits.store(true, Ordering::Release);
                 fence(Ordering::SeqCst);
                 // The writer may have made room before it could see the flag.
@@ -267,11 +277,12 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
         trouble.cover_with(move |text| secrets.redact(text));
     }
     node.counters.set_must_get_on(trouble.is_none());
-    node.counters.set_trouble(trouble);
+    node.counters.set_trouble(trouble.clone());
     let encoding = writer.encoding();
     if let Some(encoding) = &encoding {
         node.counters.set_encoding(encoding);
     }
+    let _told = Told { counters: node.counters.clone(), trouble, encoding };
     let mut is_complete = false;
     loop {
         let taken = tokio::select! {
@@ -307,9 +318,23 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
             failed(&node, &intake, format!("sink `{}` could not be closed within {seconds} s", node.origin.node));
         }
     }
-    node.counters.set_trouble(None);
-    if let Some(encoding) = &encoding {
-        node.counters.end_encoding(encoding);
+}
+
+/// What a writer tells of itself for as long as it is there, also where it is given up.
+struct Told {
+    counters: Arc<NodeCounters>,
+    trouble: Option<Trouble>,
+    encoding: Option<Arc<Encoding>>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(trouble) = &self.trouble {
+            self.counters.end_trouble(trouble);
+        }
+        if let Some(encoding) = &self.encoding {
+            self.counters.end_encoding(encoding);
+        }
     }
 }
 
@@ -323,18 +348,17 @@ async fn take(
 ) {
     let count = batch.len() as i64;
     let start = node.clock.now();
-    node.counters.begin(0, start);
-    node.counters.set_oldest(0, batch.iter().find_map(born));
+    let turn = Turn::begin(node, start, batch.iter().find_map(born));
     let result = match within(deadline, writer.write(batch)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(with_hint(&error.message, error.hint.as_deref())),
         Err(seconds) => Err(format!("it took nothing for {seconds} s")),
     };
+    drop(turn);
     let now = node.clock.now();
-    node.counters.end(0, now.saturating_duration_since(start), now);
+    node.counters.took(now.saturating_duration_since(start));
     share_out(batch, node, now.saturating_duration_since(start));
-    node.counters.set_oldest(0, None);
-    node.counters.queued(-count);
+    intake.waiting.add(-count);
     match result {
         Ok(()) => {
             for event in batch.drain(..) {
@@ -358,11 +382,29 @@ async fn take(
             let name = &node.origin.node;
             let message = match lost.len() {
                 0 => format!("sink `{name}` failed: {cause}"),
-                items => format!("sink `{name}` lost {items} items of stream `{streams}`: {cause}"),
+                items => format!("sink `{name}` lost {} of stream `{streams}`: {cause}", counted(items as u64)),
             };
             failed(node, intake, message);
             batch.clear();
         }
+    }
+}
+
+/// A batch that the writer has in hand; it is over when this is dropped, also where the writer is given up.
+struct Turn<'a>(&'a Node);
+
+impl Turn<'_> {
+    fn begin(node: &Node, now: Instant, oldest: Option<Instant>) -> Turn<'_> {
+        node.counters.begin(0, now);
+        node.counters.set_oldest(0, oldest);
+        Turn(node)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.counters.set_oldest(0, None);
+        self.0.counters.rest(0, self.0.clock.now());
     }
 }
 

@@ -312,7 +312,7 @@ pub struct NodeReport {
     pub name: String,
     #[serde(rename = "type")]
     pub type_name: String,
-    /// `tap`, `inline`, `pool` or `sink`.
+    /// `tap`, `inline`, `pool`, `io` or `sink`.
     pub role: &'static str,
     /// What it reads: nodes, and taps by their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -324,6 +324,9 @@ pub struct NodeReport {
     pub errors: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What keeps it from getting on just now, such as a server that is down; as `/health` says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// Time spent working, summed over threads.
     pub busy_ms: f64,
     /// The same in seconds, turns that are not over included, for `/metrics`.

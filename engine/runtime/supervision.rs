@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use operators::error::StartError;
 use operators::item::{EndReason, Played, StreamId, Version};
 use operators::lease::{Account, Counts};
 use operators::progress::Progress;
 
+use super::amounts::{counted, were};
 use super::counters::{GraphCounters, NodeCounters};
 use super::discovery::Discovering;
 use super::failure::{Heard, Notice, Notices, notices};
@@ -53,9 +54,6 @@ impl Outcome {
 
 /// Something to do to a running graph, on the thread that supervises it.
 pub type Change = Box<dyn FnOnce(&mut RunningGraph) + Send>;
-
-/// Changes that wait for the supervisor; whoever asks for more waits.
-const CHANGES: usize = 64;
 
 /// How often it is looked whether streams that ended are through.
 const SWEEP: Duration = Duration::from_millis(200);
@@ -148,7 +146,7 @@ impl RunningGraph {
             passing: Vec::new(),
             discovering: Vec::new(),
             failed_streams: Vec::new(),
-            changes: bounded(CHANGES),
+            changes: changes(),
             stays: false,
             draining: false,
             must_stop: false,
@@ -172,7 +170,8 @@ impl RunningGraph {
         self.stays = true;
     }
 
-    /// Where to leave something to do.
+    /// Where to leave something to do. What is left there and not done when the graph has ended is dropped, and nothing is
+    /// taken from then on.
     pub fn changes(&self) -> Sender<Change> {
         self.changes.0.clone()
     }
@@ -337,8 +336,9 @@ impl RunningGraph {
             let is_same = |planned: &PlannedSource| {
                 *planned.name == *version.source && planned.progress().is_some_and(|now| now.leads_where(progress))
             };
-            if counts.lost > before.lost || !plan.sources.iter().any(is_same) {
-                tracing::warn!(%stream, "not everything of `{}` is stored: it is read again at the next start", plan.secrets.redact(&version.name));
+            let (lost, dropped) = (counts.lost - before.lost, counts.dropped - before.dropped);
+            if lost + dropped > 0 || !plan.sources.iter().any(is_same) {
+                tracing::warn!(%stream, lost, dropped, "not everything of `{}` is stored: it is read again at the next start", plan.secrets.redact(&version.name));
                 continue;
             }
             let rejected = counts.rejected - before.rejected;
@@ -429,7 +429,7 @@ impl RunningGraph {
         let report = self.counters.report();
         let total = report.total;
         if failures.is_empty() && total.lost > 0 {
-            failures.push(format!("{} items were lost", total.lost));
+            failures.push(were(total.lost, "lost"));
         }
         if failures.is_empty() && total.rejected > 0 {
             // Sinks make no records: what they did not take, they have told.
@@ -444,12 +444,22 @@ impl RunningGraph {
                 let why = why("the error records say why");
                 failures.push(format!("every item was rejected ({}); {why}", total.rejected));
             } else {
-                tracing::warn!("{} items were rejected; {}", total.rejected, why("their error records say why"));
+                tracing::warn!("{}; {}", were(total.rejected, "rejected"), why("error records say why"));
             }
         }
         self.counters.set_state(GraphState::Finished, None);
         Outcome { failures, stuck, asked }
     }
+}
+
+/// Where changes wait for the supervisor.
+fn changes() -> (Sender<Change>, Receiver<Change>) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one with a bound keeps what was sent after its receiver has gone, so that whoever waits for the answer waits \
+                  for ever; this one drops it. It holds no more than there are threads that ask: each waits for its answer"
+    )]
+    unbounded()
 }
 
 /// What is told of a stream that failed.
@@ -471,8 +481,7 @@ pub(super) fn still_open(counters: &GraphCounters) -> Vec<String> {
 }
 
 fn in_flight(items: u64) -> String {
-    let noun = if items == 1 { "item" } else { "items" };
-    format!("{items} {noun} in flight")
+    format!("{} in flight", counted(items))
 }
 
 /// What a node has not come to an end with.

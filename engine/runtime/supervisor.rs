@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use operators::clock::Clock;
 use operators::error::StartError;
 use operators::inference::pool::Pool;
+use operators::lock::lock;
 
-use super::counters::{GraphCounters, lock};
+use super::counters::GraphCounters;
 use super::dataflow_log::DataflowLog;
 use super::inlets::Inlets;
 use super::streams;

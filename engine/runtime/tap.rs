@@ -40,6 +40,8 @@ pub struct TapEnd {
     pub mailbox: Arc<Mailbox>,
     /// Nobody will make room any more: what waits for credit is lost.
     pub given_up: AtomicBool,
+    /// Something waited for credit and was given up.
+    pub has_lost: AtomicBool,
     /// Pictures that an error record stands for.
     pub rejected: AtomicU64,
     /// Video packets are dropped until the next keyframe.
@@ -168,6 +170,7 @@ impl TapEnd {
                 false
             }
             Err(Refusal::GivenUp) => {
+                self.has_lost.store(true, Ordering::Release);
                 ack.raise(Verdict::Lost);
                 false
             }

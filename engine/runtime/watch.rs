@@ -9,8 +9,9 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use operators::clock::Clock;
 use operators::error::StartError;
 use operators::inference::pool::Pool;
+use operators::lock::lock;
 
-use super::counters::{GraphCounters, lock};
+use super::counters::GraphCounters;
 use super::pulse::holder;
 use super::window::{Window, per_second};
 use super::worker::Workers;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use operators::error::StartError;
+use operators::lock::lock;
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
 use timely::scheduling::activate::SyncActivations;
 use timely::worker::Worker;
 
 use super::build::Blueprint;
-use super::counters::lock;
 use super::dataflow_log::DataflowLog;
 use super::pulse::{HeldUp, Pulse};
 

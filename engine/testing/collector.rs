@@ -1,8 +1,9 @@
 //! Keeps every record that a test's graph makes, in the order in which they came.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use operators::item::Record;
+use operators::lock::lock;
 use operators::operator::Publisher;
 
 /// The publisher of a test's graph. Its only sink hands over every record, gaps and errors included.
@@ -25,9 +26,4 @@ impl Publisher for Collector {
     fn publish(&self, record: &Arc<Record>) {
         lock(&self.records).push(record.clone());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here panics while it holds the lock.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

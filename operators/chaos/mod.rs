@@ -6,8 +6,10 @@
 //! mistake of the engine.
 
 mod operator;
+mod resumed;
 mod sink;
 mod source;
+mod weather;
 
 use std::sync::Arc;
 use std::time::Duration;

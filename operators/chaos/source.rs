@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -18,18 +18,17 @@ use crate::lease::Watched;
 use crate::operator::{
     Demand, Discovery, ItemSize, Offered, Outlet, Source, SourceState, StreamSpec, Trouble, wait_until,
 };
-use crate::packet_times::{PacketTimes, TrackNature};
+use crate::packet_times::TrackNature;
 use crate::sources::live::continued::{Continued, Line};
 use crate::sources::track::packets::nature;
-use crate::time::{MediaTime, TimeBase};
-use crate::timestamps::Sanitiser;
+use crate::time::MediaTime;
 
-use super::{Dice, Disturbance};
+use super::Disturbance;
+use super::resumed::{Place, Resumed};
+use super::weather::Weather;
 
 /// The delays of live sources that say nothing of them.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
-/// A step of a live input's clock that is longer is repaired; a shorter one is time that has passed.
-const LONGEST_STEP: Duration = Duration::from_secs(10);
 
 const LOST: &str = "chaos: lost on the way";
 const INTERRUPTED: &str = "chaos: the connection was lost";
@@ -129,139 +128,6 @@ impl Source for Disturbed {
                 return Ok(EndReason::Stopped);
             }
         }
-    }
-}
-
-/// What is decided of one stream.
-struct WeatherDice {
-    flap: Dice,
-    again: Dice,
-    jump: Dice,
-    frames: Dice,
-    packets: Dice,
-}
-
-/// What happens to one stream.
-struct Weather<'a> {
-    chaos: &'a Disturbance,
-    stream: &'a StreamId,
-    is_live: bool,
-    dice: WeatherDice,
-    /// How often the connection was lost, and when it is next; none while there is no connection.
-    flaps: u64,
-    flap_at: Option<Instant>,
-    /// The source's own input is what comes: there is a connection to lose.
-    is_connected: bool,
-    /// It was lost, and nothing has come since.
-    is_interrupted: bool,
-    /// How often the clock has jumped, when it does next, and by how many microseconds it is off.
-    jumps: u64,
-    jump_at: Option<Instant>,
-    off: i64,
-    tracks: Vec<TrackNature>,
-    times: Option<(TimeBase, Sanitiser)>,
-    packet_times: Option<PacketTimes>,
-    /// Where the last picture was placed.
-    last: Option<MediaTime>,
-}
-
-impl<'a> Weather<'a> {
-    fn new(chaos: &'a Disturbance, stream: &'a StreamId, is_live: bool) -> Weather<'a> {
-        let dice = |what| chaos.dice(stream, what);
-        Weather {
-            chaos,
-            stream,
-            is_live,
-            dice: WeatherDice {
-                flap: dice("flap"),
-                again: dice("again"),
-                jump: dice("jump"),
-                frames: dice("loss of frames"),
-                packets: dice("loss of packets"),
-            },
-            flaps: 0,
-            flap_at: None,
-            is_connected: true,
-            is_interrupted: false,
-            jumps: 0,
-            jump_at: None,
-            off: 0,
-            tracks: Vec::new(),
-            times: None,
-            packet_times: None,
-            last: None,
-        }
-    }
-
-    /// Something comes at `now`: whether the connection is lost in front of it.
-    fn breaks(&mut self, now: Instant) -> bool {
-        let Some(mean) = self.chaos.flap.filter(|_| self.is_connected) else { return false };
-        let at = *self.flap_at.get_or_insert_with(|| now + self.dice.flap.interval(self.flaps, mean));
-        if now < at {
-            return false;
-        }
-        self.flaps += 1;
-        self.flap_at = None;
-        true
-    }
-
-    /// Lets the clock jump where it is time for it; the jump, if it did.
-    fn jump(&mut self, now: Instant) -> Option<i64> {
-        let jump = self.chaos.jump?;
-        let next = |weather: &Weather<'_>| now + weather.dice.jump.interval(weather.jumps, jump.every);
-        let at = match self.jump_at {
-            Some(at) => at,
-            None => *self.jump_at.insert(next(self)),
-        };
-        if now < at {
-            return None;
-        }
-        self.jumps += 1;
-        self.off = self.off.saturating_add(jump.by);
-        self.jump_at = Some(next(self));
-        Some(jump.by)
-    }
-
-    /// Ticks of `base` that the clock is off.
-    fn off_in(&self, base: TimeBase) -> i64 {
-        MediaTime::from_micros(self.off).ticks_in(base)
-    }
-
-    /// Where a picture lies that the jumping clock puts elsewhere, and what had to be repaired.
-    fn place(&mut self, pts: MediaTime) -> (MediaTime, Option<&'static str>) {
-        let base = pts.base;
-        let raw = pts.ticks.saturating_add(self.off_in(base));
-        if self.times.as_ref().is_none_or(|(known, _)| *known != base) {
-            let nominal = self.tracks.first().map(|track| MediaTime::new(track.nominal, track.base).ticks_in(base));
-            let mut times = Sanitiser::new(base, nominal.unwrap_or(1));
-            if self.is_live {
-                times = times.longest_step_of(LONGEST_STEP);
-            }
-            let after = self.last.map(|last| last.ticks_in(base).saturating_add(1));
-            times.start_at(after.map_or(pts.ticks, |after| after.max(pts.ticks)));
-            self.times = Some((base, times));
-        }
-        let Some((_, times)) = &mut self.times else { return (pts, None) };
-        let stamp = times.sanitise(Some(raw), None);
-        let placed = MediaTime::new(stamp.ticks, base);
-        self.last = Some(placed);
-        (placed, stamp.repair.map(|repair| repair.what()))
-    }
-
-    /// The same for a packet: when it is shown, and the packet with its decoding time.
-    fn place_packet(&mut self, pts: MediaTime, packet: Packet) -> (MediaTime, Packet, Option<&'static str>) {
-        let Some(base) = self.tracks.get(packet.track).map(|track| track.base) else { return (pts, packet, None) };
-        let off = self.off_in(base);
-        let (tracks, is_live, origin) = (&self.tracks, self.is_live, MediaTime::from_micros(self.off));
-        let times = self.packet_times.get_or_insert_with(|| {
-            let times = PacketTimes::new(tracks, origin);
-            if is_live { times.longest_step_of(LONGEST_STEP) } else { times }
-        });
-        let said = |time: MediaTime| Some(time.ticks_in(base).saturating_add(off));
-        let duration = packet.duration.map(|duration| duration.ticks_in(base));
-        let stamp = times.stamp(packet.track, said(pts), said(packet.dts), duration);
-        let dts = MediaTime::new(stamp.dts, base);
-        (MediaTime::new(stamp.pts, base), Packet { dts, ..packet }, stamp.repair.map(|repair| repair.what()))
     }
 }
 
@@ -414,124 +280,10 @@ impl Outlet for DisturbedOutlet<'_, '_, '_> {
     }
 }
 
-/// How far a stream was read that ends by itself.
-#[derive(Default)]
-struct Place {
-    /// Number of the next picture, and where the one before lies.
-    next: u64,
-    reached: Option<MediaTime>,
-    next_packet: u64,
-    info: Option<StreamInfo>,
-}
-
-/// A stream that ends by itself, read once more from its beginning: what was passed on before is passed over.
-struct Resumed<'o> {
-    outlet: &'o mut dyn Outlet,
-    place: &'o mut Place,
-    /// Pictures that this reading has come to.
-    seen: u64,
-}
-
-impl Outlet for Resumed<'_> {
-    fn clock(&self) -> &Arc<dyn Clock> {
-        self.outlet.clock()
-    }
-
-    fn stopping(&self) -> bool {
-        self.outlet.stopping()
-    }
-
-    fn pacing(&self) {
-        self.outlet.pacing();
-    }
-
-    fn decoder_threads(&self) -> usize {
-        self.outlet.decoder_threads()
-    }
-
-    fn demand(&self) -> Demand {
-        self.outlet.demand()
-    }
-
-    fn state(&mut self, state: SourceState) {
-        self.outlet.state(state);
-    }
-
-    fn open(&mut self, info: StreamInfo) {
-        if self.place.info.as_ref() != Some(&info) {
-            self.place.info = Some(info.clone());
-            self.outlet.open(info);
-        }
-    }
-
-    fn gap(&mut self, gap: Gap) {
-        self.outlet.gap(gap);
-    }
-
-    fn wants_packet(&mut self, pts: MediaTime) -> bool {
-        if self.place.reached.is_some_and(|reached| pts <= reached) {
-            self.outlet.pacing();
-            return false;
-        }
-        self.outlet.wants_packet(pts)
-    }
-
-    fn skipped(&mut self, count: u64) {
-        self.seen += count;
-        let further = self.seen.saturating_sub(self.place.next);
-        if further > 0 {
-            self.place.next = self.seen;
-            self.outlet.skipped(further.min(count));
-        }
-    }
-
-    fn trouble(&mut self, trouble: &Trouble) {
-        self.outlet.trouble(trouble);
-    }
-
-    fn watch(&mut self, watched: Watched) {
-        self.outlet.watch(watched);
-    }
-
-    fn frame(
-        &mut self,
-        seq: u64,
-        pts: MediaTime,
-        make: &mut dyn FnMut() -> Result<Frame, ItemError>,
-    ) -> Result<Offered, SourceError> {
-        self.seen = self.seen.max(seq + 1);
-        if seq < self.place.next {
-            self.outlet.pacing();
-            return if self.outlet.stopping() { Err(SourceError::Stopped) } else { Ok(Offered::NotEmitted) };
-        }
-        let offered = self.outlet.frame(seq, pts, make)?;
-        (self.place.next, self.place.reached) = (seq + 1, Some(pts));
-        Ok(offered)
-    }
-
-    fn packet(&mut self, seq: u64, pts: MediaTime, packet: Packet) -> Result<Offered, SourceError> {
-        if seq < self.place.next_packet {
-            self.outlet.pacing();
-            return if self.outlet.stopping() { Err(SourceError::Stopped) } else { Ok(Offered::NotEmitted) };
-        }
-        let offered = self.outlet.packet(seq, pts, packet)?;
-        self.place.next_packet = seq + 1;
-        Ok(offered)
-    }
-
-    fn dropped(&mut self, kind: Kind, seq: u64, reason: &'static str) {
-        self.outlet.dropped(kind, seq, reason);
-    }
-
-    fn repaired(&mut self, what: &'static str, detail: &str) {
-        self.outlet.repaired(what, detail);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::SystemTime;
+    use std::time::{Instant, SystemTime};
 
     use super::*;
     use crate::clock::SimulatedClock;
@@ -540,6 +292,7 @@ mod tests {
     use crate::operator::{BuildContext, Built, NoPublisher};
     use crate::sources::synthetic;
     use crate::testing::RecordingOutlet;
+    use crate::time::TimeBase;
 
     /// A clock on which a wait takes no time: whoever waits finds the deadline come.
     struct PatientClock(SimulatedClock);

@@ -203,24 +203,15 @@ pub fn is_common(track: &Track) -> bool {
 mod tests {
     use super::*;
 
-    use std::process::Command;
-
     use crate::media::demux::{Demuxer, Read, Tracks};
+    use crate::testing::recording;
 
     /// A second of pictures and of sound at 44.1 kHz, as a transport stream.
     fn broadcast(folder: &std::path::Path) -> Demuxer {
         let path = folder.join("clip.ts");
-        let made = Command::new("ffmpeg")
-            .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1"])
-            .args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=1"])
-            .args(["-c:v", "libx264", "-bf", "0", "-pix_fmt", "yuv420p", "-c:a", "aac"])
-            .arg(&path)
-            .output()
-            .expect("ffmpeg is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
-        demuxer.read_all(true);
-        demuxer
+        let pictures = "-f lavfi -i testsrc=size=64x48:rate=10:duration=1";
+        let sound = "-f lavfi -i sine=frequency=440:sample_rate=44100:duration=1";
+        recording(&path, &format!("{pictures} {sound} -c:v libx264 -bf 0 -pix_fmt yuv420p -c:a aac"))
     }
 
     #[test]

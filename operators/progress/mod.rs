@@ -27,8 +27,9 @@ use sha2::{Digest, Sha256};
 use crate::config::{Field, FieldType, Presence};
 use crate::item::{Lineage, Origin, Played, Segment, StreamId, Version};
 
+use crate::lock::lock;
 pub use store::{FILE, StateError};
-use store::{FINISHED, Held, INDICES, NOTES, OUTPUTS, STREAMS, Store, lock};
+use store::{FINISHED, Held, INDICES, NOTES, OUTPUTS, STREAMS, Store};
 
 /// The fields of a graph's table `state`.
 pub static FIELDS: [Field; 1] = [Field {
@@ -105,6 +106,8 @@ pub struct Progress {
 #[derive(Serialize, Deserialize)]
 struct Entry {
     sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    extent: Option<Extent>,
     is_done: bool,
     /// The time in its name, in microseconds since 1970: where it tells one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,7 +179,11 @@ impl Progress {
                 Output { state: self.state.clone(), key }
             }
             Lineage::Version { version, configuration } => {
-                self.version_output(stream, version, configuration, segment.index, segment.sha256.clone())
+                let content = Fingerprint {
+                    sha256: segment.sha256.clone(),
+                    extent: Some(Extent { start_us: segment.start.as_micros(), bytes: segment.content.len() }),
+                };
+                self.version_output(stream, version, configuration, segment.index, content)
             }
         })
     }
@@ -186,7 +193,8 @@ impl Progress {
     pub fn picture_output(&self, stream: &StreamId, played: &Played, seq: u64) -> Option<Output> {
         self.state.store()?;
         let Some(Lineage::Version { version, configuration }) = self.lineage(played) else { return None };
-        Some(self.version_output(stream, &version, &configuration, seq, PICTURE.to_owned()))
+        let content = Fingerprint { sha256: PICTURE.to_owned(), extent: None };
+        Some(self.version_output(stream, &version, &configuration, seq, content))
     }
 
     fn version_output(
@@ -195,11 +203,11 @@ impl Progress {
         version: &Version,
         configuration: &str,
         number: u64,
-        sha256: String,
+        content: Fingerprint,
     ) -> Output {
         let input = self.input(stream, version);
         let sink = hash([&*self.origin.node, &self.configuration.own, configuration]);
-        Output { state: self.state.clone(), key: Key::Version { key: format!("{input}/{sink}/{number:020}"), sha256 } }
+        Output { state: self.state.clone(), key: Key::Version { key: format!("{input}/{sink}/{number:020}"), content } }
     }
 
     /// For a source: whether everything of an input is stored, as the graph is now, but for what was rejected.
@@ -384,7 +392,30 @@ pub struct Output {
 #[derive(Clone, Debug)]
 enum Key {
     Live { key: String, index: u64 },
-    Version { key: String, sha256: String },
+    Version { key: String, content: Fingerprint },
+}
+
+/// What an output holds.
+#[derive(Clone, Debug)]
+struct Fingerprint {
+    sha256: String,
+    /// Where it may be cut short.
+    extent: Option<Extent>,
+}
+
+/// Which part of its input an output holds. Of two under one index that begin alike, the shorter one is a part of the other:
+/// where something was dropped in between, they begin elsewhere.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Extent {
+    /// When its first picture is shown, in microseconds since that of the stream.
+    start_us: i64,
+    bytes: u64,
+}
+
+impl Fingerprint {
+    fn entry(&self, is_done: bool, time_us: Option<u64>) -> Entry {
+        Entry { sha256: self.sha256.clone(), extent: self.extent, is_done, time_us }
+    }
 }
 
 impl Output {
@@ -393,14 +424,19 @@ impl Output {
         matches!(self.key, Key::Live { .. })
     }
 
-    /// Whether this very content was stored before.
+    /// Whether this very content was stored before, or one of which this is a part: an end has cut it short this time, and not
+    /// the time before.
     ///
     /// # Errors
     /// Where progress cannot be read.
     pub fn is_done(&self) -> Result<bool, StateError> {
-        let (Some(store), Key::Version { key, sha256 }) = (self.state.store(), &self.key) else { return Ok(false) };
+        let (Some(store), Key::Version { key, content }) = (self.state.store(), &self.key) else { return Ok(false) };
         let entry = store.read(|read| entry(&read.open_table(OUTPUTS)?, key))?;
-        Ok(entry.is_some_and(|entry| entry.is_done && entry.sha256 == *sha256))
+        let is_part = |entry: &Entry| {
+            let both = entry.extent.zip(content.extent);
+            both.is_some_and(|(whole, part)| whole.start_us == part.start_us && whole.bytes > part.bytes)
+        };
+        Ok(entry.is_some_and(|entry| entry.is_done && (entry.sha256 == content.sha256 || is_part(&entry))))
     }
 
     /// Whether it was begun or stored before, in whatever content: then what is in its place is ours. Never of a live one.
@@ -455,14 +491,14 @@ impl Output {
                 table.insert(&**key, next.max(index + 1))?;
                 Ok(())
             }
-            Key::Version { key, sha256 } => {
+            Key::Version { key, content } => {
                 let mut table = write.open_table(OUTPUTS)?;
                 let since = time.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
                 let time_us = since.map(|since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX));
                 let begun = match entry(&table, key)? {
                     Some(begun) if time_us.is_none() || begun.time_us.is_some() => return Ok(()),
                     Some(begun) => Entry { time_us, ..begun },
-                    None => Entry { sha256: sha256.clone(), is_done: false, time_us },
+                    None => content.entry(false, time_us),
                 };
                 table.insert(&**key, &*written(&begun))?;
                 Ok(())
@@ -475,11 +511,11 @@ impl Output {
     /// # Errors
     /// Where that cannot be written down.
     pub fn done(&self) -> Result<(), StateError> {
-        let (Some(store), Key::Version { key, sha256 }) = (self.state.store(), &self.key) else { return Ok(()) };
+        let (Some(store), Key::Version { key, content }) = (self.state.store(), &self.key) else { return Ok(()) };
         store.write(|write| {
             let mut table = write.open_table(OUTPUTS)?;
             let time_us = entry(&table, key)?.and_then(|begun| begun.time_us);
-            table.insert(&**key, &*written(&Entry { sha256: sha256.clone(), is_done: true, time_us }))?;
+            table.insert(&**key, &*written(&content.entry(true, time_us)))?;
             Ok(())
         })
     }

@@ -8,11 +8,12 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use redb::{Builder, Database, Error, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 
 use crate::error::{SinkError, SourceError, StartError};
+use crate::lock::lock;
 use crate::storage;
 
 /// The file in the folder.
@@ -121,11 +122,6 @@ pub(super) struct Store {
     database: Mutex<Option<Database>>,
     /// Indices of live streams that were given out, by the key of their stream.
     pub next: Mutex<HashMap<String, u64>>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is in there is whole at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {

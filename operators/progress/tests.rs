@@ -28,19 +28,46 @@ fn door() -> StreamId {
 }
 
 fn segment(index: u64, sha256: &str, lineage: Option<Lineage>) -> Segment {
+    segment_of(index, sha256, (0, b"ftyp"), lineage)
+}
+
+/// One that begins at a second, and holds this.
+fn segment_of(index: u64, sha256: &str, (start, content): (i64, &'static [u8]), lineage: Option<Lineage>) -> Segment {
     Segment {
         origin: Origin { graph: "door".into(), node: "chunks".into() },
         name: format!("door_chunk_{index:04}.mp4"),
         index,
         media_type: "video/mp4",
-        start: MediaTime::ZERO,
+        start: MediaTime::from_micros(start * 1_000_000),
         end: MediaTime::ZERO,
         wall: None,
         follows: false,
         sha256: sha256.to_owned(),
         lineage,
-        content: Content::Memory(Bytes::from_static(b"ftyp")),
+        content: Content::Memory(Bytes::from_static(content)),
     }
+}
+
+/// An end cuts an output short, in one run more than in the other.
+#[test]
+fn what_is_there_as_a_whole_is_not_replaced_by_a_part_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [clips, chunks, sink] = nodes(folder.path(), "1s");
+    let played = clips.played("door.mp4".into(), "one".into());
+    let output = |sha256, start, content: &'static [u8]| {
+        let segment = segment_of(0, sha256, (start, content), chunks.lineage(&played));
+        sink.output(&door(), &segment).unwrap()
+    };
+    let (part, whole) = (output("aa", 0, b"ftyp"), output("bb", 0, b"ftypmoov"));
+    part.begin().unwrap();
+    whole.begin().unwrap();
+    assert!(!whole.is_done().unwrap() && !part.is_done().unwrap());
+    part.done().unwrap();
+    assert!(!whole.is_done().unwrap(), "it is longer than what is there");
+    whole.done().unwrap();
+    assert!(whole.is_done().unwrap() && part.is_done().unwrap());
+    assert!(!output("cc", 0, b"FTYPMOOV").is_done().unwrap(), "another content of the same length");
+    assert!(!output("dd", 1, b"ftyp").is_done().unwrap(), "what begins elsewhere is no part of it");
 }
 
 #[test]

@@ -328,16 +328,16 @@ impl Files {
 #[async_trait::async_trait]
 impl SinkWriter for DatasetWriter {
     async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
-        let mut failed = Ok(());
+        let mut errors = Vec::new();
         // Before the batch and not within it: an item has its fate when nobody holds it any more, and whoever gave the batch
         // does until all of it is taken over.
         while self.uploads.are_full() {
             let finished = self.uploads.next().await;
-            failed = failed.and(self.finished(finished));
+            errors.extend(self.finished(finished).err());
         }
         for event in batch {
             match event {
-                Event::Item(item) => failed = failed.and(self.item(item)),
+                Event::Item(item) => errors.extend(self.item(item).err()),
                 // The stream itself goes on.
                 Event::End { reason: EndReason::Reload, .. } => {}
                 Event::End { stream, .. } => {
@@ -353,7 +353,7 @@ impl SinkWriter for DatasetWriter {
                 Event::Gap { .. } => {}
             }
         }
-        failed
+        SinkError::joined(errors)
     }
 
     fn settles(&self) -> bool {
@@ -373,11 +373,8 @@ impl SinkWriter for DatasetWriter {
     async fn close(&mut self) -> Result<(), SinkError> {
         let left = self.joiner.finish();
         left.into_iter().for_each(|found| self.offer(found));
-        let mut failed = Ok(());
-        for finished in self.uploads.finish().await {
-            failed = failed.and(self.finished(finished));
-        }
-        failed
+        let finished = self.uploads.finish().await;
+        SinkError::joined(finished.into_iter().filter_map(|finished| self.finished(finished).err()))
     }
 
     fn deadline(&self) -> Option<Duration> {

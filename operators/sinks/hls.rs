@@ -12,8 +12,10 @@
 //! With `transcode` what browsers cannot play is encoded anew in front of all that ([`encoders`], [`transcoder`]).
 
 pub mod cutter;
+pub mod early_sound;
 pub mod encoders;
 pub mod mirror;
+pub mod owned_task;
 pub mod parts;
 pub mod playlist;
 pub mod segmenter;

@@ -38,6 +38,9 @@ pub(super) struct Batching {
     pub every: Duration,
 }
 
+/// Streams of which it is known what lies there.
+const MOST_NUMBERED: usize = 10_000;
+
 /// How objects are made and stored.
 pub(super) struct Objects {
     pub storage: Arc<dyn Storage>,
@@ -80,6 +83,7 @@ impl Objects {
             quality: self.quality,
             batching: self.batching,
             batches: BTreeMap::new(),
+            free: BTreeMap::new(),
             next_id: 0,
             tells_signals: has_records && self.batching.is_some() && joiner.is_none(),
             joiner,
@@ -125,8 +129,12 @@ impl Objects {
 
 /// Records of one stream on their way into one object.
 struct Batch {
-    key: String,
+    /// Where it is stored; `None` as long as it holds nothing that has a number.
+    key: Option<String>,
+    /// That of its first record.
+    time: SystemTime,
     lines: Vec<u8>,
+    /// Records in it that have a number: what tells of a gap or a failure stands beside them.
     count: usize,
     /// Items that are in `lines`, and not in what was stored of them.
     waiting: Vec<Claim>,
@@ -146,6 +154,8 @@ struct ObjectWriter {
     quality: u8,
     batching: Option<Batching>,
     batches: BTreeMap<StreamId, Batch>,
+    /// By stream, the first number under which no object of records lies. At most [`MOST_NUMBERED`].
+    free: BTreeMap<StreamId, u64>,
     next_id: u64,
     /// Gaps and failures of streams become records: where records are what comes.
     tells_signals: bool,
@@ -305,23 +315,27 @@ impl ObjectWriter {
         let stream = &record.stream;
         // One that would grow too large is stored as it is.
         if let Some(batch) = self.batches.get(stream)
-            && batch.count > 0
+            && !batch.lines.is_empty()
             && batch.lines.len() + line.len() > batching.bytes
         {
             self.close_batch(&stream.clone());
         }
         let now = self.clock.now();
-        if !self.batches.contains_key(stream) {
-            let seq = record.seq.unwrap_or(0);
-            let name = format!("{stream}-{seq:09}.jsonl");
-            let key = self.name(stream, seq, seq, &name)(record.time);
-            let (lines, waiting) = (Vec::new(), Vec::new());
-            let batch = Batch { key, lines, count: 0, waiting, since: None, carried_by: None };
-            self.batches.insert(stream.clone(), batch);
-        }
-        let Some(batch) = self.batches.get_mut(stream) else { return Ok(()) };
+        let open = self.batches.get(stream);
+        let (has_key, time) = open.map_or((false, record.time), |batch| (batch.key.is_some(), batch.time));
+        let key = if has_key || record.seq.is_none() { None } else { self.free_key(stream, record.seq, time) };
+        let batch = self.batches.entry(stream.clone()).or_insert_with(|| Batch {
+            key: None,
+            time,
+            lines: Vec::new(),
+            count: 0,
+            waiting: Vec::new(),
+            since: None,
+            carried_by: None,
+        });
+        batch.key = batch.key.take().or(key);
         batch.lines.extend_from_slice(&line);
-        batch.count += 1;
+        batch.count += usize::from(record.seq.is_some());
         batch.since.get_or_insert(now);
         batch.waiting.extend(item.map(Claim::without_credit));
         if batch.count >= batching.items {
@@ -330,12 +344,29 @@ impl ObjectWriter {
         Ok(())
     }
 
+    /// The key of an object whose first record has the number `seq`, under which no other object of the stream lies. Several
+    /// nodes tell of the same pictures, and a gap has no number. `None` where none is known.
+    fn free_key(&mut self, stream: &StreamId, seq: Option<u64>, time: SystemTime) -> Option<String> {
+        let number = seq.max(self.free.get(stream).copied())?;
+        if self.free.len() >= MOST_NUMBERED && !self.free.contains_key(stream) {
+            self.free.pop_first();
+        }
+        self.free.insert(stream.clone(), number + 1);
+        Some(self.name(stream, number, number, &format!("{stream}-{number:09}.jsonl"))(time))
+    }
+
     /// The object is full, or nothing more comes: it is stored for the last time.
     fn close_batch(&mut self, stream: &StreamId) {
         let Some(batch) = self.batches.remove(stream) else { return };
-        if batch.since.is_some() {
-            let put = Put { key: batch.key, body: Body::Bytes(batch.lines.into()), media_type: "application/x-ndjson" };
-            self.submit_behind(batch.carried_by, put, batch.waiting);
+        if batch.since.is_none() {
+            return;
+        }
+        let key = batch.key.or_else(|| self.free_key(stream, None, batch.time));
+        // A stream of which nothing but a failure ever came, as far as this writer knows: one before it may know more.
+        let if_exists = if key.is_some() { IfExists::Overwrite } else { IfExists::Skip };
+        if let Some(key) = key.or_else(|| self.free_key(stream, Some(0), batch.time)) {
+            let put = Put { key, body: Body::Bytes(batch.lines.into()), media_type: "application/x-ndjson" };
+            self.submit_behind(batch.carried_by, put, batch.waiting, if_exists);
         }
     }
 
@@ -343,30 +374,37 @@ impl ObjectWriter {
     fn store_due(&mut self) {
         let Some(Batching { every, .. }) = self.batching else { return };
         let now = self.clock.now();
-        let is_due = |batch: &Batch| {
-            batch.carried_by.is_none() && batch.since.is_some_and(|since| now.saturating_duration_since(since) >= every)
-        };
+        let is_due = |since: Instant| now.saturating_duration_since(since) >= every;
         let due: Vec<StreamId> =
-            self.batches.iter().filter(|(_, batch)| is_due(batch)).map(|(stream, _)| stream.clone()).collect();
+            self.waiting().filter(|(_, since)| is_due(*since)).map(|(stream, _)| stream.clone()).collect();
         for stream in due {
-            let Some(batch) = self.batches.get_mut(&stream) else { continue };
-            let body = Body::Bytes(Bytes::copy_from_slice(&batch.lines));
-            let put = Put { key: batch.key.clone(), body, media_type: "application/x-ndjson" };
-            let items = std::mem::take(&mut batch.waiting);
-            batch.since = None;
-            let id = self.submit_behind(None, put, items);
-            if let Some(batch) = self.batches.get_mut(&stream) {
-                batch.carried_by = Some(id);
+            let Some(mut batch) = self.batches.remove(&stream) else { continue };
+            batch.key = batch.key.or_else(|| self.free_key(&stream, None, batch.time));
+            if let Some(key) = &batch.key {
+                let body = Body::Bytes(Bytes::copy_from_slice(&batch.lines));
+                let put = Put { key: key.clone(), body, media_type: "application/x-ndjson" };
+                let items = std::mem::take(&mut batch.waiting);
+                batch.since = None;
+                batch.carried_by = Some(self.submit_behind(None, put, items, IfExists::Overwrite));
             }
+            self.batches.insert(stream, batch);
         }
     }
 
+    /// Objects that have grown, have a key and are not on their way, and since when.
+    fn waiting(&self) -> impl Iterator<Item = (&StreamId, Instant)> {
+        let may_go = |(stream, batch): &(&StreamId, &Batch)| {
+            batch.carried_by.is_none() && (batch.key.is_some() || self.free.contains_key(*stream))
+        };
+        self.batches.iter().filter(may_go).filter_map(|(stream, batch)| Some((stream, batch.since?)))
+    }
+
     /// Stores an object; behind the upload that carries an earlier state of it, which must not come later.
-    fn submit_behind(&mut self, earlier: Option<u64>, put: Put, items: Vec<Claim>) -> u64 {
+    fn submit_behind(&mut self, earlier: Option<u64>, put: Put, items: Vec<Claim>, if_exists: IfExists) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        // It grows under its key, so it has to write over itself.
-        let (work, if_exists) = (Work::Ready(vec![put]), IfExists::Overwrite);
+        // What grows under its key has to write over itself.
+        let work = Work::Ready(vec![put]);
         self.uploads.submit_behind(earlier, Upload { id, work, items, output: None, if_exists });
         id
     }
@@ -374,8 +412,7 @@ impl ObjectWriter {
     /// How long until an object has waited long enough.
     fn until_due(&self) -> Option<Duration> {
         let now = self.clock.now();
-        let batches = self.batches.values().filter(|batch| batch.carried_by.is_none());
-        let oldest = batches.filter_map(|batch| batch.since).min()?;
+        let oldest = self.waiting().map(|(_, since)| since).min()?;
         Some((oldest + self.batching?.every).saturating_duration_since(now))
     }
 
@@ -391,21 +428,21 @@ impl ObjectWriter {
 #[async_trait::async_trait]
 impl SinkWriter for ObjectWriter {
     async fn write(&mut self, batch: &[Event]) -> Result<(), SinkError> {
-        let mut failed = Ok(());
+        let mut errors = Vec::new();
         // Before the batch and not within it: an item has its fate when nobody holds it any more, and whoever gave the batch
         // does until all of it is taken over.
         while self.uploads.are_full() {
             let finished = self.uploads.next().await;
-            failed = failed.and(self.finished(finished));
+            errors.extend(self.finished(finished).err());
         }
         for event in batch {
-            failed = failed.and(self.event(event));
+            errors.extend(self.event(event).err());
             if let Event::End { stream, reason } = event {
                 self.end(stream, reason);
             }
         }
         self.store_due();
-        failed
+        SinkError::joined(errors)
     }
 
     fn settles(&self) -> bool {
@@ -443,11 +480,8 @@ impl SinkWriter for ObjectWriter {
         streams.iter().for_each(|stream| self.close_batch(stream));
         let left = self.joiner.as_mut().map(Joiner::finish).unwrap_or_default();
         self.annotated(left);
-        let mut failed = Ok(());
-        for finished in self.uploads.finish().await {
-            failed = failed.and(self.finished(finished));
-        }
-        failed
+        let finished = self.uploads.finish().await;
+        SinkError::joined(finished.into_iter().filter_map(|finished| self.finished(finished).err()))
     }
 
     fn deadline(&self) -> Option<Duration> {
@@ -457,5 +491,99 @@ impl SinkWriter for ObjectWriter {
 
     fn trouble(&self) -> Option<Trouble> {
         Some(self.trouble.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::item::Gap;
+    use crate::sinks::records::tests::{result, stream};
+    use crate::storage::folder::Folder;
+
+    /// Objects of records in a folder, each as soon as it has one.
+    fn writer(folder: &Path) -> Box<dyn SinkWriter> {
+        let objects = Objects {
+            storage: Arc::new(Folder::new("out", folder)),
+            key: Template::parse("{name}", Placeholder::ALL).unwrap(),
+            origin: Origin { graph: "door".into(), node: "out".into() },
+            clock: Arc::new(SystemClock),
+            retry_for: Duration::ZERO,
+            uploads: 1,
+            quality: 90,
+            batching: Some(Batching { items: 1, bytes: 1 << 20, every: Duration::from_secs(3600) }),
+            annotate: None,
+            if_exists: IfExists::Overwrite,
+            progress: None,
+        };
+        let node = |name: &str| SinkInput {
+            node: name.into(),
+            kind: Kind::Record,
+            sources: vec!["cams".into()],
+            is_live: true,
+            repeats: false,
+        };
+        objects.writer(&[node("sums"), node("shapes")]).unwrap()
+    }
+
+    fn gap() -> Event {
+        Event::Gap { stream: stream(), gap: Gap { reason: "the camera was away".to_owned(), seq: None } }
+    }
+
+    fn failure() -> Event {
+        Event::End { stream: stream(), reason: EndReason::Failed("gone".to_owned()) }
+    }
+
+    /// The objects by name, each with the numbers of its records; `None` for what tells of a gap or a failure.
+    async fn stored(events: &[Event], folder: &Path) -> Vec<(String, Vec<Option<u64>>)> {
+        let mut writer = writer(folder);
+        for event in events {
+            writer.write(std::slice::from_ref(event)).await.unwrap();
+        }
+        writer.close().await.unwrap();
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut found: Vec<_> = entries
+            .map(|path| {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let seq = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64();
+                (path.file_name().unwrap().to_str().unwrap().to_owned(), text.lines().map(seq).collect())
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn objects(expected: &[(u64, &[Option<u64>])]) -> Vec<(String, Vec<Option<u64>>)> {
+        expected.iter().map(|(number, seqs)| (format!("cam-{number:09}.jsonl"), seqs.to_vec())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_gap_stands_beside_the_next_record_and_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = [gap(), result(0), result(1), gap(), result(4), failure()];
+        let expected: &[(u64, &[_])] = &[(0, &[None, Some(0)]), (1, &[Some(1)]), (4, &[None, Some(4)]), (5, &[None])];
+        assert_eq!(stored(&events, folder.path()).await, objects(expected));
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_which_nothing_else_is_known_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(stored(&[failure()], folder.path()).await, objects(&[(0, &[None])]));
+        // By the writer that comes after a reload.
+        let folder = tempfile::tempdir().unwrap();
+        stored(&[result(0)], folder.path()).await;
+        assert_eq!(stored(&[failure()], folder.path()).await, objects(&[(0, &[Some(0)])]));
+    }
+
+    /// Two nodes tell of the same pictures, the second one after the first.
+    #[tokio::test]
+    async fn what_two_nodes_tell_of_one_picture_are_two_objects() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = [result(0), result(1), result(0), result(1)];
+        let expected: &[(u64, &[_])] = &[(0, &[Some(0)]), (1, &[Some(1)]), (2, &[Some(0)]), (3, &[Some(1)])];
+        assert_eq!(stored(&events, folder.path()).await, objects(expected));
     }
 }

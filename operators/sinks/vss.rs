@@ -236,6 +236,11 @@ impl IoRunner for Uploader {
         };
         ack.placed(intent.id.as_deref().unwrap_or_default());
         let mut status = SegmentStatus { vss_id: intent.id.clone(), ..segment.status("uploaded") };
+        if intent.sha256 != segment.sha256 {
+            // What is told is what is there.
+            (status.bytes, status.sha256) = (intent.bytes, intent.sha256.clone());
+            status.message = Some("an end has cut it short this time: all of it is there from before".to_owned());
+        }
         let (service, prompt) = (self.service.clone(), self.prompt.clone());
         match blocking(move || service.finish(intent, prompt.as_deref())).await {
             Ok(summary) => status.summary = summary,
@@ -537,7 +542,10 @@ impl Service {
 
     /// Whether the segment was cut short, and the server has all of it: `whole`, of the same output.
     fn is_part(&self, segment: &Segment, whole: &Intent) -> Result<bool, Failure> {
-        let Some(id) = whole.id.as_ref().filter(|_| whole.bytes > segment.content.len()) else { return Ok(false) };
+        // Where something was dropped the time before, the same index may begin elsewhere.
+        let begins_alike = whole.start_us.is_none_or(|start| start == segment.start.as_micros());
+        let is_longer = whole.bytes > segment.content.len();
+        let Some(id) = whole.id.as_ref().filter(|_| begins_alike && is_longer) else { return Ok(false) };
         let Some(file) = self.client.file(id)? else { return Ok(false) };
         file.checked(&whole.name, whole.bytes).map(|_| true)
     }

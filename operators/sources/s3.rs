@@ -340,8 +340,10 @@ impl Finder {
                 }
             };
             if let Some(progress) = &self.progress
-                && progress.finished(&id, &played(progress, &*self.storage, &object, &self.search.tracks))?.is_some()
+                && let Some(finished) =
+                    progress.finished(&id, &played(progress, &*self.storage, &object, &self.search.tracks))?
             {
+                tracing::info!(stream = %id, "`{}` {finished}", self.storage.location(&object.key));
                 continue;
             }
             streams.insert(id.clone(), (object.key.clone(), this));

@@ -5,8 +5,8 @@ use std::io::{self, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::fs;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::error::{Cause, StorageError};
 use super::{Body, Object, Storage};
+use crate::clock::{Clock, SystemClock};
 
 /// Bytes that are written at a time.
 const PART: u64 = 1 << 20;
@@ -21,6 +22,9 @@ const PART: u64 = 1 << 20;
 const UNFINISHED: &str = ".part";
 /// Unfinished files of a process that is gone are removed when they are so old.
 const ABANDONED: Duration = Duration::from_secs(600);
+
+/// Before this process made any file.
+static FIRST_USE: LazyLock<SystemTime> = LazyLock::new(|| SystemClock.wall());
 
 /// Objects as files below a folder.
 pub struct Folder {
@@ -110,18 +114,19 @@ impl Drop for Unfinished {
 }
 
 /// Removes what processes left unfinished in `folder` that are not there any more. What is young may be of a process on
-/// another machine.
+/// another machine. In a container every process has the same number: what is older than this one is not of this one.
 async fn sweep(folder: &Path) {
     let Ok(mut entries) = fs::read_dir(folder).await else { return };
     while let Ok(Some(entry)) = entries.next_entry().await {
         let name = entry.file_name();
         let Some(process) = name.to_str().and_then(process_of) else { continue };
-        let is_old = entry
-            .metadata()
-            .await
-            .and_then(|data| data.modified())
-            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age >= ABANDONED));
-        if is_old && !Path::new("/proc").join(process.to_string()).exists() {
+        let Ok(modified) = entry.metadata().await.and_then(|data| data.modified()) else { continue };
+        let is_old = modified.elapsed().is_ok_and(|age| age >= ABANDONED);
+        let is_gone = match process == std::process::id() {
+            true => modified < *FIRST_USE,
+            false => !Path::new("/proc").join(process.to_string()).exists(),
+        };
+        if is_old && is_gone {
             // Another one may have been faster.
             let _ = fs::remove_file(entry.path()).await;
         }
@@ -137,6 +142,7 @@ fn process_of(name: &str) -> Option<u32> {
 /// A name that nothing else has, beside that of the whole file. Hidden, so that a glob passes it over.
 fn unfinished_name(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    LazyLock::force(&FIRST_USE);
     let kept: String = name.chars().take(64).collect();
     format!(".{kept}.{}-{}{UNFINISHED}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -253,8 +259,6 @@ impl Storage for Folder {
 mod tests {
     use super::*;
 
-    use crate::clock::{Clock, SystemClock};
-
     fn bytes(text: &'static str) -> Body {
         Body::Bytes(Bytes::from_static(text.as_bytes()))
     }
@@ -304,8 +308,11 @@ mod tests {
         for (name, age) in [(".a.4194999-0.part", long_ago), (".b.4194999-1.part", now)] {
             std::fs::File::create(folder.path().join(name)).unwrap().set_modified(age).unwrap();
         }
+        // One of this process, and one of a process before that had the same number, as in a container.
         let own = unfinished_name("c");
-        std::fs::File::create(folder.path().join(&own)).unwrap().set_modified(long_ago).unwrap();
+        for (name, age) in [(&own, now), (&unfinished_name("d"), long_ago)] {
+            std::fs::File::create(folder.path().join(name)).unwrap().set_modified(age).unwrap();
+        }
         let storage = Folder::new("out", folder.path());
         storage.put("x", &bytes("x"), "text/plain").await.unwrap();
         assert_eq!(names(folder.path()), [".b.4194999-1.part", &own, "x"]);

@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn there_is_a_last_attempt_when_the_time_is_over() {
         let long = Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600) };
-        let retry = Retry { backoff: long, ..retry(Duration::from_millis(20)) };
+        let retry = Retry { backoff: long, ..retry(Duration::from_millis(500)) };
         let (start, last) = (retry.clock.now(), std::sync::Mutex::new(Duration::ZERO));
         let lost: Result<(), StorageError> = retry
             .run("cannot store", || async {
@@ -195,7 +195,8 @@ mod tests {
                 Err(StorageError::new(Cause::Temporary, "no route"))
             })
             .await;
-        assert_eq!(lost.unwrap_err().message, "no route (given up after 2 attempts in 0 s)");
+        let message = lost.unwrap_err().message;
+        assert!(message.starts_with("no route (given up after 2 attempts in "), "{message}");
         assert!(last.into_inner().unwrap() >= retry.retry_for, "the time is not given up");
     }
 

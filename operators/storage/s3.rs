@@ -83,6 +83,9 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// As many bytes as a slow line carries in [`Access::timeout`].
 const SLOW_BYTES: u64 = 2 << 20;
 const CONNECT: Duration = Duration::from_secs(10);
+const NO_CREDENTIALS: &str = "there are no credentials";
+/// What to do about a server that was tried again in vain.
+const OVERLOADED: &str = "the server is busy or down; with a longer `retry_for` it is waited for longer";
 /// Larger objects go up in parts.
 const LARGE: u64 = 16 << 20;
 /// Bytes of a part: so much of an upload is in memory, and is sent again where the line was cut.
@@ -142,7 +145,13 @@ impl S3 {
         let request = client.list_objects_v2().bucket(&self.bucket).max_keys(1);
         let asked = request.encoding_type(EncodingType::Url).send();
         match self.within(0, "", asked).await {
-            Err(error) if error.cause == Cause::Final && !error.message.contains("AccessDenied") => Err(error),
+            // Who may store need not be allowed to list.
+            Err(error)
+                if error.cause == Cause::Final
+                    && (error.message.contains(NO_CREDENTIALS) || !error.message.contains("AccessDenied")) =>
+            {
+                Err(error)
+            }
             Err(error) => {
                 tracing::debug!(%error, "the bucket could not be looked at");
                 Ok(())
@@ -300,7 +309,7 @@ impl S3 {
             }
             "InvalidObjectState" => (Cause::Final, hint("restore the object from its archive first".to_owned())),
             "SlowDown" | "RequestTimeout" | "InternalError" | "ServiceUnavailable" | "OperationAborted" => {
-                (Cause::Temporary, None)
+                (Cause::Temporary, hint(OVERLOADED.to_owned()))
             }
             _ => match status {
                 301 | 307 => (Cause::Final, hint(format!("write the `region` that the bucket `{bucket}` is in"))),
@@ -309,7 +318,7 @@ impl S3 {
                 }
                 404 => (Cause::Missing, hint("check the key".to_owned())),
                 412 => (Cause::Changed, hint("start the stream again".to_owned())),
-                408 | 409 | 425 | 429 | 500.. => (Cause::Temporary, None),
+                408 | 409 | 425 | 429 | 500.. => (Cause::Temporary, hint(OVERLOADED.to_owned())),
                 _ => (Cause::Final, None),
             },
         }
@@ -481,20 +490,31 @@ fn without_credentials(error: &CredentialsError) -> (Cause, String, Option<Strin
                         for a public bucket";
     let why = chain(error);
     let (cause, message) = match (error, refused_with(error)) {
-        (CredentialsError::CredentialsNotLoaded(_), _) => (Cause::Final, "there are no credentials".to_owned()),
+        (CredentialsError::CredentialsNotLoaded(_), _) => (Cause::Final, NO_CREDENTIALS.to_owned()),
         (CredentialsError::InvalidConfiguration(_), _) => {
             (Cause::Final, format!("the credentials cannot be read: {}", innermost(&why)))
         }
         (_, Some(status @ (401 | 403 | 404))) => {
-            (Cause::Final, format!("there are no credentials: what gives them out on this machine answers {status}"))
+            (Cause::Final, format!("{NO_CREDENTIALS}: what gives them out on this machine answers {status}"))
         }
         // Somebody else may give them out: a role that may not be assumed has no status of its own in there.
-        _ if ["AccessDenied", "(401)", "(403)", "(404)"].iter().any(|word| why.contains(word)) => {
-            (Cause::Final, format!("there are no credentials: {}", innermost(&why)))
-        }
+        _ if ["AccessDenied", "(401)", "(403)", "(404)"].iter().any(|word| why.contains(word)) => (
+            Cause::Final,
+            format!("{NO_CREDENTIALS}: {}", answered(&why).unwrap_or_else(|| innermost(&why).to_owned())),
+        ),
         _ => (Cause::Temporary, format!("the credentials cannot be had: {}", innermost(&why))),
     };
     (cause, message, Some(HINT.to_owned()))
+}
+
+/// What a service answered, where the text of an error has the fields of its answer.
+fn answered(why: &str) -> Option<String> {
+    let field = |name: &str| {
+        let (_, rest) = why.rsplit_once(&format!("{name}: \""))?;
+        Some(rest.split_once("\", ").or_else(|| rest.split_once("\" }")).map_or(rest, |(field, _)| field))
+    };
+    let (code, message) = (field("code")?, field("message")?);
+    Some(format!("{code}: {message}"))
 }
 
 /// The status with which the machine's own service for credentials refuses them.
@@ -765,6 +785,14 @@ mod tests {
                 CredentialsError::provider_error("failing with StatusCode(403)"),
                 Cause::Final,
                 "there are no credentials: failing with StatusCode(403)",
+            ),
+            (
+                CredentialsError::provider_error(
+                    "service error: unhandled error (AccessDenied): Error { code: \"AccessDenied\", message: \"User: \
+                     arn:aws:iam::1:user/x may not assume arn:aws:iam::1:role/y\", aws_request_id: \"7\" }",
+                ),
+                Cause::Final,
+                "there are no credentials: AccessDenied: User: arn:aws:iam::1:user/x may not assume arn:aws:iam::1:role/y",
             ),
             (
                 CredentialsError::invalid_configuration("a loop of profiles"),

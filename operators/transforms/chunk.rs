@@ -84,24 +84,7 @@ struct Chunk {
 
 impl InlineOperator for Chunk {
     fn start(&self, stream: &StreamId) -> Box<dyn StreamOperator> {
-        Box::new(ChunkStream {
-            settings: self.settings.clone(),
-            stream: stream.clone(),
-            info: None,
-            refusal: None,
-            grid: None,
-            begun: 0,
-            open: None,
-            closing: None,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            decoded: None,
-            is_unbroken: false,
-            is_after_gap: false,
-            broken: None,
-            told_lost_sound: false,
-            files: Files::new(self.settings.maker.clone(), stream.clone()),
-        })
+        Box::new(ChunkStream::new(&self.settings, stream))
     }
 
     /// The chunk that is open, the one before that waits for its sound, finished ones, and sound that waits.
@@ -259,6 +242,27 @@ fn is_longest(start: MediaTime, pts: MediaTime) -> bool {
 }
 
 impl ChunkStream {
+    fn new(settings: &Arc<Settings>, stream: &StreamId) -> ChunkStream {
+        ChunkStream {
+            settings: settings.clone(),
+            stream: stream.clone(),
+            info: None,
+            refusal: None,
+            grid: None,
+            begun: 0,
+            open: None,
+            closing: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            decoded: None,
+            is_unbroken: false,
+            is_after_gap: false,
+            broken: None,
+            told_lost_sound: false,
+            files: Files::new(settings.maker.clone(), stream.clone()),
+        }
+    }
+
     /// Why nothing of a stream can be kept.
     fn refusal(&self, info: &StreamInfo) -> Option<Refusal> {
         let told = |message: String| Some(Refusal { message, told: false });
@@ -328,7 +332,11 @@ impl ChunkStream {
 
     /// Whether the keyframe `item` begins a part.
     fn is_due(&self, item: &Item) -> bool {
-        let Some(Part { file: open, .. }) = &self.open else { return true };
+        let Some(Part { file: open, .. }) = &self.open else {
+            // What is left of a part that could not be written this time is lost with it: under an index of its own it would
+            // be there twice when the input is read again, and every later index be another one.
+            return self.broken != Some(Verdict::Lost) || self.grid.is_none_or(|grid| grid.is_due(item.pts));
+        };
         let is_over = match self.settings.cut {
             Cut::EveryOfWall(every) => multiple(item.time, every) != multiple(open.begun(), every),
             Cut::Every(_) | Cut::Parts { .. } => self.grid.is_none_or(|grid| grid.is_due(item.pts)),
@@ -496,6 +504,10 @@ fn multiple(time: SystemTime, every: Duration) -> u128 {
 const DEFAULT_NAME: &str = "{stream}_chunk_{index:04}.mp4";
 
 fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldError>> {
+    Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(read_settings(context, table)?) })))
+}
+
+fn read_settings(context: &BuildContext, table: toml::Table) -> Result<Settings, Vec<FieldError>> {
     let config: Config = config::read(table)?;
     let mut mistakes = Vec::new();
     let cut = match (config.every, config.parts) {
@@ -544,8 +556,7 @@ fn build(context: &BuildContext, table: toml::Table) -> Result<Built, Vec<FieldE
     };
     let (origin, clock, progress) = (context.origin.clone(), context.clock.clone(), context.progress.clone());
     let maker = Maker { what: "chunk", container, name, origin, clock, progress };
-    let settings = Settings { cut, maker: Arc::new(maker) };
-    Ok(Built::Inline(Arc::new(Chunk { settings: Arc::new(settings) })))
+    Ok(Settings { cut, maker: Arc::new(maker) })
 }
 
 pub static REGISTRATION: Registration = Registration {
@@ -605,16 +616,14 @@ pub static REGISTRATION: Registration = Registration {
 mod tests {
     use super::*;
     use std::path::Path;
-    use std::process::Command;
 
     use bytes::Bytes;
 
     use crate::item::{Segment, Track, TrackFormat};
     use crate::lease::Counts;
-    use crate::media::demux::{Demuxer, Read, Tracks};
-    use crate::operator::{Emitted, Later};
+    use crate::media::demux::{Demuxer, Read};
     use crate::sinks::records::tests::context;
-    use crate::testing::item;
+    use crate::testing::{item, made_segments, recording};
     use crate::time::TimeBase;
 
     fn built(fields: &str) -> Result<Arc<dyn InlineOperator>, String> {
@@ -696,24 +705,49 @@ mod tests {
     }
 
     /// Twelve seconds at 10 pictures a second, a keyframe each second.
-    fn recording(folder: &Path) -> Demuxer {
+    fn twelve_seconds(folder: &Path) -> Demuxer {
         let path = folder.join("clip.mp4");
-        let made = Command::new("ffmpeg")
-            .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=12"])
-            .args(["-c:v", "libx264", "-bf", "0", "-g", "10", "-sc_threshold", "0", "-pix_fmt", "yuv420p"])
-            .arg(&path)
-            .output()
-            .expect("ffmpeg is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
-        demuxer.read_all(true);
-        demuxer
+        let pictures = "-f lavfi -i testsrc=size=64x48:rate=10:duration=12";
+        recording(&path, &format!("{pictures} -c:v libx264 -bf 0 -g 10 -sc_threshold 0 -pix_fmt yuv420p"))
+    }
+
+    /// As where its temporary file could not be written: what comes after it has the index that it has in an undisturbed run.
+    #[test]
+    fn what_is_left_of_a_part_that_could_not_be_written_gets_no_index_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut demuxer = twelve_seconds(folder.path());
+        let base = demuxer.tracks()[0].time_base;
+        let settings = read_settings(&context(Path::new(".")), "every = \"4s\"".parse().unwrap()).unwrap();
+        let mut stream = ChunkStream::new(&Arc::new(settings), &StreamId::new("door").unwrap());
+        let tracks = demuxer.tracks().to_vec();
+        let info = StreamInfo { tracks, time_base: base, duration: None, played: Played::Live };
+        let (mut out, mut seq, mut lost) = (Output::default(), 0, 0);
+        stream.open(&Arc::new(info), &mut out);
+        while let Read::Packet(read) = demuxer.read(&|| false).unwrap() {
+            let time = |ticks: Option<i64>| MediaTime::new(ticks.unwrap(), base);
+            let (is_key, dts, data) = (read.is_key(), time(read.dts()), read.data());
+            let packet = Packet { track: 0, is_key, dts, duration: None, data };
+            let (item, account) = item(seq, time(read.pts()), Payload::Packet(Arc::new(packet)));
+            stream.item(&item, &mut out).unwrap();
+            item.lease.ack.release();
+            lost += account.snapshot().lost;
+            seq += 1;
+            if seq == 15 {
+                let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                let error = stream.failed(&MuxError::Spill { folder: "/tmp".to_owned(), cause: full });
+                assert_eq!(error.verdict(), Verdict::Lost);
+            }
+        }
+        stream.end(&EndReason::Eof, &mut out);
+        assert_eq!((seq, lost), (120, 25), "the others of the first part were lost with its file");
+        let made: Vec<_> = made_segments(&mut out).iter().map(|chunk| (chunk.index, chunk.start.as_micros())).collect();
+        assert_eq!(made, [(1, 4_000_000), (2, 8_000_000)]);
     }
 
     /// The chunks of a recording whose packets come a tenth of a second after each other; `at` may change the time before one.
     fn chunks_by_wall(start: Duration, at: impl Fn(u64, SystemTime) -> SystemTime) -> Vec<Arc<Segment>> {
         let folder = tempfile::tempdir().unwrap();
-        let mut demuxer = recording(folder.path());
+        let mut demuxer = twelve_seconds(folder.path());
         let base = demuxer.tracks()[0].time_base;
         let operator = built("every = \"5s\"\nclock = \"wall\"").unwrap();
         let mut stream = operator.start(&StreamId::new("door").unwrap());
@@ -740,18 +774,7 @@ mod tests {
         }
         assert_eq!(seq, 120);
         stream.end(&EndReason::Eof, &mut out);
-        let made = out.drain().map(|emitted| match emitted {
-            Emitted::Later(Later { item, make }) => {
-                item.lease.ack.settle(Verdict::Delivered);
-                make().unwrap()
-            }
-            Emitted::Item(item) => panic!("{item:?}"),
-        });
-        made.map(|payload| match payload {
-            Payload::Segment(segment) => segment,
-            other => panic!("{other:?}"),
-        })
-        .collect()
+        made_segments(&mut out)
     }
 
     /// When chunks begin, in tenths of a second of the wall clock and of the stream.

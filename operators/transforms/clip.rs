@@ -633,15 +633,13 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use std::path::Path;
-    use std::process::Command;
 
     use crate::item::{Lineage, ModelName, Origin, Played, Prediction, RecordBody, Segment};
     use crate::lease::{Account, Counts};
-    use crate::media::demux::{Demuxer, Read, Tracks};
-    use crate::operator::{Emitted, Later};
+    use crate::media::demux::Read;
     use crate::progress::{Configuration, Progress, State};
     use crate::sinks::records::tests::context;
-    use crate::testing::item;
+    use crate::testing::{item, made_segments, recording};
     use crate::time::TimeBase;
 
     fn built(fields: &str, progress: Option<Progress>) -> Arc<dyn InlineOperator> {
@@ -667,16 +665,9 @@ mod tests {
         fn new(operator: &dyn InlineOperator, group: u32, played: Played) -> Recording {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("clip.mp4");
-            let made = Command::new("ffmpeg")
-                .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=12"])
-                .args(["-c:v", "libx264", "-bf", "0", "-sc_threshold", "0", "-pix_fmt", "yuv420p"])
-                .args(["-g", &group.to_string()])
-                .arg(&path)
-                .output()
-                .expect("ffmpeg is installed");
-            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-            let mut demuxer = Demuxer::open(&path, &Tracks::Best, &|| false).unwrap();
-            demuxer.read_all(true);
+            let pictures = "-f lavfi -i testsrc=size=64x48:rate=10:duration=12";
+            let coded = format!("-c:v libx264 -bf 0 -sc_threshold 0 -pix_fmt yuv420p -g {group}");
+            let mut demuxer = recording(&path, &format!("{pictures} {coded}"));
             let time_base = demuxer.tracks()[0].time_base;
             let tracks = demuxer.tracks().to_vec();
             let mut packets = Vec::new();
@@ -725,18 +716,7 @@ mod tests {
 
         fn end(&mut self) -> Vec<Arc<Segment>> {
             self.stream.end(&EndReason::Eof, &mut self.out);
-            let made = self.out.drain().map(|emitted| match emitted {
-                Emitted::Later(Later { item, make }) => {
-                    item.lease.ack.settle(Verdict::Delivered);
-                    make().unwrap()
-                }
-                Emitted::Item(item) => panic!("{item:?}"),
-            });
-            made.map(|payload| match payload {
-                Payload::Segment(segment) => segment,
-                other => panic!("{other:?}"),
-            })
-            .collect()
+            made_segments(&mut self.out)
         }
     }
 

@@ -368,8 +368,9 @@ fn a_quiet_connection_hears_a_heartbeat() {
     let mut listener = plane.listen("?stream=other", "");
     plane.hub.publish(&detection("cam", 0, "circle"));
     let mut lines = std::iter::repeat_with(|| listener.line());
-    assert!(lines.by_ref().take(20).any(|line| line == ": heartbeat"));
-    assert!(lines.take(20).any(|line| line.starts_with("id: ") && line.ends_with(".1")));
+    // As many as come while this thread stands still.
+    assert!(lines.by_ref().take(2000).any(|line| line == ": heartbeat"));
+    assert!(lines.take(2000).any(|line| line.starts_with("id: ") && line.ends_with(".1")));
 }
 
 #[test]
@@ -383,13 +384,15 @@ fn a_listener_that_has_gone_is_forgotten() {
 
 #[test]
 fn a_head_that_is_never_finished_is_cut() {
-    let timeout = Duration::from_millis(100);
+    // Long beside what this thread may stand still between two lines.
+    let timeout = Duration::from_secs(1);
     let plane = plane_with(ControlConfig { header_timeout: timeout, ..local() }, EventLimits::default());
     for part in ["", "GET /health HT", "GET /health HTTP/1.1\r\nhost: x\r\nx: "] {
         let mut client = plane.connect();
-        client.write_all(part.as_bytes()).unwrap();
+        // It may be cut before everything is written.
+        let _ = client.write_all(part.as_bytes());
         let mut answer = Vec::new();
-        client.read_to_end(&mut answer).unwrap();
+        let _ = client.read_to_end(&mut answer);
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{part:?}");
     }
     let mut idle = plane.connect();
@@ -401,7 +404,7 @@ fn a_head_that_is_never_finished_is_cut() {
 
 #[test]
 fn an_answer_that_nobody_reads_is_cut() {
-    let config = ControlConfig { header_timeout: Duration::from_millis(100), max_connections: 1, ..local() };
+    let config = ControlConfig { header_timeout: Duration::from_secs(1), max_connections: 1, ..local() };
     let plane = plane_with(config, EventLimits::default());
     let _listener = plane.listen("", "");
     plane.wait_for(|report| report.subscribers == 1);

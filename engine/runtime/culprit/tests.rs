@@ -393,3 +393,25 @@ fn numbers_as_people_write_them() {
     assert_eq!(apart(1.04, 1.0), ("1.04".to_owned(), "1".to_owned()));
     assert_eq!(apart(12.0, 10.0), ("12".to_owned(), "10".to_owned()));
 }
+
+/// What comes before a sink whose server is down gets on for as long as there is room: nothing waits yet.
+#[test]
+fn a_sink_that_something_keeps_from_getting_on() {
+    let mut graph = running(vec![camera("door")]);
+    node(&mut graph, "events").trouble = Some("cannot reach `http://search`: connection refused".to_owned());
+    assert_eq!(told(&graph, &IDLE).0, CulpritKind::Nothing, "it gets on all the same");
+    node(&mut graph, "events").queued = 3;
+    let expected = "`events` on stream `door` cannot reach `http://search`: connection refused";
+    assert_eq!(told(&graph, &IDLE), (CulpritKind::Sink, expected.to_owned()));
+    let culprit = named(graph.clone(), &IDLE).culprit.unwrap();
+    assert_eq!((culprit.node.as_deref(), culprit.streams), (Some("events"), vec!["door".to_owned()]));
+    // As a budget that is too small is not to blame for it.
+    let mut blocked = camera("clip");
+    (blocked.live, blocked.blocked_share, blocked.taps) = (false, 0.85, vec![tap("cameras", "people", 0.85)]);
+    graph.streams = vec![blocked];
+    assert_eq!(told(&graph, &IDLE).0, CulpritKind::Sink);
+    // What is at its limit beside it is what limits.
+    let people = node(&mut graph, "people");
+    (people.rate, people.busy_share) = (24.0, 0.984);
+    assert_eq!(told(&graph, &Machine { pool_busy: 0.99, ..IDLE }).0, CulpritKind::Pool);
+}

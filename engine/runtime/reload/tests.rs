@@ -19,6 +19,7 @@ use operators::item::{
     StreamInfo,
 };
 use operators::lease::Limits;
+use operators::lock::lock;
 use operators::operator::{
     InlineOperator, ItemSize, Outlet, Output, PoolOperator, Resource, Runner, Sink, SinkWriter, Source, StreamOperator,
     StreamSpec,
@@ -26,7 +27,7 @@ use operators::operator::{
 use operators::reach::Hosts;
 use operators::time::{MediaTime, TimeBase};
 
-use super::super::counters::{GraphCounters, lock};
+use super::super::counters::GraphCounters;
 use super::super::supervision::{Change, RunningGraph};
 use super::super::supervisor::{Engine, Options, Outcome, Request};
 use super::*;
@@ -529,15 +530,11 @@ fn a_changed_source_is_read_anew_and_its_numbers_go_on() {
 
 #[test]
 fn a_finite_stream_that_has_ended_is_not_read_again() {
-    let mut sketch = Sketch { count: 50, ..Sketch::new() };
-    sketch.sinks = vec!["out"];
-    let running = Running::start(2, &sketch);
-    // Held up, so that the graph does not end before it is changed.
-    running.seen.gate.set(true);
+    // Its streams have ended, and the graph has not.
+    let (sketch, running) = with_a_sink_that_is_held_up();
     let streams = |running: &Running| running.counters.report().streams;
-    eventually(|| streams(&running).iter().all(|stream| stream.counts.read > 0));
-    let plan = sketch.plan(&running.seen);
-    running.changes.send(Box::new(move |graph| drop(graph.reload(plan, PATIENCE)))).unwrap();
+    eventually(|| streams(&running).iter().all(|stream| stream.state == super::super::stats::StreamState::Ended));
+    running.reload(&sketch);
     running.seen.gate.set(false);
     let (outcome, seen, _) = running.end();
     assert!(outcome.is_success(), "{outcome:?}");
@@ -610,6 +607,10 @@ fn behind_a_sink_that_is_stuck_a_reload_ends_in_time_and_names_what_was_lost() {
     let short = Patience { cut: Duration::from_millis(50), drain: Duration::from_millis(200), ..PATIENCE };
     let reloaded = running.reload_within(&changed, short).unwrap();
     assert!(reloaded.stuck.contains(&"sink `out`".to_owned()), "{reloaded:?}");
+    for stream in &sketch.streams {
+        let given_up = format!("stream `{stream}`, of which an item found no room in `");
+        assert!(reloaded.stuck.iter().any(|stuck| stuck.starts_with(&given_up)), "{reloaded:?}");
+    }
     running.seen.gate.set(false);
     running.progress("other", &changed.streams, 20);
     let (_, seen, counters) = running.end();
@@ -661,7 +662,8 @@ fn what_a_stuck_sink_has_in_hand_is_counted_in_the_answer() {
     sketch.sinks = vec!["other"];
     let short = Patience { drain: Duration::from_millis(50), ..PATIENCE };
     let reloaded = running.reload_within(&sketch, short).unwrap();
-    assert_eq!((reloaded.lost, &reloaded.stuck[..]), (12, &["sink `out`".to_owned()][..]));
+    // Where the machine is slow, more than that has not come to an end.
+    assert!(reloaded.lost == 12 && reloaded.stuck.contains(&"sink `out`".to_owned()), "{reloaded:?}");
     running.seen.gate.set(false);
     let (.., counters) = running.end();
     assert_eq!(counters.report().total.lost, 12);

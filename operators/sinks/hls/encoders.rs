@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::owned_task::OwnedTask;
 use super::transcoder::{Rules, Step, Transcoder, plays};
 use crate::clock::Clock;
 use crate::encoding::{Encoder, Encoding};
@@ -43,7 +44,8 @@ pub struct EncodingWriter {
     steps: Option<mpsc::Sender<Step>>,
     untold: mpsc::Receiver<SinkError>,
     tell: mpsc::Sender<SinkError>,
-    serving: Option<tokio::task::JoinHandle<()>>,
+    /// Given up with the writer: encoders that find nobody behind them end.
+    serving: Option<OwnedTask<()>>,
     lanes: BTreeMap<StreamId, Lane>,
 }
 
@@ -76,7 +78,7 @@ impl EncodingWriter {
         if let Some(inner) = self.inner.take() {
             let (sender, receiver) = mpsc::channel(QUEUE);
             self.steps = Some(sender);
-            self.serving = Some(tokio::spawn(serve(inner, receiver, self.tell.clone())));
+            self.serving = Some(OwnedTask::spawn(serve(inner, receiver, self.tell.clone())));
         }
         self.steps.clone()
     }
@@ -211,15 +213,6 @@ impl SinkWriter for EncodingWriter {
 
     fn encoding(&self) -> Option<Arc<Encoding>> {
         Some(self.encoders.encoding.clone())
-    }
-}
-
-impl Drop for EncodingWriter {
-    fn drop(&mut self) {
-        if let Some(serving) = &self.serving {
-            // Given up: encoders that find nobody behind them end.
-            serving.abort();
-        }
     }
 }
 

@@ -9,11 +9,11 @@
 //! once and for all. Parts are a whole number of pictures, as many as there should be, and what is promised is a little more
 //! than that: cameras do not count time exactly.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::segmenter::{EARLY_SOUND, Held, LONGEST_FIRST, MOST_EARLY, Part, Rules, SHORTEST, longest, seconds};
+use super::early_sound::EarlySound;
+use super::segmenter::{Held, LONGEST_FIRST, Part, Rules, SHORTEST, longest, seconds};
 use super::store::Promise;
 use crate::item::{Item, Packet, StreamInfo, Track};
 use crate::lease::Verdict;
@@ -128,8 +128,8 @@ pub struct PartCutter {
     /// For each track whether it can be kept.
     kept: Vec<bool>,
     open: Option<Open>,
-    /// Sound before the first keyframe.
-    early: VecDeque<Held>,
+    early: EarlySound,
+    /// Of what is held, without early sound.
     bytes: u64,
     is_after_gap: bool,
     has_begun: bool,
@@ -150,7 +150,7 @@ impl PartCutter {
             wanted,
             kept: Vec::new(),
             open: None,
-            early: VecDeque::new(),
+            early: EarlySound::default(),
             bytes: 0,
             is_after_gap: false,
             has_begun: false,
@@ -175,7 +175,7 @@ impl PartCutter {
     /// A part could not be published: what refers to it is of no use either.
     pub fn lost(&mut self) {
         self.open = None;
-        self.bytes = self.early.iter().map(|held| held.packet.data.len() as u64).sum();
+        self.bytes = 0;
         self.is_after_gap = self.has_begun;
     }
 
@@ -201,7 +201,7 @@ impl PartCutter {
     pub fn finish(&mut self) -> Vec<Part> {
         let mut out = Vec::new();
         self.promise(None, &mut out);
-        self.early.drain(..).for_each(|held| held.ack.settle(Verdict::Filtered));
+        self.early.let_go();
         if let Some(open) = &self.open {
             let end = open.end();
             self.cut(end, None, true, &mut out);
@@ -213,16 +213,11 @@ impl PartCutter {
     }
 
     fn sound(&mut self, held: Held) {
-        self.bytes += held.packet.data.len() as u64;
         if let Some(open) = &mut self.open {
+            self.bytes += held.packet.data.len() as u64;
             open.push(held);
-            return;
-        }
-        self.early.push_back(held);
-        while self.early.len() > MOST_EARLY || self.bytes > self.rules.most_bytes {
-            let Some(oldest) = self.early.pop_front() else { break };
-            self.bytes = self.bytes.saturating_sub(oldest.packet.data.len() as u64);
-            oldest.ack.settle(Verdict::Filtered);
+        } else {
+            self.early.push(held, self.rules.most_bytes);
         }
     }
 
@@ -291,15 +286,9 @@ impl PartCutter {
 
     fn begin(&mut self, first: Held) {
         let mut open = Open::begin(&first, std::mem::take(&mut self.is_after_gap));
-        let earliest = first.pts.as_micros() - if self.has_begun { 0 } else { EARLY_SOUND };
-        for sound in std::mem::take(&mut self.early) {
-            // What was heard beside pictures that are not there.
-            if sound.packet.dts.as_micros() < earliest {
-                self.bytes = self.bytes.saturating_sub(sound.packet.data.len() as u64);
-                sound.ack.settle(Verdict::Filtered);
-            } else {
-                open.push(sound);
-            }
+        for sound in self.early.beside(&first, self.has_begun) {
+            self.bytes += sound.packet.data.len() as u64;
+            open.push(sound);
         }
         self.bytes += first.packet.data.len() as u64;
         open.picture(first);

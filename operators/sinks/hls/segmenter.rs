@@ -8,10 +8,10 @@
 //! asked for, and the longest group of pictures seen until then. What would become longer is cut at the last keyframe
 //! before, and where there is none, in the middle of a group: it then plays, but nobody can begin there.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::early_sound::EarlySound;
 use crate::item::{Item, Packet, StreamInfo, Track};
 use crate::lease::{Ack, Verdict};
 use crate::media::fragment::{Form, Sample};
@@ -19,10 +19,6 @@ use crate::time::MediaTime;
 
 /// A segment waits so long, in the stream's own time, for the sound beside its last pictures.
 const LATE_SOUND: Duration = Duration::from_secs(1);
-/// Sound before the first picture that is kept, at the start of the stream.
-pub(super) const EARLY_SOUND: i64 = 1_000_000;
-/// Packets of sound that wait for the first keyframe.
-pub(super) const MOST_EARLY: usize = 512;
 /// The longest first segment, in microseconds, where three times the length is less: groups of pictures are often longer
 /// than segments are asked to be.
 pub(super) const LONGEST_FIRST: i64 = 12_000_000;
@@ -183,8 +179,8 @@ pub struct Segmenter {
     kept: Vec<bool>,
     open: Option<Open>,
     closing: Option<Closing>,
-    /// Sound before the first keyframe.
-    early: VecDeque<Held>,
+    early: EarlySound,
+    /// Of what is held, without early sound.
     bytes: u64,
     is_after_gap: bool,
     has_begun: bool,
@@ -201,7 +197,7 @@ impl Segmenter {
             kept: Vec::new(),
             open: None,
             closing: None,
-            early: VecDeque::new(),
+            early: EarlySound::default(),
             bytes: 0,
             is_after_gap: false,
             has_begun: false,
@@ -239,7 +235,7 @@ impl Segmenter {
     /// Nothing more comes for what is held.
     pub fn finish(&mut self) -> Vec<Part> {
         let mut out = Vec::new();
-        self.early.drain(..).for_each(|held| held.ack.settle(Verdict::Filtered));
+        self.early.let_go();
         self.finish_closing(&mut out);
         if let Some(open) = self.open.take() {
             let duration = open.since_start(open.end);
@@ -250,17 +246,12 @@ impl Segmenter {
     }
 
     fn sound(&mut self, held: Held, out: &mut Vec<Part>) {
-        self.bytes += held.packet.data.len() as u64;
         let track = held.packet.track;
         let Some(open) = &mut self.open else {
-            self.early.push_back(held);
-            while self.early.len() > MOST_EARLY || self.bytes > self.rules.most_bytes {
-                let Some(oldest) = self.early.pop_front() else { break };
-                self.bytes = self.bytes.saturating_sub(oldest.packet.data.len() as u64);
-                oldest.ack.settle(Verdict::Filtered);
-            }
+            self.early.push(held, self.rules.most_bytes);
             return;
         };
+        self.bytes += held.packet.data.len() as u64;
         match &mut self.closing {
             Some(closing) if held.packet.dts < closing.end => closing.open.held.push(held),
             closing => {
@@ -389,15 +380,9 @@ impl Segmenter {
     fn begin(&mut self, first: Held) {
         let is_after_gap = std::mem::take(&mut self.is_after_gap);
         let mut open = Open::begin(&first, is_after_gap);
-        let earliest = first.pts.as_micros() - if self.has_begun { 0 } else { EARLY_SOUND };
-        for sound in std::mem::take(&mut self.early) {
-            // What was heard beside pictures that are not there.
-            if sound.packet.dts.as_micros() < earliest {
-                self.bytes = self.bytes.saturating_sub(sound.packet.data.len() as u64);
-                sound.ack.settle(Verdict::Filtered);
-            } else {
-                open.push(sound);
-            }
+        for sound in self.early.beside(&first, self.has_begun) {
+            self.bytes += sound.packet.data.len() as u64;
+            open.push(sound);
         }
         open.push(first);
         self.has_begun = true;

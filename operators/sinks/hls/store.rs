@@ -8,13 +8,14 @@ pub mod files;
 pub mod published;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
 use super::playlist::{Kind, Window};
 use crate::item::{Origin, StreamId};
+use crate::lock::lock;
 use crate::media::fragment::Form;
 use crate::tunnel::Tunnels;
 pub use files::Served;
@@ -168,11 +169,6 @@ impl Terms {
         let what = |terms: &Terms| (terms.kind, terms.form, terms.part);
         self.kind != Kind::Vod && what(self) == what(before)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,6 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::error::StartError;
 use crate::item::{Segment, StreamId};
+use crate::lock::lock;
 use crate::progress::Progress;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -36,6 +37,9 @@ pub struct Intent {
     pub index: u64,
     pub bytes: u64,
     pub sha256: String,
+    /// When its first picture is shown, in microseconds since that of the stream; not known of what is older than this field.
+    #[serde(default)]
+    pub start_us: Option<i64>,
     /// When the last attempt began, or, of several, when the one that succeeded was answered: in milliseconds since 1970.
     pub attempted_ms: u64,
     /// Those that may have left a file behind.
@@ -75,6 +79,7 @@ impl Intent {
             index: segment.index,
             bytes: segment.content.len(),
             sha256: segment.sha256.clone(),
+            start_us: Some(segment.start.as_micros()),
             attempted_ms: 0,
             attempts: 0,
             before,
@@ -431,10 +436,6 @@ pub async fn turn(server: &str, segment: &Segment) -> OwnedMutexGuard<()> {
         line
     };
     line.lock_owned().await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::lock::lock;
 
 /// Between two looks at whether to give up.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -91,11 +92,6 @@ fn ask(host: &str, resolve: impl FnOnce(&str) -> io::Result<()> + Send + 'static
     })?;
     under_way.insert(host.to_owned(), question.clone());
     Ok(question)
-}
-
-fn lock<T>(content: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds such a lock.
-    content.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

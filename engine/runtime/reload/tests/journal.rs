@@ -11,13 +11,12 @@ use operators::item::{
     StreamInfo,
 };
 use operators::lease::Verdict;
+use operators::lock::lock;
 use operators::operator::{
     InlineOperator, IoOperator, IoRunner, ItemSize, Outlet, Output, PoolOperator, Runner, Sink, SinkWriter, Source,
     StreamOperator, StreamSpec,
 };
 use operators::time::{MediaTime, TimeBase};
-
-use super::super::super::counters::lock;
 
 /// What comes to a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,17 +1,19 @@
+use super::copied_playlist::addresses;
 use super::*;
 
 use std::ops::Range;
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::clock::SimulatedClock;
 use crate::lease::{Account, Counts};
 use crate::media::fragment::Form;
 use crate::sinks::hls::playlist::Window;
 use crate::sinks::hls::store::{NewSegment, Playlists, Shelf, Terms, Writing};
-use crate::storage::Object;
-use crate::storage::error::Cause;
+use crate::storage::error::{Cause, StorageError};
+use crate::storage::{Body, Object};
 
 /// Packets of each segment.
 const PACKETS: u64 = 5;
@@ -29,6 +31,12 @@ struct Contents {
     undeletable: u64,
     /// Names that are refused, once each.
     refused: Vec<String>,
+    /// A name that is always refused.
+    never_taken: Option<String>,
+    /// Whoever stores this name panics.
+    deadly: Option<String>,
+    /// Where each one that is stored needs leave.
+    leave: Option<Arc<Semaphore>>,
     objects: BTreeMap<String, Bytes>,
     /// The segments that were ever there.
     segments: BTreeSet<String>,
@@ -51,9 +59,7 @@ impl Bucket {
 
 /// The files that a playlist lists.
 fn listed(playlist: &str) -> BTreeSet<String> {
-    let maps = playlist.lines().filter_map(map_of);
-    let segments = playlist.lines().filter(|line| !line.starts_with('#'));
-    maps.chain(segments).map(|name| format!("door/{name}")).collect()
+    addresses(playlist).map(|name| format!("door/{name}")).collect()
 }
 
 #[async_trait::async_trait]
@@ -64,6 +70,11 @@ impl Storage for Bucket {
 
     async fn put(&self, key: &str, body: &Body, _media_type: &str) -> Result<(), StorageError> {
         let bytes = body.read(0..body.len()).await.unwrap();
+        if let Some(leave) = self.with(|contents| contents.leave.clone()) {
+            leave.acquire().await.unwrap().forget();
+        }
+        let is_deadly = self.with(|contents| contents.deadly.as_ref().is_some_and(|deadly| key.contains(deadly)));
+        assert!(!is_deadly, "as asked");
         self.with(|contents| {
             contents.attempts += 1;
             if contents.is_down {
@@ -72,6 +83,9 @@ impl Storage for Bucket {
             if let Some(place) = contents.refused.iter().position(|refused| key.contains(refused)) {
                 contents.refused.remove(place);
                 return Err(StorageError::new(Cause::Final, "AccessDenied (403)"));
+            }
+            if contents.never_taken.as_ref().is_some_and(|name| key.contains(name)) {
+                return Err(StorageError::new(Cause::Final, "BadThing (400)"));
             }
             if key == "door/index.m3u8" {
                 let text = String::from_utf8(bytes.to_vec()).unwrap();
@@ -172,13 +186,19 @@ impl Bench {
     }
 
     /// Two seconds go by, and another segment comes, or half a second and a part of one.
-    async fn append(&mut self, completes: bool) {
+    async fn append(&mut self, completes: bool) -> u64 {
+        let writing = self.writing.clone();
+        self.append_to(&stream(), &writing, completes).await
+    }
+
+    /// As [`Bench::append`], of any stream.
+    async fn append_to(&mut self, stream: &StreamId, writing: &Writing, completes: bool) -> u64 {
         let duration = self.terms.part.unwrap_or(2_000_000);
         self.clock.advance(Duration::from_micros(u64::try_from(duration).unwrap()));
         let segment = NewSegment {
             init: self.init.clone(),
             media: Bytes::from_static(b"media"),
-            sha256: None,
+            sha256: (self.terms.kind == Kind::Vod).then(|| "0123456789abcdef".repeat(4)),
             duration,
             target: Some(2),
             part_target: self.terms.part,
@@ -188,12 +208,22 @@ impl Bench {
             has_leading: false,
             time: self.clock.wall(),
         };
-        let number = self.writing.append(segment, self.clock.now()).unwrap();
+        let number = writing.append(segment, self.clock.now()).unwrap();
         self.account.read(PACKETS);
         let acks = (0..PACKETS).map(|_| Ack::new(&self.account, self.clock.now())).collect();
-        let stream = stream();
-        let stored = self.mirror.store(&stream, self.writing.published(), PublishedPart { number, acks });
+        let stored = self.mirror.store(stream, writing.published(), PublishedPart { number, acks });
         tokio::time::timeout(DEADLINE, stored).await.expect("nobody waits for the place for ever");
+        number
+    }
+
+    /// The stream comes again.
+    fn publish_again(&mut self) {
+        let published = self.playlists.publish(&self.shelf, &stream(), &self.terms, self.clock.now());
+        self.writing = published.unwrap_or_else(|other| panic!("`{other}` has it")).0;
+    }
+
+    fn last_playlist(&self) -> String {
+        self.bucket.with(|contents| contents.playlists.last().cloned()).unwrap_or_default()
     }
 
     fn end(&mut self) {
@@ -321,7 +351,7 @@ async fn what_is_not_stored_in_time_is_lost_and_the_rest_is_stored_when_the_plac
         bench.append(true).await;
     }
     let told = bench.finish().await;
-    assert!(told.iter().any(|told| told.starts_with("the copy lacks segment")), "{told:?}");
+    assert!(told.iter().any(|told| told.contains(" not stored in time: ")), "{told:?}");
     assert!(told.iter().all(|told| told.ends_with("SlowDown (503)")), "{told:?}");
     assert_eq!(bench.counts().delivered, 3 * PACKETS);
     assert_eq!(bench.bucket.with(|contents| contents.segments.len()), 6);
@@ -338,8 +368,7 @@ async fn a_stream_that_comes_again_takes_away_what_it_left() {
     bench.wait_for("all segments", |bench| bench.counts().delivered == 8 * PACKETS).await;
     bench.clock.advance(Duration::from_secs(60));
     assert!(bench.playlists.find("yard", "door", bench.clock.now()).is_none(), "it is forgotten");
-    let published = bench.playlists.publish(&bench.shelf, &stream(), &bench.terms, bench.clock.now());
-    bench.writing = published.unwrap_or_else(|other| panic!("`{other}` has it")).0;
+    bench.publish_again();
     for _ in 0..4 {
         bench.append(true).await;
     }
@@ -379,5 +408,189 @@ async fn a_copy_of_low_latency_has_whole_segments_and_one_playlist_for_each() {
     assert_eq!(bench.finish().await, Vec::<String>::new());
     assert_eq!(bench.bucket.with(|contents| contents.playlists.len()), 7);
     assert_eq!(bench.counts().delivered, 25 * PACKETS);
+    bench.assert_tidy();
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_again_while_the_place_is_down_holds_nobody_up_and_loses_nothing() {
+    let mut bench = Bench::new(terms(Kind::Event), true);
+    bench.bucket.with(|contents| contents.is_down = true);
+    let mut segments = 0;
+    for _ in 0..3 {
+        for _ in 0..4 {
+            bench.append(true).await;
+            segments += 1;
+        }
+        let tried = bench.bucket.with(|contents| contents.attempts);
+        bench.wait_for("it is tried", |bench| bench.bucket.with(|contents| contents.attempts > tried)).await;
+        bench.end();
+        bench.publish_again();
+    }
+    bench.append(true).await;
+    assert_eq!(bench.counts().in_flight, (segments + 1) * PACKETS);
+    bench.bucket.with(|contents| contents.is_down = false);
+    assert_eq!(bench.finish().await, Vec::<String>::new());
+    assert_eq!(bench.counts().delivered, (segments + 1) * PACKETS);
+    bench.assert_tidy();
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_stream_that_comes_again_as_another_is_given_up() {
+    let mut bench = Bench::new(terms(Kind::Live), true);
+    bench.bucket.with(|contents| contents.is_down = true);
+    for _ in 0..2 {
+        bench.append(true).await;
+    }
+    bench.wait_for("it is tried", |bench| bench.bucket.with(|contents| contents.attempts > 0)).await;
+    bench.end();
+    bench.clock.advance(Duration::from_secs(60));
+    assert!(bench.playlists.find("yard", "door", bench.clock.now()).is_none(), "it is forgotten");
+    bench.publish_again();
+    for _ in 0..3 {
+        bench.append(true).await;
+    }
+    // However long the place is down, at most one former publication is kept for it.
+    bench.wait_for("a verdict", |bench| bench.counts().lost == 2 * PACKETS).await;
+    bench.bucket.with(|contents| contents.is_down = false);
+    let told = bench.finish().await;
+    assert!(told.iter().any(|told| told.contains("because the stream has come again")), "{told:?}");
+    assert_eq!(bench.counts().delivered, 3 * PACKETS);
+    bench.assert_tidy();
+}
+
+#[tokio::test]
+async fn copies_end_with_their_sink_and_what_they_held_is_lost_at_once() {
+    for comes_again in [false, true] {
+        let mut bench = Bench::new(terms(Kind::Live), true);
+        bench.bucket.with(|contents| contents.is_down = true);
+        for _ in 0..3 {
+            bench.append(true).await;
+        }
+        bench.wait_for("it is tried", |bench| bench.bucket.with(|contents| contents.attempts > 0)).await;
+        if comes_again {
+            // The place does not answer: the former copy has not ended.
+            bench.bucket.with(|contents| contents.leave = Some(Arc::new(Semaphore::new(0))));
+            bench.end();
+            bench.clock.advance(Duration::from_secs(60));
+            bench.publish_again();
+            bench.append(true).await;
+            tokio::task::yield_now().await;
+        }
+        let Bench { mirror, account, bucket, .. } = bench;
+        drop(mirror);
+        let counts = account.snapshot();
+        assert!(counts.lost == counts.read && counts.in_flight == 0, "{counts:?}");
+        assert_eq!(Arc::strong_count(&bucket), 1, "nobody is there who could store anything");
+    }
+}
+
+#[tokio::test]
+async fn a_playlist_goes_on_without_what_is_refused_for_good() {
+    for kind in [Kind::Live, Kind::Event, Kind::Vod] {
+        let mut bench = Bench::new(terms(kind), kind != Kind::Vod);
+        let first = bench.append(true).await;
+        bench.bucket.with(|contents| contents.never_taken = Some(format!("/{}-", first + 2)));
+        for place in 1..6 {
+            let number = bench.append(true).await;
+            if kind != Kind::Vod && place != 2 {
+                let is_listed = |bench: &Bench| bench.last_playlist().contains(&format!("\n{number}-"));
+                bench.wait_for("it is listed at once", is_listed).await;
+            }
+        }
+        let told = bench.finish().await;
+        let lacks = format!("the copy lacks segment {} of stream `door` (5 packets): BadThing (400)", first + 2);
+        // Of its packets, and of the file where that is asked for before they come: each once, however often it is refused.
+        assert!(told.contains(&lacks) && told.len() <= 2, "{kind:?}: {told:?}");
+        assert_eq!((bench.counts().delivered, bench.counts().lost), (5 * PACKETS, PACKETS), "{kind:?}");
+        let last = bench.last_playlist();
+        assert!(last.ends_with("#EXT-X-ENDLIST\n"), "{last}");
+        if kind != Kind::Live {
+            let gap = format!("#EXT-X-GAP\n{}-", first + 2);
+            assert!(last.contains(&gap) && last.matches("#EXTINF").count() == 6, "{last}");
+        }
+        bench.assert_tidy();
+    }
+}
+
+#[tokio::test]
+async fn segments_without_their_initialisation_are_gaps() {
+    let mut bench = Bench::new(terms(Kind::Event), true);
+    bench.bucket.with(|contents| contents.never_taken = Some("/init-1-".to_owned()));
+    for round in 0..6_u64 {
+        bench.init = Bytes::from(format!("init {}", round / 2));
+        bench.append(true).await;
+    }
+    let told = bench.finish().await;
+    assert!(told.len() == 1 && told[0].starts_with("the copy lacks `init-1-"), "{told:?}");
+    assert_eq!(bench.counts().delivered, 6 * PACKETS);
+    let last = bench.last_playlist();
+    assert_eq!((last.matches("#EXT-X-GAP").count(), last.matches("#EXTINF").count()), (2, 6), "{last}");
+    assert!(last.matches("#EXT-X-MAP").count() == 2 && !last.contains("init-1-"), "{last}");
+}
+
+#[tokio::test]
+async fn an_event_is_listed_while_storing_is_behind() {
+    let mut bench = Bench::new(terms(Kind::Event), true);
+    let leave = Arc::new(Semaphore::new(0));
+    bench.bucket.with(|contents| contents.leave = Some(leave.clone()));
+    for _ in 0..4 {
+        bench.append(true).await;
+    }
+    // Its initialisation, a segment, and the playlist.
+    leave.add_permits(3);
+    bench.wait_for("a playlist", |bench| bench.last_playlist().matches("#EXTINF").count() == 1).await;
+    for _ in 0..3 {
+        bench.append(true).await;
+    }
+    leave.add_permits(2);
+    bench.wait_for("the next one", |bench| bench.last_playlist().matches("#EXTINF").count() == 2).await;
+    leave.add_permits(1000);
+    assert_eq!(bench.finish().await, Vec::<String>::new());
+    assert_eq!(bench.counts().delivered, 7 * PACKETS);
+    bench.assert_tidy();
+}
+
+#[tokio::test]
+async fn a_copy_that_breaks_off_takes_no_other_with_it() {
+    let mut bench = Bench::new(terms(Kind::Event), true);
+    bench.bucket.with(|contents| contents.deadly = Some("door/".to_owned()));
+    let gate = StreamId::new("gate").unwrap();
+    let published = bench.playlists.publish(&bench.shelf, &gate, &bench.terms, bench.clock.now());
+    let writing = published.unwrap_or_else(|other| panic!("`{other}` has it")).0;
+    bench.append(true).await;
+    bench.wait_for("it breaks off", |bench| bench.counts().lost == PACKETS).await;
+    bench.bucket.with(|contents| contents.is_down = true);
+    for _ in 0..2 {
+        bench.append_to(&gate, &writing, true).await;
+    }
+    writing.end(bench.clock.now());
+    let bucket = bench.bucket.clone();
+    let back = tokio::spawn(async move {
+        while bucket.with(|contents| contents.attempts < 20) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bucket.with(|contents| contents.is_down = false);
+    });
+    let told = bench.finish().await;
+    back.await.unwrap();
+    assert!(told.iter().any(|told| told.contains("the copy of stream `door` broke off")), "{told:?}");
+    assert_eq!((bench.counts().delivered, bench.counts().lost), (2 * PACKETS, PACKETS));
+}
+
+#[tokio::test]
+async fn a_copy_that_broke_off_begins_anew() {
+    let mut bench = Bench::new(terms(Kind::Event), true);
+    bench.bucket.with(|contents| contents.deadly = Some("door/".to_owned()));
+    bench.append(true).await;
+    bench.wait_for("it breaks off", |bench| bench.counts().lost == PACKETS).await;
+    bench.bucket.with(|contents| contents.deadly = None);
+    for _ in 0..3 {
+        bench.append(true).await;
+    }
+    let told = bench.finish().await;
+    assert!(told.iter().any(|told| told.contains("the copy of stream `door` broke off")), "{told:?}");
+    // One finds that it broke off.
+    assert_eq!((bench.counts().delivered, bench.counts().lost), (2 * PACKETS, 2 * PACKETS));
+    assert_eq!(bench.bucket.with(|contents| contents.segments.len()), 4);
     bench.assert_tidy();
 }

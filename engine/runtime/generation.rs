@@ -168,7 +168,9 @@ impl Making<'_> {
             let node = self.node(&plan, &planned.name, counters, planned.on_error);
             let is_same =
                 |open: &&OpenSink| open.name == planned.name && open.identity == planned.identity && !open.is_closing;
-            let open = self.sinks.iter().find(is_same);
+            // Where all of the generation before has come to its end, the writer is about to close: not if it is written to
+            // again before it does.
+            let open = self.sinks.iter().find(is_same).filter(|open| open.intake.reopen());
             let intake = match open {
                 Some(open) => open.intake.clone(),
                 None => {

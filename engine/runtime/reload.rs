@@ -165,7 +165,12 @@ impl RunningGraph {
             // What runs is not watched meanwhile.
             patience: Some(patience.open),
         };
-        let (new, opened) = making.install(plan, ready)?;
+        let installed = making.install(plan, ready);
+        if installed.is_err() && self.generation.ends_open == 0 {
+            // What was reopened for it is not written to any more after all.
+            self.sinks.iter().for_each(|sink| sink.intake.seal());
+        }
+        let (new, opened) = installed?;
         // The new plan says which streams are read; until it is there, those of the old one still are to be.
         self.restarts.clear();
 

@@ -34,6 +34,8 @@ const QUEUE: usize = 256;
 /// The way from the workers to one sink's writer. It outlives a generation of the graph where the sink does.
 pub struct Intake {
     sender: Mutex<Option<Sender<Event>>>,
+    /// What the writer reads once everybody who writes to it now has hung up.
+    next: Mutex<Next>,
     /// For each worker: whom to wake when there is room again, and whether somebody waits for it.
     room: Vec<(Mutex<Vec<SyncActivator>>, AtomicBool)>,
     /// Errors of the writer end the graph; the youngest generation says so.
@@ -42,12 +44,24 @@ pub struct Intake {
     pub(super) waiting: Tally,
 }
 
+#[derive(Default)]
+struct Next {
+    queues: VecDeque<Receiver<Event>>,
+    /// The writer has seen that there is none, and closes.
+    is_closed: bool,
+}
+
 /// Makes the queue of a sink for `workers` workers. What waits in it is counted in `counters`.
 pub fn intake(workers: usize, counters: &Arc<NodeCounters>) -> (Arc<Intake>, Receiver<Event>) {
     let (sender, receiver) = channel(QUEUE);
     let room = (0..workers).map(|_| (Mutex::default(), AtomicBool::new(false))).collect();
-    let intake =
-        Intake { sender: Mutex::new(Some(sender)), room, stops: AtomicBool::new(false), waiting: Tally::new(counters) };
+    let intake = Intake {
+        sender: Mutex::new(Some(sender)),
+        next: Mutex::default(),
+        room,
+        stops: AtomicBool::new(false),
+        waiting: Tally::new(counters),
+    };
     (Arc::new(intake), receiver)
 }
 
@@ -60,6 +74,31 @@ impl Intake {
     /// No further generation will write: the writer ends when those that do have hung up.
     pub fn seal(&self) {
         lock(&self.sender).take();
+    }
+
+    /// Another generation is to write, whether or not the one before has come to its end. `false` where the writer closes
+    /// already.
+    pub fn reopen(&self) -> bool {
+        let mut sender = lock(&self.sender);
+        if sender.is_some() {
+            return true;
+        }
+        let mut next = lock(&self.next);
+        if next.is_closed {
+            return false;
+        }
+        let (again, queue) = channel(QUEUE);
+        *sender = Some(again);
+        next.queues.push_back(queue);
+        true
+    }
+
+    /// For the writer, when everybody has hung up: what it reads next, if anything.
+    fn next(&self) -> Option<Receiver<Event>> {
+        let mut next = lock(&self.next);
+        let queue = next.queues.pop_front();
+        next.is_closed = queue.is_none();
+        queue
     }
 
     /// A generation is gone: nobody of it waits for room. The youngest activator of each worker is the one that stays.
@@ -296,7 +335,10 @@ pub async fn write(mut writer: Box<dyn SinkWriter>, mut receiver: Receiver<Event
             count = receiver.recv_many(&mut batch, most) => Some(count),
         };
         match taken {
-            Some(0) => break,
+            Some(0) => match intake.next() {
+                Some(next) => receiver = next,
+                None => break,
+            },
             Some(_) => {
                 intake.wake_waiting();
                 take(&mut *writer, &mut batch, deadline, settles, (&node, &intake)).await;

@@ -541,6 +541,27 @@ fn a_finite_stream_that_has_ended_is_not_read_again() {
     assert!(lock(&seen.opened).values().all(|times| *times == 1));
 }
 
+/// All that was read before is in the hands of the sink, which nobody else was to write to any more.
+#[test]
+fn what_a_reload_adds_behind_the_end_of_everything_is_delivered_by_the_same_sink() {
+    let (mut sketch, running) = with_a_sink_that_is_held_up();
+    let streams = |running: &Running| running.counters.report().streams;
+    eventually(|| streams(&running).iter().all(|stream| stream.state == super::super::stats::StreamState::Ended));
+    for (round, stream) in ["d", "e"].into_iter().enumerate() {
+        sketch.streams.push(stream);
+        running.reload(&sketch);
+        let read = |running: &Running| running.counters.report().total.read;
+        eventually(|| read(&running) == 4 * (4 + round as u64));
+    }
+    running.seen.gate.set(false);
+    let (outcome, seen, _) = running.end();
+    assert!(outcome.is_success(), "{outcome:?}");
+    for stream in sketch.streams {
+        assert_whole(&seen, "out", stream, 4);
+    }
+    assert_eq!(lock(&seen.started)["out"], 1);
+}
+
 #[test]
 fn sinks_come_and_go_and_those_that_stay_are_not_opened_again() {
     let mut sketch = Sketch::new();

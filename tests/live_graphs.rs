@@ -297,25 +297,28 @@ fn deleting_a_graph_ends_whatever_its_sink_does() {
 #[test]
 fn whoever_asks_for_something_of_a_graph_that_is_taken_down_is_answered() {
     let folder = temporary();
-    let mut engine = run_folder(folder.path(), &["--chaos", "--drain-timeout", "500ms"]);
+    let mut engine = run_folder(folder.path(), &["--chaos", "--drain-timeout", "3s"]);
     let address = engine.address();
     let stuck = sums("\"a\"", "sum", "out.jsonl", "[chaos.nodes.out]\nlatency = \"1h\"\n");
     put(&address, "stuck", &stuck).expect(201);
     engine.wait_for_stall();
-    let is_gone = AtomicBool::new(false);
+    let deleting = {
+        let address = address.clone();
+        std::thread::spawn(move || delete(&address, "stuck").expect(200))
+    };
+    engine.wait_for_graph("its end", |graph| graph["state"] == "draining");
     std::thread::scope(|scope| {
         for (method, path, body) in [("DELETE", "/streams/a", ""), ("PUT", "/graphs/stuck", &stuck)] {
-            let (address, is_gone) = (&address, &is_gone);
+            let (address, deleting) = (&address, &deleting);
             scope.spawn(move || {
-                while !is_gone.load(Ordering::Relaxed) {
+                while !deleting.is_finished() {
                     let status = send(method, &format!("{address}{path}"), &[], body).status;
                     assert!([200, 201, 202, 404, 409].contains(&status), "{method} {path}: {status}");
                 }
             });
         }
-        delete(&address, "stuck").expect(200);
-        is_gone.store(true, Ordering::Relaxed);
     });
+    deleting.join().expect("an answer");
     // Its name, its file and its stream are free again.
     let text = sums("\"a\"", "sum", "out.jsonl", "");
     delete(&address, "stuck");
@@ -353,6 +356,26 @@ fn a_text_that_comes_while_its_graph_ends_by_itself_is_answered_and_the_name_is_
     delete(&address, "brief").expect(200);
     put(&address, "other", &next).expect(201);
     engine.terminate().expect(0);
+}
+
+#[test]
+fn a_watched_file_that_changes_while_its_graph_ends_is_loaded_when_it_has() {
+    let folder = temporary();
+    let mut engine = run_folder(folder.path(), &["--watch", "--chaos", "--drain-timeout", "3s"]);
+    engine.wait_for_log("ready: 0 graphs run");
+    let collects = "[sinks.few]\ntype = \"dataset\"\ninputs = [\"scene\"]\noutput = \"few\"\nmax = 3\n";
+    let stuck = sums("\"a\"", "sum", "out.jsonl", &format!("{collects}[chaos.nodes.out]\nlatency = \"1h\"\n"));
+    write_graph(folder.path(), "brief", &stuck);
+    engine.wait_for_graph("its own end", |graph| graph["state"] == "draining");
+    write_graph(folder.path(), "brief", &sums("\"a\"", "sum", "next.jsonl", ""));
+    engine.wait_for_log("is left out; what runs, runs on: the graph is ending");
+    let address = engine.address();
+    engine.wait_for("the next text", |_| {
+        let (_, graph) = get(&format!("{address}/graphs/brief"));
+        (graph["generation"] == 2 && graph["state"] == "running").then_some(())
+    });
+    wait_for_items(&mut engine, "brief", 5);
+    engine.terminate();
 }
 
 #[test]

@@ -98,7 +98,11 @@ impl Files {
         let before = self.waiting.remove(&path);
         let is_the_same = self.seen.get(&path) == Some(&seen);
         // Somebody else may have loaded it since.
-        if is_the_same && (before.is_none() || !graphs.is_left_out(&name, &path)) {
+        let is_left_out = || match &seen {
+            Seen::Text(text) => graphs.is_left_out(&name, &path, text),
+            Seen::Unreadable(_) => false,
+        };
+        if is_the_same && (before.is_none() || !is_left_out()) {
             return;
         }
         match &seen {

@@ -364,13 +364,14 @@ impl Graphs {
         }
     }
 
-    /// Whether what is in a file is not what runs under its name: because something was in its way, as far as is known.
-    pub fn is_left_out(&self, name: &str, path: &Path) -> bool {
+    /// Whether what is in a file is not what runs under its name, or ran: because something was in its way, as far as is
+    /// known.
+    pub fn is_left_out(&self, name: &str, path: &Path, text: &[u8]) -> bool {
         let state = lock(&self.state);
         let is_of_file = |home: &Home| matches!(home, Home::File(of) if of == path);
         state.graphs.get(name).is_none_or(|entry| {
             let was_refused = entry.refused.as_ref().is_some_and(|refused| is_of_file(&refused.home));
-            was_refused || entry.is_deleted || !is_of_file(&entry.text.home)
+            was_refused || entry.is_deleted || !is_of_file(&entry.text.home) || entry.text.bytes != text
         })
     }
 

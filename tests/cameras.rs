@@ -299,7 +299,7 @@ fn sixteen_cameras_at_once() {
     let streams: String = names.iter().map(|name| format!("streams.{name} = '{}'\n", server.url(name))).collect();
     let folder = Folder::with_graph(&graph(&format!("type = 'rtsp'\n{SETTINGS}{streams}")));
     let mut engine = folder.run(&[]);
-    let graph = engine.wait_for_graph("pictures of all", |graph| {
+    engine.wait_for_graph("pictures of all", |graph| {
         let streams = graph["streams"].as_array().expect("a list");
         assert_eq!(streams.len(), 16);
         streams.iter().all(|stream| stream["state"] == "running" && delivered(stream) >= 20)

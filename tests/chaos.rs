@@ -210,14 +210,13 @@ fn a_camera_really_loses_its_connection() {
         relay.port
     ));
     let mut engine = folder.run(&["--chaos"]);
-    let graph = engine.wait_for_graph("lost connections and panics", |graph| {
+    engine.wait_for_graph("lost connections and panics", |graph| {
         let files = graph["nodes"].as_array().expect("a list").iter().find(|node| node["name"] == "files");
         let stream = &graph["streams"][0];
         number(&stream["reconnects"]) >= 3
             && drops(stream, "cameras", "chaos: lost on the way") > 0
             && files.is_some_and(|node| number(&node["errors"]) >= 1)
     });
-    let stream = &graph["streams"][0];
     engine.wait_until_conserved();
     assert!(relay.connections() > 3, "each one was made anew: {}", relay.connections());
     let ended = engine.terminate().expect(0);

@@ -80,6 +80,15 @@ fn finish(folder: &Folder) -> Finished {
     run(folder).finish().expect(0)
 }
 
+/// What a run makes that nothing disturbs; the bucket is empty behind it.
+fn undisturbed(root: &Path, folder: &Folder) -> BTreeMap<String, Vec<u8>> {
+    finish(folder);
+    let made = objects(root, "archive");
+    fs::remove_dir_all(root.join("archive")).expect("removed");
+    fs::create_dir(root.join("archive")).expect("a bucket");
+    made
+}
+
 /// The keys that were stored since request number `from`, in order.
 fn stored_since(bucket: &Bucket, from: usize) -> Vec<String> {
     let asked = bucket.asked();
@@ -138,12 +147,9 @@ fn after_kill_9_every_chunk_is_there_once_as_if_nothing_had_happened() {
     // Of each run, some are stored.
     let seconds = 5 * (kills as usize + 1);
     video(&root.path().join("clips/door.mp4"), seconds);
-    let undisturbed = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "1s", "");
-    finish(&undisturbed);
-    let expected = objects(root.path(), "archive");
+    let source = from_bucket(&bucket, "key = \"door.mp4\"");
+    let expected = undisturbed(root.path(), &chunks_to_bucket(&bucket, &source, "1s", ""));
     assert_eq!(expected.len(), seconds, "{:?}", expected.keys());
-    fs::remove_dir_all(root.path().join("archive")).expect("removed");
-    fs::create_dir(root.path().join("archive")).expect("a bucket");
 
     let folder = chunks_to_bucket(&bucket, &from_bucket(&bucket, "key = \"door.mp4\""), "1s", "");
     assert_survives_kills(&folder, root.path(), &bucket, kills, &expected);
@@ -173,10 +179,7 @@ fn what_was_cut_short_by_an_end_is_stored_anew() {
     let (root, bucket) = buckets();
     paced_video(&root.path().join("clips/door.mp4"), CHUNKS);
     let source = from_bucket(&bucket, "key = \"door.mp4\"");
-    finish(&chunks_to_bucket(&bucket, &source, HALF, ""));
-    let expected = objects(root.path(), "archive");
-    fs::remove_dir_all(root.path().join("archive")).expect("removed");
-    fs::create_dir(root.path().join("archive")).expect("a bucket");
+    let expected = undisturbed(root.path(), &chunks_to_bucket(&bucket, &source, HALF, ""));
 
     // As slow as the video, so that an end comes in the middle of a chunk.
     let folder = chunks_to_bucket(&bucket, &format!("{source}\nrealtime = true\noverflow = \"block\""), HALF, "");
@@ -212,10 +215,7 @@ fn an_input_of_which_something_was_dropped_is_read_again() {
     let (root, bucket) = buckets();
     paced_video(&root.path().join("clips/door.mp4"), CHUNKS);
     let source = from_bucket(&bucket, "key = \"door.mp4\"");
-    finish(&chunks_to_bucket(&bucket, &source, HALF, ""));
-    let expected = objects(root.path(), "archive");
-    fs::remove_dir_all(root.path().join("archive")).expect("removed");
-    fs::create_dir(root.path().join("archive")).expect("a bucket");
+    let expected = undisturbed(root.path(), &chunks_to_bucket(&bucket, &source, HALF, ""));
 
     bucket.fail_always("PUT", Fault::Refuse(503, "SlowDown"));
     let little = "realtime = true\nbudget = { items = 15 }";
